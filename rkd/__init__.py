@@ -1,0 +1,1 @@
+"""Reward knowledge distillation: teacher answers and teacher judgement, distilled into a small student."""

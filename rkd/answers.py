@@ -1,0 +1,185 @@
+r"""The final answer of a response: y = Extract(a) of paper D, section 3.
+
+A text enters, a canonical answer leaves: a number (`"1000.5"`, `"-3/4"`), a letter A to J, or None. A response without
+an answer phrase ("The answer is N.", `#### N`, `A: N`, `Answer: N`, `\boxed{N}`) has no answer: nothing is guessed
+from its other numbers or letters. What follows a new `Q:` or `Question:` line answers another question and is cut off.
+"""
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from functools import lru_cache
+
+MAX_DIGITS = 40  # a longer number is a run-away generation, and Python refuses to convert more than 4,300 digits
+MATCH_TOLERANCE = Fraction(1, 10_000)  # for values that can only be written rounded, relative above 1
+_ROUNDED_PLACES = 4  # a decimal this long is taken to be rounded: 0.3333 stands for 1/3, 0.33 does not
+_POWER_OF_TEN_ABOVE_ALL = 10 ** (8 * MAX_DIGITS)  # every denominator of a finite decimal that we read divides it
+_ANSWER_CHARACTERS = 120  # looked at behind an answer phrase
+_MAX_PHRASES = 64  # answer phrases without an answer that are tried before giving up
+
+# Every quantifier is bounded or possessive: extraction is linear in the text, whatever a model wrote.
+_NEW_QUESTION = re.compile(r"^[ \t]*+(?:Q|Question)(?: ?\d{1,3})?:", re.MULTILINE)
+_IS = r"(?: to (?:the|this|your|our) (?:\w{1,12} )?(?:question|problem))?[\s*_]{0,4}(?:(?:is|IS|would be)\b|:|=)"
+# Every alternative starts with a plain character, which lets `re` skip the rest of the text at once.
+_STATED = f"answer{_IS}|Answer{_IS}|ANSWER{_IS}|" + r"\\boxed\{"
+_NUMBER_PHRASE = re.compile(
+    _STATED + r"|\#\#\#\#|A:(?<![^\n]A:)(?=[^\d\n]{0,12}[\d,./ e-]++[^\d\n]{0,80}+$)", re.MULTILINE
+)
+_LETTER_PHRASE = re.compile(_STATED)
+
+_OPENING = r"[\s\u00a0*_:=<(\[{$€£¥₹≈~\"'`]|\\[(\[$]|\\(?:text|mathrm|mathbf|approx)\b"
+_HEDGES = "approximately|approx\\.?|about|around|roughly|exactly|only|just|simply|therefore|thus|a total of|equal to"
+_NUMBER_LEAD = re.compile(rf"(?:{_OPENING}|(?:{_HEDGES}|USD|US|Rs\.?) ?|[A-Za-z]\w{{0,20}} {{0,2}}=)*+", re.IGNORECASE)
+_LETTER_LEAD = re.compile(rf"(?:{_OPENING}|(?:option|choice|letter) ?)*+", re.IGNORECASE)
+_LETTER = re.compile(r"(?:(?<=\()([A-Ja-j])(?=\))|([A-J])(?![A-Za-z]))")
+
+_STARTS_LIKE_A_NUMBER = re.compile(r"(?:[-+−–] ?|negative |minus )?[$€£¥₹]?[-−–]?\.?[0-9½⅓⅔¼¾⅛\\]")
+_ARITHMETIC = re.compile(r"[\d .,+\-×x*/÷()$%]{1,80}+= {0,2}")
+_NUMBER = re.compile(
+    r"(?P<sign>[-+] ?|negative |minus )?[$€£¥₹]? ?(?P<inner_sign>-)?"
+    r"(?>"
+    r"(?P<whole>\d{1,40}) ?(?:and )?(?<!\d)(?P<part>\d{1,40}) ?/ ?(?P<whole_of>\d{1,40})"
+    r"|(?P<over>\d{1,40}(?:\.\d{1,40})?) ?/ ?(?P<under>\d{1,40}(?:\.\d{1,40})?)"
+    r"|(?P<integer>\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d{1,3}(?: \d{3})+(?![\d-])|\d{1,41}(?!\d))?"
+    r"(?P<decimals>\.\d{1,41}(?!\d))?(?:e(?P<exponent>[-+]?\d{1,2}))?"
+    r")"
+    r"(?!\d|,\d|\.\d|:\d| ?[*×÷/^+x-] ?[-(]?[$\d.]| ?[xyz]\b)",
+    re.ASCII,
+)
+
+_CHARACTERS = str.maketrans(
+    {"−": "-", "–": "-", "\u00a0": " ", "\u2009": " ", "\u202f": " "}
+    | dict(zip("½⅓⅔¼¾⅛", (" 1/2", " 1/3", " 2/3", " 1/4", " 3/4", " 1/8"), strict=True))
+)
+_LATEX_SPACE = re.compile(r"\{,\}|\\[,!;]")
+_LATEX_FRACTION = re.compile(
+    r"\\[dt]?frac ?(?:\{ ?([\d.]{1,40}) ?\} ?\{ ?([\d.]{1,40}) ?\}|(\d) ?(\d))"
+)  # \frac{3}{4} and \frac34
+_POWER_OF_TEN = re.compile(r" ?(?:×|x|\*|\\times|\\cdot) ?10\^\{?(-?\d{1,2})\}?")
+_LARGE_NUMBER = re.compile(r"(?<=[0-9]) (thousand|million|billion)\b")
+_ZEROS = {"thousand": 3, "million": 6, "billion": 9}
+_CALCULATOR_MARK = re.compile(r"<<[^<>]{0,100}>>")  # GSM8K's <<3*4=12>>
+
+
+def extract_answer(text: str, dataset: str) -> str | None:
+    """The final answer that a response states, in canonical form, or None where it states none.
+
+    Of several stated numbers the last counts, as later steps correct earlier ones; of several letters the first, as
+    in the recorded MMLU-Pro predictions. Units, currency and percent signs are dropped: "The answer is 50%." is "50".
+    """
+    new_question = _NEW_QUESTION.search(text)
+    own_text = text[: new_question.start()] if new_question else text
+    return _EXTRACTORS.get(dataset, _extract_number)(own_text)
+
+
+def answers_match(a: str | None, b: str | None, dataset: str) -> bool:
+    """Whether two answers are the same; None matches nothing, not even None.
+
+    Numbers are compared exactly as fractions. Where either can only be a rounded value (a fraction without finite
+    decimal form, a decimal of four or more places) they match when less than 1e-4 · max(1, |a|, |b|) apart.
+    """
+    if a is None or b is None:
+        return False
+    return _COMPARISONS.get(dataset, _numbers_match)(a, b)
+
+
+@lru_cache(maxsize=65_536)
+def canonical_number(text: str) -> str | None:
+    """The number that `text` begins with: "1,000.50 $" is "1000.5", "6/8" is "3/4", "1 1/2" is "3/2", "50%" is "50".
+
+    None where there is no number, where it is part of an unfinished sum or a range, or has over 40 digits.
+    """
+    text = text.translate(_CHARACTERS)
+    if "<<" in text:
+        text = _CALCULATOR_MARK.sub("", text)
+    if "\\" in text or "{" in text:
+        text = _LATEX_FRACTION.sub(lambda m: f" {m[1] or m[3]}/{m[2] or m[4]}", _LATEX_SPACE.sub("", text))
+    if "10^" in text:
+        text = _POWER_OF_TEN.sub(r"e\1", text)
+    if "illion" in text or "thousand" in text:
+        text = _LARGE_NUMBER.sub(lambda m: f"e{_ZEROS[m[1]]}", text)
+    start = _NUMBER_LEAD.match(text).end()
+    while equation := _ARITHMETIC.match(text, start):
+        start = equation.end()
+    match = _NUMBER.match(text, start)
+    return _canonical(match) if match else None
+
+
+def _canonical(match: re.Match[str]) -> str | None:
+    number = match.groupdict(default="")
+    is_negative = (number["sign"][:1] in ("-", "n", "m")) != bool(number["inner_sign"])  # + is the only other sign
+    if number["part"]:
+        canonical = _canonical_fraction(number["part"], number["whole_of"], number["whole"])
+    elif number["over"]:
+        canonical = _canonical_fraction(number["over"], number["under"], "0")
+    else:
+        canonical = _canonical_decimal(number["integer"], number["decimals"], number["exponent"])
+    if canonical is None or sum(map(str.isdigit, canonical)) > MAX_DIGITS:
+        return None
+    return "-" + canonical if is_negative and canonical != "0" else canonical
+
+
+def _canonical_fraction(over: str, under: str, whole: str) -> str | None:
+    return str(Fraction(whole) + Fraction(over) / Fraction(under)) if Fraction(under) else None
+
+
+def _canonical_decimal(integer: str, decimals: str, exponent: str) -> str | None:
+    integer, decimals = integer.replace(",", "").replace(" ", ""), decimals[1:]
+    if not integer + decimals:
+        return None
+    digits, point = integer + decimals, len(integer) + int(exponent or 0)
+    digits = digits.rjust(len(digits) - point, "0") if point < 0 else digits.ljust(point, "0")
+    point = max(point, 0)
+    integer, decimals = digits[:point].lstrip("0") or "0", digits[point:].rstrip("0")
+    return f"{integer}.{decimals}" if decimals else integer
+
+
+def _extract_number(text: str) -> str | None:
+    phrases = [phrase.end() for phrase in _NUMBER_PHRASE.finditer(text)]
+    for end in reversed(phrases[-_MAX_PHRASES:]):
+        stated = text[end : end + _ANSWER_CHARACTERS]
+        if _STARTS_LIKE_A_NUMBER.match(stated, _NUMBER_LEAD.match(stated).end()):
+            # A last number that cannot be read is no answer: an earlier one would be a guess.
+            return canonical_number(stated)
+    return None
+
+
+def _extract_letter(text: str) -> str | None:
+    for count, phrase in enumerate(_LETTER_PHRASE.finditer(text)):
+        lead = _LETTER_LEAD.match(text, phrase.end(), phrase.end() + _ANSWER_CHARACTERS)
+        letter = _LETTER.match(text, lead.end())
+        if letter or count >= _MAX_PHRASES:
+            return (letter[1] or letter[2]).upper() if letter else None
+    return None
+
+
+@lru_cache(maxsize=65_536)
+def _value(number: str) -> tuple[Fraction, bool] | None:
+    """The exact value, and whether it stands for one that can only be written rounded."""
+    canonical = canonical_number(number)
+    if canonical is None:
+        return None
+    value = Fraction(canonical)
+    if "/" not in canonical:
+        return value, len(canonical.partition(".")[2]) >= _ROUNDED_PLACES
+    return value, bool(_POWER_OF_TEN_ABOVE_ALL % value.denominator)
+
+
+def _numbers_match(a: str, b: str) -> bool:
+    a_value, b_value = _value(a), _value(b)
+    if a_value is None or b_value is None:
+        return False
+    (a_exact, a_is_rounded), (b_exact, b_is_rounded) = a_value, b_value
+    if a_exact == b_exact:
+        return True
+    tolerance = MATCH_TOLERANCE * max(1, abs(a_exact), abs(b_exact))
+    return (a_is_rounded or b_is_rounded) and abs(a_exact - b_exact) < tolerance
+
+
+def _letters_match(a: str, b: str) -> bool:
+    return a == b
+
+
+# The answer of any other dataset is a number.
+_EXTRACTORS: dict[str, Callable[[str], str | None]] = {"mmlu_pro": _extract_letter, "mini_choice": _extract_letter}
+_COMPARISONS: dict[str, Callable[[str, str], bool]] = {"mmlu_pro": _letters_match, "mini_choice": _letters_match}

@@ -1,0 +1,89 @@
+"""Texts to padded tensors: prompts and responses enter, a `ResponseBatch` leaves.
+
+Shapes: Q prompts of P tokens, padded on the left so that every prompt ends where its response begins; B = Q × G
+responses of T tokens, padded on the right. Rows i·G … (i+1)·G − 1 answer prompt i. A mask is True where a token counts.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ResponseBatch:
+    """Prompts, and the responses that a model is to be evaluated on.
+
+    `prompt_ids`, `prompt_mask` are (Q, P); `response_ids`, `response_mask` (B, T). The end-of-sequence token of a
+    finished response counts as one of its tokens.
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    response_ids: Tensor
+    response_mask: Tensor
+
+    @property
+    def group_size(self) -> int:
+        """G: responses per prompt."""
+        return len(self.response_ids) // len(self.prompt_ids)
+
+    def to(self, device: torch.device) -> "ResponseBatch":
+        """The same batch on another device."""
+        return ResponseBatch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
+
+    def select_prompts(self, indices: Tensor) -> "ResponseBatch":
+        """The prompts at `indices` and all their responses, padded no longer than these need."""
+        rows = self.rows_of(indices)
+        prompt_mask, response_mask = self.prompt_mask[indices], self.response_mask[rows]
+        prompt_length = max(1, int(prompt_mask.sum(1).max()))
+        response_length = max(1, int(response_mask.sum(1).max()))
+        return ResponseBatch(
+            self.prompt_ids[indices, -prompt_length:],
+            prompt_mask[:, -prompt_length:],
+            self.response_ids[rows, :response_length],
+            response_mask[:, :response_length],
+        )
+
+    def rows_of(self, indices: Tensor) -> Tensor:
+        """The rows of the responses to the prompts at `indices`."""
+        group = torch.arange(self.group_size)
+        return (indices[:, None] * self.group_size + group).flatten()
+
+
+def pad(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Token rows as one tensor and its mask, (B, longest row)."""
+    width = max(1, max(map(len, rows), default=1))
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for row, tokens in enumerate(rows):
+        span = slice(width - len(tokens), width) if left else slice(0, len(tokens))
+        ids[row, span] = torch.as_tensor(tokens, dtype=torch.long)
+        mask[row, span] = True
+    return ids, mask
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of each text, with whatever the tokenizer puts in front of a text."""
+    return tokenizer(list(texts))["input_ids"] if texts else []
+
+
+def encode_responses(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], is_finished: Sequence[bool]
+) -> list[list[int]]:
+    """The tokens of each response, ended by the end-of-sequence token where the response is finished."""
+    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    return [row + [tokenizer.eos_token_id] * done for row, done in zip(rows, is_finished, strict=True)]
+
+
+def collate(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int) -> ResponseBatch:
+    """Token rows as a batch; the number of responses must be a multiple of the number of prompts.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not prompts or len(responses) % len(prompts):
+        raise ValueError(f"{len(responses)} responses cannot be shared out to {len(prompts)} prompts.")
+    return ResponseBatch(*pad(prompts, pad_id, left=True), *pad(responses, pad_id, left=False))

@@ -1,0 +1,333 @@
+"""Every loss and tensor formula of the method; torch enters, scalars and per-token tensors leave.
+
+Eq. (n) is that of paper D. Shapes: B responses (or pairs), T tokens, V vocabulary. Log-probabilities, entropies and KL
+are in nats. A `response_mask` is boolean, (B, T), True where a token counts; what stands elsewhere, NaN and infinity
+included, changes neither a loss nor its gradient. Unless a docstring says otherwise, a loss is a mean over all selected
+tokens of the batch, not a mean of per-response means.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+KLEstimator = Literal["k1", "k2", "k3"]
+
+
+def check_same_shape(**tensors: Tensor) -> None:
+    """Refuse tensors of different shapes: broadcasting would silently train on the wrong tokens.
+
+    Raises:
+        ValueError: two shapes differ; the message names each tensor with its shape.
+    """
+    if len({tensor.shape for tensor in tensors.values()}) > 1:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+        raise ValueError(f"expected tensors of one shape, got {shapes}.")
+
+
+def masked_mean(values: Tensor, response_mask: Tensor) -> Tensor:
+    """Mean of `values` (B, T) over all tokens that `response_mask` (B, T) selects in the batch, a scalar.
+
+    Raises:
+        ValueError: the shapes differ, or no token is selected (the mean would be NaN, and so the weights after it).
+    """
+    check_same_shape(values=values, response_mask=response_mask)
+    if not response_mask.any():
+        raise ValueError(f"response_mask {tuple(response_mask.shape)} selects no token; drop empty batches before.")
+    return values.masked_fill(~response_mask, 0).sum() / response_mask.sum()
+
+
+def center_and_scale(values: Tensor, response_mask: Tensor) -> Tensor:
+    """Whiten: (v − mean) / √(var + 1e-8), mean 0 and variance 1 over the selected tokens, 0 elsewhere; (B, T).
+
+    The variance divides by n − 1, as in the PPO code of Ziegler et al., arXiv:1909.08593, and its successors.
+
+    Raises:
+        ValueError: the shapes differ, or no token is selected.
+    """
+    mean = masked_mean(values, response_mask)
+    centered = (values - mean).masked_fill(~response_mask, 0)
+    # One selected token has no spread: n − 1 is taken as 1 there, and the result is 0 instead of NaN.
+    variance = centered.square().sum() / (response_mask.sum() - 1).clamp(min=1)
+    return centered * torch.rsqrt(variance + 1e-8)
+
+
+def scale(values: Tensor, response_mask: Tensor) -> Tensor:
+    """Scale around the mean: (v − mean) / √(var + 1e-8) + mean on the selected tokens, 0 elsewhere; (B, T).
+
+    Raises:
+        ValueError: the shapes differ, or no token is selected.
+    """
+    mean = masked_mean(values, response_mask)
+    return (center_and_scale(values, response_mask) + mean).masked_fill(~response_mask, 0)
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor, *, chunk_tokens: int | None = None) -> Tensor:
+    """log π(y_t) = z_t[y_t] − log Σ_v exp z_t[v], (B, T), in float32 (or float64 for float64 logits).
+
+    Args:
+        logits: z, (B, T, V), in any float type; z_t is already aligned with the token it predicts.
+        tokens: y, (B, T), each in [0, V); padding may hold any such id.
+        chunk_tokens: positions done at a time. Full-vocabulary float32 is the memory peak of training (64 × 512 × 128k
+            is 17 GB): with a chunk no such tensor exists for more than B × chunk_tokens positions, neither now nor
+            among what is kept for the backward pass, which computes each chunk again. None: all at once.
+
+    Raises:
+        ValueError: `tokens` is not (B, T).
+    """
+    check_same_shape(**{"logits without V": logits[..., 0], "tokens": tokens})
+    return _in_chunks(_select_logprobs, chunk_tokens, logits, tokens)
+
+
+def token_entropy(logits: Tensor, *, chunk_tokens: int | None = None) -> Tensor:
+    """H_t = −Σ_v π(v) log π(v), (B, T), from `logits` (B, T, V); float type and chunks as in `token_logprobs`."""
+    return _in_chunks(_entropy, chunk_tokens, logits)
+
+
+def sequence_logprobs(logprobs: Tensor, response_mask: Tensor) -> Tensor:
+    """log π(y | x) = Σ_t log π(y_t | x, y_<t) over the selected tokens: (B, T) -> (B,).
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    check_same_shape(logprobs=logprobs, response_mask=response_mask)
+    return logprobs.masked_fill(~response_mask, 0).sum(dim=1)
+
+
+def sft_loss(logprobs: Tensor, response_mask: Tensor) -> Tensor:
+    """Negative log-likelihood of the teacher's responses, Eq. (3): L = −mean_t log π(y_t | x, y_<t).
+
+    Eq. (3) leaves the reduction open; here it is the mean over all selected tokens of `logprobs` (B, T), a scalar.
+
+    Raises:
+        ValueError: the shapes differ, or no token is selected.
+    """
+    return -masked_mean(logprobs, response_mask)
+
+
+def classification_loss(rewards: Tensor, is_correct: Tensor) -> Tensor:
+    """Binary cross-entropy of σ(R) against 1[ℓ = ℓ*], Eq. (7).
+
+        L_cls = −mean [ 1[ℓ = ℓ*] log σ(R) + 1[ℓ ≠ ℓ*] log(1 − σ(R)) ]
+
+    Args:
+        rewards: R(q, a), (B,).
+        is_correct: whether ℓ = ℓ*, (B,), boolean.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    check_same_shape(rewards=rewards, is_correct=is_correct)
+    return F.binary_cross_entropy_with_logits(rewards, is_correct.to(rewards.dtype))
+
+
+def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Preference loss, Eq. (8): L_pref = −mean log σ(R(q, a_i) − R(q, a_j)); rewards (B,), a_i chosen, a_j rejected.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    check_same_shape(chosen=chosen, rejected=rejected)
+    return -F.logsigmoid(chosen - rejected).mean()
+
+
+def reward_model_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    chosen_is_correct: Tensor,
+    rejected_is_correct: Tensor,
+    *,
+    classification_weight: float,
+) -> Tensor:
+    """The reward model's objective, Eq. (9): L = L_pref + λ_cls L_cls.
+
+    Args:
+        chosen: R(q, a_i), (B,).
+        rejected: R(q, a_j), (B,).
+        chosen_is_correct: whether ℓ_i = ℓ*, (B,), boolean.
+        rejected_is_correct: whether ℓ_j = ℓ*, (B,), boolean; True in a T⁺ over S⁺ pair.
+        classification_weight: λ_cls, dimensionless; 0.5 in the paper.
+
+    Returns:
+        Scalar; L_cls is the mean over both responses of each pair, 2B of them.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    check_same_shape(chosen=chosen, chosen_is_correct=chosen_is_correct)
+    check_same_shape(rejected=rejected, rejected_is_correct=rejected_is_correct)
+    preference = bradley_terry_loss(chosen, rejected)
+    classification = classification_loss(
+        torch.cat([chosen, rejected]), torch.cat([chosen_is_correct, rejected_is_correct])
+    )
+    return preference + classification_weight * classification
+
+
+def dpo_loss(
+    chosen_logprobs: Tensor,
+    rejected_logprobs: Tensor,
+    reference_chosen_logprobs: Tensor,
+    reference_rejected_logprobs: Tensor,
+    *,
+    beta: float,
+) -> Tensor:
+    """Direct preference optimisation: arXiv:2305.18290, Eq. 7.
+
+        L = −mean log σ( β [log π(y_w)/π_ref(y_w) − log π(y_l)/π_ref(y_l)] ),    y_w chosen, y_l rejected
+
+    Args:
+        chosen_logprobs: log π(y_w | x), summed over the response (`sequence_logprobs`), (B,).
+        rejected_logprobs: log π(y_l | x), likewise, (B,).
+        reference_chosen_logprobs: log π_ref(y_w | x), (B,), no gradient flows here.
+        reference_rejected_logprobs: log π_ref(y_l | x), (B,), no gradient flows here.
+        beta: β, dimensionless, > 0; the strength of the tie to the reference policy.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    check_same_shape(
+        chosen_logprobs=chosen_logprobs,
+        rejected_logprobs=rejected_logprobs,
+        reference_chosen_logprobs=reference_chosen_logprobs,
+        reference_rejected_logprobs=reference_rejected_logprobs,
+    )
+    chosen_rewards = beta * (chosen_logprobs - reference_chosen_logprobs.detach())
+    rejected_rewards = beta * (rejected_logprobs - reference_rejected_logprobs.detach())
+    return bradley_terry_loss(chosen_rewards, rejected_rewards)
+
+
+def clipped_surrogate_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    response_mask: Tensor,
+    *,
+    clip_range: float,
+    clip_range_high: float | None = None,
+) -> Tensor:
+    """Clipped policy-gradient loss: first term of Eq. (12); PPO, arXiv:1707.06347, Eq. 7.
+
+        L(θ) = −mean_t min(ρ_t A_t, clip(ρ_t, 1 − ε, 1 + ε) A_t),    ρ_t = π_θ(y_t) / π_old(y_t)
+
+    Eq. (12) prints the objective, which is maximised; the loss is its negative.
+
+    Args:
+        logprobs: log π_θ(y_t | x, y_<t), (B, T); gradients flow through this one only.
+        old_logprobs: the same under the policy that sampled y, (B, T).
+        advantages: (B, T), or (B, 1) where one value holds for a whole response.
+        response_mask: True where y_t is a token the policy sampled, (B, T).
+        clip_range: ε, dimensionless, 0 < ε < 1.
+        clip_range_high: ε of the upper bound where it differs from the lower one, > 0.
+
+    Returns:
+        Scalar: the mean over all selected tokens of the batch. GRPO as published takes a mean of per-response means.
+
+    Raises:
+        ValueError: the shapes above do not hold, or no token is selected.
+    """
+    if advantages.shape != (logprobs.shape[0], 1):
+        check_same_shape(logprobs=logprobs, advantages=advantages)
+    check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, response_mask=response_mask)
+    # Masked before exp: an infinite ratio on padding would turn its zero gradient into NaN.
+    ratio = torch.exp((logprobs - old_logprobs.detach()).masked_fill(~response_mask, 0))
+    clipped = ratio.clamp(1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high))
+    advantages = advantages.detach()
+    objective = torch.minimum(ratio * advantages, clipped * advantages)
+    return -masked_mean(objective, response_mask)
+
+
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, response_mask: Tensor, *, value_clip_range: float | None
+) -> Tensor:
+    """Squared error of the value head, clipped around the values of the rollout as in PPO's reference code.
+
+        L = ½ mean_t max( (V_t − R_t)², (clip(V_t, V_old,t − ε_V, V_old,t + ε_V) − R_t)² )
+
+    Args:
+        values: V_θ, (B, T), in units of reward; gradients flow through this one only.
+        old_values: V when the rollout was made, (B, T).
+        returns: R, the regression target, (B, T).
+        response_mask: True where a token was sampled, (B, T).
+        value_clip_range: ε_V, in units of reward, > 0; None drops the clipped term, and `old_values` with it.
+
+    Raises:
+        ValueError: the shapes differ, or no token is selected.
+    """
+    check_same_shape(values=values, old_values=old_values, returns=returns, response_mask=response_mask)
+    values = values.masked_fill(~response_mask, 0)  # stops the gradient of what stands on padding, NaN included
+    returns, old_values = returns.detach(), old_values.detach()
+    error = (values - returns).square()
+    if value_clip_range is not None:
+        clipped = values.clamp(old_values - value_clip_range, old_values + value_clip_range)
+        error = torch.maximum(error, (clipped - returns).square())
+    return 0.5 * masked_mean(error, response_mask)
+
+
+def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, *, estimator: KLEstimator) -> Tensor:
+    """Per-token estimate of KL(π ‖ π_ref) from tokens sampled by π, (B, T): J. Schulman, "Approximating KL divergence".
+
+        k1 = d,    k2 = d² / 2,    k3 = e^(−d) − 1 + d,    d = log π(y_t) − log π_ref(y_t)
+
+    k1 and k3 are unbiased, k2 and k3 never negative. As a *loss* they differ more: on-policy the gradient of k1 has
+    mean zero, that of k2 is the gradient of the KL, that of k3 is the gradient of the reverse, KL(π_ref ‖ π).
+    There is no mask here: let both arguments be 0 on padding, where e^(−d) could overflow and spoil the gradient.
+
+    Args:
+        logprobs: log π(y_t | x, y_<t), (B, T).
+        reference_logprobs: log π_ref(y_t | x, y_<t), (B, T).
+        estimator: which of the three; k1 is the one for a penalty inside the reward.
+
+    Raises:
+        ValueError: the shapes differ, or the estimator is none of the three.
+    """
+    check_same_shape(logprobs=logprobs, reference_logprobs=reference_logprobs)
+    difference = logprobs - reference_logprobs
+    match estimator:
+        case "k1":
+            return difference
+        case "k2":
+            return difference.square() / 2
+        case "k3":
+            return torch.expm1(-difference) + difference
+    raise ValueError(f"estimator={estimator!r} is none of {', '.join(get_args(KLEstimator))}.")
+
+
+def explained_variance(values: Tensor, returns: Tensor, response_mask: Tensor) -> Tensor:
+    """Diagnostic: 1 − Var(returns − values) / Var(returns) over the selected tokens; (B, T) each, a scalar.
+
+    1 for a perfect value head, 0 for a constant one, below 0 for a worse one; not finite where the returns are equal.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    check_same_shape(values=values, returns=returns, response_mask=response_mask)
+    residual_variance = (returns - values)[response_mask].var(correction=0)
+    return 1 - residual_variance / returns[response_mask].var(correction=0)
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _select_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    logits = _at_least_float32(logits)
+    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    logprobs = _at_least_float32(logits).log_softmax(-1)
+    # A forbidden token has log-probability −∞, and 0 · −∞ would be NaN.
+    return -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1)
+
+
+def _in_chunks(function: Callable[..., Tensor], chunk_tokens: int | None, *tensors: Tensor) -> Tensor:
+    if chunk_tokens is None:
+        return function(*tensors)
+    # `split`, not slices: its backward joins the chunks' gradients once, where each slice pads its own to (B, T, V).
+    chunks = zip(*(tensor.split(chunk_tokens, dim=1) for tensor in tensors), strict=True)
+    return torch.cat(
+        [checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks], dim=1
+    )

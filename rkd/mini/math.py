@@ -1,0 +1,341 @@
+"""mini_math: grade-school word problems, drawn from a seed and solved in 2 to 5 steps over + - × ÷.
+
+A `Story` is a plan: one opening, some events, one question and their numbers, with sentences from families.yaml. Telling
+it gives a `MathProblem`: the text, its operations and its answer. Every plan belongs to exactly one split by a hash of
+its structure and numbers (names do not count), so that no problem of one split can be drawn in another one, nor in the
+text that models are pretrained on.
+
+Solutions come in three styles, and each family prefers one, as textbooks do: `joined` puts two operations into one
+step, `steps` writes one operation a step, `worked` also writes the partial results of carries and long products. A
+small model calculates best when it writes the most, so which style suits a student is for it to find out.
+"""
+
+import dataclasses
+import functools
+import random
+import zlib
+from fractions import Fraction
+from importlib import resources
+from typing import Any
+
+import yaml
+
+STYLES = ("joined", "steps", "worked")
+SPLIT_SHARES = {"train": range(8), "validation": range(8, 9), "test": range(9, 10), "unseen": range(10)}
+LARGEST_VALUE = 200
+
+WOMEN = "Ada Anna Clara Dora Ella Emma Eva Grace Ida Iris Julia Kate Lena Lily Maria Mia Nina Nora Olga Rosa Ruth Sara"
+MEN = "Adam Alan Ben Carl Dan David Eric Felix Henry Ivan Jack James John Leo Luke Mark Max Noah Oscar Paul Peter Tom"
+DISTRACTORS = (
+    "{friend} is {a} years old.",
+    "It is {a} degrees outside.",
+    "{friend} lives in house number {a}.",
+    "The walk home takes {a} minutes.",
+    "{friend} has {a} cousins.",
+    "This takes {a} minutes.",
+)
+UNSEEN_DISTRACTORS = ("A clock on the wall strikes {a}.", "{friend} owns {a} hats.")
+
+# How each kind changes the running value v: the operations, in terms of v and the numbers a and b of its sentence.
+# An operand "last" is the result of the operation before it.
+CHANGES: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "given": (),
+    "sum": (("+", "a", "b"),),
+    "product": (("×", "a", "b"),),
+    "more": (("+", "a", "b"),),
+    "fewer": (("-", "a", "b"),),
+    "times": (("×", "a", "b"),),
+    "gain": (("+", "v", "a"),),
+    "loss": (("-", "v", "a"),),
+    "gain_product": (("×", "a", "b"), ("+", "v", "last")),
+    "loss_product": (("×", "a", "b"), ("-", "v", "last")),
+    "multiply": (("×", "v", "a"),),
+    "total": (),
+    "share": (("÷", "v", "a"),),
+    "packs": (("÷", "v", "a"),),
+    "sell": (("×", "v", "a"),),
+    "excess": (("-", "v", "a"),),
+    "lacks": (("-", "a", "v"),),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Operation:
+    """left ∘ right = result; `left_from` and `right_from` are the indices of the operations that made the operands."""
+
+    symbol: str
+    left: Fraction
+    right: Fraction
+    result: Fraction
+    left_from: int | None = None
+    right_from: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sentence:
+    """One sentence of a story: what it does to the running value, its wording and its numbers."""
+
+    kind: str
+    wording: str
+    numbers: tuple[Fraction, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Story:
+    """The plan of a problem. `distractor` is a sentence without effect, told before sentence `distractor_place`."""
+
+    family: str
+    name: str
+    friend: str
+    pronoun: str
+    items: str
+    sentences: tuple[Sentence, ...]
+    distractor: Sentence | None = None
+    distractor_place: int = 0
+
+    @property
+    def signature(self) -> str:
+        """Structure and numbers, without names: what decides the split."""
+        return self.family + "|" + "|".join(f"{s.kind} {' '.join(map(str, s.numbers))}" for s in self.sentences)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MathProblem:
+    """A told story. `operations` solve it in order; the last result is the answer."""
+
+    id: str
+    family: str
+    question: str
+    operations: tuple[Operation, ...]
+    answer: str | None
+    category: str
+
+
+@functools.cache
+def families() -> dict[str, dict[str, Any]]:
+    """The story families by name, as families.yaml describes them."""
+    return yaml.safe_load(resources.files("rkd.mini").joinpath("families.yaml").read_text(encoding="utf-8"))
+
+
+def written(number: Fraction) -> str:
+    """A number as problems print it: whole or decimal."""
+    return str(number.numerator) if number.denominator == 1 else f"{float(number):g}"
+
+
+def split_of(story: Story) -> int:
+    """The residue class, 0 to 9, that decides which split a plan belongs to."""
+    return zlib.crc32(story.signature.encode()) % 10
+
+
+def draw_story(
+    rng: random.Random, split: str, min_steps: int = 2, max_steps: int = 5, distractor_share: float = 0.25
+) -> Story:
+    """Draw a plan of the split; solutions have `min_steps` to `max_steps` operations."""
+    unseen = split == "unseen"
+    names = [name for name, family in families().items() if family.get("unseen", False) == unseen]
+    while True:
+        steps = rng.randint(min_steps, max_steps)
+        story = _try_story(rng, rng.choice(names), steps, distractor_share)
+        if story is not None and split_of(story) in SPLIT_SHARES[split]:
+            return story
+
+
+def tell(story: Story, problem_id: str, category: str | None = None) -> MathProblem:
+    """The text of a story, its operations and its answer; `category` is the number of steps unless given."""
+    slots = {"name": story.name, "friend": story.friend, "they": story.pronoun, "items": story.items}
+    told = [_fill(sentence, slots) for sentence in story.sentences]
+    if story.distractor is not None:
+        told.insert(story.distractor_place, _fill(story.distractor, slots))
+    operations = solve(story.sentences)
+    answer = written(operations[-1].result)
+    return MathProblem(problem_id, story.family, " ".join(told), operations, answer, category or f"{len(operations)}_steps")
+
+
+def solve(sentences: tuple[Sentence, ...]) -> tuple[Operation, ...]:
+    """The operations that the sentences ask for, in order of telling."""
+    operations: list[Operation] = []
+    value, made_by = sentences[0].numbers[0], None
+    for sentence in sentences:
+        for symbol, left, right in CHANGES[sentence.kind]:
+            operands = dict(zip("ab", ((number, None) for number in sentence.numbers), strict=False))
+            operands["v"] = (value, made_by)
+            if operations:
+                operands["last"] = (operations[-1].result, len(operations) - 1)
+            (left_value, left_from), (right_value, right_from) = operands[left], operands[right]
+            result = _apply(symbol, left_value, right_value)
+            operations.append(Operation(symbol, left_value, right_value, result, left_from, right_from))
+        if CHANGES[sentence.kind]:
+            value, made_by = operations[-1].result, len(operations) - 1
+    return tuple(operations)
+
+
+def write_response(operations: tuple[Operation, ...], style: str) -> str:
+    """A solution text in one of `STYLES`: numbered steps, then "The answer is N."."""
+    if style == "joined":
+        lines = _joined_lines(operations)
+    else:
+        lines = [f"{_infix(o)} = {_worked(o) if style == 'worked' else ''}{written(o.result)}" for o in operations]
+    steps = [f"Step {number}: {line}." for number, line in enumerate(lines, start=1)]
+    return "\n".join([*steps, f"The answer is {written(operations[-1].result)}."])
+
+
+def draw_style(rng: random.Random, family: str) -> str:
+    """A style as the textbook of this family would choose."""
+    weights = families()[family]["writes"]
+    return rng.choices(STYLES, [weights[style] for style in STYLES])[0]
+
+
+def generate_split(split: str, size: int, seed: int) -> list[MathProblem]:
+    """`size` different problems of a split (train, validation, test, unseen).
+
+    Raises:
+        ValueError: there is no such split.
+    """
+    if split not in SPLIT_SHARES:
+        raise ValueError(f"mini_math has no split {split!r}; it has {', '.join(SPLIT_SHARES)}.")
+    rng = random.Random(f"mini_math {split} {seed}")
+    problems: dict[str, MathProblem] = {}
+    while len(problems) < size:
+        problem = tell(draw_story(rng, split), f"mini_math-{split}-{seed}-{len(problems)}")
+        problems.setdefault(problem.question, problem)
+    return list(problems.values())
+
+
+def _try_story(rng: random.Random, family_name: str, steps: int, distractor_share: float) -> Story | None:
+    """One attempt at a plan with exactly `steps` operations; None when the numbers do not work out."""
+    family = families()[family_name]
+    is_woman = rng.random() < 0.5
+    name = rng.choice((WOMEN if is_woman else MEN).split())
+    friend = rng.choice([other for other in (WOMEN + " " + MEN).split() if other != name])
+    question_kind = rng.choice(list(family["question"]))
+    opening_kind = rng.choice(list(family["opening"]))
+    left = steps - len(CHANGES[question_kind]) - len(CHANGES[opening_kind])
+    event_kinds: list[str] = []
+    while left > 0:
+        kind = rng.choice([kind for kind in family["events"] if len(CHANGES[kind]) <= left])
+        event_kinds.append(kind)
+        left -= len(CHANGES[kind])
+    if left < 0:
+        return None
+    sentences: list[Sentence] = []
+    for part, kind in [("opening", opening_kind), *(("events", k) for k in event_kinds), ("question", question_kind)]:
+        value = solve(tuple(sentences))[-1].result if any(CHANGES[s.kind] for s in sentences) else None
+        if value is None and sentences:
+            value = sentences[0].numbers[0]
+        numbers = _draw_numbers(rng, kind, None if value is None else int(value))
+        if numbers is None:
+            return None
+        sentences.append(Sentence(kind, rng.choice(family[part][kind]), tuple(Fraction(n) for n in numbers)))
+    distractor, place = None, 0
+    if rng.random() < distractor_share:
+        pool = UNSEEN_DISTRACTORS if family.get("unseen", False) else DISTRACTORS
+        distractor = Sentence("total", rng.choice(pool), (Fraction(rng.randint(3, 60)),))
+        place = rng.randrange(len(sentences))
+    pronoun = "she" if is_woman else "he"
+    return Story(family_name, name, friend, pronoun, rng.choice(family["items"]), tuple(sentences), distractor, place)
+
+
+def _draw_numbers(rng: random.Random, kind: str, value: int | None) -> tuple[int, ...] | None:
+    """The numbers of a sentence, given the running value; None when the kind is impossible here."""
+    small, count = rng.randint(2, 9), rng.randint(2, 12)
+    amount = rng.randint(2, 20) if rng.random() < 0.5 else rng.randint(10, 50)
+    match kind:
+        case "given":
+            return (amount + 10,)
+        case "sum" | "more":
+            return amount, rng.randint(2, 40)
+        case "product":
+            return small, rng.randint(2, 12)
+        case "fewer":
+            return amount + 5, rng.randint(2, amount)
+        case "times":
+            return rng.randint(3, 20), rng.randint(2, 5)
+        case "total":
+            return ()
+    assert value is not None
+    match kind:
+        case "gain":
+            numbers, allowed = (amount,), value + amount <= LARGEST_VALUE
+        case "loss" | "excess":
+            numbers, allowed = (amount if amount < value else rng.randint(1, max(1, value - 1)),), value > 2
+        case "gain_product":
+            numbers, allowed = (small, count), value + small * count <= LARGEST_VALUE
+        case "loss_product":
+            numbers, allowed = (small, count), small * count < value
+        case "multiply":
+            numbers, allowed = (rng.randint(2, 4),), value <= LARGEST_VALUE // 4
+        case "share" | "packs":
+            divisors = [d for d in range(2, 11) if value % d == 0 and d < value]
+            numbers, allowed = (rng.choice(divisors or [1]),), bool(divisors)
+        case "sell":
+            numbers, allowed = (small,), value * small <= LARGEST_VALUE
+        case "lacks":
+            numbers, allowed = (value + amount,), True
+        case _:
+            raise ValueError(f"families.yaml: unknown kind {kind!r}; known: {', '.join(CHANGES)}.")
+    return numbers if allowed else None
+
+
+def _fill(sentence: Sentence, slots: dict[str, str]) -> str:
+    numbers = dict(zip("ab", map(written, sentence.numbers), strict=False))
+    return sentence.wording.format(**slots, **numbers)
+
+
+def _apply(symbol: str, left: Fraction, right: Fraction) -> Fraction:
+    match symbol:
+        case "+":
+            return left + right
+        case "-":
+            return left - right
+        case "×":
+            return left * right
+        case _:
+            return left / right
+
+
+def _infix(operation: Operation) -> str:
+    return f"{written(operation.left)} {operation.symbol} {written(operation.right)}"
+
+
+def _joined_lines(operations: tuple[Operation, ...]) -> list[str]:
+    """Two operations a line wherever the second one uses the result of the first."""
+    lines, index = [], 0
+    while index < len(operations):
+        first = operations[index]
+        second = operations[index + 1] if index + 1 < len(operations) else None
+        if second is not None and index in (second.left_from, second.right_from):
+            lines.append(f"{_joined(first, second, index)} = {written(second.result)}")
+            index += 2
+        else:
+            lines.append(f"{_infix(first)} = {written(first.result)}")
+            index += 1
+    return lines
+
+
+def _joined(first: Operation, second: Operation, index: int) -> str:
+    inner = _infix(first)
+    is_left = second.left_from == index
+    binds_less = first.symbol in "+-" and (second.symbol in "×÷" or (second.symbol == "-" and not is_left))
+    if binds_less:
+        inner = f"({inner})"
+    left, right = (inner, written(second.right)) if is_left else (written(second.left), inner)
+    return f"{left} {second.symbol} {right}"
+
+
+def _worked(operation: Operation) -> str:
+    """Partial results of a hard operation, as "70 + 15 = ", or nothing where one would do it in the head."""
+    left, right, result = operation.left, operation.right, operation.result
+    if any(number.denominator != 1 or number < 10 for number in (left, result)):
+        return ""
+    match operation.symbol:
+        case "+" if right >= 10 and left % 10 + right % 10 >= 10:
+            return f"{left // 10 * 10 + right // 10 * 10} + {left % 10 + right % 10} = "
+        case "-" if right >= 10 and left % 10 < right % 10:
+            return f"{left - right // 10 * 10} - {right % 10} = "
+        case "×" if right.denominator == 1:
+            small, large = sorted((left, right))
+            if small < 10 and large > 10 and large % 10:
+                return f"{small * (large // 10 * 10)} + {small * (large % 10)} = "
+        case "÷" if result > 10 and result % 10 and right.denominator == 1:
+            return f"{result // 10 * 10} + {result % 10} = "
+    return ""

@@ -1,0 +1,181 @@
+"""Language models as policies and as reward models: folders enter, modules over `ResponseBatch` leave.
+
+Shapes: Q prompts, B = Q × G responses of T tokens, D hidden width, V vocabulary. "State t" is the hidden vector that
+predicts response token t: state 0 stands on the prompt's last token, state T on the response's last one.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rkd.batches import ResponseBatch
+from rkd.losses import token_entropy, token_logprobs
+
+# Log-probabilities are made for this many response positions at a time, so that (B, T, V) never exists in float32.
+CHUNK_TOKENS = 128
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder, padding on the left.
+
+    Raises:
+        FileNotFoundError: the folder is missing.
+        ValueError: padding and end of sequence are the same token: a padded response could then not be told from a
+            finished one.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(_existing(folder), padding_side="left")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise ValueError(
+            f"the tokenizer of {folder} has no padding token of its own (pad={tokenizer.pad_token!r}, "
+            f"eos={tokenizer.eos_token!r}). Add one with `tokenizer.pad_token = ...` and save it beside the model."
+        )
+    return tokenizer
+
+
+def load_causal_lm(folder: str | Path) -> PreTrainedModel:
+    """A causal language model in evaluation mode, in float32 on the CPU and in bfloat16 on a GPU.
+
+    Raises:
+        FileNotFoundError: the folder, or its safetensors file, is missing.
+        ValueError: the weights are truncated or belong to another architecture.
+    """
+    return _load(AutoModelForCausalLM, folder)
+
+
+def load_scorer(folder: str | Path) -> "Scorer":
+    """A reward model saved by `Scorer.save_pretrained`, or a backbone that gets a new head; errors as above."""
+    model = _load(AutoModelForSequenceClassification, folder, num_labels=1)
+    return Scorer(model)
+
+
+def response_states(backbone: nn.Module, batch: ResponseBatch) -> Tensor:
+    """States 0 to T of every response, (B, T + 1, D).
+
+    With several responses per prompt the prompt is read once and its keys and values are shared, gradients included;
+    with one, prompt and response are read in one pass.
+    """
+    positions = (batch.prompt_mask.long().cumsum(1) - 1).clamp(min=0)
+    if batch.group_size == 1:
+        lengths = batch.prompt_mask.sum(1, keepdim=True)
+        following = lengths + torch.arange(batch.response_ids.shape[1], device=lengths.device)
+        hidden = backbone(
+            input_ids=torch.cat([batch.prompt_ids, batch.response_ids], 1),
+            attention_mask=torch.cat([batch.prompt_mask, batch.response_mask], 1).long(),
+            position_ids=torch.cat([positions, following], 1),
+            use_cache=False,
+        ).last_hidden_state
+        return hidden[:, batch.prompt_ids.shape[1] - 1 :]
+    group = batch.group_size
+    cache = DynamicCache()
+    prompt = backbone(
+        input_ids=batch.prompt_ids,
+        attention_mask=batch.prompt_mask.long(),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    cache.batch_repeat_interleave(group)
+    prompt_mask = batch.prompt_mask.repeat_interleave(group, 0)
+    following = prompt_mask.sum(1, keepdim=True) + torch.arange(batch.response_ids.shape[1], device=prompt.device)
+    hidden = backbone(
+        input_ids=batch.response_ids,
+        attention_mask=torch.cat([prompt_mask, batch.response_mask], 1).long(),
+        position_ids=following,
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    return torch.cat([prompt[:, -1:].repeat_interleave(group, 0), hidden], 1)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOutput:
+    """log π(y_t) of the response tokens, (B, T) in nats; V of the states they were chosen in; entropy of the choice."""
+
+    logprobs: Tensor
+    values: Tensor | None
+    entropy: Tensor | None
+
+
+class Policy(nn.Module):
+    """A causal language model, with a value head on its states if `has_value_head`.
+
+    The value head starts at zero: a random one would feed noise into the first advantages.
+    """
+
+    def __init__(self, lm: PreTrainedModel, *, has_value_head: bool = False) -> None:
+        super().__init__()
+        self.lm = lm
+        self.value_head = nn.Linear(lm.config.hidden_size, 1) if has_value_head else None
+        if self.value_head is not None:
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
+
+    def forward(self, batch: ResponseBatch, *, with_entropy: bool = False) -> PolicyOutput:
+        """Log-probabilities, values and entropies of the batch's responses."""
+        states = response_states(self.lm.base_model, batch)[:, :-1]
+        logits = self.lm.get_output_embeddings()(states)
+        values = None if self.value_head is None else self.value_head(states.float()).squeeze(-1)
+        with torch.no_grad():
+            entropy = token_entropy(logits, chunk_tokens=CHUNK_TOKENS) if with_entropy else None
+        return PolicyOutput(token_logprobs(logits, batch.response_ids, chunk_tokens=CHUNK_TOKENS), values, entropy)
+
+
+class Scorer(nn.Module):
+    """A backbone and one linear head on the state of the response's last token (METHOD 2.6): a batch to rewards (B,)."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: ResponseBatch) -> Tensor:
+        """R(q, a) of each response, (B,), read at its last token and never at padding."""
+        states = response_states(self.model.base_model, batch)
+        last = batch.response_mask.sum(1)
+        return self.model.score(states[torch.arange(len(states), device=states.device), last]).float().squeeze(-1)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write it as a plain `AutoModelForSequenceClassification`."""
+        self.model.save_pretrained(folder)
+
+
+def new_scorer(student_folder: str | Path) -> Scorer:
+    """A reward model on the student's backbone, its head at zero: all responses start at R = 0."""
+    scorer = load_scorer(student_folder)
+    nn.init.zeros_(scorer.model.score.weight)
+    return scorer
+
+
+def _existing(folder: str | Path) -> Path:
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{path} holds no model (no config.json). Give a folder written by `save_pretrained`; "
+            "the mini models are remade with `python -m rkd.pretrain`."
+        )
+    return path
+
+
+def _load(auto_class: type, folder: str | Path, **options: object) -> PreTrainedModel:
+    path = _existing(folder)
+    if not any(path.glob("*.safetensors")):
+        raise FileNotFoundError(f"{path} holds no safetensors file: weights in other formats are not loaded.")
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    try:
+        model = auto_class.from_pretrained(path, dtype=dtype, use_safetensors=True, **options)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"the model in {path} cannot be loaded, it may be truncated: {error}") from error
+    except Exception as error:  # safetensors raises a class of its own, which derives from Exception alone
+        if type(error).__module__.startswith("safetensors"):
+            raise ValueError(f"the weights in {path} are truncated or altered ({error}). Make them anew.") from error
+        raise
+    return model.eval()

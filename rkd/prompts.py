@@ -1,0 +1,171 @@
+"""The texts that models see: a query enters, the prompt of a teacher, a student or a judge leaves.
+
+Paper D, appendix (Fig. 3 to 6): worked examples, then the query, then "Let's break this down step by step!"; a response
+starts at "Step 1:" and ends with "The answer is N.". The judge's prompt is ours (paper J does not print one). The texts
+themselves are data: `conf/prompt/*.yaml`, or a folder of such files.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from rkd.records import Query
+
+_QUESTION = "{question}"
+_RESPONSE = "{response}"
+
+
+class ChatTokenizer(Protocol):
+    """What `render_chat` needs of a Hugging Face tokenizer."""
+
+    chat_template: str | None
+    all_special_tokens: Sequence[str]
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> str:
+        """The conversation as one text."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One worked example of a few-shot prompt."""
+
+    question: str
+    response: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTemplate:
+    """How a query is put to a teacher or a student.
+
+    Args:
+        template: the text around one question; it holds `{question}` exactly once, and braces mean nothing else.
+        examples: worked examples, put before the query in the same template; none makes the zero-shot form.
+        stop: a text that begins the next question. A model that has not learned to end its response writes it and
+            goes on; `response_text` cuts there. An empty `stop` cuts nothing.
+    """
+
+    template: str
+    examples: Sequence[Example] = ()
+    stop: str = ""
+
+    def __post_init__(self) -> None:
+        _check_slot(self.template, _QUESTION)
+        object.__setattr__(self, "examples", tuple(self.examples))
+        for example in self.examples:
+            if not example.question.strip() or not example.response.strip():
+                raise ValueError(f"an example of the prompt is empty: {example}. Give it a question and a response.")
+
+    def render(self, query: Query) -> str:
+        """The prompt as plain text: the examples, each ended by a blank line, then the query."""
+        shown = (self._ask(example.question) + example.response.strip() + "\n\n" for example in self.examples)
+        return "".join(shown) + self._ask(query.question)
+
+    def render_chat(self, query: Query, tokenizer: ChatTokenizer) -> str:
+        """The prompt in the tokenizer's chat form, the examples as earlier turns, ready for the assistant's text.
+
+        The result holds the special tokens already: tokenize it with `add_special_tokens=False`. A special token
+        spelled out in the question is broken by a blank, so that a question cannot open a turn.
+
+        Raises:
+            ValueError: the tokenizer has no chat template.
+        """
+        if not tokenizer.chat_template:
+            raise ValueError("this tokenizer has no chat template: use `render`, or choose an instruction-tuned model.")
+        turns = []
+        for example in self.examples:
+            turns.append({"role": "user", "content": self._ask(example.question).rstrip()})
+            turns.append({"role": "assistant", "content": example.response.strip()})
+        question = _without_special_tokens(query.question, tokenizer.all_special_tokens)
+        turns.append({"role": "user", "content": self._ask(question).rstrip()})
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+    def response_text(self, generated: str) -> str:
+        """The response in a generated text: what stands before `stop`, without blanks around it."""
+        return (generated.partition(self.stop)[0] if self.stop else generated).strip()
+
+    def zero_shot(self) -> "PromptTemplate":
+        """The same template without examples: the form that trained students see."""
+        return replace(self, examples=())
+
+    def _ask(self, question: str) -> str:
+        before, _, after = self.template.partition(_QUESTION)
+        return before + question + after
+
+
+def read_template(folder: str | Path, name: str) -> PromptTemplate:
+    """The template in `{folder}/{name}.yaml`, a file with the keys of `conf/prompt/*.yaml`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no prompt template; the message names the file.
+    """
+    path = Path(folder) / f"{name}.yaml"
+    if not path.is_file():
+        present = ", ".join(sorted(file.stem for file in Path(folder).glob("*.yaml")))
+        raise FileNotFoundError(
+            f"prompts.folder={folder} holds no {path.name} (present: {present or 'none'}). "
+            f"Copy conf/prompt/{name}.yaml there and edit it."
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for hydra_key in ("_target_", "_convert_"):
+            values.pop(hydra_key, None)
+        examples = [Example(example["question"], example["response"]) for example in values.pop("examples", ())]
+        return PromptTemplate(examples=examples, **values)
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no prompt template ({type(error).__name__}: {error}). "
+            "It needs `template`, and may have `stop` and `examples` with `question` and `response` each."
+        ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgePrompt:
+    """The prompt of the single-token judge: its next token is `yes` or `no`.
+
+    The response comes last, so the responses to one query share their prefix, and stands between delimiters that it
+    cannot write itself: in question and response the `<` of "<response>" and "</response>" becomes `(`.
+    """
+
+    template: str = (
+        "Q: {question}\nIs the answer below right? Say Yes or No.\n<response>\n{response}\n</response>\nVerdict:"
+    )
+    yes: str = " Yes"
+    no: str = " No"
+
+    def __post_init__(self) -> None:
+        _check_slot(self.template, _QUESTION)
+        _check_slot(self.template, _RESPONSE)
+        if self.template.index(_QUESTION) > self.template.index(_RESPONSE):
+            raise ValueError("the judge's template has {response} before {question}: put the question first.")
+        if not re.search(r"<response>\s*\{response\}\s*</response>", self.template):
+            raise ValueError("the judge's template must hold {response} between <response> and </response>.")
+
+    def render(self, query: Query, response_text: str) -> str:
+        """The prompt that asks whether `response_text` answers the query rightly."""
+        before, _, rest = self.template.partition(_QUESTION)
+        between, _, after = rest.partition(_RESPONSE)
+        return before + _without_delimiters(query.question) + between + _without_delimiters(response_text) + after
+
+
+_DELIMITER = re.compile(r"<(?=\s{0,8}/?\s{0,8}response)", re.IGNORECASE)
+
+
+def _without_delimiters(text: str) -> str:
+    return _DELIMITER.sub("(", text.strip())
+
+
+def _without_special_tokens(text: str, special_tokens: Sequence[str]) -> str:
+    for token in special_tokens:
+        text = text.replace(token, f"{token[:1]} {token[1:]}")
+    return text
+
+
+def _check_slot(template: str, slot: str) -> None:
+    if template.count(slot) != 1:
+        raise ValueError(f"the template must hold {slot} exactly once, it holds it {template.count(slot)} times.")

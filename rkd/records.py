@@ -1,0 +1,129 @@
+"""The records that stages hand to each other, and their JSONL form.
+
+A stage takes records and returns records (or a `Checkpoint`); nothing else passes between stages. Every record is
+frozen, and a file of records is one JSON object per line in UTF-8, written in order.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Query:
+    """One question put to a model: q in both papers.
+
+    `question` is the bare question; `rkd.prompts` makes the text that a model sees. `gold_answer` is None in every
+    label-free training split, so a stage cannot read what it must not know.
+    """
+
+    id: str
+    dataset: str
+    question: str
+    gold_answer: str | None = None
+    category: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Response:
+    """One sampled text: a in paper D.
+
+    `is_finished` is False when the text was cut at the length limit before the end-of-sequence token.
+    """
+
+    query_id: str
+    generator: str
+    sample_index: int
+    text: str
+    is_finished: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ScoredResponse:
+    """A response with its extracted answer y and its score ℓ; `score` is None where there was no verdict."""
+
+    response: Response
+    answer: str | None
+    score: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PseudoLabel:
+    """The teacher's label of one query: y* and p* of Eq. 1; `answer` is None where p* stayed below the threshold."""
+
+    query_id: str
+    answer: str | None
+    consensus: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """One pair of P(q), Eq. 6: the teacher scores `chosen` above `rejected`, or prefers its own text (T⁺ over S⁺)."""
+
+    query: Query
+    chosen: ScoredResponse
+    rejected: ScoredResponse
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model folder in `save_pretrained` form, and the digest of what made it."""
+
+    folder: Path
+    digest: str
+
+
+Record = TypeVar("Record", Query, Response, ScoredResponse, PseudoLabel, PreferencePair)
+
+_NESTED = {
+    ScoredResponse: {"response": Response},
+    PreferencePair: {"query": Query, "chosen": ScoredResponse, "rejected": ScoredResponse},
+}
+
+
+def from_json(record_type: type[Record], fields: dict[str, Any]) -> Record:
+    """Build a record from the dictionary that `dataclasses.asdict` made of it.
+
+    Raises:
+        TypeError: a field is missing or unknown.
+    """
+    nested = {name: from_json(kind, fields[name]) for name, kind in _NESTED.get(record_type, {}).items()}
+    return record_type(**(fields | nested))
+
+
+def to_json_line(record: Record) -> str:
+    """One record as one line of JSON, without the line break."""
+    return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
+
+
+def write_jsonl(path: Path, records: Iterable[Record]) -> None:
+    """Write records to `path`, one line each; the folder must exist."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(to_json_line(record) + "\n" for record in records)
+
+
+def read_jsonl(path: Path, record_type: type[Record]) -> list[Record]:
+    """Read records in file order.
+
+    Raises:
+        ValueError: a line is no JSON object of this record's fields; the message names file and line.
+    """
+    records = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                records.append(from_json(record_type, json.loads(line)))
+            except (json.JSONDecodeError, TypeError, KeyError) as error:
+                raise ValueError(f"{path}, line {number}, is no {record_type.__name__}: {error}") from error
+    return records
+
+
+def digest_of(records: Sequence[Record]) -> str:
+    """SHA-256 of the records' JSONL form, as 16 hexadecimal digits: equal records, equal digest."""
+    sha = hashlib.sha256()
+    for record in records:
+        sha.update(to_json_line(record).encode() + b"\n")
+    return sha.hexdigest()[:16]

@@ -1,0 +1,289 @@
+"""From result files to tables and figures, and nothing else: every number here was computed by the job that wrote it.
+
+In: `RunResult` records and the history that the RL stage logged. Out: a table for the terminal, Markdown, a PNG.
+Fractions become percent here.
+
+    python -m rkd.report RESULT_FOLDER... [--output report.md]
+"""
+
+import argparse
+import csv
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.table import Table
+from rich.text import Text
+
+from rkd.results import RESULT_FILE, ModelResult, RunResult, TestSetResult, read_result
+
+OURS = "Ours"
+TEACHER = "teacher"
+
+# Panels of `learning_curves`: key of the history, title, label with unit, factor from the logged unit to that one.
+PANELS = (
+    ("reward", "Reward", "reward per response", 1),
+    ("validation_accuracy", "Validation accuracy", "accuracy (%)", 100),
+    ("kl", "KL to the reference policy", "KL (nats per response)", 1),
+    ("response_tokens", "Response length", "length (tokens)", 1),
+)
+
+
+def final_table(result: RunResult) -> Table:
+    """The table that ends a job, for the terminal; the first test set of the first model is the main one."""
+    columns, rows, notes = _final_content(result)
+    # Text, not str: in a failure's reason, Rich would read brackets as markup.
+    title, caption = Text(f"{result.row}, seed {result.seed}"), Text("\n".join(notes)) if notes else None
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*map(Text, row), style="bold" if row[0] == OURS else None)
+    return table
+
+
+def final_table_markdown(result: RunResult) -> str:
+    """The same table in Markdown."""
+    columns, rows, notes = _final_content(result)
+    return "\n\n".join([f"**{result.row}, seed {result.seed}**", _markdown(columns, rows), *notes])
+
+
+def seeds_table(results: Sequence[RunResult]) -> str:
+    """Markdown: for each row of the experiment, roles against test sets, over all seeds.
+
+    A cell holds the mean over seeds ± their sample standard deviation, and each seed's accuracy with its 95 % interval.
+
+    Raises:
+        ValueError: there is no result, or two for the same row and seed.
+    """
+    if not results:
+        raise ValueError(f"No result to tabulate: give folders that hold a {RESULT_FILE}.")
+    by_cell: dict[tuple[str, int], RunResult] = {}
+    for result in results:
+        if (result.row, result.seed) in by_cell:
+            raise ValueError(
+                f"Two results for row={result.row!r}, seed={result.seed}, "
+                f"of {by_cell[result.row, result.seed].created} and {result.created}: "
+                "a mean over seeds takes one of each. Name the folders that belong together."
+            )
+        by_cell[result.row, result.seed] = result
+    parts = []
+    for row in dict.fromkeys(result.row for result in results):
+        of_row = sorted((result for result in results if result.row == row), key=lambda result: result.seed)
+        parts.append(_seeds_part(row, of_row))
+    return "\n\n".join(parts)
+
+
+def learning_curves(
+    history: Path | Sequence[Mapping[str, Any]], path: Path, *, sft_accuracy: float | None = None
+) -> None:
+    """Draw the RL stage's history into the PNG `path`: the four `PANELS` against episodes.
+
+    Args:
+        history: rows, or the CSV file that holds them, with the keys `episodes` (responses trained on so far),
+            `reward`, `validation_accuracy` (fraction), `kl` (summed over a response's tokens, nats), `response_tokens`;
+            each may carry the stage's prefix (`rl/reward`). A row may lack a value: validation comes less often.
+        path: the figure's file.
+        sft_accuracy: the SFT student's validation accuracy (fraction), drawn as a dashed line.
+
+    Raises:
+        ValueError: the history has no `episodes`, or none of a panel's values.
+    """
+    rows = _read_history(history)
+    figure = Figure(figsize=(8.4, 5.4), layout="constrained", dpi=150)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    grid = figure.subplots(2, 2, sharex=True)
+    for axes, (key, title, label, factor) in zip(grid.flat, PANELS, strict=True):
+        points = sorted((row["episodes"], factor * row[key]) for row in rows if "episodes" in row and key in row)
+        if not points:
+            present = ", ".join(sorted({name for row in rows for name in row})) or "nothing"
+            raise ValueError(f"The history has no row with both 'episodes' and {key!r} (it has {present}).")
+        _draw_panel(axes, points, title=title, label=label)
+        if key == "validation_accuracy" and sft_accuracy is not None:
+            level = 100 * sft_accuracy
+            axes.axhline(level, color="#d95f02", linestyle="--", linewidth=1.4, label=f"SFT: {level:.1f}")
+            axes.legend(frameon=False, fontsize=9, loc="best")
+    for axes in grid[-1]:
+        axes.set_xlabel("episodes (responses trained on)", fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _final_content(result: RunResult) -> tuple[list[str], list[list[str]], list[str]]:
+    if not result.models:
+        return ["model", "no result, because"], [["–", result.failure or "no model was evaluated"]], []
+    names = _test_set_names(result.models)
+    main, others = names[0], names[1:]
+    columns = ["model", "n", f"{main}: accuracy % [95 % interval]", "pass@8 %"]
+    columns += [f"{name}: accuracy %" for name in others]
+    rows = []
+    for model in result.models:
+        test = model.test_sets.get(main)
+        cells = [model.role, "–", "–", "–"]
+        if test is not None:
+            cells = [model.role, str(test.n), _with_interval(test), _percent(test.pass_at_8)]
+        cells += [_percent(model.test_sets[name].accuracy) if name in model.test_sets else "–" for name in others]
+        rows.append(cells)
+    notes = [_paired_test(result, main)]
+    if others:
+        sizes = {name: model.test_sets[name].n for model in result.models for name in others if name in model.test_sets}
+        notes.append("n of the other test sets: " + ", ".join(f"{name} {n}" for name, n in sizes.items()) + ".")
+    if result.failure is not None:
+        notes.append(f"The job failed: {result.failure}.")
+    return columns, rows, notes
+
+
+def _paired_test(result: RunResult, test_set: str) -> str:
+    """The recorded test of Ours (in a row without it: of the last model) against the best other student."""
+    scored = [model for model in result.models if test_set in model.test_sets]
+    roles = [model.role for model in scored]
+    ours = OURS if OURS in roles else roles[-1]
+    # The teacher is the ceiling, not a rival: a test against it would hide the gain over SFT that the papers claim.
+    rivals = [model for model in scored if model.role not in (ours, TEACHER)]
+    if not rivals:
+        return f"No other student to compare {ours} with."
+    best = max(rivals, key=lambda model: model.test_sets[test_set].accuracy).role
+    for pair in result.comparisons:
+        if pair.test_set != test_set or {pair.first, pair.second} != {ours, best}:
+            continue
+        swapped = pair.first != ours
+        difference = -pair.difference if swapped else pair.difference
+        only_ours, only_best = (pair.only_second, pair.only_first) if swapped else (pair.only_first, pair.only_second)
+        p_value = "p < 0.001" if pair.p_value < 0.001 else f"p = {pair.p_value:.3f}"
+        return (
+            f"{ours} − {best} (best other student), same questions: {100 * difference:+.1f} points; "
+            f"only {ours} right {only_ours}, only {best} right {only_best}; McNemar, exact: {p_value}."
+        )
+    return f"No paired test of {ours} against {best} is recorded."
+
+
+def _seeds_part(row: str, results: list[RunResult]) -> str:
+    finished = [result for result in results if result.failure is None and result.models]
+    models = [model for result in finished for model in result.models]
+    names = _test_set_names(models)
+    rows = []
+    for role in dict.fromkeys(model.role for model in models):
+        cells = [role]
+        for name in names:
+            tests = [
+                (result.seed, model.test_sets[name])
+                for result in finished
+                for model in result.models
+                if model.role == role and name in model.test_sets
+            ]
+            cells.append(_seeds_cell(tests))
+        rows.append(cells)
+    parts = [f"**{row}**, seeds {', '.join(str(result.seed) for result in finished) or 'none'}"]
+    if rows:
+        parts.append(_markdown(["model", *(f"{name}: accuracy %" for name in names)], rows))
+        parts.append("Mean over seeds ± sample standard deviation; below, each seed with its 95 % interval.")
+    parts += [
+        f"Seed {result.seed} is missing: {result.failure or 'no model was evaluated'}."
+        for result in results
+        if result not in finished
+    ]
+    if differing := _differing_keys(finished):
+        parts.append(f"The configs differ in more than the seed: {', '.join(differing)}.")
+    return "\n\n".join(parts)
+
+
+def _seeds_cell(tests: Sequence[tuple[int, TestSetResult]]) -> str:
+    if not tests:
+        return "–"
+    accuracies = [100 * test.accuracy for _, test in tests]
+    mean = f"{statistics.mean(accuracies):.1f}"
+    spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
+    sizes = "/".join(str(n) for n in dict.fromkeys(test.n for _, test in tests))
+    per_seed = [f"{seed}: {_with_interval(test)}" for seed, test in tests]
+    return "<br>".join([f"**{mean}{spread}** (n = {sizes})", *per_seed])
+
+
+def _differing_keys(results: Sequence[RunResult]) -> list[str]:
+    """Keys in which the configs differ, the seed apart: such results are no repetition of one experiment."""
+    flat = [dict(_flatten(result.config)) for result in results]
+    keys = dict.fromkeys(key for config in flat for key in config)
+    return [key for key in keys if key != "seed" and any(config.get(key) != flat[0].get(key) for config in flat)]
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs = []
+    for key, value in config.items():
+        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+    return pairs
+
+
+def _test_set_names(models: Sequence[ModelResult]) -> list[str]:
+    return list(dict.fromkeys(name for model in models for name in model.test_sets))
+
+
+def _percent(fraction: float | None) -> str:
+    return "–" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _with_interval(test: TestSetResult) -> str:
+    return f"{_percent(test.accuracy)} [{_percent(test.interval_low)}, {_percent(test.interval_high)}]"
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [columns, rule, *rows])
+
+
+def _read_history(history: Path | Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    if isinstance(history, Path):
+        with history.open(encoding="utf-8", newline="") as file:
+            history = list(csv.DictReader(file))
+    wanted = {"episodes", *(key for key, *_ in PANELS)}
+    rows = []
+    for row in history:
+        short = {key.rpartition("/")[2]: value for key, value in row.items()}
+        rows.append({key: float(value) for key, value in short.items() if key in wanted and value not in (None, "")})
+    return rows
+
+
+def _draw_panel(axes: Axes, points: Sequence[tuple[float, float]], *, title: str, label: str) -> None:
+    episodes, values = zip(*points, strict=True)
+    window = len(values) // 20
+    if window > 1:  # many noisy updates: the line to read is their running mean
+        means = [statistics.mean(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]
+        axes.plot(episodes, values, color="#1f4e79", alpha=0.25, linewidth=0.8)
+        axes.plot(episodes, means, color="#1f4e79", linewidth=1.8, label=f"mean of {window} updates")
+        axes.legend(frameon=False, fontsize=9, loc="best")
+    else:
+        axes.plot(episodes, values, color="#1f4e79", linewidth=1.8, marker="o", markersize=3)
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_ylabel(label, fontsize=10)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.locator_params(axis="x", nbins=5)
+    axes.tick_params(labelsize=9)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def main() -> int:
+    """The command: print the table over seeds, and write it with every job's own table."""
+    parser = argparse.ArgumentParser(prog="python -m rkd.report", description="Tables from result files.")
+    parser.add_argument("folders", nargs="+", type=Path, help="job folders, or folders above them")
+    parser.add_argument("--output", type=Path, default=Path("report.md"), help="Markdown file (default: report.md)")
+    arguments = parser.parse_args()
+    paths = sorted({path for folder in arguments.folders for path in folder.rglob(RESULT_FILE)})
+    if not paths:
+        parser.error(f"no {RESULT_FILE} under {', '.join(map(str, arguments.folders))}; `python run.py` writes one.")
+    results = [read_result(path) for path in paths]
+    try:
+        table = seeds_table(results)
+    except ValueError as error:
+        parser.error(str(error))
+    sections = ["# Results", table, "# Each job", *(final_table_markdown(result) for result in results)]
+    arguments.output.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    print(table)
+    print(f"\nWritten to {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

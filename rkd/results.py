@@ -1,0 +1,160 @@
+"""What one job leaves behind: `result.json`, the only thing that tables and figures are made from.
+
+In: counts and outcomes of the stages. Out: frozen records and their JSON form. Fractions are in [0, 1] here; only
+`rkd.report` prints percent. n: questions of a test set.
+"""
+
+import dataclasses
+import json
+import os
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+RESULT_FILE = "result.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CategoryResult:
+    """Accuracy on the n questions of one category."""
+
+    n: int
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TestSetResult:
+    """One model on one test set: `outcomes`, `answers` and `question_ids` have n entries, in the same order.
+
+    `interval_low` and `interval_high` bound the 95 % interval of `accuracy`; `pass_at_8` is None where only the greedy
+    response was drawn; an entry of `answers` is None where none could be extracted. `share_truncated` counts responses
+    cut at the length limit.
+    """
+
+    __test__ = False  # by its name pytest would take it for a test class
+
+    test_set: str
+    n: int
+    correct: int
+    accuracy: float
+    interval_low: float
+    interval_high: float
+    pass_at_8: float | None
+    outcomes: list[bool]
+    answers: list[str | None]
+    question_ids: list[str]
+    share_without_answer: float
+    share_truncated: float
+    by_category: dict[str, CategoryResult] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.outcomes), len(self.answers), len(self.question_ids), self.n}
+        if len(lengths) != 1 or sum(self.outcomes) != self.correct:
+            raise ValueError(
+                f"{self.test_set}: n={self.n}, correct={self.correct} do not fit {len(self.outcomes)} outcomes "
+                f"({sum(self.outcomes)} of them true), {len(self.answers)} answers, {len(self.question_ids)} ids."
+            )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelResult:
+    """One role of the table (teacher, student few-shot, SFT, Ours, …) on every test set, the main one first."""
+
+    role: str
+    test_sets: dict[str, TestSetResult]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two roles on the same questions: how many only the first, only the second got right.
+
+    `difference` is the first's accuracy minus the second's, `p_value` that of McNemar's exact test, two-sided.
+    """
+
+    first: str
+    second: str
+    test_set: str
+    only_first: int
+    only_second: int
+    difference: float
+    p_value: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunResult:
+    """One job. `counts`: queries, samples, pairs, dropped, …; `costs`: for each stage `seconds`, and tokens if any.
+
+    `failure` is the reason why the job ended early, None for a finished one; `created` is an ISO 8601 time.
+    """
+
+    row: str
+    seed: int
+    config: dict[str, Any]
+    revision: str | None
+    versions: dict[str, str]
+    counts: dict[str, int | float]
+    costs: dict[str, dict[str, int | float]]
+    models: list[ModelResult]
+    comparisons: list[Comparison]
+    failure: str | None
+    created: str
+
+
+def write_result(result: RunResult, folder: Path) -> Path:
+    """Write `folder/result.json`, beside first and then renamed, so that a reader never meets half a file.
+
+    Raises:
+        ValueError: a number is not finite; name it None or leave it out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RESULT_FILE
+    text = json.dumps(dataclasses.asdict(result), ensure_ascii=False, allow_nan=False, indent=1)
+    beside = folder / f".{RESULT_FILE}.{os.getpid()}"
+    try:
+        beside.write_text(text + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def read_result(path: Path) -> RunResult:
+    """Read a `result.json`, or the one in the folder given.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it has other fields than these records, or is no JSON.
+    """
+    file = path / RESULT_FILE if path.is_dir() else path
+    if not file.is_file():
+        present = sorted(child.name for child in file.parent.glob("*")) if file.parent.is_dir() else []
+        raise FileNotFoundError(
+            f"{file} is not there (present: {', '.join(present) or 'nothing'}). Give the folder of one job, or the "
+            "result.json that `python run.py` wrote at its end."
+        )
+    try:
+        return _from_json(RunResult, json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{file} is no result file of this version ({error}). Run its job again: finished stages are reused."
+        ) from error
+
+
+_Kind = TypeVar("_Kind")
+
+
+def _from_json(kind: type[_Kind], value: Any) -> _Kind:
+    """Build `kind` from JSON by its annotations: records, lists and dictionaries of records; anything else stays."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if unknown := sorted(set(value) - set(hints)):
+            raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}")
+        return kind(**{name: _from_json(hints[name], item) for name, item in value.items()})
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is list and not isinstance(arguments[0], types.UnionType):
+        return [_from_json(arguments[0], item) for item in value]
+    if origin in (dict, Mapping):
+        return {key: _from_json(arguments[1], item) for key, item in value.items()}
+    return value

@@ -1,0 +1,206 @@
+import gzip
+import json
+import re
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rkd.answers import answers_match, canonical_number, extract_answer
+
+MODELS = ["6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Step 1: 3 × 4 = 12.\nThe answer is 12.", "12"),
+        ("The answer is 50%.", "50"),
+        ("The answer is $1,000.50 per year.", "1000.5"),
+        ("the answer is <203>.", "203"),
+        ("The answer is -7 degrees", "-7"),
+        ("The answer is −$7.", "-7"),
+        ("The answer is +3", "3"),
+        ("The answer is .5", "0.5"),
+        ("The answer is 0.50", "0.5"),
+        ("The answer is 007", "7"),
+        ("The answer is -0", "0"),
+        ("The answer is 3/4 of a cup.", "3/4"),
+        ("The answer is 6/8.", "3/4"),
+        ("The answer is 10/5.", "2"),
+        ("The answer is 1 1/2 cups.", "3/2"),
+        ("The answer is 1½.", "3/2"),
+        ("The answer is 1e-3", "0.001"),
+        ("The answer is 2.5 million people.", "2500000"),
+        ("The answer is $3 \\times 10^8$ m/s", "300000000"),
+        ("The answer is $\\frac{3}{4}$.", "3/4"),
+        ("So \\boxed{2\\frac{1}{2}}", "5/2"),
+        ("So \\boxed{1{,}000}.", "1000"),
+        ("The answer is approximately 12 apples", "12"),
+        ("The answer is x = 5", "5"),
+        ("The answer is 3 + 4 = 7.", "7"),
+        ("The answer to the question is 12.", "12"),
+        ("**Answer:** 5", "5"),
+        ("#### 1,234", "1234"),
+        ("It is 9 * 2.\nA: 18", "18"),
+        ("It is <<9*2=18>>18.\nThe answer is $<<9*2=18>>18.", "18"),
+    ],
+)
+def test_a_stated_number_is_read_in_canonical_form(text, answer):
+    assert extract_answer(text, "gsm8k") == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Step 1: 3 × 4 = 12.",
+        "She has 12 apples and 5 pears.",
+        "The answer is unknown.",
+        "The answer is not 5.",
+        "The answer isn't 5.",
+        "A: Let's break this down step by step!\nStep 1: 2 + 2 = 4.",
+        "The answer is 5/0.",
+        "The answer is 3 + 4",
+        "The answer is between 5-6",
+        "The answer is 10:30.",
+        "The answer is 1.2.3",
+        "The answer is 2x",
+        "The answer is " + "9" * 41,
+        "The answer is " + "9" * 5000,
+        "The answer is 1e40",  # 41 digits
+        "The answer is ٣",
+    ],
+)
+def test_a_text_without_a_readable_stated_answer_has_none(text):
+    assert extract_answer(text, "gsm8k") is None
+
+
+def test_the_last_stated_number_counts():
+    assert extract_answer("The answer is 5. No: the answer is 6. I hope the answer is clear.", "gsm8k") == "6"
+
+
+def test_an_unreadable_last_number_is_not_replaced_by_an_earlier_one():
+    assert extract_answer("The answer is 5. The answer is 6 + 1", "gsm8k") is None
+
+
+def test_the_answer_to_a_question_the_model_went_on_with_is_not_taken():
+    assert extract_answer("The answer is 5.\n\nQ: What is 3 + 4?\nA: The answer is 7.", "gsm8k") == "5"
+    assert extract_answer("Step 1: 2 + 3 = 5.\nQ: What is 3 + 4?\nA: The answer is 7.", "gsm8k") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("It rises. The answer is (C).", "C"),
+        ("The answer is C", "C"),
+        ("The answer is (c).", "C"),
+        ("The answer is: **(D)**", "D"),
+        ("\\boxed{\\text{(J)}}", "J"),
+        ("The answer is option (B).", "B"),
+        ("The answer is (A). No, the answer is (B).", "A"),
+        ("The answer is (K).", None),
+        ("The answer is Bob.", None),
+        ("The answer is not among the choices. I think of C.", None),
+        ("(A) is wrong, so it is B", None),
+        ("", None),
+    ],
+)
+def test_the_first_stated_letter_is_read_and_none_guessed(text, letter):
+    assert extract_answer(text, "mmlu_pro") == letter
+    assert extract_answer(text, "mini_choice") == letter
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "is_match"),
+    [
+        ("3/4", "0.75", True),
+        ("1000", "1,000.00", True),
+        ("203", "203.0", True),
+        ("1/3", "0.3333", True),  # 1/3 − 0.3333 = 3.3e-5 < 1e-4
+        ("1/3", "0.33", False),
+        ("1/3", "0.334", False),  # 6.7e-4
+        ("2.9999999999999996", "3", True),
+        ("2.5", "2.50001", True),
+        ("2.5", "2.51", False),
+        ("5", "5.01", False),
+        ("0.0001", "0.0002", False),
+        ("5", "-5", False),
+        (None, "5", False),
+        (None, None, False),
+        ("five", "five", False),
+    ],
+)
+def test_numbers_match_by_value_in_either_order(a, b, is_match):
+    assert answers_match(a, b, "gsm8k") is is_match
+    assert answers_match(b, a, "gsm8k") is is_match
+
+
+def test_letters_match_when_equal_and_none_matches_nothing():
+    assert answers_match("C", "C", "mmlu_pro")
+    assert not answers_match("C", "D", "mmlu_pro")
+    assert not answers_match(None, None, "mmlu_pro")
+
+
+@given(st.integers(-(10**12), 10**12))
+def test_every_integer_survives_its_thousands_separators(number):
+    assert extract_answer(f"The answer is {number:,}.", "gsm8k") == str(number)
+
+
+@given(st.integers(-(10**6), 10**6), st.integers(1, 10**6))
+def test_every_fraction_matches_itself_before_and_after_reading(over, under):
+    answer = extract_answer(f"The answer is {over}/{under}.", "gsm8k")
+    assert answers_match(answer, f"{over}/{under}", "gsm8k")
+
+
+PIECES = st.sampled_from(
+    ["The answer is ", "answer", "####", "\\boxed{", "\nA: ", "\nQ: ", "(C)", "1,000", "1/2", "\\frac{1}", "e9", "10^"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(PIECES, st.text(max_size=5), st.from_regex(r"[-−+$.,/ 0-9]{1,9}", fullmatch=True))))
+def test_any_text_gives_none_or_an_answer_that_reads_as_itself(pieces):
+    text = "".join(pieces)
+    number, letter = extract_answer(text, "gsm8k"), extract_answer(text, "mmlu_pro")
+    assert number is None or re.fullmatch(r"-?\d+(\.\d+|/\d+)?", number)
+    assert number is None or canonical_number(number) == number
+    assert letter is None or letter in "ABCDEFGHIJ"
+
+
+HOSTILE = ["answer is ", "answer to ", "####", "\\boxed{", "A: 1 ", "1,", "1 ", "((", " ", "\n", "answer is 1+1=", "<<"]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+@pytest.mark.parametrize("dataset", ["gsm8k", "mmlu_pro"])
+def test_a_hundred_kilobytes_take_under_fifty_milliseconds(piece, dataset):
+    text = "The answer is " + piece * (100_000 // len(piece)) + " 5"
+    seconds = []
+    for _ in range(5):  # the fastest of five: other work on the machine is no fault of the pattern
+        start = time.process_time()
+        extract_answer(text, dataset)
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 0.05
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_recorded_correctness_of_real_gsm8k_solutions_is_reproduced(shared_data, model):
+    rows = [json.loads(line) for line in (shared_data / "gsm8k" / "model_solutions.jsonl").open(encoding="utf-8")]
+    gold = [extract_answer(row["ground_truth"], "gsm8k") for row in rows]
+    answers = [extract_answer(row[model]["solution"], "gsm8k") for row in rows]
+    is_right = [answers_match(answer, truth, "gsm8k") for answer, truth in zip(answers, gold, strict=True)]
+    assert is_right == [row[model]["is_correct"] for row in rows]
+
+
+@pytest.mark.parametrize("model", ["8b", "70b"])
+def test_recorded_predictions_of_mmlu_pro_are_reproduced_wherever_an_answer_is_stated(shared_data, model):
+    with gzip.open(shared_data / "mmlu_pro" / f"outputs_llama31_{model}_instruct.jsonl.gz", "rt") as file:
+        rows = [json.loads(line) for line in file]
+    is_stated = re.compile(r"answer is \(?[A-J]")
+    stated = [row for row in rows if is_stated.search(row["model_output"])]
+    agreed = sum(extract_answer(row["model_output"], "mmlu_pro") == row["pred"] for row in stated)
+    assert agreed / len(stated) > 0.999
+    # Elsewhere the recording takes the last capital letter of the text, or G; no answer is stated, and none is read.
+    unstated = [row["model_output"] for row in rows if not is_stated.search(row["model_output"])]
+    assert [text for text in unstated if extract_answer(text, "mmlu_pro") is not None] == []
