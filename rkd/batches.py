@@ -49,7 +49,7 @@ class ResponseBatch:
 
     def rows_of(self, indices: Tensor) -> Tensor:
         """The rows of the responses to the prompts at `indices`."""
-        group = torch.arange(self.group_size)
+        group = torch.arange(self.group_size, device=indices.device)
         return (indices[:, None] * self.group_size + group).flatten()
 
 

@@ -54,12 +54,13 @@ class LocalGenerator:
         for start in range(0, len(order), per_batch):
             chosen = order[start : start + per_batch]
             batch = self.sample([queries[i] for i in chosen], [prompts[i] for i in chosen], sampling, seed)
-            texts = self.texts(batch)
             finished = self.is_finished(batch)
-            for row, text in enumerate(texts):
+            for row, generated in enumerate(self._decoded(batch)):
                 index, sample_index = chosen[row // sampling.samples_per_query], row % sampling.samples_per_query
-                query = queries[index]
-                responses[index].append(Response(query.id, self.name, sample_index, text, finished[row]))
+                text = self.prompt.response_text(generated)
+                # A response that goes on to the next question is complete, whether or not that was cut.
+                is_finished = finished[row] or (self.prompt.stop != "" and self.prompt.stop in generated)
+                responses[index].append(Response(queries[index].id, self.name, sample_index, text, is_finished))
             self.progress(len(chosen))
         return responses
 
@@ -90,16 +91,19 @@ class LocalGenerator:
 
     def texts(self, batch: ResponseBatch) -> list[str]:
         """The decoded responses, cut where the next question would begin."""
-        decoded = self.tokenizer.batch_decode(batch.response_ids, skip_special_tokens=True)
-        return [self.prompt.response_text(text) for text in decoded]
+        return [self.prompt.response_text(generated) for generated in self._decoded(batch)]
 
     def is_finished(self, batch: ResponseBatch) -> list[bool]:
         """Whether each response came to its end-of-sequence token."""
         eos = (batch.response_ids == self.tokenizer.eos_token_id) & batch.response_mask
         return eos.any(1).tolist()
 
+    def _decoded(self, batch: ResponseBatch) -> list[str]:
+        return self.tokenizer.batch_decode(batch.response_ids, skip_special_tokens=True)
 
-@torch.inference_mode()
+
+# Not inference_mode: its tensors cannot be saved for backward, and a policy is trained on what is sampled here.
+@torch.no_grad()
 def sample_tokens(
     model: PreTrainedModel,
     prompt_ids: Tensor,
@@ -140,12 +144,14 @@ def sample_tokens(
     attention = torch.ones((rows, prompt_width + limit), dtype=torch.long, device=prompt_ids.device)
     attention[:, :prompt_width] = prompt_mask.repeat_interleave(samples, 0)
     tokens = torch.full((rows, limit), pad_id, dtype=torch.long, device=prompt_ids.device)
+    mask = torch.zeros((rows, limit), dtype=torch.bool, device=prompt_ids.device)
     row_of = torch.arange(rows, device=prompt_ids.device)
     is_open = torch.ones(rows, dtype=torch.bool, device=prompt_ids.device)
     for step in range(limit):
         noise = None if uniforms is None else uniforms[row_of, step]
         chosen = choose(logits, sampling, noise)
         tokens[row_of, step] = torch.where(is_open, chosen, pad_id)
+        mask[row_of, step] = is_open
         is_open = is_open & (chosen != eos_id)
         finished = len(is_open) - int(is_open.sum())
         if step + 1 == limit or finished == len(is_open):
@@ -163,7 +169,6 @@ def sample_tokens(
             use_cache=True,
         ).logits[:, -1]
     model.train(was_training)
-    mask = tokens != pad_id
     longest = max(1, int(mask.sum(1).max()))
     return tokens[:, :longest], mask[:, :longest]
 

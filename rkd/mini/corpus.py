@@ -1,7 +1,7 @@
 """The text that mini models are pretrained on: arithmetic, stories, short problems and solved problems.
 
 A corpus is an endless stream of `Document`s drawn from a seed by a mixture; `rkd.pretrain` renders and packs them. Only
-plans of the training split are told, so no text holds a validation, test or unseen problem.
+plans of the split `pretrain` are told, so no text holds a problem that a model is trained or tested on later.
 """
 
 import dataclasses
@@ -13,14 +13,72 @@ from importlib import resources
 
 import yaml
 
-from rkd.mini.math import MEN, WOMEN, Operation, Story, _apply, draw_story, draw_style, tell, write_response, written
+from rkd.mini.math import LARGEST_VALUE, MEN, WOMEN, Number, Operation, apply, draw_story, draw_style, tell, write_response, written
 
-PLACES = "garden park shop school box basket kitchen store room barn house library yard office".split()
-THINGS = (
-    "apples oranges books pencils marbles stamps cookies cards flowers shells balloons bottles stickers eggs toys "
-    "peaches candies coins crayons bananas roses shirts cupcakes seashells dogs cats chairs tomatoes pens muffins "
-    "trees fish ducks blocks ribbons tickets photos hats plates games kites onions nuts potatoes lemons notebooks"
-).split()
+PLACES = [
+    "garden",
+    "park",
+    "shop",
+    "school",
+    "box",
+    "basket",
+    "kitchen",
+    "store",
+    "room",
+    "barn",
+    "house",
+    "library",
+    "yard",
+    "office",
+]
+THINGS = [
+    "apples",
+    "oranges",
+    "books",
+    "pencils",
+    "marbles",
+    "stamps",
+    "cookies",
+    "cards",
+    "flowers",
+    "shells",
+    "balloons",
+    "bottles",
+    "stickers",
+    "eggs",
+    "toys",
+    "peaches",
+    "candies",
+    "coins",
+    "crayons",
+    "bananas",
+    "roses",
+    "shirts",
+    "cupcakes",
+    "seashells",
+    "dogs",
+    "cats",
+    "chairs",
+    "tomatoes",
+    "pens",
+    "muffins",
+    "trees",
+    "fish",
+    "ducks",
+    "blocks",
+    "ribbons",
+    "tickets",
+    "photos",
+    "hats",
+    "plates",
+    "games",
+    "kites",
+    "onions",
+    "nuts",
+    "potatoes",
+    "lemons",
+    "notebooks",
+]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,21 +106,17 @@ def stream(mixture: Mapping[str, float], seed: int) -> Iterator[Document]:
 
 def arithmetic(rng: random.Random) -> Document:
     """Six equations of one operation, in the head or worked out."""
-    return Document(None, "\n".join(_equation(rng) + "." for _ in range(6)))
+    return Document(None, "\n".join(_equation(rng) for _ in range(6)))
 
 
 def expressions(rng: random.Random) -> Document:
     """Four equations of two operations, as joined steps need them."""
-    lines = []
-    while len(lines) < 4:
-        operations = _draw_operations(rng, 2)
-        lines.append(write_response(operations, "joined").splitlines()[0].partition(": ")[2])
-    return Document(None, "\n".join(lines))
+    return Document(None, "\n".join(_expression(rng) for _ in range(4)))
 
 
 def story(rng: random.Random) -> Document:
     """A story without its question."""
-    plan = draw_story(rng, "train", 1, 5)
+    plan = draw_story(rng, "pretrain", 1, 5)
     told = tell(dataclasses.replace(plan, distractor=None), "").question
     return Document(None, told.partition(plan.sentences[-1].wording.partition("{")[0] or " ")[0].strip() or told)
 
@@ -87,13 +141,13 @@ def short_problem(rng: random.Random) -> Document:
 
 def simple_problem(rng: random.Random) -> Document:
     """A mini_math story of one or two operations, written step by step."""
-    problem = tell(draw_story(rng, "train", 1, 2), "")
+    problem = tell(draw_story(rng, "pretrain", 1, 2), "")
     return Document(problem.question, write_response(problem.operations, rng.choice(["steps", "worked"])))
 
 
 def problem(rng: random.Random) -> Document:
     """A mini_math problem, solved in the style of its family's textbook."""
-    told = tell(draw_story(rng, "train"), "")
+    told = tell(draw_story(rng, "pretrain"), "")
     return Document(told.question, write_response(told.operations, draw_style(rng, told.family)))
 
 
@@ -114,56 +168,65 @@ def _short_problems() -> tuple[tuple[str, str], ...]:
 
 
 def _equation(rng: random.Random) -> str:
-    (operation,) = _draw_operations(rng, 1)
+    left = _amount(rng)
     style = "worked" if rng.random() < 0.4 else "steps"
-    return write_response((operation,), style).splitlines()[0].partition(": ")[2].rstrip(".")
+    return _first_line((_draw_operation(rng, left, None),), style)
 
 
-def _draw_operations(rng: random.Random, count: int) -> tuple[Operation, ...]:
-    """Operations with the number ranges of stories: taken from a training story where two are linked."""
-    while True:
-        plan: Story = draw_story(rng, "train", 1, 5, distractor_share=0)
-        operations = tell(plan, "").operations
-        start = rng.randrange(len(operations))
-        chosen = operations[start : start + count]
-        if len(chosen) < count:
-            continue
-        if count == 1:
-            return (dataclasses.replace(chosen[0], left_from=None, right_from=None),)
-        if start in (chosen[1].left_from, chosen[1].right_from):
-            shift = {start: 0}
-            return (
-                dataclasses.replace(chosen[0], left_from=None, right_from=None),
-                dataclasses.replace(
-                    chosen[1], left_from=shift.get(chosen[1].left_from), right_from=shift.get(chosen[1].right_from)
-                ),
-            )
+def _expression(rng: random.Random) -> str:
+    first = _draw_operation(rng, _amount(rng), None)
+    if rng.random() < 0.3:  # a product that is added or taken away, as several packs at once are
+        product = _draw_operation(rng, rng.randint(2, 12), None, symbol="×")
+        value = _amount(rng) + (product.result if rng.random() < 0.5 else 0)
+        symbol = "-" if value > product.result and rng.random() < 0.5 else "+"
+        return _first_line((product, Operation(symbol, value, product.result, apply(symbol, value, product.result), None, 0)), "joined")
+    return _first_line((first, _draw_operation(rng, first.result, 0)), "joined")
 
 
-def _short_numbers(rng: random.Random, formula: str) -> dict[str, Fraction]:
-    def amount() -> Fraction:
-        whole = Fraction(rng.choice([rng.randint(1, 12), rng.randint(2, 30), rng.randint(10, 60), rng.randint(10, 100)]))
-        return whole
+def _draw_operation(rng: random.Random, left: int, made_by: int | None, symbol: str | None = None) -> Operation:
+    """left ∘ some number, with a positive whole result in the range that stories have."""
+    divisors = [number for number in range(2, 11) if left % number == 0 and number < left]
+    kinds = ["+", "-", "×"] if left <= LARGEST_VALUE // 2 else ["+", "-"]
+    symbol = symbol or rng.choice([*kinds, "÷", "÷"] if divisors else kinds)
+    match symbol:
+        case "+":
+            right = _amount(rng)
+        case "-":
+            right = min(_amount(rng), max(1, left - 1))
+        case "×":
+            right = rng.randint(2, max(2, min(12, LARGEST_VALUE // left)))
+        case _:
+            right = rng.choice(divisors)
+    return Operation(symbol, left, right, apply(symbol, left, right), made_by)
 
-    numbers = {"a": amount(), "b": amount(), "c": amount()}
+
+def _amount(rng: random.Random) -> int:
+    return rng.randint(*rng.choice([(2, 12), (2, 40), (10, 99), (20, LARGEST_VALUE)]))
+
+
+def _first_line(operations: tuple[Operation, ...], style: str) -> str:
+    return write_response(operations, style).splitlines()[0].partition(": ")[2]
+
+
+def _short_numbers(rng: random.Random, formula: str) -> dict[str, Number]:
+    sizes = [(1, 12), (2, 30), (10, 60), (10, 100)]
+    numbers: dict[str, Number] = {letter: rng.randint(*rng.choice(sizes)) for letter in "abc"}
     if "÷ b" in formula:
-        numbers["b"] = Fraction(rng.randint(2, 12))
+        numbers["b"] = rng.randint(2, 12)
         numbers["a"] = numbers["b"] * rng.randint(2, 15)
-    if "÷ c" in formula:
-        numbers["c"] = Fraction(rng.randint(2, 10))
+    elif "÷ c" in formula:
+        numbers["c"] = rng.randint(2, 10)
         numbers["a"] = numbers["c"] * rng.randint(2, 15) - numbers["b"] % numbers["c"]
-    if "×" in formula:
-        numbers["b"] = Fraction(rng.randint(2, 12))
-        if "c" in formula and "b × c" in formula:
-            numbers["c"] = Fraction(rng.randint(2, 15))
-        else:
-            numbers["a"] = Fraction(rng.randint(2, 20))
-    elif "÷" not in formula and rng.random() < 0.08:
-        numbers = {key: number + Fraction(rng.randint(1, 9), 10) for key, number in numbers.items()}
+    elif "b × c" in formula:
+        numbers["b"], numbers["c"] = rng.randint(2, 12), rng.randint(2, 15)
+    elif "×" in formula:
+        numbers["a"], numbers["b"] = rng.randint(2, 20), rng.randint(2, 12)
+    elif rng.random() < 0.08:
+        numbers = {letter: number + Fraction(rng.randint(1, 9), 10) for letter, number in numbers.items()}
     return numbers
 
 
-def _evaluate(formula: str, numbers: dict[str, Fraction]) -> tuple[Operation, ...]:
+def _evaluate(formula: str, numbers: dict[str, Number]) -> tuple[Operation, ...]:
     operations: list[Operation] = []
     for part in formula.split("; "):
         left, symbol, right = part.split(" ")
@@ -174,7 +237,7 @@ def _evaluate(formula: str, numbers: dict[str, Fraction]) -> tuple[Operation, ..
                 symbol,
                 known[left],
                 known[right],
-                _apply(symbol, known[left], known[right]),
+                apply(symbol, known[left], known[right]),
                 previous if left == "v" else None,
                 previous if right == "v" else None,
             )

@@ -14,14 +14,26 @@ import dataclasses
 import functools
 import random
 import zlib
+from collections.abc import Sequence
 from fractions import Fraction
 from importlib import resources
 from typing import Any
 
 import yaml
 
+from rkd.records import Query
+
+# Whole numbers stay `int`: with `Fraction` for all, drawing text would take longer than training on it.
+Number = int | Fraction
+
 STYLES = ("joined", "steps", "worked")
-SPLIT_SHARES = {"train": range(8), "validation": range(8, 9), "test": range(9, 10), "unseen": range(10)}
+SPLIT_SHARES = {
+    "pretrain": range(5),
+    "train": range(5, 8),
+    "validation": range(8, 9),
+    "test": range(9, 10),
+    "unseen": range(10),
+}
 LARGEST_VALUE = 200
 
 WOMEN = "Ada Anna Clara Dora Ella Emma Eva Grace Ida Iris Julia Kate Lena Lily Maria Mia Nina Nora Olga Rosa Ruth Sara"
@@ -64,9 +76,9 @@ class Operation:
     """left ∘ right = result; `left_from` and `right_from` are the indices of the operations that made the operands."""
 
     symbol: str
-    left: Fraction
-    right: Fraction
-    result: Fraction
+    left: Number
+    right: Number
+    result: Number
     left_from: int | None = None
     right_from: int | None = None
 
@@ -77,7 +89,7 @@ class Sentence:
 
     kind: str
     wording: str
-    numbers: tuple[Fraction, ...]
+    numbers: tuple[Number, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,7 +129,7 @@ def families() -> dict[str, dict[str, Any]]:
     return yaml.safe_load(resources.files("rkd.mini").joinpath("families.yaml").read_text(encoding="utf-8"))
 
 
-def written(number: Fraction) -> str:
+def written(number: Number) -> str:
     """A number as problems print it: whole or decimal."""
     return str(number.numerator) if number.denominator == 1 else f"{float(number):g}"
 
@@ -148,7 +160,9 @@ def tell(story: Story, problem_id: str, category: str | None = None) -> MathProb
         told.insert(story.distractor_place, _fill(story.distractor, slots))
     operations = solve(story.sentences)
     answer = written(operations[-1].result)
-    return MathProblem(problem_id, story.family, " ".join(told), operations, answer, category or f"{len(operations)}_steps")
+    return MathProblem(
+        problem_id, story.family, " ".join(told), operations, answer, category or f"{len(operations)}_steps"
+    )
 
 
 def solve(sentences: tuple[Sentence, ...]) -> tuple[Operation, ...]:
@@ -162,7 +176,7 @@ def solve(sentences: tuple[Sentence, ...]) -> tuple[Operation, ...]:
             if operations:
                 operands["last"] = (operations[-1].result, len(operations) - 1)
             (left_value, left_from), (right_value, right_from) = operands[left], operands[right]
-            result = _apply(symbol, left_value, right_value)
+            result = apply(symbol, left_value, right_value)
             operations.append(Operation(symbol, left_value, right_value, result, left_from, right_from))
         if CHANGES[sentence.kind]:
             value, made_by = operations[-1].result, len(operations) - 1
@@ -186,7 +200,7 @@ def draw_style(rng: random.Random, family: str) -> str:
 
 
 def generate_split(split: str, size: int, seed: int) -> list[MathProblem]:
-    """`size` different problems of a split (train, validation, test, unseen).
+    """`size` different problems of a split (pretrain, train, validation, test, unseen).
 
     Raises:
         ValueError: there is no such split.
@@ -199,6 +213,11 @@ def generate_split(split: str, size: int, seed: int) -> list[MathProblem]:
         problem = tell(draw_story(rng, split), f"mini_math-{split}-{seed}-{len(problems)}")
         problems.setdefault(problem.question, problem)
     return list(problems.values())
+
+
+def queries(split: str, size: int, seed: int) -> list[Query]:
+    """`generate_split` as queries that carry their gold answer; `rkd.data` strips it where it must not be seen."""
+    return [Query(p.id, "mini_math", p.question, p.answer, p.category) for p in generate_split(split, size, seed)]
 
 
 def _try_story(rng: random.Random, family_name: str, steps: int, distractor_share: float) -> Story | None:
@@ -215,27 +234,33 @@ def _try_story(rng: random.Random, family_name: str, steps: int, distractor_shar
         kind = rng.choice([kind for kind in family["events"] if len(CHANGES[kind]) <= left])
         event_kinds.append(kind)
         left -= len(CHANGES[kind])
-    if left < 0:
+    names_friend_twice = question_kind == "excess" and opening_kind in ("more", "fewer", "times")
+    if left < 0 or names_friend_twice:
         return None
     sentences: list[Sentence] = []
     for part, kind in [("opening", opening_kind), *(("events", k) for k in event_kinds), ("question", question_kind)]:
-        value = solve(tuple(sentences))[-1].result if any(CHANGES[s.kind] for s in sentences) else None
-        if value is None and sentences:
-            value = sentences[0].numbers[0]
-        numbers = _draw_numbers(rng, kind, None if value is None else int(value))
+        numbers = draw_numbers(rng, kind, value_after(sentences))
         if numbers is None:
             return None
-        sentences.append(Sentence(kind, rng.choice(family[part][kind]), tuple(Fraction(n) for n in numbers)))
+        sentences.append(Sentence(kind, rng.choice(family[part][kind]), numbers))
     distractor, place = None, 0
     if rng.random() < distractor_share:
         pool = UNSEEN_DISTRACTORS if family.get("unseen", False) else DISTRACTORS
-        distractor = Sentence("total", rng.choice(pool), (Fraction(rng.randint(3, 60)),))
+        distractor = Sentence("total", rng.choice(pool), (rng.randint(3, 60),))
         place = rng.randrange(len(sentences))
     pronoun = "she" if is_woman else "he"
     return Story(family_name, name, friend, pronoun, rng.choice(family["items"]), tuple(sentences), distractor, place)
 
 
-def _draw_numbers(rng: random.Random, kind: str, value: int | None) -> tuple[int, ...] | None:
+def value_after(sentences: Sequence[Sentence]) -> int | None:
+    """The running value once these sentences are told; None before the first."""
+    if not sentences:
+        return None
+    operations = solve(tuple(sentences))
+    return int(operations[-1].result if operations else sentences[0].numbers[0])
+
+
+def draw_numbers(rng: random.Random, kind: str, value: int | None) -> tuple[int, ...] | None:
     """The numbers of a sentence, given the running value; None when the kind is impossible here."""
     small, count = rng.randint(2, 9), rng.randint(2, 12)
     amount = rng.randint(2, 20) if rng.random() < 0.5 else rng.randint(10, 50)
@@ -281,7 +306,8 @@ def _fill(sentence: Sentence, slots: dict[str, str]) -> str:
     return sentence.wording.format(**slots, **numbers)
 
 
-def _apply(symbol: str, left: Fraction, right: Fraction) -> Fraction:
+def apply(symbol: str, left: Number, right: Number) -> Number:
+    """left ∘ right for one of + - × ÷."""
     match symbol:
         case "+":
             return left + right
@@ -290,7 +316,8 @@ def _apply(symbol: str, left: Fraction, right: Fraction) -> Fraction:
         case "×":
             return left * right
         case _:
-            return left / right
+            quotient = Fraction(left) / right
+            return quotient.numerator if quotient.denominator == 1 else quotient
 
 
 def _infix(operation: Operation) -> str:

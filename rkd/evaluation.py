@@ -1,0 +1,163 @@
+"""Stage 8, evaluation (paper D, section 4.1: temperature 0): a model and labelled test queries enter, results leave.
+
+Accuracy is the share of greedy responses whose answer matches the label; n: questions of a test set.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rkd.answers import answers_match, extract_answer
+from rkd.protocols import Sampling, TextGenerator
+from rkd.records import PseudoLabel, Query, Response
+from rkd.results import CategoryResult, Comparison, ModelResult, TestSetResult
+from rkd.statistics import paired_comparison, pass_at_k, wilson_interval
+
+PASS_AT = 8  # the k that results and tables name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """How a model is tested.
+
+    Args:
+        max_response_tokens: tokens of the model's tokenizer.
+        pass_at_k_samples: samples per query for pass@8, at least 8; 0 leaves pass@8 out.
+        pass_at_k_temperature: of these samples; the papers give none, 0.7 is paper D's for the student.
+        max_pass_at_k_queries: at most so many queries for pass@8, the same for every model and seed; None takes all.
+    """
+
+    max_response_tokens: int
+    pass_at_k_samples: int = PASS_AT
+    pass_at_k_temperature: float = 0.7
+    max_pass_at_k_queries: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.pass_at_k_samples != 0 and self.pass_at_k_samples < PASS_AT:
+            raise ValueError(
+                f"evaluation.pass_at_k_samples={self.pass_at_k_samples}: pass@{PASS_AT} needs at least {PASS_AT} "
+                "samples; 0 leaves it out."
+            )
+        if self.pass_at_k_temperature <= 0 or (
+            self.max_pass_at_k_queries is not None and self.max_pass_at_k_queries < 1
+        ):
+            raise ValueError(
+                f"evaluation.pass_at_k_temperature={self.pass_at_k_temperature} must be above 0, "
+                f"max_pass_at_k_queries={self.max_pass_at_k_queries} at least 1, or null for all."
+            )
+
+    def evaluate(
+        self, generator: TextGenerator, queries: Sequence[Query], seed: int, *, test_set: str
+    ) -> TestSetResult:
+        """The result on one test set; `seed` is for the samples of pass@8 alone.
+
+        Raises:
+            ValueError: there is no query, or one has no gold answer.
+        """
+        without = [query.id for query in queries if query.gold_answer is None]
+        if without or not queries:
+            raise ValueError(
+                f"test set {test_set}: {len(without)} of {len(queries)} queries have no gold answer "
+                f"(first: {without[0] if without else 'no query at all'}). Evaluate on `Data.test_sets()`."
+            )
+        greedy = Sampling(0.0, 1, self.max_response_tokens)
+        responses = [own[0] for own in generator.generate(queries, greedy, seed)]
+        answers = [_answer(query, response) for query, response in zip(queries, responses, strict=True)]
+        outcomes = [_is_right(query, answer) for query, answer in zip(queries, answers, strict=True)]
+        n, correct = len(outcomes), sum(outcomes)
+        low, high = wilson_interval(correct, n)
+        return TestSetResult(
+            test_set=test_set,
+            n=n,
+            correct=correct,
+            accuracy=correct / n,
+            interval_low=low,
+            interval_high=high,
+            pass_at_8=self._pass_at_8(generator, queries, seed),
+            outcomes=outcomes,
+            answers=answers,
+            question_ids=[query.id for query in queries],
+            share_without_answer=answers.count(None) / n,
+            share_truncated=sum(not response.is_finished for response in responses) / n,
+            by_category=_by_category(queries, outcomes),
+        )
+
+    def _pass_at_8(self, generator: TextGenerator, queries: Sequence[Query], seed: int) -> float | None:
+        if self.pass_at_k_samples == 0:
+            return None
+        # A fixed seed: two rows are compared on the same questions.
+        order = np.random.default_rng(0).permutation(len(queries))
+        asked = [queries[i] for i in sorted(order[: self.max_pass_at_k_queries])]
+        sampling = Sampling(self.pass_at_k_temperature, self.pass_at_k_samples, self.max_response_tokens)
+        estimates = [
+            pass_at_k(len(own), sum(_is_right(query, _answer(query, response)) for response in own), PASS_AT)
+            for query, own in zip(asked, generator.generate(asked, sampling, seed), strict=True)
+        ]
+        return sum(estimates) / len(estimates)
+
+
+def accuracy(
+    generator: TextGenerator, queries: Sequence[Query], labels: Sequence[PseudoLabel], *, max_response_tokens: int
+) -> float:
+    """The share of greedy responses that answer as y* does, over the queries that have a label: for validation.
+
+    Raises:
+        ValueError: no query has a label.
+    """
+    labelled = [pair for pair in zip(queries, labels, strict=True) if pair[1].answer is not None]
+    if not labelled:
+        raise ValueError(
+            f"none of {len(queries)} validation queries has a label: lower `labels.threshold`, or raise "
+            "`dataset.max_validation_queries`."
+        )
+    asked = [query for query, _ in labelled]
+    responses = generator.generate(asked, Sampling(0.0, 1, max_response_tokens), seed=0)
+    right = sum(
+        answers_match(_answer(query, own[0]), label.answer, query.dataset)
+        for (query, label), own in zip(labelled, responses, strict=True)
+    )
+    return right / len(labelled)
+
+
+def compare(first: ModelResult, second: ModelResult, test_set: str) -> Comparison:
+    """Two roles on the questions of one test set, by McNemar's exact test.
+
+    Raises:
+        KeyError: a role has no result on that test set.
+        ValueError: the two were tested on other questions, or in another order.
+    """
+    a, b = first.test_sets[test_set], second.test_sets[test_set]
+    if a.question_ids != b.question_ids:
+        raise ValueError(
+            f"{first.role} and {second.role} were not tested on the same questions of {test_set}: "
+            "compare results with equal `dataset` and `evaluation` settings."
+        )
+    paired = paired_comparison(a.outcomes, b.outcomes)
+    return Comparison(
+        first=first.role,
+        second=second.role,
+        test_set=test_set,
+        only_first=paired.only_a,
+        only_second=paired.only_b,
+        difference=paired.difference,
+        p_value=paired.p_value,
+    )
+
+
+def _answer(query: Query, response: Response) -> str | None:
+    return extract_answer(response.text, query.dataset)
+
+
+def _is_right(query: Query, answer: str | None) -> bool:
+    return answers_match(answer, query.gold_answer, query.dataset)
+
+
+def _by_category(queries: Sequence[Query], outcomes: Sequence[bool]) -> dict[str, CategoryResult]:
+    """The accuracy within each category, by its name; queries without a category are in none."""
+    by_category: dict[str, list[bool]] = defaultdict(list)
+    for query, outcome in zip(queries, outcomes, strict=True):
+        if query.category is not None:
+            by_category[query.category].append(outcome)
+    return {name: CategoryResult(len(own), sum(own) / len(own)) for name, own in sorted(by_category.items())}

@@ -1,0 +1,254 @@
+"""Stage 2, labels (paper D, section 3, Eq. 1 and 2): queries and responses enter, pseudo-labels and scores leave.
+
+Lists run in parallel: `responses[i]`, `labels[i]` and `scored[i]` belong to `queries[i]`. A gold answer is read in two
+places only: by `GoldLabels`, which says so in its name, and by `label_statistics`, which evaluates labels made before.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from rkd.answers import answers_match, extract_answer
+from rkd.records import PseudoLabel, Query, Response, ScoredResponse
+
+CONSENSUS_BINS = 10
+
+
+class Labels(Protocol):
+    """Who makes y*; `uses_gold` says whether the queries must carry their gold answers."""
+
+    uses_gold: ClassVar[bool]
+
+    def label(self, queries: Sequence[Query], responses: Sequence[Sequence[Response]]) -> list[PseudoLabel]:
+        """One label for each query."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MajorityVote:
+    """The label is what most responses answer: Eq. 1.
+
+        y* = argmax_y Σ_i 1[y_i = y],    p* = Σ_i 1[y_i = y*] / n,    no label where p* < threshold
+
+    n counts all responses of the pass: one without an answer votes for none, and still divides.
+
+    Args:
+        threshold: sh, a share of votes in (0, 1].
+    """
+
+    uses_gold: ClassVar[bool] = False
+
+    threshold: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"labels.threshold={self.threshold}: a share of votes, above 0 and at most 1.")
+
+    def label(self, queries: Sequence[Query], responses: Sequence[Sequence[Response]]) -> list[PseudoLabel]:
+        """y* and p* of each query; `answer` is the first of its canonical forms in order of sampling."""
+        _check_responses(queries, responses)
+        return [self._vote(query, own) for query, own in zip(queries, responses, strict=True)]
+
+    def _vote(self, query: Query, responses: Sequence[Response]) -> PseudoLabel:
+        votes = _votes([extract_answer(response.text, query.dataset) for response in responses], query.dataset)
+        if not votes:
+            return PseudoLabel(query.id, None, 0.0)
+        # A tie goes to the first in order of sampling: the paper does not say, a random choice would hang on the seed.
+        winner = max(votes, key=votes.__getitem__)
+        consensus = votes[winner] / len(responses)
+        return PseudoLabel(query.id, winner if consensus >= self.threshold else None, consensus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldLabels:
+    """The label is the gold answer: for rows that the papers train with labels."""
+
+    uses_gold: ClassVar[bool] = True
+
+    def label(self, queries: Sequence[Query], responses: Sequence[Sequence[Response]]) -> list[PseudoLabel]:
+        """The gold answer of each query, with consensus 1; the responses do not matter.
+
+        Raises:
+            ValueError: a query carries no gold answer.
+        """
+        _check_responses(queries, responses)
+        _check_gold(queries, "labels=gold", "Use `labels=vote`, or take the queries with `labelled=True`.")
+        return [PseudoLabel(query.id, query.gold_answer, 1.0) for query in queries]
+
+
+def two_pass(
+    labels: Labels,
+    queries: Sequence[Query],
+    first: Sequence[Sequence[Response]],
+    second_pass: Callable[[list[Query]], list[list[Response]]],
+) -> tuple[list[PseudoLabel], list[list[Response]]]:
+    """Label each query by its first pass, or, where that has no consensus, by its second pass alone.
+
+    Args:
+        first: the first-pass responses to each query.
+        second_pass: draws the second-pass responses to the queries it is given; called only if there are any.
+
+    Returns:
+        The labels, and the responses of both passes to each query, in order of sampling.
+    """
+    final = labels.label(queries, first)
+    responses = [list(own) for own in first]
+    undecided = [index for index, label in enumerate(final) if label.answer is None]
+    if not undecided:
+        return final, responses
+    asked_again = [queries[index] for index in undecided]
+    second = second_pass(asked_again)
+    for index, label, own in zip(undecided, labels.label(asked_again, second), second, strict=True):
+        if own:  # without a second pass the first one's consensus stands
+            final[index] = label
+            responses[index].extend(own)
+    return final, responses
+
+
+def score(
+    queries: Sequence[Query], responses: Sequence[Sequence[Response]], labels: Sequence[PseudoLabel]
+) -> list[list[ScoredResponse]]:
+    """ℓ = 1[y = y*] of each response, 0.0 where it has no answer, None where the query has no label.
+
+    Raises:
+        ValueError: the three lists do not belong to the same queries.
+    """
+    _check_responses(queries, responses)
+    _check_ids(queries, [label.query_id for label in labels])
+    return [
+        [_score(query, response, label) for response in own]
+        for query, own, label in zip(queries, responses, labels, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorrectResponses:
+    """The teaching set of `Ours` and `Ours w/o R`: D_TeachCan, the responses with ℓ = ℓ* (Eq. 2).
+
+    Args:
+        best_score: ℓ*, 1 for verifiable tasks, 5 for open-ended ones.
+        responses_per_query: at most so many different texts, the first in order of sampling; None takes all.
+    """
+
+    best_score: float = 1.0
+    responses_per_query: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_limit(self.responses_per_query)
+
+    def select(self, scored: Sequence[Sequence[ScoredResponse]]) -> list[list[ScoredResponse]]:
+        """The responses to train on, for each query; equal texts of a query are trained on once."""
+        return [
+            _distinct([one for one in own if one.score == self.best_score], self.responses_per_query) for own in scored
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllResponses:
+    """The teaching set of `SFT`: the teacher's first-pass responses, unfiltered, right or wrong, labelled or not.
+
+    Args:
+        first_pass_samples: samples per query of the first pass; later ones are left out. None takes both passes.
+        responses_per_query: at most so many different texts, the first in order of sampling; None takes all.
+    """
+
+    first_pass_samples: int | None = None
+    responses_per_query: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_limit(self.responses_per_query)
+
+    def select(self, scored: Sequence[Sequence[ScoredResponse]]) -> list[list[ScoredResponse]]:
+        """The responses to train on, for each query; equal texts of a query are trained on once."""
+        limit = self.first_pass_samples
+        return [
+            _distinct(
+                [one for one in own if limit is None or one.response.sample_index < limit], self.responses_per_query
+            )
+            for own in scored
+        ]
+
+
+def label_statistics(labels: Sequence[PseudoLabel], labelled_queries: Sequence[Query]) -> dict[str, Any]:
+    """How good the labels are, for the report alone: nothing that trains may see it.
+
+    Args:
+        labelled_queries: the queries with their gold answers, in the order of the labels.
+
+    Returns:
+        `queries`, their number; `share_without_label`; `precision`, the share of right ones among the labels given,
+        None if there is none; `consensus_histogram`, queries by p* in ten bins of width 0.1, 1 being in the last.
+
+    Raises:
+        ValueError: there is no query, one has no gold answer, or the labels belong to other queries.
+    """
+    if not labelled_queries:
+        raise ValueError("label statistics of no queries: pass the labelled copies of the training queries.")
+    _check_ids(labelled_queries, [label.query_id for label in labels])
+    _check_gold(labelled_queries, "label statistics", "Pass the labelled copies of the training queries.")
+    given = [(label, query) for label, query in zip(labels, labelled_queries, strict=True) if label.answer is not None]
+    right = sum(answers_match(label.answer, query.gold_answer, query.dataset) for label, query in given)
+    histogram = [0] * CONSENSUS_BINS
+    for label in labels:
+        histogram[min(int(label.consensus * CONSENSUS_BINS), CONSENSUS_BINS - 1)] += 1
+    return {
+        "queries": len(labels),
+        "share_without_label": (len(labels) - len(given)) / len(labels),
+        "precision": right / len(given) if given else None,
+        "consensus_histogram": histogram,
+    }
+
+
+def _votes(answers: Sequence[str | None], dataset: str) -> dict[str, int]:
+    """Votes by answer, in order of first appearance; an answer stands for all later ones that match it."""
+    votes: dict[str, int] = {}
+    stands_for: dict[str, str] = {}
+    for answer in answers:
+        if answer is None:
+            continue
+        if answer not in stands_for:
+            stands_for[answer] = next((seen for seen in votes if answers_match(seen, answer, dataset)), answer)
+        votes[stands_for[answer]] = votes.get(stands_for[answer], 0) + 1
+    return votes
+
+
+def _score(query: Query, response: Response, label: PseudoLabel) -> ScoredResponse:
+    answer = extract_answer(response.text, query.dataset)
+    verdict = None if label.answer is None else float(answers_match(answer, label.answer, query.dataset))
+    return ScoredResponse(response, answer, verdict)
+
+
+def _distinct(scored: Sequence[ScoredResponse], limit: int | None) -> list[ScoredResponse]:
+    first_of: dict[str, ScoredResponse] = {}
+    for one in scored:
+        first_of.setdefault(one.response.text, one)
+    return list(first_of.values())[:limit]
+
+
+def _check_limit(responses_per_query: int | None) -> None:
+    if responses_per_query is not None and responses_per_query < 1:
+        raise ValueError(f"responses_per_query={responses_per_query}: must be at least 1, or null for all.")
+
+
+def _check_gold(queries: Sequence[Query], who: str, what_to_do: str) -> None:
+    without = [query.id for query in queries if query.gold_answer is None]
+    if without:
+        raise ValueError(
+            f"{who} needs gold answers: {len(without)} of {len(queries)} queries have none (first: {without[0]}). "
+            + what_to_do
+        )
+
+
+def _check_responses(queries: Sequence[Query], responses: Sequence[Sequence[Response]]) -> None:
+    # A query without responses keeps its place: it has no first response to name the query.
+    _check_ids(queries, [own[0].query_id if own else query.id for query, own in zip(queries, responses, strict=True)])
+
+
+def _check_ids(queries: Sequence[Query], ids: Sequence[str]) -> None:
+    expected = [query.id for query in queries]
+    if list(ids) != expected:
+        place = next((i for i, (a, b) in enumerate(zip(expected, ids, strict=False)) if a != b), "the end")
+        raise ValueError(
+            f"{len(ids)} labels or response lists do not belong to the {len(expected)} queries: they differ at "
+            f"{place}. Pass them in the order of the queries."
+        )

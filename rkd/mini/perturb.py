@@ -1,0 +1,188 @@
+"""mini_math_plus: problems of mini_math perturbed in the eight ways of GSM-Plus, for tests only.
+
+A story enters, a `MathProblem` with the perturbation as its category leaves. A problem with missing information has no
+answer: its `answer` is None.
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable
+from fractions import Fraction
+
+from rkd.mini.math import (
+    CHANGES,
+    DISTRACTORS,
+    UNSEEN_DISTRACTORS,
+    MathProblem,
+    Number,
+    Operation,
+    Sentence,
+    Story,
+    apply,
+    draw_numbers,
+    draw_story,
+    families,
+    solve,
+    tell,
+    value_after,
+    written,
+)
+from rkd.records import Query
+
+CHANGEABLE = ("given", "sum", "more", "gain", "loss")
+REPHRASED = (
+    "Here is a riddle. {story}",
+    "{story} Think before you answer.",
+    "Please find out the following. {story}",
+)
+
+
+def generate(size: int, seed: int) -> list[MathProblem]:
+    """`size` perturbed problems, the eight ways in turn, each of a story of the test split."""
+    rng = random.Random(f"mini_math_plus {seed}")
+    ways = list(PERTURBATIONS.items())
+    problems: dict[str, MathProblem] = {}
+    while len(problems) < size:
+        category, perturb = ways[len(problems) % len(ways)]
+        problem = perturb(draw_story(rng, "test", distractor_share=0), rng)
+        if problem is not None:
+            named = dataclasses.replace(problem, id=f"mini_math_plus-{seed}-{len(problems)}", category=category)
+            problems.setdefault(named.question, named)
+    return list(problems.values())
+
+
+def queries(split: str, size: int, seed: int) -> list[Query]:
+    """`generate` as queries; a question without an answer has `gold_answer` None.
+
+    Raises:
+        ValueError: the split is not `test`: nothing is trained on perturbed problems.
+    """
+    if split != "test":
+        raise ValueError(f"mini_math_plus has no split {split!r}: it is for tests only, train on mini_math.")
+    return [Query(p.id, "mini_math_plus", p.question, p.answer, p.category) for p in generate(size, seed)]
+
+
+def substitute_numbers(story: Story, rng: random.Random) -> MathProblem | None:
+    """Other numbers of the same size."""
+    sentences: list[Sentence] = []
+    for sentence in story.sentences:
+        numbers = draw_numbers(rng, sentence.kind, value_after(sentences))
+        if numbers is None:
+            return None
+        sentences.append(dataclasses.replace(sentence, numbers=numbers))
+    return tell(dataclasses.replace(story, sentences=tuple(sentences)), "")
+
+
+def expand_digits(story: Story, rng: random.Random) -> MathProblem | None:
+    """One number gets a digit more."""
+    return _with_changed_number(story, rng, lambda number: number + 100 * rng.randint(1, 9), decimals=0)
+
+
+def convert_to_decimal(story: Story, rng: random.Random) -> MathProblem | None:
+    """One whole number becomes a decimal."""
+    return _with_changed_number(story, rng, lambda number: number + Fraction(1, 2), decimals=1)
+
+
+def add_operation(story: Story, rng: random.Random) -> MathProblem | None:
+    """One more event before the question."""
+    *told, question = story.sentences
+    kind = rng.choice(list(families()[story.family]["events"]))
+    numbers = draw_numbers(rng, kind, value_after(told))
+    if numbers is None:
+        return None
+    wording = rng.choice(families()[story.family]["events"][kind])
+    event = Sentence(kind, wording, numbers)
+    return _told_if_sound(dataclasses.replace(story, sentences=(*told, event, question)), decimals=0)
+
+
+def reverse_operation(story: Story, rng: random.Random) -> MathProblem | None:  # noqa: ARG001
+    """The first number is hidden, the answer is told, and the hidden number is asked for."""
+    value, made_by = solve(story.sentences)[-1].result, None
+    asked = f'{_with_hidden_number(story, 0)} The answer to this is {written(value)}. How many is "some"?'
+    operations: list[Operation] = []
+    for sentence in reversed(story.sentences):
+        if not CHANGES[sentence.kind]:
+            continue
+        *asides, (symbol, left, right) = CHANGES[sentence.kind]
+        numbers = dict(zip("ab", sentence.numbers, strict=False))
+        side, side_from = numbers.get(left if right == "v" else right), None
+        for aside_symbol, aside_left, aside_right in asides:
+            side, side_from = apply(aside_symbol, numbers[aside_left], numbers[aside_right]), len(operations)
+            operations.append(Operation(aside_symbol, numbers[aside_left], numbers[aside_right], side))
+        if right == "v":  # r = a − v, so v = a − r
+            operations.append(Operation("-", side, value, side - value, side_from, made_by))
+        else:
+            inverse = {"+": "-", "-": "+", "×": "÷", "÷": "×"}[symbol]
+            operations.append(Operation(inverse, value, side, apply(inverse, value, side), made_by, side_from))
+        value, made_by = operations[-1].result, len(operations) - 1
+    return MathProblem("", story.family, asked, tuple(operations), written(story.sentences[0].numbers[0]), "")
+
+
+def rephrase(story: Story, rng: random.Random) -> MathProblem | None:
+    """Other wordings, another item and a frame around the story."""
+    family, last = families()[story.family], len(story.sentences) - 1
+    sentences = []
+    for place, sentence in enumerate(story.sentences):
+        part = "opening" if place == 0 else "question" if place == last else "events"
+        others = [wording for wording in family[part][sentence.kind] if wording != sentence.wording]
+        sentences.append(dataclasses.replace(sentence, wording=rng.choice(others or [sentence.wording])))
+    story = dataclasses.replace(story, sentences=tuple(sentences), items=rng.choice(family["items"]))
+    problem = tell(story, "")
+    return dataclasses.replace(problem, question=rng.choice(REPHRASED).format(story=problem.question))
+
+
+def insert_distractor(story: Story, rng: random.Random) -> MathProblem | None:
+    """A sentence with a number that has nothing to do with the question."""
+    wording = rng.choice(DISTRACTORS + UNSEEN_DISTRACTORS)
+    distractor = Sentence("total", wording, (rng.randint(3, 60),))
+    place = rng.randint(1, len(story.sentences) - 1)
+    return tell(dataclasses.replace(story, distractor=distractor, distractor_place=place), "")
+
+
+def remove_information(story: Story, rng: random.Random) -> MathProblem | None:
+    """A number that the answer needs is not told: the question cannot be answered."""
+    with_numbers = [place for place, sentence in enumerate(story.sentences) if sentence.numbers]
+    question = _with_hidden_number(story, rng.choice(with_numbers))
+    return MathProblem("", story.family, question, solve(story.sentences), None, "")
+
+
+PERTURBATIONS: dict[str, Callable[[Story, random.Random], MathProblem | None]] = {
+    "numerical substitution": substitute_numbers,
+    "digit expansion": expand_digits,
+    "integer-decimal-fraction conversion": convert_to_decimal,
+    "adding operation": add_operation,
+    "reversing operation": reverse_operation,
+    "problem understanding": rephrase,
+    "distractor insertion": insert_distractor,
+    "critical thinking": remove_information,
+}
+
+
+def _with_changed_number(
+    story: Story, rng: random.Random, change: Callable[[Number], Number], *, decimals: int
+) -> MathProblem | None:
+    places = [place for place, sentence in enumerate(story.sentences) if sentence.kind in CHANGEABLE]
+    if not places:
+        return None
+    place = rng.choice(places)
+    sentences = list(story.sentences)
+    first, *others = sentences[place].numbers
+    sentences[place] = dataclasses.replace(sentences[place], numbers=(change(first), *others))
+    return _told_if_sound(dataclasses.replace(story, sentences=tuple(sentences)), decimals=decimals)
+
+
+def _told_if_sound(story: Story, *, decimals: int) -> MathProblem | None:
+    """The problem, unless a result is not positive or does not end after so many decimals."""
+    if any(o.result <= 0 or (10**decimals * o.result).denominator != 1 for o in solve(story.sentences)):
+        return None
+    return tell(story, "")
+
+
+def _with_hidden_number(story: Story, place: int) -> str:
+    """The story's text with "some" for the first number of a sentence."""
+    sentence = story.sentences[place]
+    wording = sentence.wording.replace("{a}", "some") if "{a}" in sentence.wording else sentence.wording
+    shown = dataclasses.replace(sentence, wording=wording.replace("$some", "some dollars"))
+    sentences = (*story.sentences[:place], shown, *story.sentences[place + 1 :])
+    text = tell(dataclasses.replace(story, sentences=sentences), "").question
+    return text[:1].upper() + text[1:]

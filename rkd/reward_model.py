@@ -1,0 +1,254 @@
+"""Reward distillation, METHOD 2.6: the SFT student and preference pairs enter, a reward model's folder leaves.
+
+R is the student's backbone with one linear head on the response's last token, trained by Eq. 7 to 9. Its quality is the
+share of validation pairs that it ranks right, by kind of pair (Table 9). Shapes: B pairs, 2 B responses in the order
+chosen, rejected, chosen, ….
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+
+from rkd.losses import bradley_terry_loss, classification_loss
+from rkd.models import Scorer, load_tokenizer, new_scorer
+from rkd.pairs import PairBatch, TokenizedPair, collate_pairs, ranking_metrics, tokenize_pairs
+from rkd.prompts import PromptTemplate
+from rkd.records import Checkpoint, PreferencePair
+from rkd.training import (
+    KeepBest,
+    Training,
+    adamw,
+    check_optimization,
+    length_batches,
+    one_validation,
+    seeded,
+    training_loader,
+)
+
+# What the best validation can be chosen by, and which way is better.
+CRITERIA = {"right_over_wrong_accuracy": "max", "pair_accuracy": "max", "auc": "max", "loss": "min"}
+
+
+@dataclass(frozen=True, slots=True)
+class RewardModelReport:
+    """What a fit did: optimiser steps, pairs by use, and the metrics of the kept weights on the validation pairs."""
+
+    steps: int
+    pairs: int
+    dropped_too_long: int
+    validation_pairs: int
+    validation_dropped_too_long: int
+    validation: Mapping[str, float] = field(default_factory=dict)
+
+
+class RewardModelModule(LightningModule):
+    """R under Eq. 9; a validation is one call of `validate`, which returns named metrics."""
+
+    def __init__(
+        self, scorer: Scorer, settings: "RewardModel", validate: Callable[[Scorer], Mapping[str, float]] | None
+    ) -> None:
+        super().__init__()
+        self.scorer = scorer
+        self.settings = settings
+        self.validate = validate
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        rewards = self.scorer(batch.responses)  # (2 B,)
+        chosen, rejected = rewards[0::2], rewards[1::2]
+        losses = self.settings.losses(rewards, batch.is_correct)
+        self.log_dict({f"train/{name}": value for name, value in losses.items()})
+        self.log("train/pair_accuracy", (chosen > rejected).float().mean())
+        self.log("train/reward_mean", rewards.mean())
+        self.log("train/learning_rate", self.lr_schedulers().get_last_lr()[0])
+        return losses["loss"]
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
+        metrics = self.validate(self.scorer)
+        self.log_dict({f"validation/{name}": value for name, value in metrics.items()}, batch_size=1, sync_dist=True)
+
+    def configure_optimizers(self) -> dict:
+        return adamw(
+            self,
+            learning_rate=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            warmup_fraction=self.settings.warmup_fraction,
+            final_learning_rate_fraction=self.settings.final_learning_rate_fraction,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModel:
+    """Training of the reward model.
+
+    Args:
+        learning_rate: peak rate of AdamW.
+        epochs: passes over the pairs.
+        batch_size: pairs per optimiser step and device.
+        max_tokens: largest prompt + response, in tokens; a pair with a longer one is dropped and counted, never cut.
+        classification_weight: λ_cls of Eq. 9.
+        preference_weight: weight of L_pref: 1 in Eq. 9, 0 for the rows ORM-T and ORM-S (L_cls alone).
+        criterion: which validation metric decides what weights are kept, one of `CRITERIA`.
+        warmup_fraction: share of the steps in which the rate rises to its peak.
+        final_learning_rate_fraction: the rate falls along a half cosine to this share of its peak; 1 keeps it constant.
+        weight_decay: of matrices.
+        gradient_clip: largest norm of the gradient; None clips nothing.
+        validations_per_epoch: how often the validation pairs are ranked; the best weights are kept.
+        patience: validations without a better one before training stops; None trains all epochs.
+    """
+
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    max_tokens: int
+    classification_weight: float = 0.5
+    preference_weight: float = 1.0
+    criterion: str = "right_over_wrong_accuracy"
+    warmup_fraction: float = 0.0
+    final_learning_rate_fraction: float = 0.0
+    weight_decay: float = 0.0
+    gradient_clip: float | None = 1.0
+    validations_per_epoch: int = 1
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        check_optimization(
+            "reward_model",
+            learning_rate=self.learning_rate,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            max_tokens=self.max_tokens,
+            warmup_fraction=self.warmup_fraction,
+            final_learning_rate_fraction=self.final_learning_rate_fraction,
+            validations_per_epoch=self.validations_per_epoch,
+        )
+        weights = (self.preference_weight, self.classification_weight)
+        if min(weights) < 0 or not any(weights):
+            raise ValueError(
+                f"reward_model.preference_weight={weights[0]}, reward_model.classification_weight={weights[1]}: "
+                "neither may be negative, and one must be above 0."
+            )
+        if self.criterion not in CRITERIA:
+            raise ValueError(f"reward_model.criterion={self.criterion}: choose one of {', '.join(CRITERIA)}.")
+
+    def fit(
+        self,
+        sft: Checkpoint,
+        pairs: Sequence[PreferencePair],
+        validation_pairs: Sequence[PreferencePair],
+        *,
+        prompt: PromptTemplate,
+        training: Training,
+        logger: Logger | bool,
+        folder: Path,
+        seed: int,
+        highest_score: float = 1.0,
+    ) -> RewardModelReport:
+        """Train R on the pairs, and write model and tokenizer of the best validation to `folder`.
+
+        Args:
+            sft: the student that R starts from.
+            validation_pairs: of other queries; none keeps the last weights.
+            prompt: the one that the student is asked with.
+            highest_score: ℓ*: 1 where answers are verifiable, 5 where the teacher grades by the rubric.
+
+        Raises:
+            ValueError: no pair is left to train on, or no validation pair that `criterion` needs.
+        """
+        tokenizer = load_tokenizer(sft.folder)
+        train, dropped = tokenize_pairs(tokenizer, prompt, pairs, self.max_tokens, highest_score)
+        held_out, held_out_dropped = tokenize_pairs(tokenizer, prompt, validation_pairs, self.max_tokens, highest_score)
+        if not train:
+            raise ValueError(_nothing_left(len(pairs), self.max_tokens))
+        self._check_criterion(held_out)
+        best = KeepBest(f"validation/{self.criterion}", CRITERIA[self.criterion], folder, self.patience)
+        pad_id = tokenizer.pad_token_id
+        batches = length_batches(train, lambda pair: pair.longest_part, self.batch_size, seed)
+        with seeded(seed):
+            # Weights in float32 whatever the folder or device holds: small updates would vanish in bfloat16.
+            scorer = new_scorer(sft.folder).float()
+            scorer.model.config.pad_token_id = pad_id  # transformers finds a batch's last tokens by it
+            module = RewardModelModule(scorer, self, lambda scorer: self.evaluate(scorer, held_out, pad_id)).train()
+            trainer = training.trainer(
+                "reward_model",
+                logger=logger,
+                folder=folder,
+                max_epochs=self.epochs,
+                gradient_clip=self.gradient_clip,
+                callbacks=[best] if held_out else [],
+                val_check_interval=1 / self.validations_per_epoch,
+                shown_metrics=("train/loss", "train/pair_accuracy", best.metric),
+            )
+            loader = training_loader(batches, lambda batch: collate_pairs(batch, pad_id), seed)
+            trainer.fit(module, loader, one_validation() if held_out else None)
+        if trainer.is_global_zero:
+            best.restore(module)
+            scorer.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        names = {
+            name.removeprefix("validation/"): value
+            for name, value in best.metrics.items()
+            if name.startswith("validation/")
+        }
+        return RewardModelReport(trainer.global_step, len(train), dropped, len(held_out), held_out_dropped, names)
+
+    def losses(self, rewards: Tensor, is_correct: Tensor) -> dict[str, Tensor]:
+        """L of Eq. 9 as `loss`, and its two terms; `rewards`, `is_correct` (2 B,) in the order chosen, rejected, …."""
+        preference = bradley_terry_loss(rewards[0::2], rewards[1::2])
+        classification = classification_loss(rewards, is_correct)
+        loss = self.preference_weight * preference + self.classification_weight * classification
+        return {"loss": loss, "preference_loss": preference, "classification_loss": classification}
+
+    def evaluate(self, scorer: Scorer, pairs: Sequence[TokenizedPair], pad_id: int) -> dict[str, float]:
+        """Losses on the pairs, and everything in `ranking_metrics`."""
+        rewards = score_pairs(scorer, pairs, pad_id, self.batch_size)
+        is_correct = torch.tensor([pair.is_correct for pair in pairs])
+        losses = self.losses(rewards.flatten(), is_correct.flatten())
+        return {name: float(value) for name, value in losses.items()} | ranking_metrics(pairs, rewards)
+
+    def _check_criterion(self, held_out: Sequence[TokenizedPair]) -> None:
+        if held_out and self.criterion not in {"loss", *ranking_metrics(held_out, torch.zeros(len(held_out), 2))}:
+            raise ValueError(
+                f"reward_model.criterion={self.criterion} cannot be measured: none of the {len(held_out)} validation "
+                "pairs has a right and a wrong response. Take `python run.py reward_model.criterion=loss`, or more "
+                "validation queries, `python run.py dataset.max_validation_queries=null`."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoRewardModel:
+    """No learned reward: rows whose reinforcement learning, if any, needs none."""
+
+    def fit(self, *_: object, folder: Path, **__: object) -> RewardModelReport:
+        """Leave `folder` empty."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return RewardModelReport(0, 0, 0, 0, 0)
+
+
+@torch.no_grad()
+def score_pairs(scorer: Scorer, pairs: Sequence[TokenizedPair], pad_id: int, batch_size: int) -> Tensor:
+    """R of chosen and rejected, (B, 2) on the CPU, in the order of the pairs."""
+    device = next(scorer.parameters()).device
+    order = sorted(range(len(pairs)), key=lambda index: pairs[index].longest_part)
+    rewards = torch.empty(len(pairs), 2)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = collate_pairs([pairs[index] for index in rows], pad_id).to(device)
+        rewards[rows] = scorer(batch.responses).view(-1, 2).cpu()
+    return rewards
+
+
+def _nothing_left(given: int, max_tokens: int) -> str:
+    if given:
+        return (
+            f"reward_model: all {given} pairs are longer than reward_model.max_tokens={max_tokens} (prompt + longer "
+            f"response), none is left to train on. Raise it: `python run.py reward_model.max_tokens={2 * max_tokens}`."
+        )
+    return (
+        "reward_model: there is no pair to train on: each query's samples were all right or all wrong (Eq. 4). Draw "
+        "more of them, or take more queries: `python run.py dataset.max_training_queries=null`."
+    )

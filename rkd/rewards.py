@@ -1,0 +1,136 @@
+"""Rewards for reinforcement learning: queries and responses enter, one number per response and its parts leave.
+
+A `RewardFunction` is any callable of this shape (`rkd.protocols`); a user's own is a plain function named in the config.
+Shapes: B responses.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rkd.answers import answers_match, extract_answer
+from rkd.batches import collate, encode, encode_responses
+from rkd.models import Scorer
+from rkd.prompts import PromptTemplate
+from rkd.protocols import RewardFunction, Rewards
+from rkd.records import Query, Response
+
+
+@dataclass(frozen=True)
+class VerifiableReward:
+    """The extracted answer against a known one, a pseudo-label or the gold answer (paper J's VR).
+
+    Args:
+        labels: the answer to each query, by query id.
+        right, wrong, unanswered: the rewards of a right answer, a wrong one and none. Paper J's line of work gives
+            1, 0.1 and 0.
+    """
+
+    labels: Mapping[str, str]
+    right: float = 1.0
+    wrong: float = 0.1
+    unanswered: float = 0.0
+
+    def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+        """See `RewardFunction`."""
+        has_answer, agrees = _answers(queries, responses, self.labels)
+        reward = torch.where(agrees, self.right, torch.where(has_answer, self.wrong, self.unanswered))
+        return Rewards(reward, {"verifiable": reward})
+
+
+@dataclass(frozen=True)
+class LearnedReward:
+    """The scalar R(q, a) of a reward model (METHOD 2.6)."""
+
+    scorer: Scorer
+    tokenizer: PreTrainedTokenizerBase
+    prompt: PromptTemplate
+    batch_responses: int = 512
+
+    @torch.inference_mode()
+    def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+        """See `RewardFunction`; consecutive responses to one query share the reading of its prompt."""
+        scores = torch.zeros(len(responses))
+        for rows in _even_groups(queries, self.batch_responses):
+            prompts = encode(self.tokenizer, [self.prompt.render(queries[first]) for first in rows[0]])
+            flat = [row for group in zip(*rows, strict=True) for row in group]
+            texts = [responses[row].text for row in flat]
+            finished = [responses[row].is_finished for row in flat]
+            batch = collate(prompts, encode_responses(self.tokenizer, texts, finished), self.tokenizer.pad_token_id)
+            scores[flat] = self.scorer(batch.to(self.scorer.model.device)).cpu()
+        return Rewards(scores, {"learned": scores})
+
+
+def cap_at_zero(rewards: Tensor) -> Tensor:
+    """min(r, 0): the consistency penalty of Eq. 10."""
+    return rewards.clamp(max=0)
+
+
+def minus_one(rewards: Tensor) -> Tensor:
+    """r − 1: the variant "Minus" of paper D's appendix E.5."""
+    return rewards - 1
+
+
+def unchanged(rewards: Tensor) -> Tensor:
+    """r: no consistency check, the variant "None"."""
+    return rewards
+
+
+@dataclass(frozen=True)
+class ConsistencyCheck:
+    """Answer-existence and consistency checks around a reward: Eq. 10 of paper D.
+
+        −5 when no answer can be extracted;  penalty(r) when ŷ ≠ y*;  r otherwise
+
+    Args:
+        reward: the reward r that is checked.
+        labels: y* of each query, by query id.
+        penalty: what becomes of r when the answer contradicts y*.
+        unanswered: the reward of a response without an answer.
+    """
+
+    reward: RewardFunction
+    labels: Mapping[str, str] = field(repr=False)
+    penalty: Callable[[Tensor], Tensor] = cap_at_zero
+    unanswered: float = -5.0
+
+    def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+        """See `RewardFunction`."""
+        inner = self.reward(queries, responses)
+        has_answer, agrees = _answers(queries, responses, self.labels)
+        checked = torch.where(agrees, inner.total, self.penalty(inner.total))
+        total = torch.where(has_answer, checked, torch.full_like(checked, self.unanswered))
+        shares = {"answered": has_answer.float(), "consistent": agrees.float()}
+        return Rewards(total, {**inner.components, **shares})
+
+
+def _answers(
+    queries: Sequence[Query], responses: Sequence[Response], labels: Mapping[str, str]
+) -> tuple[Tensor, Tensor]:
+    """Whether each response has an answer, and whether it is the label; (B,) booleans."""
+    answers = [extract_answer(response.text, query.dataset) for query, response in zip(queries, responses, strict=True)]
+    agrees = [answers_match(a, labels[q.id], q.dataset) for a, q in zip(answers, queries, strict=True)]
+    return torch.tensor([answer is not None for answer in answers]), torch.tensor(agrees)
+
+
+def _even_groups(queries: Sequence[Query], batch_responses: int) -> list[list[list[int]]]:
+    """Batches of rows: batch[k][i] is the row of the k-th response to the batch's i-th query.
+
+    Runs of equal length are batched together, since a batch has the same number of responses for each prompt.
+    """
+    runs: list[list[int]] = []
+    for row, query in enumerate(queries):
+        if runs and queries[runs[-1][0]].id == query.id:
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    batches = []
+    for length in sorted({len(run) for run in runs}):
+        alike = [run for run in runs if len(run) == length]
+        per_batch = max(1, batch_responses // length)
+        for start in range(0, len(alike), per_batch):
+            batches.append([list(column) for column in zip(*alike[start : start + per_batch], strict=True)])
+    return batches

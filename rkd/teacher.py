@@ -1,0 +1,82 @@
+"""Stage 1, teacher generation (paper D, section 3, appendix): queries enter, the teacher's responses leave.
+
+Paper D: five samples at each of the temperatures 0, 0.1, 0.2, 0.3; a query left without consensus gets a second pass,
+five at each of 0.1, 0.2, …, 1.0. Which queries these are, the vote decides (`rkd.labels.two_pass`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rkd.protocols import Sampling, TextGenerator
+from rkd.records import Query, Response
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """One pass over the queries: so many samples at each temperature, in this order; temperature 0 is greedy."""
+
+    temperatures: Sequence[float]
+    samples_per_temperature: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "temperatures", tuple(map(float, self.temperatures)))
+        if not self.temperatures or len(set(self.temperatures)) < len(self.temperatures) or min(self.temperatures) < 0:
+            raise ValueError(f"temperatures={self.temperatures}: give at least one, each once, none below 0.")
+        if self.samples_per_temperature < 1:
+            raise ValueError(f"samples_per_temperature={self.samples_per_temperature}: must be at least 1.")
+
+    @property
+    def samples_per_query(self) -> int:
+        """Responses that each query gets in this pass."""
+        return len(self.temperatures) * self.samples_per_temperature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Teacher:
+    """The large model that answers the training queries.
+
+    Args:
+        name: recorded with each response.
+        first_pass: what every query gets.
+        second_pass: what a query without consensus gets on top; None leaves it out.
+        max_response_tokens: tokens of the teacher's tokenizer.
+    """
+
+    name: str
+    first_pass: Schedule
+    second_pass: Schedule | None
+    max_response_tokens: int
+
+    def first(self, generator: TextGenerator, queries: Sequence[Query], seed: int) -> list[list[Response]]:
+        """The first-pass responses to each query; `sample_index` counts them from 0 in order of sampling."""
+        return self._run(self.first_pass, 0, generator, queries, seed)
+
+    def second(self, generator: TextGenerator, queries: Sequence[Query], seed: int) -> list[list[Response]]:
+        """The second-pass responses, their `sample_index` going on where the first pass ended; [] without a pass."""
+        if self.second_pass is None:
+            return [[] for _ in queries]
+        return self._run(self.second_pass, self.first_pass.samples_per_query, generator, queries, seed)
+
+    def _run(
+        self, schedule: Schedule, first_index: int, generator: TextGenerator, queries: Sequence[Query], seed: int
+    ) -> list[list[Response]]:
+        responses: list[list[Response]] = [[] for _ in queries]
+        count = schedule.samples_per_temperature
+        for number, temperature in enumerate(schedule.temperatures):
+            # Greedy samples are one text: it is drawn once and has `count` votes.
+            distinct = count if temperature > 0 else 1
+            sampling = Sampling(temperature, distinct, self.max_response_tokens)
+            start = first_index + number * count
+            drawn = generator.generate(queries, sampling, _seed_of(seed, start))
+            for of_query, texts in zip(responses, drawn, strict=True):
+                of_query.extend(
+                    replace(texts[i % distinct], generator=self.name, sample_index=start + i) for i in range(count)
+                )
+        return responses
+
+
+def _seed_of(seed: int, sample_index: int) -> int:
+    """A seed for the samples from this index on: with one seed for all, two passes at 0.1 would draw the same texts."""
+    return int(np.random.SeedSequence([seed, sample_index]).generate_state(1)[0])

@@ -1,0 +1,423 @@
+"""Sampling, policies and scorers on tiny random models in float64, against `transformers` and against themselves.
+
+Token 0 is padding, token 1 ends a sequence.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from fakes import query
+from torch import Tensor
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rkd.batches import ResponseBatch, collate, encode_responses, pad
+from rkd.generation import LocalGenerator, choose, sample_tokens
+from rkd.mini.tokenizer import train_tokenizer
+from rkd.models import Policy, Scorer, load_causal_lm, load_scorer, load_tokenizer, new_scorer, response_states
+from rkd.prompts import PromptTemplate
+from rkd.protocols import Sampling
+
+PAD, EOS, VOCABULARY = 0, 1, 23
+PROMPTS = [[5, 6, 7], [8], [3, 4, 5, 6, 7, 9, 2], [2, 2], [10, 11]]
+RESPONSES = [[4, 5, 1], [6], [7, 8, 9, 10], [3, 1], [12, 13, 14]]
+SPECIAL = {"pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": None, "initializer_range": 0.5}
+
+Build = Callable[..., PreTrainedModel]
+
+
+def llama(kind: type = LlamaForCausalLM, vocabulary: int = VOCABULARY, **options: object) -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=96,
+        **SPECIAL,
+        **options,
+    )
+    return kind(config).double().eval()
+
+
+def gpt2(kind: type = GPT2LMHeadModel, vocabulary: int = VOCABULARY, **options: object) -> PreTrainedModel:
+    torch.manual_seed(7)  # of the first seeds the one whose greedy responses differ in length
+    config = GPT2Config(vocab_size=vocabulary, n_embd=16, n_layer=2, n_head=2, n_positions=96, **SPECIAL, **options)
+    return kind(config).double().eval()
+
+
+def llama_scorer() -> PreTrainedModel:
+    return llama(LlamaForSequenceClassification, num_labels=1)
+
+
+def gpt2_scorer() -> PreTrainedModel:
+    return gpt2(GPT2ForSequenceClassification, num_labels=1)
+
+
+both = pytest.mark.parametrize("build", [llama, gpt2])
+both_scorers = pytest.mark.parametrize("build", [llama_scorer, gpt2_scorer])
+
+
+def greedy(model: PreTrainedModel, prompts=PROMPTS, tokens: int = 30) -> tuple[ResponseBatch, Tensor]:
+    ids, mask = pad(prompts, PAD, left=True)
+    sampled = sample_tokens(model, ids, mask, Sampling(0.0, 1, tokens), uniforms=None, eos_id=EOS, pad_id=PAD)
+    return ResponseBatch(ids, mask, *sampled), sampled[1].sum(1)
+
+
+def close(actual: Tensor, expected: object, tolerance: float = 1e-7) -> None:
+    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), rtol=tolerance, atol=tolerance)
+
+
+# Sampling
+
+
+@both
+def test_greedy_decoding_is_that_of_transformers_token_for_token(build: Build):
+    model = build()
+    batch, lengths = greedy(model)
+    expected = model.generate(
+        input_ids=batch.prompt_ids,
+        attention_mask=batch.prompt_mask.long(),
+        max_new_tokens=30,
+        do_sample=False,
+        pad_token_id=PAD,
+        eos_token_id=EOS,
+    )[:, batch.prompt_ids.shape[1] :]
+    assert torch.equal(batch.response_ids, expected)
+    assert len(set(lengths.tolist())) > 2  # rows ended at different steps, so rows were dropped on the way
+
+
+@both
+def test_the_end_token_counts_and_nothing_behind_it_does(build: Build):
+    batch, lengths = greedy(build())
+    ended = 0
+    for tokens, mask, length in zip(batch.response_ids, batch.response_mask, lengths, strict=True):
+        assert mask.tolist() == [True] * length + [False] * (len(mask) - length)
+        assert EOS not in tokens[: length - 1]
+        assert (tokens[length:] == PAD).all()
+        ended += int(tokens[length - 1] == EOS)
+    assert ended > 0
+
+
+@both
+def test_a_sampled_padding_token_counts_as_a_token(build: Build):
+    # Noise 0 chooses the first token of the vocabulary, which is the padding token, at every step.
+    ids, mask = pad(PROMPTS[:2], PAD, left=True)
+    noise = torch.zeros((2, 4), dtype=torch.float64)
+    sampled, counts = sample_tokens(build(), ids, mask, Sampling(1.0, 1, 4), uniforms=noise, eos_id=EOS, pad_id=PAD)
+    assert (sampled == PAD).all()
+    assert counts.tolist() == [[True] * 4] * 2
+
+
+def test_dropout_is_off_while_sampling_and_the_training_mode_comes_back():
+    model = gpt2(resid_pdrop=0.5, embd_pdrop=0.5)
+    expected, _ = greedy(model)
+    model.train()
+    sampled, _ = greedy(model)
+    assert torch.equal(sampled.response_ids, expected.response_ids)
+    assert model.training
+
+
+@both
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_policy_can_be_trained_on_what_was_sampled(build: Build, samples: int):
+    model = build()
+    ids, mask = pad(PROMPTS, PAD, left=True)
+    noise = torch.rand((5 * samples, 6), dtype=torch.float64)
+    sampling = Sampling(1.0, samples, 6)
+    sampled = sample_tokens(model, ids, mask, sampling, uniforms=noise, eos_id=EOS, pad_id=PAD)
+    Policy(model)(ResponseBatch(ids, mask, *sampled)).logprobs.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+# The next token: probabilities 0.5, 0.3, 0.15, 0.05
+
+
+LOGITS = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+
+
+def chosen(noise: list[float], temperature: float = 1.0, **options: object) -> list[int]:
+    uniforms = torch.tensor(noise, dtype=torch.float64)
+    return choose(LOGITS.expand(len(noise), -1), Sampling(temperature, 1, 1, **options), uniforms).tolist()
+
+
+def test_a_token_is_drawn_where_the_noise_falls_in_the_distribution_function():
+    assert chosen([0.0, 0.49, 0.51, 0.79, 0.81, 0.94, 0.96, 0.999999]) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_temperature_sharpens_the_distribution():
+    # Temperature ½ squares: 0.25, 0.09, 0.0225, 0.0025 of 0.365, so the first has 0.6849, the first two 0.9315.
+    assert chosen([0.68, 0.69, 0.93, 0.94], temperature=0.5) == [0, 1, 1, 2]
+
+
+def test_top_k_keeps_the_k_likeliest_tokens():
+    # 0.5 and 0.3 of 0.8: the first has 0.625.
+    assert chosen([0.62, 0.63, 0.999999], top_k=2) == [0, 1, 1]
+    assert chosen([0.999999], top_k=1) == [0]
+    assert chosen([0.999999], top_k=9) == [3]
+
+
+def test_top_p_keeps_the_fewest_tokens_that_reach_p():
+    assert chosen([0.62, 0.63, 0.999999], top_p=0.75) == [0, 1, 1]
+    assert chosen([0.999999], top_p=0.45) == [0]
+    assert chosen([0.999999], top_p=0.85) == [2]
+
+
+def test_top_p_finds_the_likeliest_tokens_wherever_they_stand():
+    logits = torch.tensor([[0.05, 0.5, 0.15, 0.3]]).log().expand(3, -1)
+    noise = torch.tensor([0.0, 0.62, 0.999999], dtype=torch.float64)
+    assert choose(logits, Sampling(1.0, 1, 1, top_p=0.75), noise).tolist() == [1, 1, 3]
+
+
+def test_a_token_of_probability_zero_is_never_drawn():
+    logits = torch.tensor([[float("-inf"), 0.0, 0.0, float("-inf")]]).expand(3, -1)
+    noise = torch.tensor([0.0, 0.4, 1 - 1e-12], dtype=torch.float64)
+    assert choose(logits, Sampling(1.0, 1, 1), noise).tolist() == [1, 1, 2]
+
+
+# Generators
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return train_tokenizer(["What is two and two? The answer is 4.", "Q: 1 2 3 A: 4 5 6"] * 4, vocabulary_size=290)
+
+
+def generator(tokenizer: PreTrainedTokenizerBase, **options: object) -> LocalGenerator:
+    settings = {"prompt": PromptTemplate(template="Q: {question}\nA:"), **options}
+    return LocalGenerator("tiny", llama(vocabulary=len(tokenizer)), tokenizer, **settings)
+
+
+QUERIES = [query("a long question, longer than all others"), query("q"), query("three words here"), query("two words")]
+SAMPLING = Sampling(temperature=1.0, samples_per_query=3, max_response_tokens=12)
+
+
+def test_responses_come_in_the_order_of_the_queries_and_samples(tokenizer):
+    responses = generator(tokenizer, batch_responses=6).generate(QUERIES, SAMPLING, seed=0)
+    assert [[(one.query_id, one.sample_index) for one in own] for own in responses] == [
+        [(asked.id, index) for index in range(3)] for asked in QUERIES
+    ]
+
+
+def test_a_sample_does_not_depend_on_its_neighbours(tokenizer):
+    together = generator(tokenizer).generate(QUERIES, SAMPLING, seed=0)
+    in_pairs = generator(tokenizer, batch_responses=6).generate(QUERIES[::-1], SAMPLING, seed=0)[::-1]
+    alone = [generator(tokenizer).generate([asked], SAMPLING, seed=0)[0] for asked in QUERIES]
+    assert together == in_pairs == alone
+
+
+def test_more_samples_keep_the_first_ones(tokenizer):
+    more = Sampling(temperature=1.0, samples_per_query=5, max_response_tokens=12)
+    few = generator(tokenizer).generate(QUERIES, SAMPLING, seed=0)
+    assert [own[:3] for own in generator(tokenizer).generate(QUERIES, more, seed=0)] == few
+
+
+def test_samples_differ_from_each_other_and_by_seed(tokenizer):
+    first, second = (generator(tokenizer).generate(QUERIES, SAMPLING, seed) for seed in (0, 1))
+    texts = [one.text for own in first + second for one in own]
+    assert len(set(texts)) == len(texts)
+
+
+def test_no_queries_give_no_responses(tokenizer):
+    assert generator(tokenizer).generate([], SAMPLING, seed=0) == []
+
+
+def test_a_response_that_reaches_the_limit_is_not_finished(tokenizer):
+    responses = generator(tokenizer).generate(QUERIES, SAMPLING, seed=0)
+    assert not any(one.is_finished for own in responses for one in own)
+
+
+def test_a_response_that_goes_on_to_the_next_question_is_cut_there_and_finished(tokenizer):
+    ((whole,),) = generator(tokenizer).generate(QUERIES[:1], Sampling(1.0, 1, 12), seed=0)
+    stop = whole.text[4:7]
+    prompt = PromptTemplate(template="Q: {question}\nA:", stop=stop)
+    ((cut,),) = generator(tokenizer, prompt=prompt).generate(QUERIES[:1], Sampling(1.0, 1, 12), seed=0)
+    assert cut.text == whole.text[: whole.text.index(stop)].strip()
+    assert cut.is_finished
+    assert not whole.is_finished
+
+
+# Batches
+
+
+def test_prompts_are_padded_on_the_left_and_responses_on_the_right():
+    batch = collate([[5, 6], [7]], [[2], [3, 4]], PAD)
+    assert batch.prompt_ids.tolist() == [[5, 6], [0, 7]]
+    assert batch.response_ids.tolist() == [[2, 0], [3, 4]]
+    assert batch.prompt_mask.tolist() == [[True, True], [False, True]]
+    assert batch.response_mask.tolist() == [[True, False], [True, True]]
+
+
+def test_responses_that_cannot_be_shared_out_to_prompts_are_refused():
+    with pytest.raises(ValueError, match="3 responses cannot be shared out to 2 prompts"):
+        collate([[5], [6]], [[2], [3], [4]], PAD)
+
+
+def test_selected_prompts_come_with_their_responses_and_no_more_padding_than_these_need():
+    batch = collate([[5, 6, 7], [8]], [[2], [3], [4], [9, 9]], PAD).select_prompts(torch.tensor([1]))
+    assert batch.prompt_ids.tolist() == [[8]]
+    assert batch.response_ids.tolist() == [[4, 0], [9, 9]]
+    assert batch.group_size == 2
+
+
+def test_only_a_finished_response_ends_with_the_end_token(tokenizer):
+    finished, cut = encode_responses(tokenizer, ["4", "4"], [True, False])
+    assert finished == [*cut, tokenizer.eos_token_id]
+
+
+# Policies
+
+
+def expected_logprobs(model: PreTrainedModel, prompt: list[int], response: list[int]) -> Tensor:
+    """log π of one response without any padding, from the model's own logits."""
+    logits = model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1)[torch.arange(len(response)), response]
+
+
+@both
+def test_left_padded_prompts_give_the_log_probabilities_of_unpadded_ones(build: Build):
+    model = build()
+    logprobs = Policy(model)(collate(PROMPTS, RESPONSES, PAD)).logprobs
+    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        close(logprobs[row, : len(response)], expected_logprobs(model, prompt, response))
+
+
+@both
+def test_padding_changes_no_gradient(build: Build):
+    model = build()
+    batch = collate(PROMPTS, RESPONSES, PAD)
+    (Policy(model)(batch).logprobs * batch.response_mask).sum().backward()
+    padded = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    for prompt, response in zip(PROMPTS, RESPONSES, strict=True):
+        expected_logprobs(model, prompt, response).sum().backward()
+    for actual, parameter in zip(padded, model.parameters(), strict=True):
+        close(actual, parameter.grad)
+
+
+@both
+def test_a_shared_prompt_gives_the_states_and_gradients_of_separate_ones(build: Build):
+    model = build()
+    shared = collate(PROMPTS[:2], RESPONSES[:4], PAD)
+    separate = collate([PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[1]], RESPONSES[:4], PAD)
+    counts = torch.cat([torch.ones(4, 1, dtype=torch.bool), shared.response_mask], 1)[:, :, None]
+    states, gradients = [], []
+    for batch in (shared, separate):
+        model.zero_grad()
+        own = response_states(model.base_model, batch)
+        (own.pow(3) * counts).sum().backward()
+        states.append(own.detach() * counts)
+        gradients.append([p.grad.clone() for p in model.base_model.parameters()])
+    assert (shared.group_size, separate.group_size) == (2, 1)
+    close(*states)
+    for of_shared, of_separate in zip(*gradients, strict=True):
+        close(of_shared, of_separate, tolerance=1e-5)  # a Llama normalises in float32, whatever its weights are
+
+
+def test_entropy_is_that_of_the_distribution_a_token_was_chosen_from():
+    model = llama()
+    policy = Policy(model)
+    output = policy(collate(PROMPTS[:1], RESPONSES[:1], PAD), with_entropy=True)
+    logits = model(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1]
+    close(output.entropy[0, 0], -(logits.softmax(-1) * logits.log_softmax(-1)).sum())
+
+
+def test_the_value_head_starts_at_zero():
+    policy = Policy(llama().float(), has_value_head=True)
+    values = policy(collate(PROMPTS, RESPONSES, PAD)).values
+    assert values.shape == (5, 4)
+    assert (values == 0).all()
+
+
+# Scorers
+
+
+@both_scorers
+def test_a_reward_is_read_at_the_last_response_token_and_not_at_padding(build: Build):
+    model = build()
+    rewards = Scorer(model)(collate(PROMPTS, RESPONSES, PAD))
+    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        # Transformers reads its score at the last token of an unpadded sequence.
+        close(rewards[row], model(input_ids=torch.tensor([prompt + response])).logits.item())
+
+
+@both_scorers
+def test_what_stands_in_the_padding_does_not_matter_to_a_reward(build: Build):
+    batch = collate(PROMPTS, RESPONSES, PAD)
+    other = collate(PROMPTS, RESPONSES, 9)
+    assert not torch.equal(batch.response_ids, other.response_ids)
+    scorer = Scorer(build())
+    close(scorer(other), scorer(batch))
+
+
+@both_scorers
+def test_responses_to_one_prompt_get_the_rewards_of_separate_prompts(build: Build):
+    scorer = Scorer(build())
+    shared = scorer(collate(PROMPTS[:1], RESPONSES, PAD))
+    close(shared, scorer(collate(PROMPTS[:1] * 5, RESPONSES, PAD)))
+
+
+def test_a_new_reward_model_gives_every_response_zero(tmp_path):
+    llama().float().save_pretrained(tmp_path)
+    assert (new_scorer(tmp_path)(collate(PROMPTS, RESPONSES, PAD)) == 0).all()
+
+
+def test_a_saved_reward_model_gives_the_same_rewards(tmp_path):
+    scorer = Scorer(llama_scorer().float())
+    scorer.save_pretrained(tmp_path)
+    batch = collate(PROMPTS, RESPONSES, PAD)
+    close(load_scorer(tmp_path).float()(batch), scorer(batch))
+
+
+# Folders
+
+
+def test_a_missing_model_folder_says_what_to_give(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no model \(no config.json\)"):
+        load_causal_lm(tmp_path / "nothing")
+
+
+def test_weights_in_other_formats_are_refused(tmp_path):
+    llama().config.save_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="holds no safetensors file"):
+        load_causal_lm(tmp_path)
+
+
+def test_truncated_weights_are_refused(tmp_path):
+    llama().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="truncated"):
+        load_causal_lm(tmp_path)
+
+
+def saved(tokenizer: PreTrainedTokenizerBase, folder, pad_token: str | None) -> None:
+    llama().config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    changed = type(tokenizer).from_pretrained(folder)
+    changed.pad_token = pad_token
+    changed.save_pretrained(folder)
+
+
+def test_a_tokenizer_is_read_back_padding_on_the_left(tokenizer, tmp_path):
+    saved(tokenizer, tmp_path, tokenizer.pad_token)
+    assert load_tokenizer(tmp_path).padding_side == "left"
+
+
+@pytest.mark.parametrize("has_pad", [True, False])
+def test_a_padding_token_of_its_own_is_demanded(tokenizer, tmp_path, has_pad):
+    saved(tokenizer, tmp_path, tokenizer.eos_token if has_pad else None)
+    with pytest.raises(ValueError, match="has no padding token of its own"):
+        load_tokenizer(tmp_path)
