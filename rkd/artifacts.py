@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -118,7 +119,8 @@ def as_recipe(value: Any, where: str = "recipe") -> Any:
     """Plain JSON for a value, by explicit rules.
 
     A frozen dataclass becomes its fields, an object with a method `recipe()` what that returns, each with the class's
-    qualified name under `_target_`; tuples become lists, paths text, enums their value. `where` is the key path so far.
+    qualified name under `_target_`; a module's function becomes its dotted name, tuples become lists, paths text, enums
+    their value. `where` is the key path so far.
 
     Raises:
         TypeError: any other type, a key that is no text, or a number that is not finite; the message names the key.
@@ -141,6 +143,10 @@ def as_recipe(value: Any, where: str = "recipe") -> Any:
         return {str(key): as_recipe(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, type):
         raise TypeError(f"{where} is the class {_qualified_name(value)}: a recipe takes objects, or the name as text.")
+    if isinstance(value, types.FunctionType):
+        if "<" in value.__qualname__:
+            raise TypeError(f"{where} is {value.__qualname__}: a recipe names functions, so give one defined in a module.")
+        return f"{value.__module__}.{value.__qualname__}"
     if callable(getattr(value, "recipe", None)):
         return {"_target_": _qualified_name(type(value))} | as_recipe(value.recipe(), where)
     if dataclasses.is_dataclass(value) and value.__dataclass_params__.frozen:

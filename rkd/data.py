@@ -149,7 +149,8 @@ class Data:
 
     Args:
         name: the dataset as a table's column names it.
-        training: divided into training and validation queries.
+        training: divided into training and validation queries, unless `validation` is given.
+        validation: the validation queries of a dataset that has such a split.
         tests: by the name of each test set, in the order of the report.
         source: where stored rows come from (`hub` or a folder); the parts refer to it.
         validation_fraction: share of the training rows, in (0, 1), that becomes validation.
@@ -160,6 +161,7 @@ class Data:
     name: str
     training: QuerySource
     tests: Mapping[str, QuerySource]
+    validation: QuerySource | None = None
     source: str = HUB
     validation_fraction: float = 0.1
     split_seed: int = 0
@@ -197,7 +199,13 @@ class Data:
     @cached_property
     def _split(self) -> "_Split":
         queries = self.training.queries()
-        distinct = list({_question_key(query): query for query in reversed(queries)}.values())[::-1]  # keeps the first
+        first: dict[str, Query] = {}
+        for query in queries:
+            first.setdefault(_question_key(query), query)
+        distinct = list(first.values())
+        repeated = len(queries) - len(distinct)
+        if self.validation is not None:
+            return _Split(distinct, self.validation.queries(), repeated)
         held_out = max(1, round(len(distinct) * self.validation_fraction))
         if held_out >= len(distinct):
             raise ValueError(
@@ -208,7 +216,7 @@ class Data:
         return _Split(
             training=[distinct[i] for i in sorted(order[held_out:])],
             validation=[distinct[i] for i in sorted(order[:held_out])],
-            repeated=len(queries) - len(distinct),
+            repeated=repeated,
         )
 
 

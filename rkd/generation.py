@@ -5,20 +5,27 @@ each (query, sample) draws its noise from a seed of its own, so a response does 
 Q prompts of P tokens, B = Q × G responses of at most T tokens, V vocabulary.
 """
 
+import hashlib
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from rkd.batches import ResponseBatch, encode, pad
+from rkd.models import existing_model, load_causal_lm, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import Sampling
-from rkd.records import Query, Response
+from rkd.records import Checkpoint, Query, Response
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Rows are dropped once this share of the batch has finished: each drop copies the cache.
 FINISHED_SHARE = 0.2
@@ -230,3 +237,55 @@ def _uniforms(seed: int, query_id: str, sample_index: int, count: int) -> np.nda
     """The noise of one (query, sample): a Philox stream keyed by both and the seed."""
     key = np.random.SeedSequence([seed, zlib.crc32(query_id.encode()), sample_index])
     return np.random.Generator(np.random.Philox(key)).random(count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalModel:
+    """A model folder to sample from: the role of teacher or student in a config.
+
+    Args:
+        name: recorded with each response and printed in tables.
+        name_or_path: a folder in `save_pretrained` form, given from the current folder or from the repository's, or
+            else a name on the Hugging Face hub.
+        prompt: how queries are put to it.
+    """
+
+    name: str
+    name_or_path: str
+    prompt: PromptTemplate
+
+    def checkpoint(self) -> Checkpoint:
+        """The folder, and a digest of its weights and vocabulary."""
+        folder = self._folder()
+        sha = hashlib.sha256()
+        for file in sorted(folder.glob("*")):
+            if file.suffix in (".safetensors", ".json"):
+                sha.update(file.name.encode() + file.read_bytes())
+        return Checkpoint(folder, sha.hexdigest()[:16])
+
+    def _folder(self) -> Path:
+        for folder in (Path(self.name_or_path), REPOSITORY / self.name_or_path):
+            if folder.is_dir():
+                return existing_model(folder)
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name_or_path):
+            raise FileNotFoundError(
+                f"model {self.name}: there is no folder {self.name_or_path}. The mini models are made by "
+                "`python -m rkd.pretrain`; name a folder of yours with student.name_or_path= or teacher.name_or_path=."
+            )
+        try:
+            return Path(
+                snapshot_download(self.name_or_path, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"])
+            )
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"model {self.name}: {self.name_or_path} is no folder here and cannot be had from the hub ({error}). "
+                "Check the name, the network and your access to it."
+            ) from error
+
+
+def open_generator(
+    checkpoint: Checkpoint, prompt: PromptTemplate, name: str, progress: Callable[[int], None] = lambda _: None
+) -> LocalGenerator:
+    """A generator over the model of a checkpoint."""
+    model = load_causal_lm(checkpoint.folder)
+    return LocalGenerator(name, model, load_tokenizer(checkpoint.folder), prompt, progress=progress)

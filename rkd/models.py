@@ -33,7 +33,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         ValueError: padding and end of sequence are the same token: a padded response could then not be told from a
             finished one.
     """
-    tokenizer = AutoTokenizer.from_pretrained(_existing(folder), padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(existing_model(folder), padding_side="left")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise ValueError(
             f"the tokenizer of {folder} has no padding token of its own (pad={tokenizer.pad_token!r}, "
@@ -131,7 +131,7 @@ class Policy(nn.Module):
 
 
 class Scorer(nn.Module):
-    """A backbone and one linear head on the state of the response's last token (METHOD 2.6): a batch to rewards (B,)."""
+    """A backbone and one linear head on the state of the response's last token (METHOD 2.6); a batch to (B,)."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -155,7 +155,12 @@ def new_scorer(student_folder: str | Path) -> Scorer:
     return scorer
 
 
-def _existing(folder: str | Path) -> Path:
+def existing_model(folder: str | Path) -> Path:
+    """The folder as a path.
+
+    Raises:
+        FileNotFoundError: it holds no model.
+    """
     path = Path(folder)
     if not (path / "config.json").is_file():
         raise FileNotFoundError(
@@ -166,7 +171,7 @@ def _existing(folder: str | Path) -> Path:
 
 
 def _load(auto_class: type, folder: str | Path, **options: object) -> PreTrainedModel:
-    path = _existing(folder)
+    path = existing_model(folder)
     if not any(path.glob("*.safetensors")):
         raise FileNotFoundError(f"{path} holds no safetensors file: weights in other formats are not loaded.")
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32

@@ -75,6 +75,10 @@ class Checkpoint:
     folder: Path
     digest: str
 
+    def recipe(self) -> dict[str, str]:
+        """What stands for it in the recipe of a later stage: its content, not its place."""
+        return {"digest": self.digest}
+
 
 Record = TypeVar("Record", Query, Response, ScoredResponse, PseudoLabel, PreferencePair)
 

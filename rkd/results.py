@@ -5,6 +5,7 @@ In: counts and outcomes of the stages. Out: frozen records and their JSON form. 
 """
 
 import dataclasses
+import datetime
 import json
 import os
 import types
@@ -135,7 +136,7 @@ def read_result(path: Path) -> RunResult:
             "result.json that `python run.py` wrote at its end."
         )
     try:
-        return _from_json(RunResult, json.loads(file.read_text(encoding="utf-8")))
+        return result_from_json(RunResult, json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{file} is no result file of this version ({error}). Run its job again: finished stages are reused."
@@ -145,16 +146,35 @@ def read_result(path: Path) -> RunResult:
 _Kind = TypeVar("_Kind")
 
 
-def _from_json(kind: type[_Kind], value: Any) -> _Kind:
+def result_from_json(kind: type[_Kind], value: Any) -> _Kind:
     """Build `kind` from JSON by its annotations: records, lists and dictionaries of records; anything else stays."""
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         if unknown := sorted(set(value) - set(hints)):
             raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}")
-        return kind(**{name: _from_json(hints[name], item) for name, item in value.items()})
+        return kind(**{name: result_from_json(hints[name], item) for name, item in value.items()})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is list and not isinstance(arguments[0], types.UnionType):
-        return [_from_json(arguments[0], item) for item in value]
+        return [result_from_json(arguments[0], item) for item in value]
     if origin in (dict, Mapping):
-        return {key: _from_json(arguments[1], item) for key, item in value.items()}
+        return {key: result_from_json(arguments[1], item) for key, item in value.items()}
     return value
+
+
+def failed_result(
+    row: str, seed: int, config: dict[str, Any], revision: str | None, versions: dict[str, str], failure: str
+) -> RunResult:
+    """The result of a job that failed, which a table shows with its reason."""
+    return RunResult(
+        row=row,
+        seed=seed,
+        config=config,
+        revision=revision,
+        versions=versions,
+        counts={},
+        costs={},
+        models=[],
+        comparisons=[],
+        failure=failure,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )

@@ -1,11 +1,14 @@
 """Rewards for reinforcement learning: queries and responses enter, one number per response and its parts leave.
 
-A `RewardFunction` is any callable of this shape (`rkd.protocols`); a user's own is a plain function named in the config.
-Shapes: B responses.
+A `RewardFunction` is any callable of this shape (`rkd.protocols`); a user's own is a plain function named in the
+config. A reward mix says which rewards a row trains on; it is built once labels and reward model exist. Shapes: B
+responses.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,10 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 from rkd.answers import answers_match, extract_answer
 from rkd.batches import collate, encode, encode_responses
-from rkd.models import Scorer
+from rkd.models import Scorer, load_scorer, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction, Rewards
-from rkd.records import Query, Response
+from rkd.records import Checkpoint, Query, Response
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,75 @@ class ConsistencyCheck:
         total = torch.where(has_answer, checked, torch.full_like(checked, self.unanswered))
         shares = {"answered": has_answer.float(), "consistent": agrees.float()}
         return Rewards(total, {**inner.components, **shares})
+
+
+@dataclass(frozen=True)
+class RewardInputs:
+    """What a reward may be made of: y* by query id, the reward model's folder, and the prompt of the student."""
+
+    labels: Mapping[str, str]
+    reward_model: Checkpoint
+    prompt: PromptTemplate
+
+
+class RewardMix(Protocol):
+    """The reward of a row, before there are labels and a reward model."""
+
+    def build(self, inputs: RewardInputs) -> RewardFunction:
+        """The reward function."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilledReward:
+    """Paper D: the reward model under the checks of Eq. 10."""
+
+    penalty: Callable[[Tensor], Tensor] = cap_at_zero
+    unanswered: float = -5.0
+
+    def build(self, inputs: RewardInputs) -> RewardFunction:
+        """See `RewardMix`."""
+        folder = inputs.reward_model.folder
+        learned = LearnedReward(load_scorer(folder).eval(), load_tokenizer(folder), inputs.prompt)
+        return ConsistencyCheck(learned, inputs.labels, self.penalty, self.unanswered)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelReward:
+    """The labels alone: the pseudo-label in a label-free row, the gold answer with labels=gold."""
+
+    right: float = 1.0
+    wrong: float = -1.0
+    unanswered: float = -1.0
+
+    def build(self, inputs: RewardInputs) -> RewardFunction:
+        """See `RewardMix`."""
+        return VerifiableReward(inputs.labels, self.right, self.wrong, self.unanswered)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnReward:
+    """A function of yours, given by its dotted path: (queries, responses) to one number per response."""
+
+    function: Callable[[Sequence[Query], Sequence[Response]], Sequence[float]]
+
+    def build(self, inputs: RewardInputs) -> RewardFunction:  # noqa: ARG002
+        """See `RewardMix`."""
+
+        def reward(queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+            values = torch.as_tensor(self.function(queries, responses), dtype=torch.float32)
+            if values.shape != (len(responses),):
+                raise ValueError(
+                    f"reward_mix.function={self.function.__qualname__} returned shape {tuple(values.shape)} for "
+                    f"{len(responses)} responses: return one number per response."
+                )
+            return Rewards(values, {"own": values})
+
+        return reward
+
+    def recipe(self) -> dict[str, Any]:
+        """The function's name and code, so that an edit makes the stage anew."""
+        return {"function": self.function.__qualname__, "source": inspect.getsource(self.function)}
 
 
 def _answers(

@@ -6,16 +6,19 @@ minibatches. Shapes: Q queries of a rollout, B = Q × G responses of T tokens.
 """
 
 import copy
+import json
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.loggers import Logger
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rkd.advantages import AdvantageEstimator
@@ -24,7 +27,6 @@ from rkd.generation import LocalGenerator
 from rkd.kl_control import KLController
 from rkd.losses import (
     KLEstimator,
-    center_and_scale,
     clipped_surrogate_loss,
     explained_variance,
     kl_estimate,
@@ -32,10 +34,16 @@ from rkd.losses import (
     scale,
     value_loss,
 )
-from rkd.models import Policy
+from rkd.models import Policy, PolicyOutput, load_causal_lm, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction, Rewards, Sampling
-from rkd.records import Query, Response
+from rkd.records import Checkpoint, Query, Response
+from rkd.training import KeepBest, Training, one_validation, seeded
+
+Validate = Callable[[PreTrainedModel], float]
+"""A policy to its greedy accuracy on validation queries, in [0, 1]."""
+
+SAMPLES_SHOWN = 4  # sampled responses kept of each rollout, to be read by a person
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,20 +143,14 @@ class Rollout:
         return Rollout(batch, cut[0], cut[1], cut[2], rewards, cut[3], cut[4])
 
 
-class QueryRollouts(IterableDataset):
+def queries_of_rollouts(queries: Sequence[Query], rollouts: Rollouts, seed: int) -> list[list[Query]]:
     """The queries of each rollout: all of them in a new order, pass after pass."""
-
-    def __init__(self, queries: Sequence[Query], rollouts: Rollouts, seed: int) -> None:
-        self.queries, self.rollouts, self.seed = list(queries), rollouts, seed
-
-    def __iter__(self) -> Iterator[list[Query]]:
-        rng = random.Random(f"rl {self.seed}")
-        waiting: list[Query] = []
-        for _ in range(self.rollouts.count):
-            while len(waiting) < self.rollouts.queries_per_rollout:
-                waiting += rng.sample(self.queries, len(self.queries))
-            yield waiting[: self.rollouts.queries_per_rollout]
-            del waiting[: self.rollouts.queries_per_rollout]
+    rng = random.Random(f"rl {seed}")
+    needed = rollouts.count * rollouts.queries_per_rollout
+    order: list[Query] = []
+    while len(order) < needed:
+        order += rng.sample(list(queries), len(queries))
+    return [order[at : at + rollouts.queries_per_rollout] for at in range(0, needed, rollouts.queries_per_rollout)]
 
 
 class PolicyModule(LightningModule):
@@ -166,6 +168,7 @@ class PolicyModule(LightningModule):
         optimisation: Optimisation,
         kl: KLPenalty,
         scaling: RewardScaling,
+        validate: Validate | None,
         seed: int,
     ) -> None:
         super().__init__()
@@ -176,8 +179,10 @@ class PolicyModule(LightningModule):
         self.generator = LocalGenerator("policy", policy.lm, tokenizer, prompt)
         self.reward, self.estimate_advantages = reward, advantages
         self.rollouts, self.optimisation, self.kl, self.scaling = rollouts, optimisation, kl, scaling
-        self.seed = seed
+        self.validate, self.seed = validate, seed
         self.rollouts_done = 0
+        self.history: list[dict[str, float]] = []
+        self.samples: list[dict[str, Any]] = []
 
     @property
     def episodes(self) -> int:
@@ -191,6 +196,10 @@ class PolicyModule(LightningModule):
             self.policy.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.95)
         )
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ARG002
+        """A batch is queries, not tensors: it stays where it is."""
+        return batch
+
     def training_step(self, queries: list[Query], batch_idx: int) -> None:  # noqa: ARG002
         """One rollout: sample it, then train on it."""
         self._set_learning_rate()
@@ -199,7 +208,14 @@ class PolicyModule(LightningModule):
         self.kl.controller.update(metrics["kl"], len(rollout.rewards.total))
         self.rollouts_done += 1
         metrics["episodes"] = float(self.episodes)
+        self.history.append(metrics)
         self.log_dict(metrics, batch_size=1)
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
+        """Greedy accuracy on the validation queries, against the labels that the training may see."""
+        accuracy = self.validate(self.policy.lm)
+        self.history.append({"episodes": float(self.episodes), "validation_accuracy": accuracy})
+        self.log("validation_accuracy", accuracy, batch_size=1)
 
     @torch.no_grad()
     def collect(self, queries: Sequence[Query]) -> tuple[Rollout, dict[str, float]]:
@@ -229,6 +245,7 @@ class PolicyModule(LightningModule):
             "response_tokens": float(mask.sum(1).float().mean()),
             "share_truncated": 1 - sum(response.is_finished for response in responses) / len(responses),
         }
+        self._keep_samples(repeated, responses, rewards)
         if old.values is not None:
             metrics["explained_variance"] = float(explained_variance(old.values, returns, mask))
         return rollout, metrics
@@ -309,6 +326,11 @@ class PolicyModule(LightningModule):
             token_rewards = token_rewards - self.kl.controller.coefficient * penalty * mask
         return scale(token_rewards, mask) if self.scaling.whiten else token_rewards
 
+    def _keep_samples(self, queries: Sequence[Query], responses: Sequence[Response], rewards: Rewards) -> None:
+        for row in range(0, len(responses), max(1, len(responses) // SAMPLES_SHOWN)):
+            shown = {"episodes": self.episodes, "question": queries[row].question, "response": responses[row].text}
+            self.samples.append({**shown, "reward": round(float(rewards.total[row]), 4)})
+
     def _set_learning_rate(self) -> None:
         options = self.optimisation
         progress = self.rollouts_done / max(1, self.rollouts.count)
@@ -319,15 +341,117 @@ class PolicyModule(LightningModule):
             group["lr"] = options.learning_rate * factor
 
 
-def in_minibatches(policy: Policy, batch: ResponseBatch, prompts_per_pass: int, *, with_entropy: bool = False) -> Any:
+def in_minibatches(
+    policy: Policy, batch: ResponseBatch, prompts_per_pass: int, *, with_entropy: bool = False
+) -> PolicyOutput:
     """The policy's output on a whole rollout, made a few prompts at a time; padded with zeros to (B, T)."""
     width = batch.response_ids.shape[1]
     parts = []
     for indices in torch.arange(len(batch.prompt_ids)).split(prompts_per_pass):
         output = policy(batch.select_prompts(indices), with_entropy=with_entropy)
         fields = (output.logprobs, output.values, output.entropy)
-        parts.append(
-            [None if f is None else torch.nn.functional.pad(f, (0, width - f.shape[1])) for f in fields]
-        )
+        parts.append([None if f is None else torch.nn.functional.pad(f, (0, width - f.shape[1])) for f in fields])
     joined = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
-    return type(output)(*joined)
+    return PolicyOutput(*joined)
+
+
+@dataclass(frozen=True, slots=True)
+class RLReport:
+    """What a fit did: rollouts and episodes until it stopped, updates, and the validation accuracy of what is kept."""
+
+    rollouts: int
+    episodes: int
+    best_validation: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RL:
+    """Reinforcement learning of a student under a reward.
+
+    Args:
+        advantages: GAE needs a value head on the policy, which it then gets; group-relative estimates do without.
+        rollouts_between_validations: the best of these, the start included, is the policy that is kept.
+        patience: validations without a better one before training stops; None never stops early.
+    """
+
+    rollouts: Rollouts
+    optimisation: Optimisation
+    kl: KLPenalty
+    advantages: AdvantageEstimator
+    scaling: RewardScaling = field(default_factory=RewardScaling)
+    rollouts_between_validations: int = 10
+    patience: int | None = None
+
+    def fit(
+        self,
+        student: Checkpoint,
+        queries: Sequence[Query],
+        reward: RewardFunction,
+        *,
+        prompt: PromptTemplate,
+        validate: Validate,
+        training: Training,
+        logger: Logger | bool,
+        folder: Path,
+        seed: int,
+    ) -> RLReport:
+        """Train on `queries` and write the best policy, `history.jsonl` and `samples.jsonl` to `folder`.
+
+        Raises:
+            ValueError: there are no queries.
+        """
+        if not queries:
+            raise ValueError(
+                "rl has no queries to train on: no query kept both right and wrong student samples (Eq. 4). "
+                "Raise student_samples.samples_per_query or dataset.max_training_queries."
+            )
+        with seeded(seed):
+            tokenizer = load_tokenizer(student.folder)
+            lm = load_causal_lm(student.folder)
+            policy = Policy(copy.deepcopy(lm).float(), has_value_head=self.advantages.needs_values)
+            module = PolicyModule(
+                policy,
+                lm,
+                tokenizer,
+                prompt,
+                reward,
+                self.advantages,
+                self.rollouts,
+                self.optimisation,
+                copy.deepcopy(self.kl),
+                self.scaling,
+                validate,
+                seed,
+            )
+            best = KeepBest("validation_accuracy", "max", folder, self.patience)
+            trainer = training.trainer(
+                "rl",
+                logger=logger,
+                folder=folder,
+                max_epochs=1,
+                callbacks=[best],
+                val_check_interval=min(self.rollouts_between_validations, self.rollouts.count),
+                shown_metrics=("reward", "kl", "validation_accuracy"),
+            )
+            trainer.validate(module, one_validation(), verbose=False)
+            per_rollout = queries_of_rollouts(queries, self.rollouts, seed)
+            trainer.fit(
+                module, DataLoader(per_rollout, batch_size=None, collate_fn=lambda batch: batch), one_validation()
+            )
+            best.restore(module)
+        module.policy.lm.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        for name, rows in (("history", module.history), ("samples", module.samples)):
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        return RLReport(module.rollouts_done, module.episodes, best.best)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoRL:
+    """The stage left out: the student stays as it is."""
+
+    def fit(self, student: Checkpoint, *_: Any, folder: Path, **__: Any) -> RLReport:
+        """Copy the student."""
+        shutil.copytree(student.folder, folder, dirs_exist_ok=True)
+        return RLReport(0, 0, None)

@@ -34,17 +34,15 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Teacher:
-    """The large model that answers the training queries.
+class TeacherSamples:
+    """How the large model answers the training queries.
 
     Args:
-        name: recorded with each response.
         first_pass: what every query gets.
         second_pass: what a query without consensus gets on top; None leaves it out.
         max_response_tokens: tokens of the teacher's tokenizer.
     """
 
-    name: str
     first_pass: Schedule
     second_pass: Schedule | None
     max_response_tokens: int
@@ -71,9 +69,7 @@ class Teacher:
             start = first_index + number * count
             drawn = generator.generate(queries, sampling, _seed_of(seed, start))
             for of_query, texts in zip(responses, drawn, strict=True):
-                of_query.extend(
-                    replace(texts[i % distinct], generator=self.name, sample_index=start + i) for i in range(count)
-                )
+                of_query.extend(replace(texts[i % distinct], sample_index=start + i) for i in range(count))
         return responses
 
 

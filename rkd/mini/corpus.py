@@ -1,4 +1,4 @@
-"""The text that mini models are pretrained on: arithmetic, stories, short problems and solved problems.
+"""The text that mini models are pretrained on: arithmetic, stories, solved problems, and solutions with a verdict.
 
 A corpus is an endless stream of `Document`s drawn from a seed by a mixture; `rkd.pretrain` renders and packs them. Only
 plans of the split `pretrain` are told, so no text holds a problem that a model is trained or tested on later.
@@ -13,80 +13,39 @@ from importlib import resources
 
 import yaml
 
-from rkd.mini.math import LARGEST_VALUE, MEN, WOMEN, Number, Operation, apply, draw_story, draw_style, tell, write_response, written
+from rkd.mini.math import (
+    LARGEST_VALUE,
+    MEN,
+    STYLES,
+    WOMEN,
+    Number,
+    Operation,
+    apply,
+    draw_story,
+    draw_style,
+    tell,
+    write_response,
+    written,
+)
+from rkd.mini.mistakes import wrong_response
 
-PLACES = [
-    "garden",
-    "park",
-    "shop",
-    "school",
-    "box",
-    "basket",
-    "kitchen",
-    "store",
-    "room",
-    "barn",
-    "house",
-    "library",
-    "yard",
-    "office",
-]
-THINGS = [
-    "apples",
-    "oranges",
-    "books",
-    "pencils",
-    "marbles",
-    "stamps",
-    "cookies",
-    "cards",
-    "flowers",
-    "shells",
-    "balloons",
-    "bottles",
-    "stickers",
-    "eggs",
-    "toys",
-    "peaches",
-    "candies",
-    "coins",
-    "crayons",
-    "bananas",
-    "roses",
-    "shirts",
-    "cupcakes",
-    "seashells",
-    "dogs",
-    "cats",
-    "chairs",
-    "tomatoes",
-    "pens",
-    "muffins",
-    "trees",
-    "fish",
-    "ducks",
-    "blocks",
-    "ribbons",
-    "tickets",
-    "photos",
-    "hats",
-    "plates",
-    "games",
-    "kites",
-    "onions",
-    "nuts",
-    "potatoes",
-    "lemons",
-    "notebooks",
-]
+PLACES = "garden park shop school box basket kitchen store room barn house library yard office"
+THINGS = (
+    "apples oranges books pencils marbles stamps cookies cards flowers shells balloons bottles stickers "
+    "eggs toys peaches candies coins crayons bananas roses shirts cupcakes seashells dogs cats chairs "
+    "tomatoes pens muffins trees fish ducks blocks ribbons tickets photos hats plates games kites onions "
+    "nuts potatoes lemons notebooks"
+)
+YES, NO = " Yes", " No"  # the verdicts, as rkd.prompts.JudgePrompt has them
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
-    """One piece of text. With a `question`, `text` is the response to it."""
+    """One piece of text. With a `question`, `text` is the response to it; with `judged`, the verdict on that text."""
 
     question: str | None
     text: str
+    judged: str | None = None
 
 
 def stream(mixture: Mapping[str, float], seed: int) -> Iterator[Document]:
@@ -123,19 +82,7 @@ def story(rng: random.Random) -> Document:
 
 def short_problem(rng: random.Random) -> Document:
     """One or two operations in many wordings; the solution takes one step for each."""
-    while True:
-        wording, formula = rng.choice(_short_problems())
-        numbers = _short_numbers(rng, formula)
-        operations = _evaluate(formula, numbers)
-        if all(o.result.denominator <= 10 and 0 < o.result <= 200 for o in operations):
-            break
-    is_woman = rng.random() < 0.5
-    people = rng.sample((WOMEN + " " + MEN).split(), 2)
-    items, other = rng.sample(THINGS, 2)
-    slots = {"name": people[0], "friend": people[1], "items": items, "other": other, "place": rng.choice(PLACES)}
-    slots |= {"they": "she" if is_woman else "he", "them": "her" if is_woman else "him"}
-    text = wording.format(**slots, **{key: written(number) for key, number in numbers.items()})
-    text = text.replace(". she ", ". She ").replace(". he ", ". He ")
+    text, operations = _draw_short_problem(rng)
     return Document(text, write_response(operations, rng.choice(["steps", "steps", "worked"])))
 
 
@@ -151,6 +98,19 @@ def problem(rng: random.Random) -> Document:
     return Document(told.question, write_response(told.operations, draw_style(rng, told.family)))
 
 
+def judged(rng: random.Random, split: str = "pretrain") -> Document:
+    """A problem, a response that is right as often as wrong, and the verdict; one problem in five is a short one."""
+    if rng.random() < 0.2:
+        question, operations = _draw_short_problem(rng)
+    else:
+        told = tell(draw_story(rng, split, 1, 5), "")
+        question, operations = told.question, told.operations
+    style = rng.choice(STYLES)
+    if rng.random() < 0.5:
+        return Document(question, YES, write_response(operations, style))
+    return Document(question, NO, wrong_response(rng, question, operations, style))
+
+
 KINDS = {
     "arithmetic": arithmetic,
     "expressions": expressions,
@@ -158,7 +118,31 @@ KINDS = {
     "short_problem": short_problem,
     "simple_problem": simple_problem,
     "problem": problem,
+    "judged": judged,
 }
+
+
+def _draw_short_problem(rng: random.Random) -> tuple[str, tuple[Operation, ...]]:
+    while True:
+        wording, formula = rng.choice(_short_problems())
+        numbers = _short_numbers(rng, formula)
+        operations = _evaluate(formula, numbers)
+        if all(o.result.denominator <= 10 and 0 < o.result <= 200 for o in operations):
+            break
+    is_woman = rng.random() < 0.5
+    people = rng.sample((WOMEN + " " + MEN).split(), 2)
+    items, other = rng.sample(THINGS.split(), 2)
+    slots = {
+        "name": people[0],
+        "friend": people[1],
+        "items": items,
+        "other": other,
+        "place": rng.choice(PLACES.split()),
+    }
+    slots |= {"they": "she" if is_woman else "he", "them": "her" if is_woman else "him"}
+    text = wording.format(**slots, **{key: written(number) for key, number in numbers.items()})
+    text = text.replace(". she ", ". She ").replace(". he ", ". He ")
+    return text, operations
 
 
 @functools.cache
@@ -179,7 +163,8 @@ def _expression(rng: random.Random) -> str:
         product = _draw_operation(rng, rng.randint(2, 12), None, symbol="×")
         value = _amount(rng) + (product.result if rng.random() < 0.5 else 0)
         symbol = "-" if value > product.result and rng.random() < 0.5 else "+"
-        return _first_line((product, Operation(symbol, value, product.result, apply(symbol, value, product.result), None, 0)), "joined")
+        result = apply(symbol, value, product.result)
+        return _first_line((product, Operation(symbol, value, product.result, result, None, 0)), "joined")
     return _first_line((first, _draw_operation(rng, first.result, 0)), "joined")
 
 

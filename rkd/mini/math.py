@@ -1,9 +1,9 @@
 """mini_math: grade-school word problems, drawn from a seed and solved in 2 to 5 steps over + - × ÷.
 
-A `Story` is a plan: one opening, some events, one question and their numbers, with sentences from families.yaml. Telling
-it gives a `MathProblem`: the text, its operations and its answer. Every plan belongs to exactly one split by a hash of
-its structure and numbers (names do not count), so that no problem of one split can be drawn in another one, nor in the
-text that models are pretrained on.
+A `Story` is a plan: one opening, some events, one question and their numbers, with sentences from families.yaml.
+Telling it gives a `MathProblem`: the text, its operations and its answer. Every plan belongs to exactly one split by a
+hash of its structure and numbers (names do not count), so that no problem of one split can be drawn in another one, nor
+in the text that models are pretrained on.
 
 Solutions come in three styles, and each family prefers one, as textbooks do: `joined` puts two operations into one
 step, `steps` writes one operation a step, `worked` also writes the partial results of carries and long products. A

@@ -1,0 +1,210 @@
+"""The text of pretraining: documents of `rkd.mini.corpus` enter, packed rows of weighted tokens leave.
+
+A `Corpus` is drawn, tokenised and stored once for all models, as drawing would take as long as training. A model's
+mixture of it is packed in whole documents, never cut: the middle of a problem cannot be solved, only guessed.
+"""
+
+import hashlib
+import itertools
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rkd.artifacts import Artifact, Store
+from rkd.batches import encode, encode_responses
+from rkd.mini import corpus as mini_corpus
+from rkd.mini.tokenizer import train_tokenizer
+from rkd.prompts import JudgePrompt, PromptTemplate
+from rkd.records import Query
+
+TOKENIZER_DOCUMENTS = 2000  # of each kind: the merges hardly change with more
+POOL_DOCUMENTS = 16  # among which the packer looks for the one that fits best
+ENCODED_AT_ONCE = 5000  # the tokenizer keeps some 10 kB for each document in work
+JUDGED = "judged"
+WORLD_FILES = ("corpus.py", "families.yaml", "math.py", "mistakes.py", "short.yaml", "tokenizer.py")
+
+Document = tuple[np.ndarray, np.ndarray]
+"""The tokens of a document and the loss weight of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """The documents that all mini models are pretrained on, and their tokenizer.
+
+    Args:
+        documents_per_kind: how many of each kind of `rkd.mini.corpus`; a kind that is used up is shuffled and reused.
+        vocabulary_size: tokens of the tokenizer, 65,535 at most.
+        seed: of the documents.
+    """
+
+    documents_per_kind: Mapping[str, int]
+    vocabulary_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 258 <= self.vocabulary_size < 2**16:  # 256 bytes, padding, end of sequence
+            raise ValueError(f"corpus.vocabulary_size={self.vocabulary_size}: must be in 258 to 65,535.")
+        if not self.documents_per_kind or min(self.documents_per_kind.values()) < 1:
+            raise ValueError(
+                f"corpus.documents_per_kind={dict(self.documents_per_kind)}: give at least 1 of each kind."
+            )
+
+    def tokenized(self, store: Store, prompt: PromptTemplate, judge_prompt: JudgePrompt) -> Artifact:
+        """A folder with the tokenizer and `<kind>.npz` for each kind, made once.
+
+        Args:
+            prompt: how a question is put to the models; its examples are left out.
+            judge_prompt: how a response is put to the judge.
+        """
+        recipe = {"corpus": self, "prompt": prompt.zero_shot(), "judge_prompt": judge_prompt, "world": _world_digest()}
+
+        def make(folder: Path) -> None:
+            texts = {kind: self._texts(kind, prompt.zero_shot(), judge_prompt) for kind in self.documents_per_kind}
+            sample = ("".join(text) for own in texts.values() for text in own[:TOKENIZER_DOCUMENTS])
+            tokenizer = train_tokenizer(sample, self.vocabulary_size)
+            tokenizer.save_pretrained(folder)
+            for kind, own in texts.items():
+                documents, question_lengths = _encoded(tokenizer, own)
+                np.savez(
+                    folder / f"{kind}.npz",
+                    tokens=np.fromiter(itertools.chain.from_iterable(documents), np.uint16),
+                    lengths=np.array(list(map(len, documents))),
+                    question_lengths=np.array(question_lengths),
+                )
+
+        return store.get_or_make("pretrain_corpus", recipe, make)
+
+    def _texts(self, kind: str, prompt: PromptTemplate, judge_prompt: JudgePrompt) -> list[tuple[str, str]]:
+        documents = itertools.islice(mini_corpus.stream({kind: 1.0}, self.seed), self.documents_per_kind[kind])
+        return [(render(document, prompt, judge_prompt), document.text) for document in documents]
+
+
+def render(document: mini_corpus.Document, prompt: PromptTemplate, judge_prompt: JudgePrompt) -> str:
+    """What stands before the document's text: nothing, its question, or its question and the judged response."""
+    if document.question is None:
+        return ""
+    query = Query("", "mini_math", document.question)
+    return prompt.render(query) if document.judged is None else judge_prompt.render(query, document.judged)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenWeights:
+    """Loss weights of tokens: of a question, of text without a question, of a verdict; those of a response have 1."""
+
+    question: float
+    plain_text: float
+    verdict: float
+
+
+def load_documents(folder: Path, kind: str, weights: TokenWeights) -> list[Document]:
+    """The documents of a kind in a tokenised corpus.
+
+    Raises:
+        ValueError: the corpus lacks this kind.
+    """
+    path = folder / f"{kind}.npz"
+    if not path.is_file():
+        present = ", ".join(sorted(file.stem for file in folder.glob("*.npz")))
+        raise ValueError(
+            f"pretrain.mixture names {kind!r}, the corpus holds {present}: add it to `corpus.documents_per_kind`."
+        )
+    with np.load(path, allow_pickle=False) as stored:
+        tokens, lengths, question_lengths = stored["tokens"], stored["lengths"], stored["question_lengths"]
+    text_weight = weights.verdict if kind == JUDGED else 1.0 if question_lengths.any() else weights.plain_text
+    ends = lengths.cumsum()
+    place = np.arange(len(tokens)) - np.repeat(ends - lengths, lengths)
+    is_question = place < np.repeat(question_lengths, lengths)
+    token_weights = np.where(is_question, weights.question, text_weight).astype(np.float32)
+    return list(zip(np.split(tokens, ends[:-1]), np.split(token_weights, ends[:-1]), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRows:
+    """Whole documents side by side: tokens (N, T + 1) and the loss weight of predicting each, 0 on padding."""
+
+    tokens: Tensor
+    weights: Tensor
+
+
+def pack(
+    documents: Mapping[str, Sequence[Document]],
+    mixture: Mapping[str, float],
+    *,
+    rows: int,
+    width: int,
+    pad_id: int,
+    seed: int,
+) -> PackedRows:
+    """Whole documents in rows of `width` tokens, kinds in the shares of tokens that `mixture` gives.
+
+    Of a small pool of drawn documents the longest that still fits is put next, which leaves a few percent of padding.
+
+    Args:
+        documents: by kind.
+
+    Raises:
+        ValueError: a document is longer than a row.
+    """
+    longest = max(len(tokens) for kind in mixture for tokens, _ in documents[kind])
+    if longest > width:
+        raise ValueError(
+            f"a document has {longest} tokens, more than a row, and is never cut: set `pretrain.sequence_tokens` to "
+            f"{longest - 1} or more."
+        )
+    rng = random.Random(seed)
+    drawn = _draw(documents, mixture, rng)
+    pool = [next(drawn) for _ in range(POOL_DOCUMENTS)]
+    tokens = np.full((rows, width), pad_id, np.int32)
+    weights = np.zeros((rows, width), np.float32)
+    for row in range(rows):
+        chosen: list[Document] = []
+        room = width
+        while fitting := [place for place, (own, _) in enumerate(pool) if len(own) <= room]:
+            place = max(fitting, key=lambda place: len(pool[place][0]))
+            room -= len(pool[place][0])
+            chosen.append(pool[place])
+            pool[place] = next(drawn)
+        rng.shuffle(chosen)  # a prompt will stand first: documents of every length must be met there
+        for matrix, parts in zip((tokens, weights), zip(*chosen, strict=True), strict=True):
+            matrix[row, : width - room] = np.concatenate(parts)
+    return PackedRows(torch.from_numpy(tokens), torch.from_numpy(weights))
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]) -> tuple[list[list[int]], list[int]]:
+    """The tokens of each document, and how many of them are its question's."""
+    documents, question_lengths = [], []
+    for start in range(0, len(texts), ENCODED_AT_ONCE):
+        questions, answers = zip(*texts[start : start + ENCODED_AT_ONCE], strict=True)
+        encoded = encode(tokenizer, questions)
+        responses = encode_responses(tokenizer, answers, [True] * len(answers))
+        documents += [question + response for question, response in zip(encoded, responses, strict=True)]
+        question_lengths += map(len, encoded)
+    return documents, question_lengths
+
+
+def _draw(
+    documents: Mapping[str, Sequence[Document]], mixture: Mapping[str, float], rng: random.Random
+) -> Iterator[Document]:
+    """Documents without end; each kind in an order that is drawn anew when it is used up."""
+    orders: dict[str, list[int]] = {kind: [] for kind in mixture}
+    kinds = list(mixture)
+    # Shares are of tokens: a kind with long documents is drawn less often.
+    chances = [mixture[kind] / np.mean([len(tokens) for tokens, _ in documents[kind]]) for kind in kinds]
+    while True:
+        kind = rng.choices(kinds, chances)[0]
+        if not orders[kind]:
+            orders[kind] = rng.sample(range(len(documents[kind])), len(documents[kind]))
+        yield documents[kind][orders[kind].pop()]
+
+
+def _world_digest() -> str:
+    """Digest of the code and templates that text is drawn from: other templates, another corpus."""
+    files = (resources.files("rkd.mini").joinpath(name).read_bytes() for name in WORLD_FILES)
+    return hashlib.sha256(b"\0".join(files)).hexdigest()[:16]

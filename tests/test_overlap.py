@@ -1,0 +1,69 @@
+"""The nearest-neighbour overlap of test questions with training questions."""
+
+import time
+
+import pytest
+
+from rkd.mini.math import generate_split
+from rkd.mini.overlap import nearest_overlap, summarize_overlap
+
+
+def test_share_of_trigrams_with_the_nearest_question_is_as_counted_by_hand():
+    # "Ada has 3 red pens" has the trigrams (Ada has 3), (has 3 red), (3 red pens). The first training question has
+    # the first two of them, the second one the last: not added up, 2 of 3 is the largest.
+    assert nearest_overlap(["Ada has 3 red pens"], ["Ada has 3 red cups", "Bo sees 3 red pens"]) == [
+        pytest.approx(2 / 3)
+    ]
+
+
+def test_other_numbers_and_names_are_other_words():
+    assert nearest_overlap(["Ada has 3"], ["Ada has 4", "Bo has 3"]) == [0.0]
+
+
+def test_decimal_is_one_word():
+    # (costs $2.5 now): "$2.5" must not be read as "$2", ".", "5".
+    assert nearest_overlap(["costs $2.5 now"], ["costs $2 . 5 now"]) == [0.0]
+
+
+def test_repeated_trigram_counts_once():
+    # Trigrams (a b a), (b a b): both are in the training text, once or more.
+    assert nearest_overlap(["a b a b a b"], ["a b a b"]) == [1.0]
+
+
+def test_no_training_question_overlaps_with_nothing():
+    assert nearest_overlap(["Ada has 3 pens"], []) == [0.0]
+    assert nearest_overlap([], ["Ada has 3 pens"]) == []
+
+
+def test_short_and_empty_questions_have_an_overlap():
+    assert nearest_overlap(["Why?", "", "How?"], ["Why?", ""]) == [1.0, 1.0, 0.0]
+
+
+def test_summary_states_mean_percentile_and_duplicates():
+    summary = summarize_overlap(["a b c", "a b d", "x y z"], ["a b c", "q r s"])
+    # Overlaps 1, 0, 0; 95th percentile between the two largest of three: 0 + (1 - 0) · 0.9.
+    assert summary.mean == pytest.approx(1 / 3)
+    assert summary.percentile_95 == pytest.approx(0.9)
+    assert summary.exact_duplicates == 1
+    assert "1 of 3 questions" in str(summary)
+
+
+def test_summary_of_no_question_is_refused():
+    with pytest.raises(ValueError, match="at least one test question"):
+        summarize_overlap([], ["a b c"])
+
+
+def test_unseen_families_overlap_less_than_the_test_split():
+    training = [problem.question for problem in generate_split("train", 300, 0)]
+    seen, unseen = (
+        summarize_overlap([p.question for p in generate_split(split, 60, 0)], training) for split in ("test", "unseen")
+    )
+    assert unseen.mean < seen.mean / 2
+
+
+def test_thousand_by_six_thousand_questions_take_seconds():
+    training = [problem.question for problem in generate_split("train", 6000, 0)]
+    questions = [problem.question for problem in generate_split("test", 1000, 0)]
+    start = time.perf_counter()
+    nearest_overlap(questions, training)
+    assert time.perf_counter() - start < 10

@@ -1,0 +1,293 @@
+"""Pretraining: the corpus is kept and packed whole, the weights say what counts, and every shipped recipe runs."""
+
+import json
+import math
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rkd.artifacts import Store
+from rkd.mini.corpus import KINDS, Document
+from rkd.pretrain import Pretrain, judging_accuracy, solving_accuracy, weighted_token_loss
+from rkd.pretrain_text import Corpus, TokenWeights, load_documents, pack, render
+from rkd.prompts import JudgePrompt, PromptTemplate
+from rkd.training import Training
+
+CONF = Path(__file__).parents[1] / "conf"
+MODELS = sorted(path.stem for path in (CONF / "pretrain").glob("*.yaml"))
+PROMPT = PromptTemplate(template="Q: {question}\nA: Let's break this down step by step!\n")
+CORPUS = Corpus(documents_per_kind=dict.fromkeys(KINDS, 40), vocabulary_size=600, seed=1)
+WEIGHTS = TokenWeights(question=0.25, plain_text=0.5, verdict=10.0)
+TRAINING = Training(accelerator="cpu")
+
+
+def tiny(**changed) -> Pretrain:
+    values = {
+        "hidden_size": 16,
+        "layers": 1,
+        "heads": 2,
+        "tokens": 3 * 4 * 256,
+        "mixture": {"arithmetic": 0.5, "problem": 0.5},
+        "learning_rate": 4e-3,
+        "muon_learning_rate": 0.02,
+        "batch_sequences": 4,
+        "warmup_steps": 1,
+    }
+    return Pretrain(**(values | changed))
+
+
+def fit(stage, corpus, folder):
+    return stage.fit(corpus, training=TRAINING, logger=False, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def corpus(store):
+    return CORPUS.tokenized(store, PROMPT, JudgePrompt())
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus):
+    return AutoTokenizer.from_pretrained(corpus.folder)
+
+
+def documents_of(*lengths, token=1):
+    """Documents of these lengths; every token of the n-th is `token` + n, every weight 1."""
+    return [
+        (np.full(length, token + place, np.uint16), np.ones(length, np.float32)) for place, length in enumerate(lengths)
+    ]
+
+
+def test_corpus_is_made_once(corpus, store):
+    assert CORPUS.tokenized(store, PROMPT, JudgePrompt()).digest == corpus.digest
+    assert len(list((store.root / "pretrain_corpus").glob("[!.]*"))) == 1
+
+
+def test_examples_of_the_prompt_do_not_change_the_corpus(corpus, store):
+    prompt = PromptTemplate(template=PROMPT.template, stop=PROMPT.stop, examples=())
+    assert CORPUS.tokenized(store, prompt, JudgePrompt()).digest == corpus.digest
+
+
+def test_problem_is_question_in_the_prompt_then_response_then_end(corpus, tokenizer):
+    tokens, weights = load_documents(corpus.folder, "problem", WEIGHTS)[0]
+    question, response = (tokenizer.decode(tokens[weights == weight]) for weight in (0.25, 1.0))
+    assert question.startswith("Q: ")
+    assert question.endswith("A: Let's break this down step by step!\n")
+    assert response.startswith("Step 1: ")
+    assert response.endswith(tokenizer.eos_token)
+    assert tokens[-1] == tokenizer.eos_token_id
+
+
+def test_text_without_question_has_the_weight_of_plain_text(corpus):
+    for _, weights in load_documents(corpus.folder, "arithmetic", WEIGHTS):
+        assert set(weights.tolist()) == {0.5}
+
+
+def test_verdict_is_one_token_with_its_own_weight(corpus, tokenizer):
+    verdicts = set()
+    for tokens, weights in load_documents(corpus.folder, "judged", WEIGHTS):
+        verdict, end = tokens[weights == 10.0]
+        assert end == tokenizer.eos_token_id
+        assert tokenizer.decode(tokens[weights == 0.25]).endswith("</response>\nVerdict:")
+        verdicts.add(tokenizer.decode(verdict))
+    assert verdicts == {" Yes", " No"}
+
+
+def test_judged_document_is_rendered_by_the_judge_prompt():
+    text = render(Document("2 + 2?", " Yes", "The answer is 4."), PROMPT, JudgePrompt())
+    assert text.endswith("<response>\nThe answer is 4.\n</response>\nVerdict:")
+    assert render(Document(None, "2 + 2 = 4."), PROMPT, JudgePrompt()) == ""
+
+
+def test_packed_documents_are_whole():
+    documents = {"a": documents_of(5, 3, 7, 2), "b": documents_of(4, 6, token=11)}
+    length_of = {1: 5, 2: 3, 3: 7, 4: 2, 11: 4, 12: 6}
+    rows = pack(documents, {"a": 0.5, "b": 0.5}, rows=60, width=12, pad_id=0, seed=0)
+    for tokens, weights in zip(rows.tokens.tolist(), rows.weights.tolist(), strict=True):
+        for token, length in length_of.items():
+            assert tokens.count(token) % length == 0
+        assert [weight > 0 for weight in weights] == [token != 0 for token in tokens]
+        assert tokens == [t for t in tokens if t] + [0] * tokens.count(0)  # padding at the end alone
+
+
+def test_row_begins_with_documents_of_every_length():
+    rows = pack({"a": documents_of(*range(1, 7))}, {"a": 1.0}, rows=300, width=12, pad_id=0, seed=0)
+    assert set(rows.tokens[:, 0].tolist()) == {1, 2, 3, 4, 5, 6}
+
+
+def test_shares_are_of_tokens_not_of_documents():
+    # Documents of "long" are four times as long: with equal shares of tokens they are drawn a fourth as often.
+    documents = {"short": documents_of(*[2] * 50, token=1), "long": documents_of(*[8] * 50, token=100)}
+    rows = pack(documents, {"short": 0.5, "long": 0.5}, rows=2000, width=16, pad_id=0, seed=0)
+    share = float((rows.tokens >= 100).sum() / (rows.tokens > 0).sum())
+    assert share == pytest.approx(0.5, abs=0.02)
+
+
+def test_kind_is_used_up_before_a_document_returns():
+    rows = pack({"a": documents_of(*[4] * 10)}, {"a": 1.0}, rows=30, width=4, pad_id=0, seed=0)
+    counts = torch.bincount(rows.tokens[:, 0].long(), minlength=11)[1:]
+    assert counts.sum() == 30
+    assert counts.min() >= 2  # 30 rows and 16 documents of the pool are at most five rounds; nobody waits for two
+
+
+def test_little_is_padding(corpus):
+    documents = {kind: load_documents(corpus.folder, kind, WEIGHTS) for kind in ("arithmetic", "problem")}
+    rows = pack(documents, {"arithmetic": 0.3, "problem": 0.7}, rows=200, width=257, pad_id=0, seed=0)
+    assert (rows.weights == 0).float().mean() < 0.15
+
+
+def test_document_longer_than_a_row_is_refused_and_never_cut():
+    with pytest.raises(ValueError, match=r"9 tokens.*`pretrain.sequence_tokens` to 8 or more"):
+        pack({"a": documents_of(9)}, {"a": 1.0}, rows=1, width=8, pad_id=0, seed=0)
+
+
+def test_same_seed_packs_the_same_rows():
+    documents = {"a": documents_of(5, 3, 7, 2)}
+    first, again, other = (pack(documents, {"a": 1.0}, rows=50, width=9, pad_id=0, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first.tokens, again.tokens)
+    assert not torch.equal(first.tokens, other.tokens)
+
+
+def test_loss_is_the_weighted_mean_of_hand_worked_terms():
+    # Logits (0, ln 3) give p = (1/4, 3/4). Weights 1, 2, 0: (ln 4 + 2 · ln(4/3)) / 3.
+    logits = torch.tensor([[[0.0, math.log(3)]] * 3])
+    loss = weighted_token_loss(logits, torch.tensor([[0, 1, 0]]), torch.tensor([[1.0, 2.0, 0.0]]))
+    assert loss.item() == pytest.approx((math.log(4) + 2 * math.log(4 / 3)) / 3)
+
+
+def test_token_of_weight_zero_gets_no_gradient():
+    logits = torch.randn(1, 3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weighted_token_loss(logits, torch.tensor([[0, 1, 2]]), torch.tensor([[1.0, 0.0, 1.0]])).backward()
+    assert torch.all(logits.grad[0, 1] == 0)
+    assert torch.all(logits.grad[0, [0, 2]].abs().sum(-1) > 0)
+
+
+def test_written_folder_is_a_small_llama_in_bfloat16(corpus, tokenizer, tmp_path):
+    report = fit(tiny(), corpus, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert (report.steps, report.tokens) == (3, 3 * 4 * 256)
+    assert config["tie_word_embeddings"] is True
+    assert config["intermediate_size"] == 32  # 16 · 8/3 = 42.67, down to a multiple of 16
+    assert config["bos_token_id"] is None
+    assert (config["eos_token_id"], config["pad_token_id"]) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert model.dtype == torch.bfloat16
+    assert report.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").get_vocab() == tokenizer.get_vocab()
+
+
+def test_loss_goes_down(corpus, tmp_path):
+    short, long = (fit(tiny(tokens=steps * 4 * 256), corpus, tmp_path / str(steps)) for steps in (2, 40))
+    assert long.loss < short.loss - 0.5
+
+
+def test_same_seed_makes_the_same_model(corpus, tmp_path):
+    for name, seed in (("first", 0), ("again", 0), ("other", 1)):
+        fit(tiny(seed=seed), corpus, tmp_path / name)
+    first, again, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "again", "other"))
+    assert first == again
+    assert first != other
+
+
+def test_pretraining_leaves_the_generator_of_the_process_alone(corpus, tmp_path):
+    before = torch.get_rng_state()
+    fit(tiny(), corpus, tmp_path / "model")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_judge_continues_from_the_weights_of_another_model(corpus, tmp_path):
+    fit(tiny(), corpus, tmp_path / "large")
+    nearly_still = {"learning_rate": 1e-9, "muon_learning_rate": 1e-9}
+    fit(tiny(mixture={"judged": 1.0}, continue_from="large", **nearly_still), corpus, tmp_path / "judge")
+    large, judge = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("large", "judge"))
+    for name, weight in large.items():
+        torch.testing.assert_close(judge[name], weight, atol=1e-3, rtol=1e-2)
+
+
+def test_missing_model_to_continue_from_is_named_with_its_command(corpus, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"`python -m rkd\.pretrain pretrain=mini_large`"):
+        fit(tiny(continue_from="mini_large"), corpus, tmp_path / "judge")
+
+
+def test_model_of_another_size_is_refused_to_continue_from(corpus, tmp_path):
+    fit(tiny(), corpus, tmp_path / "large")
+    with pytest.raises(ValueError, match=r"\(16, 1, 2\), where pretrain\.\* says \(32, 1, 2\)"):
+        fit(tiny(hidden_size=32, continue_from="large"), corpus, tmp_path / "judge")
+
+
+def test_model_of_another_tokenizer_is_refused_to_continue_from(corpus, store, tmp_path):
+    other = Corpus(documents_per_kind=dict.fromkeys(KINDS, 40), vocabulary_size=500, seed=1)
+    fit(tiny(), other.tokenized(store, PROMPT, JudgePrompt()), tmp_path / "large")
+    with pytest.raises(ValueError, match="another tokenizer"):
+        fit(tiny(continue_from="large"), corpus, tmp_path / "judge")
+
+
+def test_kind_that_the_corpus_lacks_is_named(corpus, tmp_path):
+    with pytest.raises(ValueError, match=r"names 'poems', the corpus holds arithmetic, expressions"):
+        fit(tiny(mixture={"poems": 1.0}), corpus, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"tokens": 1000}, "less than one step of 4 × 256"),
+        ({"mixture": {"problem": 0.0}}, "every share must be above 0"),
+        ({"hidden_size": 18, "heads": 2, "learning_rate": 0.0}, "multiple of 2 · 2 heads"),
+        ({"muon_learning_rate": 0.0}, "must be above 0"),
+    ],
+)
+def test_impossible_values_are_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**changed)
+
+
+def composed(model, *overrides):
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return hydra.compose("pretrain", [f"pretrain={model}", *overrides])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_shipped_mixture_is_of_kinds_that_the_corpus_has(model):
+    config = composed(model)
+    assert set(config.pretrain.mixture) <= set(config.corpus.documents_per_kind) == set(KINDS)
+    assert sum(config.pretrain.mixture.values()) == pytest.approx(1.0)
+    assert instantiate(config.pretrain).steps > 1000
+
+
+def test_shipped_models_stay_within_the_size_that_is_committed():
+    vocabulary, megabytes = composed("mini_1").corpus.vocabulary_size, 0.0
+    for model in MODELS:
+        stage = instantiate(composed(model).pretrain)
+        d, inner = stage.hidden_size, int(stage.hidden_size * 8 / 3) // 16 * 16
+        megabytes += 2 * (vocabulary * d + stage.layers * (4 * d * d + 3 * d * inner + 2 * d) + d) / 1e6
+    assert megabytes < 24
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_recipe_of_every_shipped_model_runs(model, store, tmp_path):
+    few = [f"corpus.documents_per_kind.{kind}=60" for kind in KINDS]
+    config = composed(model, "pretrain.tokens=2048", "pretrain.batch_sequences=4", "trainer.accelerator=cpu", *few)
+    prompt, judge_prompt = instantiate(config.prompt), instantiate(config.judge_prompt)
+    corpus = instantiate(config.corpus).tokenized(store, prompt, judge_prompt)
+    stage = instantiate(config.pretrain)
+    if stage.continue_from:
+        start = composed(stage.continue_from, "pretrain.tokens=2048", "pretrain.batch_sequences=4")
+        fit(instantiate(start.pretrain), corpus, tmp_path / stage.continue_from)
+    report = stage.fit(corpus, training=instantiate(config.trainer), logger=False, folder=tmp_path / model)
+    assert report.steps == 2
+    assert math.isfinite(report.loss)
+    if "judged" in stage.mixture:
+        accuracy, auc = judging_accuracy(tmp_path / model, judge_prompt, 10)
+        assert 0 <= min(accuracy, auc) <= max(accuracy, auc) <= 1
+    else:
+        assert 0 <= solving_accuracy(tmp_path / model, prompt, 4) <= 1
