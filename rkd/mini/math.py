@@ -110,6 +110,11 @@ class Story:
         """Structure and numbers, without names: what decides the split."""
         return self.family + "|" + "|".join(f"{s.kind} {' '.join(map(str, s.numbers))}" for s in self.sentences)
 
+    def text_of(self, sentence: Sentence) -> str:
+        """A sentence with the story's people and items and its own numbers."""
+        slots = {"name": self.name, "friend": self.friend, "they": self.pronoun, "items": self.items}
+        return sentence.wording.format(**slots, **dict(zip("ab", map(written, sentence.numbers), strict=False)))
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MathProblem:
@@ -154,10 +159,9 @@ def draw_story(
 
 def tell(story: Story, problem_id: str, category: str | None = None) -> MathProblem:
     """The text of a story, its operations and its answer; `category` is the number of steps unless given."""
-    slots = {"name": story.name, "friend": story.friend, "they": story.pronoun, "items": story.items}
-    told = [_fill(sentence, slots) for sentence in story.sentences]
+    told = [story.text_of(sentence) for sentence in story.sentences]
     if story.distractor is not None:
-        told.insert(story.distractor_place, _fill(story.distractor, slots))
+        told.insert(story.distractor_place, story.text_of(story.distractor))
     operations = solve(story.sentences)
     answer = written(operations[-1].result)
     return MathProblem(
@@ -299,11 +303,6 @@ def draw_numbers(rng: random.Random, kind: str, value: int | None) -> tuple[int,
         case _:
             raise ValueError(f"families.yaml: unknown kind {kind!r}; known: {', '.join(CHANGES)}.")
     return numbers if allowed else None
-
-
-def _fill(sentence: Sentence, slots: dict[str, str]) -> str:
-    numbers = dict(zip("ab", map(written, sentence.numbers), strict=False))
-    return sentence.wording.format(**slots, **numbers)
 
 
 def apply(symbol: str, left: Number, right: Number) -> Number:

@@ -1,0 +1,28 @@
+# `make run` and `make test` install what is missing into VENV first.
+VENV ?= .venv
+PYTHON ?= python3
+ARGS ?=
+
+.PHONY: run test format lint clean
+
+run: $(VENV)/installed
+	$(VENV)/bin/python run.py $(ARGS)
+
+test: $(VENV)/installed
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+format: $(VENV)/installed
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+lint: $(VENV)/installed
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+clean:
+	rm -rf artifacts outputs
