@@ -1,11 +1,17 @@
 """Run one job, or with -m a whole table: `python run.py`, `python run.py -m sweeps=table3`, `python run.py --help`."""
 
+import os
 import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+# Hydra then hands its errors on instead of printing them, and `run` below says what to do about them.
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -21,10 +27,28 @@ def main(config: DictConfig) -> float | None:
     try:
         return run_job(config)
     except JobError as error:
-        if is_multirun:
+        if not is_multirun:
+            sys.exit(f"\n{error}")
+        print(f"\n{error}\n", file=sys.stderr)  # now: the other jobs go on, and Hydra raises the first error alone
+        raise
+
+
+def run() -> None:
+    """`main`, its failures told in one message each; the exit code is not 0 then."""
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        said = f"{error}\n{error.__cause__ or ''}".splitlines()
+        # Appending an unknown key would only be refused later, and OmegaConf's inner names help nobody.
+        noise = ("To append to your config", "    full_key:", "    object_type=")
+        lines = [line for line in dict.fromkeys(said) if line and not line.startswith(noise)]
+        lines.append("`python run.py --help` lists groups and options, `python run.py --cfg job` all values.")
+        sys.exit("\n".join(lines))
+    except Exception as error:
+        if type(error).__name__ != "JobError":  # by name: importing it would load torch to say that a key has a typo
             raise
-        sys.exit(f"\n{error}")
+        sys.exit("Not every job finished; what is above says why. The same command makes the missing ones.")
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -145,7 +145,9 @@ def as_recipe(value: Any, where: str = "recipe") -> Any:
         raise TypeError(f"{where} is the class {_qualified_name(value)}: a recipe takes objects, or the name as text.")
     if isinstance(value, types.FunctionType):
         if "<" in value.__qualname__:
-            raise TypeError(f"{where} is {value.__qualname__}: a recipe names functions, so give one defined in a module.")
+            raise TypeError(
+                f"{where} is {value.__qualname__}: a recipe names functions, so give one defined in a module."
+            )
         return f"{value.__module__}.{value.__qualname__}"
     if callable(getattr(value, "recipe", None)):
         return {"_target_": _qualified_name(type(value))} | as_recipe(value.recipe(), where)

@@ -118,7 +118,7 @@ class StageProgress(Callback):
         self._last_line = time.monotonic()
         total = "" if self.total_steps is None else f"/{self.total_steps}"
         line = f"{self.stage}: step {self._step}{total}, {self._last_line - self._start:.0f} s"
-        self.console.print(Text(", ".join(filter(None, [line, self._metrics_text(trainer)]))))
+        self.console.print(Text(", ".join(filter(None, [line, self._metrics_text(trainer)]))), soft_wrap=True)
 
     def _metrics_text(self, trainer: Trainer) -> str:
         values = trainer.callback_metrics

@@ -84,6 +84,12 @@ class Evaluation:
             by_category=_by_category(queries, outcomes),
         )
 
+    def pass_at_k_queries(self, queries: int) -> int:
+        """How many of so many queries are sampled for pass@8."""
+        if self.pass_at_k_samples == 0:
+            return 0
+        return queries if self.max_pass_at_k_queries is None else min(queries, self.max_pass_at_k_queries)
+
     def _pass_at_8(self, generator: TextGenerator, queries: Sequence[Query], seed: int) -> float | None:
         if self.pass_at_k_samples == 0:
             return None

@@ -1,8 +1,9 @@
 """One job: a config enters, its result, table, figure and W&B run are left behind, and failures become one message."""
 
-import dataclasses
+import contextlib
 import json
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from rkd.artifacts import ArtifactError, Store, code_revision, package_versions
 from rkd.callbacks import TrainingDivergedError
 from rkd.pipeline import Stages, build_stages, evaluate_student, job_digest, run_experiment
+from rkd.plan import describe, measure, plan_lines, planned_work
 from rkd.report import final_table, final_table_markdown, learning_curves
 from rkd.results import RESULT_FILE, RunResult, failed_result, read_result, write_result
 from rkd.tracking import TrackingError
@@ -21,6 +23,7 @@ from rkd.workshop import Workshop
 
 # What a user can cause and mend: told in one message. Anything else is a fault of ours and keeps its traceback.
 USER_ERRORS = (ValueError, TypeError, FileNotFoundError, ArtifactError, TrainingDivergedError, TrackingError)
+SAMPLES_LOGGED = 64  # of the sampled responses, the last
 
 
 class JobError(RuntimeError):
@@ -34,75 +37,111 @@ def run_job(config: DictConfig) -> float | None:
         JobError: it failed; the reason is also in its result.json.
     """
     console = Console(highlight=False, soft_wrap=True)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    transformers.utils.logging.disable_progress_bar()
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
-    try:
-        stages = build_stages(config)
-        digest = job_digest(stages)
-    except Exception as error:  # Hydra wraps what a constructor refused in an exception of its own
-        raise JobError(_reason(error)) from error
-    folder = Path(config.output_root) / f"{stages.row}-{stages.dataset.name}-seed{stages.seed}-{digest}".replace(
-        " ", "_"
-    )
-    if (folder / RESULT_FILE).is_file() and (finished := read_result(folder)).failure is None:
-        console.print(f"This job is finished already: {folder / RESULT_FILE}. Remove the folder to run it again.")
-        console.print(final_table(finished))
-        return _main_accuracy(finished)
-    folder.mkdir(parents=True, exist_ok=True)
-    workshop = Workshop(Store(Path(config.artifacts.root)), console)
-    exit_code = 1
-    try:
-        stages.tracker.start(plain, stages.row, stages.dataset.name, [stages.row], folder, run_id=digest)
-        result = (
-            evaluate_student(stages, workshop, plain)
-            if config.evaluate_only
-            else run_experiment(stages, workshop, plain)
-        )
-        _leave_behind(result, stages, workshop, folder, console)
-        exit_code = 0
-    except USER_ERRORS as error:
-        write_result(
-            failed_result(stages.row, stages.seed, plain, code_revision(), package_versions(), _reason(error)), folder
-        )
-        (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        raise JobError(_reason(error)) from error
-    finally:
-        stages.tracker.finish(exit_code)
+    with _quiet(config.threads):
+        try:
+            plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
+            stages = build_stages(config)
+            folder, digest = _folder_of(stages, config)
+        except Exception as error:  # Hydra wraps what a constructor refused in an exception of its own
+            raise JobError(_reason(error)) from error
+        if (folder / RESULT_FILE).is_file() and (finished := read_result(folder)).failure is None:
+            console.print(f"This job is finished already: {folder / RESULT_FILE}. Remove the folder to run it again.")
+            console.print(final_table(finished))
+            return _main_accuracy(finished)
+        folder.mkdir(parents=True, exist_ok=True)
+        workshop = Workshop(Store(Path(config.artifacts.root)), console)
+        exit_code = 1
+        try:
+            if not config.evaluate_only:
+                _announce(stages, console)
+            stages.tracker.start(plain, stages.row, stages.dataset.name, [stages.row], folder, run_id=digest)
+            run = evaluate_student if config.evaluate_only else run_experiment
+            result = run(stages, workshop, plain)
+            _leave_behind(result, stages, workshop, folder)
+            exit_code = 0
+        except Exception as error:
+            reason = " ".join([_reason(error), *workshop.warnings])
+            failure = failed_result(stages.row, stages.seed, plain, code_revision(), package_versions(), reason)
+            write_result(failure, folder)
+            (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            if not isinstance(error, USER_ERRORS):
+                raise
+            console.print(f"The job failed; its traceback is in {folder / 'traceback.txt'}.", style="dim")
+            raise JobError(reason) from error
+        finally:
+            stages.tracker.finish(exit_code)
     return _main_accuracy(result)
 
 
-def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder: Path, console: Console) -> None:
+def _announce(stages: Stages, console: Console) -> None:
+    """Say what the job is going to do, and how long it will take."""
+    lines = describe(stages, stages.row, stages.seed) + plan_lines(planned_work(stages), measure(stages))
+    console.print("\n".join(lines) + "\n", markup=False)
+
+
+def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder: Path) -> None:
     """Write result, table and figure; log them; print the table and where everything is."""
-    path = write_result(result, folder)
-    (folder / "table.md").write_text(final_table_markdown(result), encoding="utf-8")
+    places = {"result": str(write_result(result, folder))}
+    table = folder / "table.md"
+    table.write_text(final_table_markdown(result), encoding="utf-8")
+    tracker = stages.tracker
+    if "rl" in workshop.made:
+        policy = workshop.made["rl"]
+        history, samples = (_read(policy.folder / f"{name}.jsonl") for name in ("history", "samples"))
+        if any("reward" in row for row in history):
+            figure = folder / "learning_curves.png"
+            # RL starts from the SFT student: what validation says of episode 0 is its level.
+            start = [row["validation_accuracy"] for row in history if row["episodes"] == 0]
+            learning_curves(history, figure, sft_accuracy=start[0] if start else None)
+            tracker.log_image("learning_curves", figure)
+            places["figure"] = str(figure)
+        if samples:
+            last = samples[-SAMPLES_LOGGED:]
+            tracker.log_table("rl/samples", list(last[0]), [list(sample.values()) for sample in last])
+        inputs = {key: policy.manifest["recipe"].get(key) for key in ("student", "reward_model", "queries")}
+        tracker.log_artifact(policy.folder, f"policy-{policy.digest}", "model", {"digest": policy.digest, **inputs})
+    accuracies = {
+        (model.role, name): test.accuracy for model in result.models for name, test in model.test_sets.items()
+    }
+    rows = [[role, name, accuracy] for (role, name), accuracy in accuracies.items()]
+    tracker.log_table("final", ["model", "test_set", "accuracy"], rows)
+    tracker.log_summary({f"{role}/{name}/accuracy": value for (role, name), value in accuracies.items()})
+    places |= {"table": str(table), "tracking": tracker.where()}
+    console = workshop.console
     console.print()
     console.print(final_table(result))
-    console.print(f"result   {path}")
-    history = workshop.made["rl"].folder / "history.jsonl" if "rl" in workshop.made else None
-    if history is not None and history.is_file():
-        rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
-        sft = [model for model in result.models if model.role == "SFT"]
-        learning_curves(rows, folder / "learning_curves.png")
-        console.print(f"figure   {folder / 'learning_curves.png'}")
-        stages.tracker.log_image("learning_curves", folder / "learning_curves.png")
-        samples = [
-            json.loads(line) for line in (history.parent / "samples.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
-        if samples:
-            stages.tracker.log_table(
-                "rl/samples", list(samples[0]), [list(sample.values()) for sample in samples[-64:]]
-            )
-        del sft
-    stages.tracker.log_summary(
-        {
-            f"{model.role}/{name}/accuracy": test.accuracy
-            for model in result.models
-            for name, test in model.test_sets.items()
-        }
-    )
-    console.print(f"tracking {type(stages.tracker).__name__} in {folder}")
+    for name, place in places.items():
+        if place:
+            console.print(f"{name:<8} {place}", markup=False)
+
+
+def _folder_of(stages: Stages, config: DictConfig) -> tuple[Path, str]:
+    """The job's folder and digest."""
+    models = [stages.student.checkpoint()]
+    if not config.evaluate_only:
+        models.append(stages.teacher.checkpoint())
+    digest = job_digest(stages, evaluate_only=config.evaluate_only, models=models)
+    row = f"evaluation of {stages.student.name}" if config.evaluate_only else stages.row
+    name = f"{row}-{stages.dataset.name}-seed{stages.seed}-{digest}"
+    return Path(config.output_root) / name.replace(" ", "_").replace("/", ""), digest
+
+
+@contextlib.contextmanager
+def _quiet(threads: int | None) -> Iterator[None]:
+    """So many torch threads and no talk of libraries, and back: the jobs of a multirun share one process."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    transformers.utils.logging.disable_progress_bar()
+    verbosity = transformers.utils.logging.get_verbosity()
+    # Its load report warns of each head that a reward model has and its student has not.
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        transformers.utils.logging.set_verbosity(verbosity)
+        transformers.utils.logging.enable_progress_bar()
 
 
 def _main_accuracy(result: RunResult) -> float | None:
@@ -110,13 +149,12 @@ def _main_accuracy(result: RunResult) -> float | None:
     return tests[0].accuracy if tests else None
 
 
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
 def _reason(error: BaseException) -> str:
     """The message of the innermost cause: Hydra puts its own around it."""
     while error.__cause__ is not None and type(error).__module__.startswith(("hydra", "omegaconf")):
         error = error.__cause__
-    return str(error)
-
-
-def as_plain(value: Any) -> dict[str, Any]:
-    """A record as a dictionary."""
-    return dataclasses.asdict(value)
+    return str(error) or type(error).__name__

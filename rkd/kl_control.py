@@ -82,6 +82,14 @@ class AdaptiveKL:
             )
         self.coefficient = self.initial_coefficient
 
+    def recipe(self) -> dict[str, float]:
+        """What decides its course: how it starts, not the coefficient that a training has arrived at."""
+        return {
+            "initial_coefficient": self.initial_coefficient,
+            "target": self.target,
+            "horizon": self.horizon,
+        }
+
     def update(self, measured_kl: float, episodes: int) -> None:
         """Raise β when the KL is above the target, lower it when below."""
         error = min(max((measured_kl - self.target) / self.target, -0.2), 0.2)

@@ -324,7 +324,7 @@ def _entropy(logits: Tensor) -> Tensor:
 
 
 def _in_chunks(function: Callable[..., Tensor], chunk_tokens: int | None, *tensors: Tensor) -> Tensor:
-    if chunk_tokens is None:
+    if chunk_tokens is None or tensors[0].shape[1] <= chunk_tokens:
         return function(*tensors)
     # `split`, not slices: its backward joins the chunks' gradients once, where each slice pads its own to (B, T, V).
     chunks = zip(*(tensor.split(chunk_tokens, dim=1) for tensor in tensors), strict=True)

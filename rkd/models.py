@@ -4,6 +4,7 @@ Shapes: Q prompts, B = Q × G responses of T tokens, D hidden width, V vocabular
 predicts response token t: state 0 stands on the prompt's last token, state T on the response's last one.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from transformers import (
 from rkd.batches import ResponseBatch
 from rkd.losses import token_entropy, token_logprobs
 
-# Log-probabilities are made for this many response positions at a time, so that (B, T, V) never exists in float32.
-CHUNK_TOKENS = 128
+# Logits are turned into log-probabilities in float32 so many numbers at a time (256 MB), never as a whole.
+CHUNK_ELEMENTS = 2**26
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -56,6 +57,13 @@ def load_scorer(folder: str | Path) -> "Scorer":
     """A reward model saved by `Scorer.save_pretrained`, or a backbone that gets a new head; errors as above."""
     model = _load(AutoModelForSequenceClassification, folder, num_labels=1)
     return Scorer(model)
+
+
+def copy_model(folder: Path, into: Path) -> None:
+    """Copy a model without what the stage that made it kept beside it."""
+    shutil.copytree(
+        folder, into, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json", "*report.json", "*.jsonl")
+    )
 
 
 def response_states(backbone: nn.Module, batch: ResponseBatch) -> Tensor:
@@ -122,12 +130,22 @@ class Policy(nn.Module):
 
     def forward(self, batch: ResponseBatch, *, with_entropy: bool = False) -> PolicyOutput:
         """Log-probabilities, values and entropies of the batch's responses."""
-        states = response_states(self.lm.base_model, batch)[:, :-1]
-        logits = self.lm.get_output_embeddings()(states)
+        states, mask = response_states(self.lm.base_model, batch)[:, :-1], batch.response_mask
+        # Only tokens that count get logits: padding would be half of them, and they are the largest tensor.
+        logits = self.lm.get_output_embeddings()(states[mask])[None]
         values = None if self.value_head is None else self.value_head(states.float()).squeeze(-1)
-        with torch.no_grad():
-            entropy = token_entropy(logits, chunk_tokens=CHUNK_TOKENS) if with_entropy else None
-        return PolicyOutput(token_logprobs(logits, batch.response_ids, chunk_tokens=CHUNK_TOKENS), values, entropy)
+        chunk = max(1, CHUNK_ELEMENTS // logits.shape[-1])
+        logprobs = token_logprobs(logits, batch.response_ids[mask][None], chunk_tokens=chunk)[0]
+        entropy = None
+        if with_entropy:
+            with torch.no_grad():
+                entropy = _unpacked(token_entropy(logits, chunk_tokens=chunk)[0], mask)
+        return PolicyOutput(_unpacked(logprobs, mask), values, entropy)
+
+
+def _unpacked(values: Tensor, mask: Tensor) -> Tensor:
+    """Values of the tokens that count, laid out as (B, T) with 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
 
 
 class Scorer(nn.Module):

@@ -126,10 +126,13 @@ def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]
             f"student_samples_{split}",
             {"stage": s.student_samples, "student": sft, "prompt": zero_shot, **seeds},
             known.queries,
-            lambda: sample(workshop, sft, zero_shot, "student", known.queries, s.student_samples.sample, s),
+            lambda: sample(
+                workshop, sft, zero_shot, "student", known.queries, s.student_samples.sample, s.sampling_seed
+            ),
         )
         scores = score(known.queries, sampled, known.labels)
         kept = balanced(scores)
+        note_student_samples(workshop, split, scores, kept, s.student_samples.max_response_tokens)
         queries = [known.queries[i] for i in kept]
         pairs = s.pairs.pair(queries, [known.scored[i] for i in kept], [scores[i] for i in kept], s.sampling_seed)
         counts[f"{split}_balanced_queries"], counts[f"{split}_pairs"] = len(queries), len(pairs)
@@ -161,8 +164,8 @@ def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]
             "validation": validation_digest(s, validation), "seed": s.seed,
         },
         lambda folder: s.rl.fit(
-            sft, rl_queries, s.reward_mix.build(inputs), prompt=zero_shot, validate=validate, training=s.training,
-            logger=s.tracker.logger_for("rl"), folder=folder, seed=s.seed,
+            sft, rl_queries, lambda: s.reward_mix.build(inputs), prompt=zero_shot, validate=validate,
+            training=s.training, logger=s.tracker.logger_for("rl"), folder=folder, seed=s.seed,
         ),
     )  # fmt: skip
 
@@ -219,11 +222,13 @@ def label(s: Stages, workshop: Workshop, queries: list[Query], split: str, count
 
     def responses(part: str, asked: list[Query], draw: Callable[..., list[list[Response]]]) -> list[list[Response]]:
         checkpoint, prompt = s.teacher.checkpoint(), s.teacher.prompt
+        schedule = s.teacher_samples.first_pass if part == "first" else s.teacher_samples.second_pass
+        rounds = len(schedule.temperatures) if schedule else 0
         return workshop.responses(
             f"teacher_{part}_{split}",
             {**recipe, "pass": part},
             asked,
-            lambda: sample(workshop, checkpoint, prompt, s.teacher.name, asked, draw, s),
+            lambda: sample(workshop, checkpoint, prompt, "teacher", asked, draw, s.sampling_seed, rounds=rounds),
         )
 
     first = responses("first", queries, s.teacher_samples.first)
@@ -250,12 +255,31 @@ def sample(
     name: str,
     queries: list[Query],
     draw: Callable[[LocalGenerator, Sequence[Query], int], list[list[Response]]],
-    s: Stages,
+    seed: int,
+    *,
+    rounds: int = 1,
 ) -> list[list[Response]]:
-    """Responses of a model to the queries."""
-    generator = open_generator(checkpoint, prompt, name)
-    workshop.say(f"    sampling from {name}: {len(queries)} queries")
-    return draw(generator, queries, s.sampling_seed)
+    """Responses of a model to the queries, which `draw` asks so many rounds of."""
+    with workshop.progress(f"sampling from the {name}", len(queries) * rounds) as advance:
+        return draw(open_generator(checkpoint, prompt, name, advance), queries, seed)
+
+
+def note_student_samples(
+    workshop: Workshop, split: str, scored: Sequence[Sequence[ScoredResponse]], kept: Sequence[int], limit: int
+) -> None:
+    """Say what became of the student's samples, and warn of what would explain that none are left."""
+    flat = [one for own in scored for one in own]
+    all_right = sum(all(one.score == 1 for one in own) for own in scored)
+    workshop.say(
+        f"    {len(scored)} {split} queries: {len(kept)} with right and wrong student samples, {all_right} all right, "
+        f"{len(scored) - len(kept) - all_right} all wrong"
+    )
+    truncated = sum(not one.response.is_finished for one in flat) / max(1, len(flat))
+    if truncated > 0.5:
+        workshop.warn(
+            f"{truncated:.0%} of the student's {split} samples do not stop within student_samples.max_response_tokens="
+            f"{limit}: raise it, or train the student to stop (sft=mini, more sft.epochs)."
+        )
 
 
 def validator(s: Stages, validation: Labelled, prompt: PromptTemplate) -> Callable[[PreTrainedModel], float]:
@@ -278,11 +302,14 @@ def evaluate(s: Stages, workshop: Workshop, role: str, checkpoint: Checkpoint, p
         recipe = {"stage": s.evaluation, "model": checkpoint, "prompt": prompt, "queries": digest_of(queries)}
 
         def measure(name: str = name, queries: list[Query] = queries) -> dict[str, Any]:
-            generator = open_generator(checkpoint, prompt, role)
-            return dataclasses.asdict(s.evaluation.evaluate(generator, queries, s.sampling_seed, test_set=name))
+            total = len(queries) + s.evaluation.pass_at_k_queries(len(queries))
+            with workshop.progress(f"evaluating {role} on {name}", total) as advance:
+                generator = open_generator(checkpoint, prompt, role, advance)
+                return dataclasses.asdict(s.evaluation.evaluate(generator, queries, s.sampling_seed, test_set=name))
 
         results[name] = result_from_json(
-            TestSetResult, workshop.value("evaluation", {**recipe, "test_set": name}, measure)
+            TestSetResult,
+            workshop.value("evaluation", {**recipe, "test_set": name}, measure, shown=f"{role} on {name}"),
         )
     return ModelResult(role, results)
 
@@ -308,9 +335,15 @@ def flat_numbers(report: Mapping[str, Any]) -> dict[str, int | float]:
     return flat
 
 
-def job_digest(s: Stages) -> str:
-    """What names the job's folder and its W&B run: everything that decides the result."""
+def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Checkpoint] = ()) -> str:
+    """What names the job's folder and its W&B run: everything that decides the result.
+
+    Args:
+        models: the checkpoints of teacher and student: other weights in the same folder are another job.
+    """
     parts = {field.name: getattr(s, field.name) for field in dataclasses.fields(s)}
     for without_effect in ("tracker", "training"):
         del parts[without_effect]
-    return recipe_digest("job", parts)
+    if evaluate_only:
+        parts = {name: parts[name] for name in ("dataset", "student", "evaluation", "sampling_seed")}
+    return recipe_digest("job", {**parts, "evaluate_only": evaluate_only, "models": list(models)})

@@ -137,6 +137,11 @@ class DistilledReward:
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """See `RewardMix`."""
         folder = inputs.reward_model.folder
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                "reward_mix=distilled needs a reward model, and reward_model=none makes none. Take "
+                "`python run.py reward_model=mini`, or the label alone as reward, `python run.py reward_mix=label`."
+            )
         learned = LearnedReward(load_scorer(folder).eval(), load_tokenizer(folder), inputs.prompt)
         return ConsistencyCheck(learned, inputs.labels, self.penalty, self.unanswered)
 

@@ -8,7 +8,6 @@ minibatches. Shapes: Q queries of a rollout, B = Q × G responses of T tokens.
 import copy
 import json
 import random
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rkd.advantages import AdvantageEstimator
+from rkd.advantages import AdvantageEstimator, GroupRelative
+from rkd.answers import extract_answer
 from rkd.batches import ResponseBatch, encode
 from rkd.generation import LocalGenerator
 from rkd.kl_control import KLController
@@ -34,7 +34,7 @@ from rkd.losses import (
     scale,
     value_loss,
 )
-from rkd.models import Policy, PolicyOutput, load_causal_lm, load_tokenizer
+from rkd.models import Policy, PolicyOutput, copy_model, load_causal_lm, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction, Rewards, Sampling
 from rkd.records import Checkpoint, Query, Response
@@ -228,12 +228,14 @@ class PolicyModule(LightningModule):
         rewards = self.reward(repeated, responses)
         mask = batch.response_mask
         self.policy.eval()
-        # The log-probabilities of the sampler itself would differ by rounding; the first ratio shall be exactly 1.
+        # Made by the pass that is trained, not by the sampler: at the first minibatch only the order of sums differs.
         old = in_minibatches(self.policy, batch, self._prompts_per_pass, with_entropy=True)
         reference = in_minibatches(self._frozen[0].to(mask.device), batch, self._prompts_per_pass)
         token_rewards = self._token_rewards(rewards, responses, old.logprobs, reference.logprobs, mask)
         advantages, returns = self.estimate_advantages(token_rewards, old.values, mask)
         rollout = Rollout(batch, old.logprobs, reference.logprobs, old.values, rewards, advantages, returns)
+        answers = [extract_answer(one.text, query.dataset) for query, one in zip(repeated, responses, strict=True)]
+        without_answer = answers.count(None)
         measured_kl = ((old.logprobs - reference.logprobs) * mask).sum(1)
         metrics = {f"reward/{name}": float(part.mean()) for name, part in rewards.components.items()}
         metrics |= {
@@ -243,6 +245,7 @@ class PolicyModule(LightningModule):
             "kl_coefficient": self.kl.controller.coefficient,
             "entropy": float(masked_mean(old.entropy, mask)),
             "response_tokens": float(mask.sum(1).float().mean()),
+            "share_without_answer": without_answer / len(responses),
             "share_truncated": 1 - sum(response.is_finished for response in responses) / len(responses),
         }
         self._keep_samples(repeated, responses, rewards)
@@ -382,11 +385,25 @@ class RL:
     rollouts_between_validations: int = 10
     patience: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.rollouts.queries_per_rollout < self.optimisation.minibatches_per_epoch:
+            raise ValueError(
+                f"rl.optimisation.minibatches_per_epoch={self.optimisation.minibatches_per_epoch}: a minibatch holds "
+                f"whole queries, and a rollout has only rl.rollouts.queries_per_rollout="
+                f"{self.rollouts.queries_per_rollout}. Take fewer minibatches or more queries."
+            )
+        per_query = self.rollouts.responses_per_query
+        if isinstance(self.advantages, GroupRelative) and self.advantages.group_size != per_query:
+            raise ValueError(
+                f"rl.advantages.group_size={self.advantages.group_size} would mix the responses to different queries: "
+                f"set it to rl.rollouts.responses_per_query={per_query}."
+            )
+
     def fit(
         self,
         student: Checkpoint,
         queries: Sequence[Query],
-        reward: RewardFunction,
+        build_reward: Callable[[], RewardFunction],
         *,
         prompt: PromptTemplate,
         validate: Validate,
@@ -396,6 +413,9 @@ class RL:
         seed: int,
     ) -> RLReport:
         """Train on `queries` and write the best policy, `history.jsonl` and `samples.jsonl` to `folder`.
+
+        Args:
+            build_reward: makes the reward function; a function, so that a row without this stage needs no reward.
 
         Raises:
             ValueError: there are no queries.
@@ -414,7 +434,7 @@ class RL:
                 lm,
                 tokenizer,
                 prompt,
-                reward,
+                build_reward(),
                 self.advantages,
                 self.rollouts,
                 self.optimisation,
@@ -432,6 +452,7 @@ class RL:
                 callbacks=[best],
                 val_check_interval=min(self.rollouts_between_validations, self.rollouts.count),
                 shown_metrics=("reward", "kl", "validation_accuracy"),
+                learning_rate_key="rl.optimisation.learning_rate",
             )
             trainer.validate(module, one_validation(), verbose=False)
             per_rollout = queries_of_rollouts(queries, self.rollouts, seed)
@@ -453,5 +474,5 @@ class NoRL:
 
     def fit(self, student: Checkpoint, *_: Any, folder: Path, **__: Any) -> RLReport:
         """Copy the student."""
-        shutil.copytree(student.folder, folder, dirs_exist_ok=True)
+        copy_model(student.folder, folder)
         return RLReport(0, 0, None)

@@ -4,7 +4,6 @@ The student learns the teacher's responses by the negative log-likelihood of the
 token included, so that it learns to stop. Which responses those are (voted, unfiltered, a share) is decided before.
 """
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rkd.batches import ResponseBatch, collate, encode, encode_responses
 from rkd.losses import sft_loss
-from rkd.models import Policy, load_causal_lm, load_tokenizer
+from rkd.models import Policy, copy_model, load_causal_lm, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, Query
 from rkd.training import (
@@ -174,7 +173,7 @@ class NoSFT:
 
     def fit(self, student: Checkpoint, *_: object, folder: Path, **__: object) -> SFTReport:
         """Copy the student's folder to `folder`."""
-        shutil.copytree(student.folder, folder, dirs_exist_ok=True)
+        copy_model(student.folder, folder)
         return SFTReport(steps=0, examples=0, dropped_too_long=0, best_validation=None)
 
 

@@ -68,6 +68,10 @@ class Tracker(Protocol):
         """Keep a PNG under `key`."""
         ...
 
+    def where(self) -> str:
+        """Where the run is and what shows it, in one line; empty where nothing is kept."""
+        ...
+
     def finish(self, exit_code: int = 0) -> None:
         """Close the run; does nothing if none is open."""
         ...
@@ -175,16 +179,24 @@ class WandbTracker:
 
         artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name), type=type, metadata=dict(metadata))
         # Immutable: files of the store never change, so W&B need not copy a whole model to its cache first.
-        if path.is_dir():
-            artifact.add_dir(str(path), policy="immutable")
-        else:
-            artifact.add_file(str(path), policy="immutable")
+        # File by file: `add_dir` talks about it on the terminal, `silent` or not.
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                name_within = file.relative_to(path if path.is_dir() else path.parent).as_posix()
+                artifact.add_file(str(file), name=name_within, policy="immutable")
         _started(self._run).log_artifact(artifact)
 
     def log_image(self, key: str, path: Path) -> None:
         import wandb
 
         _started(self._run).log({key: wandb.Image(str(path))})
+
+    def where(self) -> str:
+        run = _started(self._run)
+        if not run.offline:
+            return run.url
+        place = run.settings.sync_dir
+        return f"`wandb leet {place}` shows it, `wandb sync {place}` uploads it"
 
     def finish(self, exit_code: int = 0) -> None:
         run, self._run = self._run, None
@@ -241,6 +253,9 @@ class CsvTracker:
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, target)
 
+    def where(self) -> str:
+        return str(_started(self._folder))
+
     def finish(self, exit_code: int = 0) -> None:
         if self._folder is not None:
             for logger in self._loggers.values():
@@ -295,6 +310,10 @@ class TensorBoardTracker:
     def log_image(self, key: str, path: Path) -> None:
         _started(self._logger).experiment.add_image(key, imread(path)[..., :3], dataformats="HWC")
 
+    def where(self) -> str:
+        place = _started(self._logger).log_dir
+        return f"`tensorboard --logdir {place}` shows it"
+
     def finish(self, exit_code: int = 0) -> None:
         logger, self._logger = self._logger, None
         if logger is not None:
@@ -324,6 +343,9 @@ class NoTracker:
     def log_artifact(self, *_: Any, **__: Any) -> None: ...
 
     def log_image(self, *_: Any, **__: Any) -> None: ...
+
+    def where(self) -> str:
+        return ""
 
     def finish(self, *_: Any, **__: Any) -> None: ...
 

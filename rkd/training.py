@@ -72,6 +72,7 @@ class Training:
         gradient_clip: float | None = None,
         val_check_interval: int | float | None = None,
         shown_metrics: tuple[str, ...] = (),
+        learning_rate_key: str | None = None,
         **options: Any,
     ) -> Trainer:
         """A Lightning trainer for one stage; it writes no checkpoint of its own.
@@ -82,6 +83,7 @@ class Training:
             gradient_clip: largest norm of the gradient; None clips nothing, and manual optimisation needs None.
             val_check_interval: batches, or share of an epoch, between validations; None: once an epoch.
             shown_metrics: logged metrics that stand beside the progress.
+            learning_rate_key: the rate's config key, for the same advice; None: `<stage>.learning_rate`.
             options: further arguments of Lightning's `Trainer`.
         """
         quiet_lightning()
@@ -99,7 +101,7 @@ class Training:
             gradient_clip_val=gradient_clip,
             val_check_interval=val_check_interval,
             callbacks=[
-                StopOnNaN(stage, f"{stage}.learning_rate"),
+                StopOnNaN(stage, learning_rate_key or f"{stage}.learning_rate"),
                 StageProgress(stage, shown_metrics=shown_metrics),
                 *callbacks,
             ],
@@ -253,5 +255,7 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
     # A stage without validation examples keeps its last weights, and says so in its report.
     warnings.filterwarnings("ignore", message=r"You defined a `validation_step` but have no `val_dataloader`")
+    # Reinforcement learning keeps dropout off in both passes, or the first ratio would not be 1.
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
     # A short stage has fewer batches than `log_every_n_steps`.
     warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")

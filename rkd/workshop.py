@@ -3,14 +3,16 @@
 A stage that was made before, by this job or another, is read back. Everything printed while a job runs is printed here.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rkd.artifacts import Artifact, Store
 from rkd.records import Checkpoint, Query, Record, Response, digest_of, read_jsonl, write_jsonl
@@ -19,12 +21,16 @@ RECORDS_FILE, REPORT_FILE = "records.jsonl", "report.json"
 
 
 class Workshop:
-    """The store, the console and the bill of one job."""
+    """The store, the console and the bill of one job.
 
-    def __init__(self, store: Store, console: Console) -> None:
-        self.store, self.console = store, console
+    Where the console is no terminal, progress is a line every `seconds_between_lines`.
+    """
+
+    def __init__(self, store: Store, console: Console, *, seconds_between_lines: float = 20.0) -> None:
+        self.store, self.console, self.seconds_between_lines = store, console, seconds_between_lines
         self.costs: dict[str, dict[str, float]] = {}
         self.made: dict[str, Artifact] = {}
+        self.warnings: list[str] = []
 
     def records(
         self,
@@ -62,10 +68,12 @@ class Workshop:
         artifact = self._get_or_make(name, recipe, make)
         return Checkpoint(artifact.folder, artifact.digest)
 
-    def value(self, name: str, recipe: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """A small result in JSON form."""
+    def value(
+        self, name: str, recipe: Mapping[str, Any], make: Callable[[], dict[str, Any]], *, shown: str | None = None
+    ) -> dict[str, Any]:
+        """A small result in JSON form; `shown` stands for the stage's name in what is printed."""
         artifact = self._get_or_make(
-            name, recipe, lambda folder: (folder / REPORT_FILE).write_text(json.dumps(make()), encoding="utf-8")
+            name, recipe, lambda folder: (folder / REPORT_FILE).write_text(json.dumps(make()), encoding="utf-8"), shown
         )
         return json.loads((artifact.folder / REPORT_FILE).read_text(encoding="utf-8"))
 
@@ -77,7 +85,35 @@ class Workshop:
         """One line to the user."""
         self.console.print(text, highlight=False)
 
-    def _get_or_make(self, name: str, recipe: Mapping[str, Any], make: Callable[[Path], Any]) -> Artifact:
+    def warn(self, text: str) -> None:
+        """Something that may spoil a later stage: said now, and again if the job fails."""
+        self.warnings.append(text)
+        self.console.print(f"    {text}", style="yellow", markup=False)
+
+    @contextlib.contextmanager
+    def progress(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A function that takes note of so many more of `total`: a bar, or now and then a line in a log."""
+        if self.console.is_terminal:
+            columns = (BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            with Progress(TextColumn("{task.description}"), *columns, console=self.console, transient=True) as bar:
+                task = bar.add_task(name, total=total)
+                yield lambda count: bar.advance(task, count)
+            return
+        started = last_line = time.monotonic()
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done, last_line
+            done += count
+            if time.monotonic() - last_line >= self.seconds_between_lines:
+                last_line = time.monotonic()
+                self.say(f"{name}: {done}/{total}, {last_line - started:.0f} s")
+
+        yield advance
+
+    def _get_or_make(
+        self, name: str, recipe: Mapping[str, Any], make: Callable[[Path], Any], shown: str | None = None
+    ) -> Artifact:
         started, was_made = time.monotonic(), False
 
         def timed(folder: Path) -> None:
@@ -92,5 +128,5 @@ class Workshop:
         cost["seconds_this_job"] += time.monotonic() - started if was_made else 0.0
         self.made[name] = artifact
         done = f"made in {seconds:.0f} s" if was_made else f"reused, made before in {seconds:.0f} s"
-        self.say(f"  [green]✓[/] {name:<18} {done}   [dim]{artifact.folder}[/]")
+        self.say(f"  [green]✓[/] {shown or name:<26} {done}   [dim]{artifact.folder}[/]")
         return artifact

@@ -14,7 +14,7 @@ FLOORS = [
     {"generation", "pairs", "pretrain_text"},
     {"rewards", "teacher", "labels", "student_samples", "preferences"},
     {"pretrain", "sft", "reward_model", "rl", "evaluation"},
-    {"tracking", "report", "workshop"},
+    {"tracking", "report", "workshop", "plan"},
     {"pipeline"},
     {"job"},
 ]
@@ -32,7 +32,9 @@ def test_a_module_imports_from_lower_floors_only(path):
     if module == "__init__":
         return
     for imported in _imports(path) - {module}:
-        assert _floor(imported) < _floor(module), f"{module} (floor {_floor(module)}) imports {imported} (floor {_floor(imported)})"
+        assert _floor(imported) < _floor(module), (
+            f"{module} (floor {_floor(module)}) imports {imported} (floor {_floor(imported)})"
+        )
         assert not {module, imported} <= STAGES, f"stage {module} imports stage {imported}"
 
 

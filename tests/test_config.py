@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from rkd.pipeline import build_stages, job_digest
 
 REPOSITORY = Path(__file__).parents[1]
 PARTS_OF_OTHERS = {"queries", "prompt", "pretrain", "experiments", "sweeps"}
+NEEDED = {"reward_mix=own": ["reward_mix.function.path=builtins.len"]}
 
 
 def _options() -> list[str]:
@@ -20,31 +23,52 @@ def _rows() -> list[str]:
     return [path.stem for path in sorted((REPOSITORY / "experiments").glob("*.yaml"))]
 
 
-def _compose(*overrides: str):
+@pytest.fixture(scope="module", autouse=True)
+def hydra():
+    """Hydra is initialised once: it scans for plugins each time."""
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+        yield
+
+
+@pytest.fixture(scope="module")
+def digests() -> dict[str, str]:
+    """The digest of each row at the mini scale; to make it, every part is built."""
+    return {row: job_digest(build_stages(compose("config", overrides=[f"experiments={row}"]))) for row in _rows()}
 
 
 @pytest.mark.parametrize("option", _options())
 def test_every_option_builds(option):
     group, _, name = option.partition("=")
-    group = {"trainer": "trainer@training", "tracking": "tracking@tracker"}.get(group, group)
-    extra = ["reward_mix.function.path=builtins.len"] if option == "reward_mix=own" else []
-    build_stages(_compose(f"{group}={name}", *extra))
+    if group == "scale":  # it chooses the options of the other groups, and has no part of its own
+        build_stages(compose("config", overrides=[option]))
+    else:
+        # The option's own file with what it takes from others: a quarter of the time of the whole config.
+        instantiate(compose(f"{group}/{name}", overrides=NEEDED.get(option, []))[group], _convert_="all")
 
 
 @pytest.mark.parametrize("row", _rows())
-@pytest.mark.parametrize("scale", ["mini", "paper"])
-def test_every_row_builds_and_has_a_digest(row, scale):
-    stages = build_stages(_compose(f"experiments={row}", f"scale={scale}"))
-    assert len(job_digest(stages)) == 16
+def test_every_row_composes_at_the_papers_scale(row):
+    config = compose("config", overrides=[f"experiments={row}", "scale=paper"])
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert plain["dataset"]["name"] == "gsm8k"
+    assert plain["student"]["name"] == "llama3.2_1b"
 
 
-def test_two_rows_have_different_digests():
-    digests = [job_digest(build_stages(_compose(f"experiments={row}"))) for row in _rows()]
-    assert len(set(digests)) == len(digests)
+def test_every_row_builds_and_has_a_digest_of_its_own(digests):
+    assert all(len(digest) == 16 for digest in digests.values())
+    assert len(set(digests.values())) == len(_rows())
 
 
-def test_tracking_and_hardware_do_not_change_the_digest():
-    plain = job_digest(build_stages(_compose()))
-    assert job_digest(build_stages(_compose("tracking@tracker=none", "training.accelerator=cpu"))) == plain
+def test_every_row_has_a_label_of_its_own():
+    labels = [OmegaConf.load(REPOSITORY / "experiments" / f"{row}.yaml").row for row in _rows()]
+    assert len(set(labels)) == len(labels)
+
+
+def test_tracking_and_hardware_do_not_change_the_digest(digests):
+    other = compose("config", overrides=["tracking@tracker=none", "training.accelerator=cpu"])
+    assert job_digest(build_stages(other)) == digests["ours"]
+
+
+def test_a_job_that_only_evaluates_has_a_digest_of_its_own_whatever_the_training():
+    a, b = (build_stages(compose("config", overrides=[override])) for override in ("sft.epochs=1", "sft.epochs=2"))
+    assert job_digest(a, evaluate_only=True) == job_digest(b, evaluate_only=True) != job_digest(a)

@@ -1,0 +1,376 @@
+"""One job from its config to what it leaves behind, and what a user sees when the input is bad."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+import tiny_world
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+
+from rkd.answers import extract_answer
+from rkd.artifacts import Store, open_artifact
+from rkd.generation import open_generator
+from rkd.job import JobError, run_job
+from rkd.protocols import Sampling
+from rkd.records import Checkpoint
+from rkd.results import RESULT_FILE, read_result
+
+REPOSITORY = Path(__file__).parents[1]
+SFT = ["sft.epochs=1", "sft.learning_rate=1e-4"]
+REWARD_MODEL = ["reward_model.epochs=1"]
+ROLLOUTS = ["episodes=64", "queries_per_rollout=4", "responses_per_query=8", "max_response_tokens=16"]
+RL = [*(f"rl.rollouts.{value}" for value in ROLLOUTS), "rl.rollouts_between_validations=1"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Models `teacher`, `student` and `random`, and the datasets `data` and `poisoned`."""
+    folder = tmp_path_factory.mktemp("world")
+    random = tiny_world.random_model(folder / "random")
+    tiny_world.taught(random, folder / "teacher", guesses=False)
+    tiny_world.taught(random, folder / "student", guesses=True)
+    tiny_world.write_dataset(folder / "data")
+    tiny_world.write_dataset(folder / "poisoned", wrong_gold=True)
+    return folder
+
+
+def overrides(world: Path, root: Path, *more: str, stages: list[str] | None = None) -> list[str]:
+    """The command line of a tiny job whose files lie in `root`."""
+    prompts = [
+        override
+        for role in ("student", "teacher")
+        for override in (f"{role}.name_or_path={world / role}", f"{role}.prompt.template='Q: {{question}}\\nA:'")
+    ]
+    lengths = [f"{stage}.max_response_tokens=16" for stage in ("teacher_samples", "student_samples", "evaluation")]
+    return [
+        "dataset=svamp", f"dataset.source={world / 'data'}", "tracking@tracker=none", "training.accelerator=cpu",
+        "threads=1", f"artifacts.root={root / 'artifacts'}", f"output_root={root / 'outputs'}",
+        "student.prompt.examples=[]", *prompts, *lengths, *([*SFT, *REWARD_MODEL, *RL] if stages is None else stages),
+        *more,
+    ]  # fmt: skip
+
+
+def run(world: Path, root: Path, *more: str, stages: list[str] | None = None) -> tuple[float | None, str]:
+    """Run a tiny job in this process: what it returns, and what the user sees."""
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        config = compose("config", overrides=overrides(world, root, *more, stages=stages))
+    seen = io.StringIO()
+    with redirect_stdout(seen):
+        accuracy = run_job(config)
+    return accuracy, seen.getvalue()
+
+
+def failure(world: Path, root: Path, *more: str, stages: list[str] | None = None) -> str:
+    """The message that a job fails with."""
+    with pytest.raises(JobError) as error:
+        run(world, root, *more, stages=stages)
+    return str(error.value)
+
+
+def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
+    """`python run.py` as a user calls it, from another folder."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    environment.pop("HYDRA_FULL_ERROR", None)
+    return subprocess.run(
+        [sys.executable, REPOSITORY / "run.py", *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+
+def only_result(root: Path):
+    """The one result under `root`, and its folder."""
+    (path,) = (root / "outputs").rglob(RESULT_FILE)
+    return read_result(path.parent), path.parent
+
+
+def weights(root: Path, stage: str):
+    """The weights of the one artifact of a stage."""
+    (folder,) = (root / "artifacts" / stage).glob("[!.]*")
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory):
+    """A finished job: its root, what it returned and what it printed."""
+    root = tmp_path_factory.mktemp("finished")
+    return root, *run(world, root)
+
+
+def test_a_job_leaves_result_table_and_figure(finished):
+    root, accuracy, _ = finished
+    result, folder = only_result(root)
+    assert {path.name for path in folder.iterdir()} == {RESULT_FILE, "table.md", "learning_curves.png"}
+    assert [model.role for model in result.models] == ["teacher", "student few-shot", "SFT", "Ours"]
+    assert result.failure is None
+    assert result.models[-1].test_sets["svamp"].accuracy == accuracy
+    # 40 distinct questions, a tenth of them kept for validation; 12 test questions.
+    assert (result.counts["training_queries"], result.counts["validation_queries"]) == (36, 4)
+    assert result.models[0].test_sets["svamp"].n == 12
+    assert result.config["dataset"]["name"] == "svamp"
+
+
+def test_a_user_sees_the_plan_each_stage_and_where_everything_is(finished):
+    root, _, seen = finished
+    _, folder = only_result(root)
+    assert "36 training, 4 validation; tests: svamp 12" in seen
+    assert "64 episodes: 2 rollouts × 4 queries × 8" in seen
+    assert all(f"✓ {stage} " in seen for stage in ("teacher_first_training", "sft", "reward_model", "rl"))
+    assert all(str(folder / name) in seen for name in (RESULT_FILE, "table.md", "learning_curves.png"))
+    assert "LOAD REPORT" not in seen
+
+
+@pytest.fixture
+def same_store(finished, tmp_path) -> Path:
+    """A root of one's own, with the stages and the result of `finished`."""
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def test_a_finished_job_says_so_and_returns_the_same_accuracy(world, finished):
+    root, accuracy, _ = finished
+    made = Store(root / "artifacts").folders()
+    again, seen = run(world, root)
+    assert again == accuracy
+    assert "finished already" in seen
+    assert Store(root / "artifacts").folders() == made
+
+
+def test_other_weights_in_the_same_folder_are_another_job(world, tmp_path):
+    own = tmp_path / "world"
+    shutil.copytree(world, own)
+    stages = ["sft=none", "reward_model=none", "rl=none"]
+    run(own, tmp_path, stages=stages)
+    shutil.copytree(own / "teacher", own / "student", dirs_exist_ok=True)
+    assert "finished already" not in run(own, tmp_path, stages=stages)[1]
+
+
+def test_a_second_row_reuses_the_stages_it_shares(world, same_store):
+    _, seen = run(world, same_store, "experiments=ours_wo_r", stages=SFT)
+    for stage in ("teacher_first_training", "sft", "student_samples_training"):
+        (line,) = (line for line in seen.splitlines() if f"✓ {stage} " in line)
+        assert "reused" in line
+
+
+def test_a_row_without_any_training_evaluates_the_student_as_it_is(world, tmp_path):
+    run(world, tmp_path, "experiments=icl", stages=[])
+    result, folder = only_result(tmp_path)
+    assert result.row == result.models[-1].role == "ICL"
+    assert not (folder / "learning_curves.png").exists()
+    untouched = load_file(world / "student" / "model.safetensors")
+    assert all(untouched[name].equal(value) for name, value in weights(tmp_path, "rl").items())
+
+
+def test_evaluate_only_makes_nothing_but_evaluations(world, tmp_path):
+    accuracy, _ = run(world, tmp_path, "evaluate_only=true", "teacher.name_or_path=no/such/teacher")
+    result, _ = only_result(tmp_path)
+    assert [model.role for model in result.models] == ["few-shot", "zero-shot"]
+    assert result.models[-1].test_sets["svamp"].accuracy == accuracy
+    assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["evaluation"]
+
+
+def test_evaluate_only_is_another_job_than_the_training(world, same_store):
+    assert "finished already" not in run(world, same_store, "evaluate_only=true")[1]
+
+
+def test_poisoned_gold_answers_change_no_weight_of_a_label_free_row(world, finished, tmp_path):
+    clean, _, _ = finished
+    run(world, tmp_path, f"dataset.source={world / 'poisoned'}")
+    result, _ = only_result(tmp_path)
+    assert result.counts["label_precision"] == 0.0  # the poison is there, and only the report has seen it
+    for stage in ("sft", "reward_model", "rl"):
+        a, b = weights(clean, stage), weights(tmp_path, stage)
+        assert all(a[name].equal(b[name]) for name in a), stage
+    made = [{path.name for path in Store(root / "artifacts").folders()} for root in (clean, tmp_path)]
+    assert made[0] == made[1]  # every digest, so nothing that decides a stage's content has changed either
+
+
+def test_poisoned_gold_answers_do_change_a_row_with_gold_labels(world, tmp_path):
+    # The control: the same poison, where gold is read, leaves no right response at all.
+    stages = [*SFT, *RL]
+    message = failure(world, tmp_path, "experiments=gold_label", f"dataset.source={world / 'poisoned'}", stages=stages)
+    assert "sft: there is no example to train on" in message
+
+
+def test_a_failed_job_leaves_its_reason_and_can_be_run_again(world, tmp_path):
+    message = failure(world, tmp_path, "sft.learning_rate=1e30")
+    result, folder = only_result(tmp_path)
+    assert result.failure == message
+    assert (folder / "traceback.txt").is_file()
+    assert failure(world, tmp_path, "sft.learning_rate=1e30") == message
+    assert not list((tmp_path / "artifacts" / "sft").glob("[!.]*"))
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("sft.learning_rate=1e30", "sft.learning_rate"),
+        ("reward_model.learning_rate=1e30", "reward_model.learning_rate"),
+        ("rl.optimisation.learning_rate=1e30", "rl.optimisation.learning_rate"),
+    ],
+)
+def test_a_nan_loss_names_the_stage_and_the_rate_to_lower(world, same_store, override, key):
+    extra = ["sft.gradient_clip=null", "reward_model.gradient_clip=null"]
+    message = failure(world, same_store, override, *extra)
+    assert f"Lower `{key}`" in message
+
+
+def test_a_missing_checkpoint_is_named_with_its_key(world, tmp_path):
+    message = failure(world, tmp_path, "student.name_or_path=/no/such/folder")
+    assert "there is no folder /no/such/folder" in message
+    assert "student.name_or_path=" in message
+
+
+def test_a_truncated_checkpoint_is_named(world, tmp_path):
+    shutil.copytree(world / "student", tmp_path / "broken")
+    path = tmp_path / "broken" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    message = failure(world, tmp_path, f"student.name_or_path={tmp_path / 'broken'}")
+    assert f"{path} are truncated" in message
+    assert "rkd.pretrain" in message
+
+
+def test_a_dataset_without_rows_is_named(world, tmp_path):
+    folder = tmp_path / "empty" / "svamp"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text("")
+    message = failure(world, tmp_path, f"dataset.source={tmp_path / 'empty'}")
+    assert "dataset=svamp, split test, has no questions" in message
+    assert str(tmp_path / "empty") in message
+
+
+def test_a_limit_of_no_query_is_refused(world, tmp_path):
+    message = failure(world, tmp_path, "dataset.max_training_queries=0")
+    assert "dataset.max_training_queries=0: must be at least 1" in message
+
+
+def test_no_query_after_the_vote_says_what_to_change(world, tmp_path):
+    message = failure(world, tmp_path, f"teacher.name_or_path={world / 'random'}")
+    assert "no query is left after the vote: none of 36" in message
+    assert "labels.threshold=" in message
+
+
+def test_no_pair_says_what_to_change(world, tmp_path):
+    # A student that the teacher's own weights make always right: no query with right and wrong samples.
+    message = failure(world, tmp_path, f"student.name_or_path={world / 'teacher'}")
+    assert "there is no pair to train on" in message
+    assert "dataset.max_training_queries=null" in message
+
+
+def test_a_student_that_never_stops_is_told_apart_from_one_that_is_always_wrong(world, tmp_path):
+    stages = ["sft=none", *REWARD_MODEL, *RL]
+    message = failure(world, tmp_path, f"student.name_or_path={world / 'random'}", stages=stages)
+    assert "there is no pair to train on" in message
+    assert "of the student's training samples do not stop within student_samples.max_response_tokens=16" in message
+
+
+def test_a_student_that_answers_but_never_stops_runs_through_and_is_told_so(world, tmp_path):
+    # Cut before its end-of-sequence token, every response has its answer and none is finished.
+    whole = len(tiny_world.response("1").split())
+    limit = next(n for n in range(whole, 16) if _all_answer_and_none_stops(world / "student", n))
+    stages = ["sft=none", *REWARD_MODEL, *RL]
+    limits = [f"student_samples.max_response_tokens={limit}", f"rl.rollouts.max_response_tokens={limit}"]
+    _, seen = run(world, tmp_path, *limits, stages=stages)
+    assert (
+        f"100% of the student's training samples do not stop within student_samples.max_response_tokens={limit}" in seen
+    )
+    (folder,) = (tmp_path / "artifacts" / "rl").glob("[!.]*")
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert [row["share_truncated"] for row in rows if "reward" in row] == [1.0, 1.0]
+
+
+def _all_answer_and_none_stops(folder: Path, limit: int) -> bool:
+    generator = open_generator(Checkpoint(folder, "student"), tiny_world.PROMPT, "student")
+    sampling = Sampling(0.7, 2, limit)
+    own = [one for group in generator.generate(tiny_world.queries(0, 8), sampling, 0) for one in group]
+    return all(extract_answer(one.text, "svamp") is not None and not one.is_finished for one in own)
+
+
+def test_a_distilled_reward_without_reward_model_is_refused(world, tmp_path):
+    message = failure(world, tmp_path, "reward_model=none", stages=[*SFT, *RL])
+    assert "reward_mix=label" in message
+
+
+def test_the_samples_of_the_store_know_no_gold_answer(finished):
+    root, _, _ = finished
+    for folder in Store(root / "artifacts").folders():
+        if folder.parent.name != "evaluation":
+            assert "gold" not in json.dumps(open_artifact(folder).manifest["recipe"]), folder
+
+
+@pytest.mark.slow
+def test_help_lists_the_groups_from_another_folder(tmp_path):
+    done = command("--help", folder=tmp_path)
+    assert done.returncode == 0
+    assert "labels: gold, vote" in done.stdout
+    assert "experiments: " in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("sft.leaning_rate=1", "Key 'leaning_rate' is not in struct"),
+        ("student=huge", "Could not find 'student/huge'"),
+        ("seed", "Error parsing override"),
+    ],
+)
+def test_an_unknown_option_is_one_message_without_traceback(tmp_path, argument, said):
+    done = command(argument, folder=tmp_path)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "python run.py --help" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "HYDRA_FULL_ERROR" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_without_multirun_is_refused_with_the_right_command(tmp_path):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "probe.yaml").write_text("# @package _global_\nhydra: {sweeper: {params: {seed: '0,1'}}}\n")
+    done = command("--config-dir", str(tmp_path), "sweeps=probe", folder=tmp_path)
+    assert done.returncode == 1
+    assert "python run.py -m sweeps=probe" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_bad_job_is_one_message_without_traceback(world, tmp_path):
+    done = command(*overrides(world, tmp_path, "student.name_or_path=/no/such/folder"), folder=tmp_path)
+    assert done.returncode == 1
+    assert "there is no folder /no/such/folder" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_multirun_runs_its_jobs_in_one_process_as_if_each_were_alone(world, finished, tmp_path):
+    (tmp_path / "cwd").mkdir()
+    done = command("-m", *overrides(world, tmp_path, "seed=1,0"), folder=tmp_path / "cwd")
+    assert done.returncode == 0, done.stderr
+    results = {result.seed: result for result in map(read_result, (tmp_path / "outputs").glob("*/"))}
+    alone, _ = only_result(finished[0])
+    assert results.keys() == {0, 1}
+    # Seed 0 runs second here, and ran alone in `finished`: models and answers agree.
+    assert results[0].models == alone.models
+    assert not list((tmp_path / "cwd").iterdir())
+    assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_a_multirun_goes_on_after_a_failed_job_and_exits_with_an_error(world, tmp_path):
+    arguments = overrides(world, tmp_path, "student.name_or_path=/no/such,${student_ok}", stages=[])
+    arguments = [argument.replace("${student_ok}", str(world / "student")) for argument in arguments]
+    done = command("-m", *arguments, "experiments=icl", folder=tmp_path)
+    assert done.returncode == 1
+    assert "there is no folder /no/such" in done.stderr
+    assert "Not every job finished" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(list((tmp_path / "outputs").glob("ICL-*/result.json"))) == 1

@@ -1,0 +1,150 @@
+"""Rewards, Eq. 10 above all: every expected number is worked by hand."""
+
+import pytest
+import tiny_world
+import torch
+from fakes import query, responses, says
+
+from rkd.artifacts import as_recipe
+from rkd.batches import collate, encode, encode_responses
+from rkd.models import Scorer, load_scorer, load_tokenizer
+from rkd.protocols import Rewards
+from rkd.records import Checkpoint, Response
+from rkd.rewards import (
+    ConsistencyCheck,
+    DistilledReward,
+    LabelReward,
+    LearnedReward,
+    OwnReward,
+    RewardInputs,
+    VerifiableReward,
+    cap_at_zero,
+    minus_one,
+    unchanged,
+)
+
+# Two responses agree with the label 8, two contradict it, one has no answer.
+QUERY = query("q")
+RESPONSES = responses("q", [says(8, "a"), says(8, "b"), says(9, "c"), says(9, "d"), "I do not know"])
+LEARNED = torch.tensor([1.5, -0.5, 2.0, -3.0, 4.0])
+
+
+class FixedReward:
+    """A reward function that returns what it was given."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = values
+
+    def __call__(self, *_) -> Rewards:
+        return Rewards(self.values, {"learned": self.values})
+
+
+def inputs(folder=None) -> RewardInputs:
+    return RewardInputs({"q": "8"}, Checkpoint(folder, "tiny"), tiny_world.PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "expected"),
+    [
+        (cap_at_zero, [1.5, -0.5, 0.0, -3.0, -5.0]),  # min(r, 0) where the answer contradicts the label
+        (minus_one, [1.5, -0.5, 1.0, -4.0, -5.0]),  # r − 1 there
+        (unchanged, [1.5, -0.5, 2.0, -3.0, -5.0]),  # r there; −5 without an answer stays
+    ],
+)
+def test_the_checks_of_eq_10(penalty, expected):
+    check = ConsistencyCheck(FixedReward(LEARNED), {"q": "8"}, penalty)
+    assert check([QUERY] * 5, RESPONSES).total.tolist() == expected
+
+
+def test_every_component_of_the_checked_reward_is_reported():
+    components = ConsistencyCheck(FixedReward(LEARNED), {"q": "8"})([QUERY] * 5, RESPONSES).components
+    assert {name: part.tolist() for name, part in components.items()} == {
+        "learned": LEARNED.tolist(),
+        "answered": [1, 1, 1, 1, 0],
+        "consistent": [1, 1, 0, 0, 0],
+    }
+
+
+def test_each_response_is_compared_with_the_label_of_its_own_query():
+    both = [query("a"), query("b")]
+    reward = VerifiableReward({"a": "8", "b": "9"})(both, [*responses("a", [says(9)]), *responses("b", [says(9)])])
+    assert reward.total.tolist() == pytest.approx([0.1, 1.0])
+
+
+def test_an_answer_is_compared_by_value():
+    (reward,) = VerifiableReward({"q": "8"})([QUERY], responses("q", [says("8.00")])).total.tolist()
+    assert reward == 1.0
+
+
+def test_the_verifiable_reward_of_paper_j():
+    reward = VerifiableReward({"q": "8"})([QUERY] * 5, RESPONSES)
+    assert reward.total.tolist() == pytest.approx([1, 1, 0.1, 0.1, 0])
+    assert list(reward.components) == ["verifiable"]
+
+
+def test_the_label_alone_gives_plus_or_minus_one():
+    reward = LabelReward().build(inputs())([QUERY] * 5, RESPONSES)
+    assert reward.total.tolist() == [1, 1, -1, -1, -1]
+
+
+def count_words(_, responses):
+    return [len(response.text.split()) for response in responses]
+
+
+def one_number(*_):
+    return [1.0]
+
+
+def test_a_function_of_the_users_own_is_a_reward():
+    reward = OwnReward(function=count_words).build(inputs())([QUERY] * 2, responses("q", ["a b c", "d"]))
+    assert reward.total.tolist() == [3.0, 1.0]
+    assert list(reward.components) == ["own"]
+
+
+def test_a_function_that_returns_the_wrong_number_of_rewards_is_refused_by_name():
+    reward = OwnReward(function=one_number).build(inputs())
+    with pytest.raises(ValueError, match=r"function=one_number returned shape \(1,\) for 2 responses"):
+        reward([QUERY] * 2, responses("q", ["a", "b"]))
+
+
+def test_the_code_of_ones_own_function_is_part_of_the_recipe():
+    assert "return [1.0]" in as_recipe(OwnReward(function=one_number))["source"]
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory) -> LearnedReward:
+    folder = tmp_path_factory.mktemp("scorer")
+    tiny_world.random_model(folder, seed=3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # of the new head
+        scorer = load_scorer(folder)
+    scorer.save_pretrained(folder)
+    return LearnedReward(Scorer(scorer.model.eval()), load_tokenizer(folder), tiny_world.PROMPT)
+
+
+def test_the_learned_reward_is_that_of_each_response_alone_in_its_place(learned):
+    # Groups of 3, 1 and 2 responses, one query twice apart, one response cut: order and grouping must not show.
+    counts = [("a", 3), ("b", 1), ("c", 2), ("a", 1)]
+    asked = [query(name) for name, count in counts for _ in range(count)]
+    texts = ["The answer is 1.", "two", "", "The answer is 2. say one", "Ada", "Ben 7:", "say two"]
+    answered = [Response(one.id, "m", i, text, i != 5) for i, (one, text) in enumerate(zip(asked, texts, strict=True))]
+    together = learned(asked, answered)
+    for index, (one, response) in enumerate(zip(asked, answered, strict=True)):
+        prompt = encode(learned.tokenizer, [learned.prompt.render(one)])
+        tokens = encode_responses(learned.tokenizer, [response.text], [response.is_finished])
+        alone = learned.scorer(collate(prompt, tokens, learned.tokenizer.pad_token_id)).detach()
+        assert float(together.total[index]) == pytest.approx(float(alone), abs=1e-5)
+    assert len({round(value, 4) for value in together.total.tolist()}) == 7  # seven responses, seven rewards
+    assert together.components["learned"].equal(together.total)
+
+
+def test_small_batches_give_the_same_learned_reward(learned):
+    asked = [query(name) for name in "abc" for _ in range(2)]
+    answered = [Response(one.id, "m", i, f"say {i}", True) for i, one in enumerate(asked)]
+    small = LearnedReward(learned.scorer, learned.tokenizer, learned.prompt, batch_responses=2)
+    torch.testing.assert_close(small(asked, answered).total, learned(asked, answered).total, atol=1e-5, rtol=1e-5)
+
+
+def test_a_distilled_reward_without_a_reward_model_says_what_to_choose(tmp_path):
+    with pytest.raises(ValueError, match=r"reward_model=none makes none.*reward_mix=label"):
+        DistilledReward().build(inputs(tmp_path))

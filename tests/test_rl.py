@@ -1,0 +1,403 @@
+"""Reinforcement learning: what a rollout is trained on, what is kept, what is written, and that it learns at all."""
+
+import dataclasses
+import json
+from collections import Counter
+from typing import ClassVar
+
+import pytest
+import tiny_world
+import torch
+
+from rkd.advantages import GAE, GroupRelative
+from rkd.artifacts import as_recipe
+from rkd.generation import open_generator
+from rkd.kl_control import AdaptiveKL, FixedKL
+from rkd.models import Policy, load_causal_lm, load_tokenizer
+from rkd.protocols import Rewards, Sampling
+from rkd.records import Checkpoint
+from rkd.rl import RL, KLPenalty, NoRL, Optimisation, PolicyModule, RewardScaling, Rollouts, queries_of_rollouts
+from rkd.training import Training
+
+QUERIES = tiny_world.queries(400, 16)
+PPO, GRPO = GAE(), GroupRelative(group_size=4)
+STAGE = RL(
+    rollouts=Rollouts(episodes=96, queries_per_rollout=8, responses_per_query=4, max_response_tokens=10),
+    optimisation=Optimisation(learning_rate=1e-3, epochs_per_rollout=2, minibatches_per_epoch=2),
+    kl=KLPenalty(controller=FixedKL(0.01)),
+    advantages=PPO,
+    rollouts_between_validations=1,
+)
+
+
+def says_two(_, responses) -> Rewards:
+    """1 for each response that says two, whatever was asked; its components say what it is made of."""
+    says = torch.tensor([float("2" in response.text) for response in responses])
+    return Rewards(says, {"two": says, "length": torch.tensor([float(len(response.text)) for response in responses])})
+
+
+class Recording:
+    """An `AdvantageEstimator` that notes what it is given and finds every advantage 0."""
+
+    needs_values: ClassVar[bool] = False
+
+    def __call__(self, token_rewards, _, response_mask):
+        self.token_rewards, self.response_mask = token_rewards, response_mask
+        return torch.zeros_like(token_rewards), torch.zeros_like(token_rewards)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("rl")
+    random = tiny_world.random_model(folder / "random")
+    return tiny_world.taught(random, folder / "student", guesses=True)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> Checkpoint:
+    """A reference that the policy is far from."""
+    return tiny_world.random_model(tmp_path_factory.mktemp("other"), seed=9)
+
+
+def module(student, stage=STAGE, *, reward=says_two, reference=None) -> PolicyModule:
+    policy = Policy(load_causal_lm(student.folder), has_value_head=stage.advantages.needs_values)
+    return PolicyModule(
+        policy,
+        load_causal_lm((reference or student).folder),
+        load_tokenizer(student.folder),
+        tiny_world.PROMPT,
+        reward,
+        stage.advantages,
+        stage.rollouts,
+        stage.optimisation,
+        stage.kl,
+        stage.scaling,
+        validate=None,
+        seed=0,
+    )
+
+
+def fit(stage, student, folder, *, validate=lambda _: 0.5, seed=0, queries=QUERIES, reward=says_two):
+    return stage.fit(
+        student,
+        queries,
+        lambda: reward,
+        prompt=tiny_world.PROMPT,
+        validate=validate,
+        training=Training(accelerator="cpu"),
+        logger=False,
+        folder=folder,
+        seed=seed,
+    )
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def weights(folder):
+    return load_causal_lm(folder).state_dict()
+
+
+def changed(stage, **rollouts):
+    return dataclasses.replace(stage, rollouts=dataclasses.replace(stage.rollouts, **rollouts))
+
+
+# what a rollout is
+
+
+@pytest.mark.parametrize("advantages", [PPO, GRPO], ids=["PPO", "GRPO"])
+def test_the_first_ratio_is_1_and_nothing_is_clipped(student, advantages):
+    own = module(student, dataclasses.replace(STAGE, advantages=advantages))
+    rollout, _ = own.collect(QUERIES[:8])
+    _, measured = own.loss(rollout.select_prompts(torch.tensor([5, 2, 7])))
+    # To rounding: a minibatch is padded to its own longest response.
+    assert float(measured["ratio"]) == pytest.approx(1, abs=1e-6)
+    assert float(measured["clip_fraction"]) == 0
+
+
+def test_the_log_probabilities_of_a_rollout_are_those_that_were_sampled_from(student):
+    own = module(student)
+    rollout, _ = own.collect(QUERIES[:4])
+    batch = rollout.batch
+    for row in range(len(batch.response_ids)):
+        prompt = batch.prompt_ids[row // 4][batch.prompt_mask[row // 4]]
+        response = batch.response_ids[row][batch.response_mask[row]]
+        logits = own.policy.lm(torch.cat([prompt, response])[None]).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, response[:, None]).squeeze(1)
+        torch.testing.assert_close(rollout.old_logprobs[row][batch.response_mask[row]], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_reward_stands_on_the_last_response_token_and_not_on_padding(student):
+    recorder = Recording()
+    no_kl = KLPenalty(controller=FixedKL(0.0))
+    own = module(student, dataclasses.replace(STAGE, advantages=recorder, kl=no_kl))
+    rollout, _ = own.collect(QUERIES[:8])
+    token_rewards, lengths = recorder.token_rewards, recorder.response_mask.sum(1)
+    for row, reward in enumerate(rollout.rewards.total):
+        expected = torch.zeros(token_rewards.shape[1])
+        expected[lengths[row] - 1] = reward
+        assert token_rewards[row].equal(expected)
+
+
+def uneven(_, responses) -> Rewards:
+    """Rewards 0, 1, 2, …, so that rows can be told apart."""
+    rewards = torch.arange(float(len(responses)))
+    return Rewards(rewards, {"row": rewards})
+
+
+def test_a_response_cut_at_the_limit_loses_the_penalty(student):
+    recorder = Recording()
+    stage = changed(STAGE, max_response_tokens=3, missing_end_penalty=2.5)
+    stage = dataclasses.replace(stage, advantages=recorder, kl=KLPenalty(controller=FixedKL(0.0)))
+    rollout, metrics = module(student, stage, reward=uneven).collect(QUERIES[:8])
+    assert metrics["share_truncated"] == 1.0
+    # The reward itself is reported as it was given; 2.5 is taken off what is trained on.
+    assert rollout.rewards.total.tolist() == list(range(32))
+    torch.testing.assert_close(recorder.token_rewards[:, 2], torch.arange(32.0) - 2.5)
+
+
+def test_rewards_are_clipped_before_the_penalty_and_whitened_tokens_keep_their_mean(student):
+    recorder = Recording()
+    stage = dataclasses.replace(STAGE, advantages=recorder, kl=KLPenalty(controller=FixedKL(0.0)))
+    clipped = dataclasses.replace(stage, scaling=RewardScaling(clip=5.0))
+    module(student, clipped, reward=uneven).collect(QUERIES[:8])
+    assert recorder.token_rewards.sum(1).tolist() == [min(row, 5) for row in range(32)]
+    module(student, stage, reward=uneven).collect(QUERIES[:8])
+    plain = recorder.token_rewards[recorder.response_mask]
+    module(student, dataclasses.replace(stage, scaling=RewardScaling(whiten=True)), reward=uneven).collect(QUERIES[:8])
+    whitened = recorder.token_rewards[recorder.response_mask]
+    assert float(whitened.mean()) == pytest.approx(float(plain.mean()), abs=1e-4)
+    assert float(whitened.std()) == pytest.approx(1, abs=0.01)
+
+
+def test_a_kl_in_the_reward_is_taken_off_every_token(student, other):
+    recorder = Recording()
+    stage = dataclasses.replace(STAGE, advantages=recorder, kl=KLPenalty(controller=FixedKL(0.5)))
+    own = module(student, stage, reference=other, reward=lambda _, responses: Rewards(torch.zeros(len(responses)), {}))
+    rollout, metrics = own.collect(QUERIES[:8])
+    mask = rollout.batch.response_mask
+    difference = (rollout.old_logprobs - rollout.reference_logprobs) * mask
+    torch.testing.assert_close(recorder.token_rewards, -0.5 * difference)
+    assert metrics["kl"] == pytest.approx(float(difference.sum(1).mean()), rel=1e-5)
+    assert metrics["kl"] > 1  # nats: the reference is another model
+    _, measured = own.loss(rollout)
+    assert "kl_trained_on" not in measured
+
+
+@pytest.mark.parametrize(("target", "is_zero"), [("reference", False), ("old", True)])
+def test_a_kl_in_the_loss_leaves_the_reward_alone_and_has_its_target(student, other, target, is_zero):
+    recorder = Recording()
+    kl = KLPenalty(controller=FixedKL(0.5), place="loss", estimator="k3", target=target)
+    own = module(student, dataclasses.replace(STAGE, advantages=recorder, kl=kl), reference=other)
+    rollout, _ = own.collect(QUERIES[:8])
+    assert recorder.token_rewards.sum() == rollout.rewards.total.sum()
+    loss, measured = own.loss(rollout)
+    loss = loss.detach()
+    # Advantages are 0 here, so the KL is all there is. To the policy that has just sampled it is 0.
+    assert float(loss) == pytest.approx(0.5 * float(measured["kl_trained_on"]), abs=1e-6)
+    assert (float(measured["kl_trained_on"]) < 1e-6) == is_zero
+
+
+def test_a_kl_to_the_sampling_policy_is_refused_in_the_reward():
+    with pytest.raises(ValueError, match="use place=loss with target=old"):
+        KLPenalty(controller=FixedKL(0.1), target="old", place="reward")
+
+
+def test_k1_is_refused_in_the_loss():
+    with pytest.raises(ValueError, match="estimator=k2 or k3"):
+        KLPenalty(controller=FixedKL(0.1), place="loss", estimator="k1")
+
+
+def test_a_selection_keeps_the_rows_of_a_prompt_together(student):
+    own = module(student, reward=uneven)
+    rollout, _ = own.collect(QUERIES[:8])
+    part = rollout.select_prompts(torch.tensor([6, 1]))
+    rows = [24, 25, 26, 27, 4, 5, 6, 7]  # four responses each
+    assert part.rewards.total.tolist() == rows
+    assert part.rewards.components["row"].tolist() == rows
+    width = part.batch.response_ids.shape[1]
+    for name in ("old_logprobs", "reference_logprobs", "values", "advantages", "returns"):
+        assert getattr(part, name).equal(getattr(rollout, name)[rows, :width]), name
+    assert part.batch.response_ids.equal(rollout.batch.response_ids[rows, :width])
+    # Cut no further than the longest response: what is left out is padding.
+    assert rollout.batch.response_mask[rows].sum() == part.batch.response_mask.sum()
+
+
+def test_rollouts_ask_every_query_before_any_is_repeated():
+    rollouts = Rollouts(episodes=40, queries_per_rollout=4, responses_per_query=1, max_response_tokens=4)
+    asked = [query.id for queries in queries_of_rollouts(QUERIES, rollouts, seed=0) for query in queries]
+    assert len(asked) == 40
+    # 16 queries: two whole passes, in two orders, and half a third one.
+    passes = [asked[:16], asked[16:32], asked[32:]]
+    assert set(passes[0]) == set(passes[1]) == {query.id for query in QUERIES}
+    assert passes[0] != passes[1]
+    assert set(Counter(passes[2]).values()) == {1}
+
+
+def test_the_seed_decides_the_order_of_the_queries():
+    orders = [queries_of_rollouts(QUERIES, STAGE.rollouts, seed) for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+# training
+
+
+@pytest.mark.parametrize("advantages", [PPO, GRPO], ids=["PPO", "GRPO"])
+def test_a_simple_reward_rises(student, tmp_path, advantages):
+    optimisation = dataclasses.replace(STAGE.optimisation, learning_rate=3e-3)
+    stage = dataclasses.replace(changed(STAGE, episodes=320), advantages=advantages, optimisation=optimisation)
+    fit(stage, student, tmp_path)
+    rewards = [row["reward"] for row in read(tmp_path / "history.jsonl") if "reward" in row]
+    assert len(rewards) == 10
+    # The student guesses: half of its responses say two.
+    assert rewards[0] < 0.75
+    assert sum(rewards[-3:]) / 3 > 0.9
+
+
+def test_ppo_has_a_value_head_and_grpo_none(student):
+    assert module(student).policy.value_head is not None
+    own = module(student, dataclasses.replace(STAGE, advantages=GRPO))
+    assert own.policy.value_head is None
+    rollout, metrics = own.collect(QUERIES[:8])
+    assert rollout.values is None
+    assert "explained_variance" not in metrics
+    assert "value_loss" not in own.loss(rollout)[1]
+
+
+def test_the_reference_is_no_part_of_what_is_trained_or_kept(student):
+    own = module(student)
+    assert all(name.startswith("policy.") for name in own.state_dict())
+
+
+def test_same_seed_gives_same_weights_whatever_ran_before(student, tmp_path):
+    # Each validation is better than the one before, so that the last weights are kept.
+    def rising():
+        calls = []
+        return lambda _: float(len(calls.append(0) or calls))
+
+    fit(STAGE, student, tmp_path / "a", seed=3, validate=rising())
+    torch.rand(7)
+    fit(STAGE, student, tmp_path / "b", seed=3, validate=rising())
+    fit(STAGE, student, tmp_path / "c", seed=4, validate=rising())
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(not torch.equal(a[name], c[name]) for name in a)
+    assert read(tmp_path / "a" / "history.jsonl") == read(tmp_path / "b" / "history.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"), [([0.9, 0.5, 0.5, 0.5], 0), ([0.1, 0.2, 0.8, 0.8], 2)], ids=["the start", "a later one"]
+)
+def test_the_best_validation_is_kept_the_start_included(student, tmp_path, scores, kept):
+    seen = []
+
+    def validate(model):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return scores[len(seen) - 1]
+
+    report = fit(STAGE, student, tmp_path, validate=validate)
+    # 96 episodes are three rollouts of 32; a validation before them and one after each.
+    assert dataclasses.astuple(report) == (3, 96, pytest.approx(max(scores)))
+    assert len(seen) == 4
+    final = weights(tmp_path)
+    assert all(final[name].equal(seen[kept][name]) for name in final)
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_patience_ends_training_early(student, tmp_path):
+    stage = dataclasses.replace(changed(STAGE, episodes=320), patience=2)
+    # The start is the best; the second validation after it ends the training.
+    assert fit(stage, student, tmp_path).rollouts == 2
+
+
+def test_history_holds_every_metric_of_every_rollout(student, tmp_path):
+    fit(STAGE, student, tmp_path)
+    history = read(tmp_path / "history.jsonl")
+    validations = [row for row in history if "validation_accuracy" in row]
+    rollouts = [row for row in history if "reward" in row]
+    assert [row["episodes"] for row in validations] == [0, 32, 64, 96]
+    assert [row["episodes"] for row in rollouts] == [32, 64, 96]
+    wanted = (
+        "reward reward/two reward/length kl kl_coefficient entropy clip_fraction ratio policy_loss value_loss "
+        "explained_variance response_tokens share_without_answer share_truncated gradient_norm"
+    )
+    for row in rollouts:
+        assert set(wanted.split()) <= set(row)
+        assert row["reward"] == row["reward/two"]
+        assert 0 <= row["share_without_answer"] <= 1
+
+
+def test_samples_are_kept_to_be_read(student, tmp_path):
+    fit(STAGE, student, tmp_path)
+    samples = read(tmp_path / "samples.jsonl")
+    assert [sample["episodes"] for sample in samples] == [at for at in (0, 32, 64) for _ in range(4)]
+    questions = {query.question for query in QUERIES}
+    for sample in samples:
+        assert sample["question"] in questions
+        assert sample["reward"] == float("2" in sample["response"])
+
+
+def test_responses_without_an_answer_are_counted(student, other):
+    assert module(student).collect(QUERIES[:8])[1]["share_without_answer"] < 0.3
+    assert module(other).collect(QUERIES[:8])[1]["share_without_answer"] == 1.0
+
+
+def test_the_kept_folder_samples_in_plain_form(student, tmp_path):
+    fit(STAGE, student, tmp_path)
+    generator = open_generator(Checkpoint(tmp_path, "rl"), tiny_world.PROMPT, "policy")
+    (own,) = generator.generate(QUERIES[:1], Sampling(0.0, 1, 16), 0)
+    assert own[0].text.startswith("The answer is")
+
+
+def test_an_adaptive_coefficient_rises_above_its_target_and_falls_below(student, tmp_path):
+    for name, target, rises in (("above", 1e-6, True), ("below", 1e6, False)):
+        kl = KLPenalty(controller=AdaptiveKL(initial_coefficient=0.1, target=target, horizon=320))
+        stage = dataclasses.replace(STAGE, kl=kl)
+        fit(stage, student, tmp_path / name)
+        coefficients = [row["kl_coefficient"] for row in read(tmp_path / name / "history.jsonl") if "reward" in row]
+        assert coefficients[0] == 0.1
+        # Each rollout of 32 episodes moves it by 0.2 × 32 / 320 = 2 %; its first KL is 0, below any target.
+        assert coefficients[1] == pytest.approx(0.098, rel=1e-4)
+        assert (coefficients[2] > coefficients[1]) == rises
+        assert kl.controller.coefficient == 0.1  # the stage's own is not touched: the next row starts from it
+
+
+def test_an_adaptive_coefficient_has_a_recipe():
+    kl = KLPenalty(controller=AdaptiveKL(initial_coefficient=0.1, target=6.0, horizon=320))
+    before = as_recipe(kl)
+    kl.controller.update(100.0, 32)
+    assert as_recipe(kl) == before
+
+
+# what is refused
+
+
+def test_no_query_is_refused_with_the_key_to_raise(student, tmp_path):
+    with pytest.raises(ValueError, match=r"rl has no queries.*student_samples\.samples_per_query"):
+        fit(STAGE, student, tmp_path, queries=[])
+
+
+def test_fewer_episodes_than_a_rollout_are_refused():
+    with pytest.raises(ValueError, match="4 episodes are fewer than one rollout of 8 × 4"):
+        changed(STAGE, episodes=4)
+
+
+def test_more_minibatches_than_queries_are_refused():
+    with pytest.raises(ValueError, match=r"minibatches_per_epoch=2: .*rl\.rollouts\.queries_per_rollout=1"):
+        changed(STAGE, queries_per_rollout=1)
+
+
+def test_a_group_that_mixes_queries_is_refused():
+    with pytest.raises(ValueError, match=r"set it to rl\.rollouts\.responses_per_query=4"):
+        dataclasses.replace(STAGE, advantages=GroupRelative(group_size=8))
+
+
+def test_no_rl_hands_the_student_on_and_needs_no_reward(student, tmp_path):
+    def refuse():
+        raise AssertionError("no reward is needed")
+
+    report = NoRL().fit(student, QUERIES, refuse, folder=tmp_path)
+    assert dataclasses.astuple(report) == (0, 0, None)
+    before, after = weights(student.folder), weights(tmp_path)
+    assert all(before[name].equal(after[name]) for name in before)

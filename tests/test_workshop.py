@@ -1,0 +1,154 @@
+"""The workshop: what was made is read back, what it cost is remembered, and what the user is told."""
+
+import io
+from dataclasses import dataclass
+
+import pytest
+from fakes import query, responses
+from rich.console import Console
+
+from rkd.artifacts import Store
+from rkd.records import PseudoLabel
+from rkd.workshop import Workshop
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a fit returns."""
+
+    steps: int
+
+
+class Counter:
+    """Makes `value`, and counts how often."""
+
+    def __init__(self, value) -> None:
+        self.value, self.calls = value, 0
+
+    def __call__(self, *_):
+        self.calls += 1
+        return self.value
+
+
+def workshop(folder, *, terminal: bool = False, **options) -> Workshop:
+    return Workshop(Store(folder), Console(file=io.StringIO(), width=200, force_terminal=terminal), **options)
+
+
+def seen(own: Workshop) -> str:
+    return own.console.file.getvalue()
+
+
+def test_records_are_made_once_and_read_back_by_another_job(tmp_path):
+    labels = [PseudoLabel("a", "1", 0.75), PseudoLabel("b", None, 0.5)]
+    make = Counter(labels)
+    first, second = workshop(tmp_path), workshop(tmp_path)
+    assert first.records("labels", {"x": 1}, PseudoLabel, make) == labels
+    assert second.records("labels", {"x": 1}, PseudoLabel, make) == labels
+    assert make.calls == 1
+    assert "✓ labels" in seen(first)
+    assert "made in" in seen(first)
+    assert "reused, made before in" in seen(second)
+
+
+def test_another_recipe_is_made_anew(tmp_path):
+    make = Counter([PseudoLabel("a", "1", 1.0)])
+    own = workshop(tmp_path)
+    own.records("labels", {"x": 1}, PseudoLabel, make)
+    own.records("labels", {"x": 2}, PseudoLabel, make)
+    assert make.calls == 2
+
+
+def test_responses_return_in_groups_in_the_order_of_the_queries(tmp_path):
+    queries = [query("b"), query("a"), query("c")]
+    groups = [responses("b", ["x", "y"]), responses("a", ["z"]), []]
+    for own in (workshop(tmp_path), workshop(tmp_path)):
+        assert own.responses("samples", {}, queries, lambda: groups) == groups
+
+
+def test_other_queries_are_another_recipe(tmp_path):
+    own = workshop(tmp_path)
+    own.responses("samples", {}, [query("a")], lambda: [responses("a", ["x"])])
+    assert own.responses("samples", {}, [query("b")], lambda: [responses("b", ["y"])])[0][0].text == "y"
+
+
+def test_a_checkpoint_has_the_stores_digest_and_its_report(tmp_path):
+    own = workshop(tmp_path)
+
+    def fit(folder):
+        (folder / "model").write_text("weights")
+        return Report(7)
+
+    checkpoint = own.checkpoint("sft", {"x": 1}, fit)
+    assert checkpoint.folder == tmp_path / "sft" / checkpoint.digest
+    assert (checkpoint.folder / "model").read_text() == "weights"
+    assert own.report(checkpoint) == {"steps": 7}
+    assert own.made["sft"].folder == checkpoint.folder
+
+
+def test_a_value_is_told_under_the_name_it_is_shown_by(tmp_path):
+    own = workshop(tmp_path)
+    assert own.value("evaluation", {"x": 1}, lambda: {"n": 3}, shown="teacher on svamp") == {"n": 3}
+    assert "✓ teacher on svamp" in seen(own)
+
+
+def test_costs_add_up_over_a_name_and_reused_stages_cost_this_job_nothing(tmp_path):
+    first, second = workshop(tmp_path), workshop(tmp_path)
+    for own in (first, second):
+        for x in (1, 2):
+            own.value("evaluation", {"x": x}, dict)
+    assert first.costs["evaluation"]["seconds_this_job"] > 0
+    assert second.costs["evaluation"]["seconds_this_job"] == 0
+    stored = [artifact.folder for artifact in second.made.values()]
+    assert len(stored) == 1  # the last of a name; their seconds are summed
+    assert second.costs["evaluation"]["seconds"] == first.costs["evaluation"]["seconds"]
+
+
+def test_a_stage_that_fails_leaves_nothing_and_costs_nothing(tmp_path):
+    own = workshop(tmp_path)
+
+    def fail():
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        own.value("evaluation", {}, fail)
+    assert not own.made
+    assert not own.costs
+    assert not Store(tmp_path).folders()
+
+
+def test_a_warning_is_shown_and_remembered(tmp_path):
+    own = workshop(tmp_path)
+    own.warn("50% [of] samples are cut")
+    assert own.warnings == ["50% [of] samples are cut"]
+    assert "50% [of] samples are cut" in seen(own)
+
+
+def test_without_a_terminal_short_work_shows_no_progress(tmp_path):
+    own = workshop(tmp_path)
+    with own.progress("sampling", 10) as advance:
+        advance(10)
+    assert seen(own) == ""
+
+
+def test_without_a_terminal_long_work_prints_a_line(tmp_path):
+    own = workshop(tmp_path, seconds_between_lines=0.0)
+    with own.progress("sampling", 10) as advance:
+        advance(4)
+        advance(3)
+    assert "sampling: 4/10" in seen(own)
+    assert "sampling: 7/10" in seen(own)
+
+
+def test_on_a_terminal_a_bar_is_drawn_and_closed_when_the_work_fails(tmp_path):
+    own = workshop(tmp_path, terminal=True)
+
+    def fail_half_way():
+        with own.progress("sampling", 10) as advance:
+            advance(5)
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail_half_way()
+    assert "sampling" in seen(own)
+    with own.progress("again", 1):  # Rich refuses a second bar while one is open
+        pass
