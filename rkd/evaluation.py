@@ -5,7 +5,7 @@ Accuracy is the share of greedy responses whose answer matches the label; n: que
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -83,6 +83,10 @@ class Evaluation:
             share_truncated=sum(not response.is_finished for response in responses) / n,
             by_category=_by_category(queries, outcomes),
         )
+
+    def without_pass_at_k(self) -> "Evaluation":
+        """The same evaluation with greedy responses alone."""
+        return replace(self, pass_at_k_samples=0)
 
     def pass_at_k_queries(self, queries: int) -> int:
         """How many of so many queries are sampled for pass@8."""

@@ -125,8 +125,8 @@ def planned_work(parts: Parts) -> list[Work]:
     if isinstance(p.rl, RL):
         work.append(_reinforcement(p.rl, validated, scored=isinstance(p.reward_model, RewardModel)))
     evaluated = sum(
-        len(test) + p.evaluation.pass_at_k_queries(len(test)) * p.evaluation.pass_at_k_samples
-        for test in p.dataset.test_sets().values()
+        len(test) + (place == 0) * p.evaluation.pass_at_k_queries(len(test)) * p.evaluation.pass_at_k_samples
+        for place, test in enumerate(p.dataset.test_sets().values())
     )
     length = p.evaluation.max_response_tokens
     work.append(Work("evaluation of the teacher", f"{evaluated:,} responses", TEACHER, length, evaluated))
