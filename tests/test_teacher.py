@@ -4,10 +4,9 @@ import pytest
 from fakes import ScriptedGenerator, query
 
 from rkd.artifacts import as_recipe
-from rkd.teacher import Schedule, Teacher
+from rkd.teacher import Schedule, TeacherSamples
 
-PAPER = Teacher(
-    name="large",
+PAPER = TeacherSamples(
     first_pass=Schedule(temperatures=(0.0, 0.1, 0.2, 0.3), samples_per_temperature=5),
     second_pass=Schedule(temperatures=tuple(t / 10 for t in range(1, 11)), samples_per_temperature=5),
     max_response_tokens=64,
@@ -41,7 +40,7 @@ def test_sample_indices_run_through_both_passes():
 def test_responses_stand_with_their_query_and_name_the_teacher():
     first = PAPER.first(ScriptedGenerator(**GENERATOR), [query("r"), query("q")], seed=0)
     assert [{response.query_id for response in own} for own in first] == [{"r"}, {"q"}]
-    assert {response.generator for own in first for response in own} == {"large"}
+    assert {response.generator for own in first for response in own} == {ScriptedGenerator(**GENERATOR).name}
 
 
 def test_every_temperature_of_both_passes_has_its_own_seed():
@@ -64,7 +63,7 @@ def test_the_seed_decides_the_seeds():
 
 def test_a_teacher_without_second_pass_gives_each_query_no_more_responses():
     generator = ScriptedGenerator(**GENERATOR)
-    teacher = Teacher(name="large", first_pass=PAPER.first_pass, second_pass=None, max_response_tokens=64)
+    teacher = TeacherSamples(first_pass=PAPER.first_pass, second_pass=None, max_response_tokens=64)
     assert teacher.second(generator, [query("q"), query("r")], seed=0) == [[], []]
     assert generator.asked == []
 
