@@ -57,10 +57,13 @@ class LocalGenerator:
         # Alike lengths side by side waste the least padding; the responses return in the order of the queries.
         order = sorted(range(len(queries)), key=lambda index: len(prompts[index]))
         per_batch = max(1, self.batch_responses // sampling.samples_per_query)
+        stop_ids = self.tokenizer(self.prompt.stop, add_special_tokens=False)["input_ids"] if self.prompt.stop else []
         responses: list[list[Response]] = [[] for _ in queries]
         for start in range(0, len(order), per_batch):
             chosen = order[start : start + per_batch]
-            batch = self.sample([queries[i] for i in chosen], [prompts[i] for i in chosen], sampling, seed)
+            batch = self.sample(
+                [queries[i] for i in chosen], [prompts[i] for i in chosen], sampling, seed, stop_ids=stop_ids
+            )
             finished = self.is_finished(batch)
             for row, generated in enumerate(self._decoded(batch)):
                 index, sample_index = chosen[row // sampling.samples_per_query], row % sampling.samples_per_query
@@ -72,9 +75,19 @@ class LocalGenerator:
         return responses
 
     def sample(
-        self, queries: Sequence[Query], prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
+        self,
+        queries: Sequence[Query],
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        seed: int,
+        *,
+        stop_ids: Sequence[int] = (),
     ) -> ResponseBatch:
-        """The sampled tokens of all queries in one batch, in order; `prompts` are their encoded prompts."""
+        """The sampled tokens of all queries in one batch, in order; `prompts` are their encoded prompts.
+
+        A row ends at the end-of-sequence token, or after `stop_ids`, which a policy in training does not get: it has
+        to learn to end by itself.
+        """
         device = self.model.device
         prompt_ids, prompt_mask = pad(prompts, self.tokenizer.pad_token_id, left=True)
         uniforms = None
@@ -93,6 +106,7 @@ class LocalGenerator:
             uniforms=uniforms,
             eos_id=self.tokenizer.eos_token_id,
             pad_id=self.tokenizer.pad_token_id,
+            stop_ids=stop_ids,
         )
         return ResponseBatch(prompt_ids.to(device), prompt_mask.to(device), response_ids, response_mask)
 
@@ -120,12 +134,14 @@ def sample_tokens(
     uniforms: Tensor | None,
     eos_id: int,
     pad_id: int,
+    stop_ids: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """Decode `sampling.samples_per_query` responses for each prompt.
 
     Args:
         prompt_ids, prompt_mask: (Q, P), padded on the left.
         uniforms: noise in [0, 1) that chooses token t of row b, (B, T); None with temperature 0.
+        stop_ids: tokens that end a row once it has written them in this order; none ends it at `eos_id` alone.
 
     Returns:
         The tokens, (B, longest), `pad_id` after a row's end, and their mask. A row's end-of-sequence token counts.
@@ -160,6 +176,9 @@ def sample_tokens(
         tokens[row_of, step] = torch.where(is_open, chosen, pad_id)
         mask[row_of, step] = is_open
         is_open = is_open & (chosen != eos_id)
+        if stop_ids and step + 1 >= len(stop_ids):
+            written = tokens[row_of, step + 1 - len(stop_ids) : step + 1]
+            is_open = is_open & (written != torch.tensor(stop_ids, device=written.device)).any(1)
         finished = len(is_open) - int(is_open.sum())
         if step + 1 == limit or finished == len(is_open):
             break

@@ -248,6 +248,14 @@ def test_a_response_that_goes_on_to_the_next_question_is_cut_there_and_finished(
     assert not whole.is_finished
 
 
+def test_a_row_is_decoded_no_further_than_its_stop_tokens(tokenizer):
+    local = generator(tokenizer)
+    whole = local.sample(QUERIES[:1], [[5, 6, 7]], Sampling(1.0, 1, 12), seed=0)
+    tokens = whole.response_ids[0].tolist()
+    stopped = local.sample(QUERIES[:1], [[5, 6, 7]], Sampling(1.0, 1, 12), seed=0, stop_ids=tokens[3:5])
+    assert stopped.response_ids[0].tolist() == tokens[:5]
+
+
 # Batches
 
 
