@@ -14,10 +14,11 @@ from rich.console import Console
 
 from rkd.artifacts import ArtifactError, Store, code_revision, package_versions
 from rkd.callbacks import TrainingDivergedError
-from rkd.pipeline import Stages, build_stages, evaluate_student, job_digest, run_experiment
+from rkd.pipeline import build_stages, evaluate_student, job_digest, run_experiment
 from rkd.plan import describe, measure, plan_lines, planned_work
 from rkd.report import final_table, final_table_markdown, learning_curves
 from rkd.results import RESULT_FILE, RunResult, failed_result, read_result, write_result
+from rkd.stages import Stages
 from rkd.tracking import TrackingError
 from rkd.workshop import Workshop
 

@@ -146,7 +146,10 @@ def _paired_test(result: RunResult, test_set: str) -> str:
     rivals = [model for model in scored if model.role not in (ours, TEACHER)]
     if not rivals:
         return f"No other student to compare {ours} with."
-    best = max(rivals, key=lambda model: model.test_sets[test_set].accuracy).role
+    most = max(model.test_sets[test_set].correct for model in rivals)
+    # Of equally good ones the last in the table, which is the nearest to the row's own model; the others are named.
+    *tied, best = [model.role for model in rivals if model.test_sets[test_set].correct == most]
+    which = f"best other student, tied with {' and '.join(tied)}" if tied else "best other student"
     for pair in result.comparisons:
         if pair.test_set != test_set or {pair.first, pair.second} != {ours, best}:
             continue
@@ -155,7 +158,7 @@ def _paired_test(result: RunResult, test_set: str) -> str:
         only_ours, only_best = (pair.only_second, pair.only_first) if swapped else (pair.only_first, pair.only_second)
         p_value = "p < 0.001" if pair.p_value < 0.001 else f"p = {pair.p_value:.3f}"
         return (
-            f"{ours} − {best} (best other student), same questions: {100 * difference:+.1f} points; "
+            f"{ours} − {best} ({which}), same questions: {100 * difference:+.1f} points; "
             f"only {ours} right {only_ours}, only {best} right {only_best}; McNemar, exact: {p_value}."
         )
     return f"No paired test of {ours} against {best} is recorded."

@@ -14,7 +14,9 @@ FLOORS = [
     {"generation", "pairs", "pretrain_text"},
     {"rewards", "teacher", "labels", "student_samples", "preferences"},
     {"pretrain", "sft", "reward_model", "rl", "evaluation"},
-    {"tracking", "report", "workshop", "plan"},
+    {"tracking", "report", "workshop"},
+    {"stages"},
+    {"plan", "steps"},
     {"pipeline"},
     {"job"},
 ]

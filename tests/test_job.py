@@ -25,7 +25,9 @@ from rkd.results import RESULT_FILE, read_result
 REPOSITORY = Path(__file__).parents[1]
 SFT = ["sft.epochs=1", "sft.learning_rate=1e-4"]
 REWARD_MODEL = ["reward_model.epochs=1"]
+EXAMPLE = "{_target_:rkd.prompts.Example,question:'Ada 1: say two',response:'The answer is 2.'}"
 ROLLOUTS = ["episodes=64", "queries_per_rollout=4", "responses_per_query=8", "max_response_tokens=16"]
+ROLES = ["teacher", "student few-shot", "student zero-shot", "SFT", "Ours"]
 RL = [*(f"rl.rollouts.{value}" for value in ROLLOUTS), "rl.rollouts_between_validations=1"]
 
 
@@ -52,8 +54,8 @@ def overrides(world: Path, root: Path, *more: str, stages: list[str] | None = No
     return [
         "dataset=svamp", f"dataset.source={world / 'data'}", "tracking@tracker=none", "training.accelerator=cpu",
         "threads=1", f"artifacts.root={root / 'artifacts'}", f"output_root={root / 'outputs'}",
-        "student.prompt.examples=[]", *prompts, *lengths, *([*SFT, *REWARD_MODEL, *RL] if stages is None else stages),
-        *more,
+        f"student.prompt.examples=[{EXAMPLE}]", *prompts, *lengths,
+        *([*SFT, *REWARD_MODEL, *RL] if stages is None else stages), *more,
     ]  # fmt: skip
 
 
@@ -90,6 +92,12 @@ def only_result(root: Path):
     return read_result(path.parent), path.parent
 
 
+def line_of(seen: str, stage: str) -> str:
+    """The line that tells of one stage."""
+    (line,) = (line for line in seen.splitlines() if f"✓ {stage} " in line)
+    return line
+
+
 def weights(root: Path, stage: str):
     """The weights of the one artifact of a stage."""
     (folder,) = (root / "artifacts" / stage).glob("[!.]*")
@@ -107,7 +115,7 @@ def test_a_job_leaves_result_table_and_figure(finished):
     root, accuracy, _ = finished
     result, folder = only_result(root)
     assert {path.name for path in folder.iterdir()} == {RESULT_FILE, "table.md", "learning_curves.png"}
-    assert [model.role for model in result.models] == ["teacher", "student few-shot", "SFT", "Ours"]
+    assert [model.role for model in result.models] == ROLES
     assert result.failure is None
     assert result.models[-1].test_sets["svamp"].accuracy == accuracy
     # 40 distinct questions, a tenth of them kept for validation; 12 test questions.
@@ -154,14 +162,48 @@ def test_other_weights_in_the_same_folder_are_another_job(world, tmp_path):
 def test_a_second_row_reuses_the_stages_it_shares(world, same_store):
     _, seen = run(world, same_store, "experiments=ours_wo_r", stages=SFT)
     for stage in ("teacher_first_training", "sft", "student_samples_training"):
-        (line,) = (line for line in seen.splitlines() if f"✓ {stage} " in line)
-        assert "reused" in line
+        assert "reused" in line_of(seen, stage)
 
 
-def test_a_row_without_any_training_evaluates_the_student_as_it_is(world, tmp_path):
+def test_what_does_not_depend_on_the_training_seed_is_evaluated_once(world, same_store):
+    _, seen = run(world, same_store, "seed=1")
+    state = {role: line_of(seen, f"{role} on svamp") for role in ROLES}
+    assert ["reused" in state[role] for role in ROLES[:4]] == [True, True, True, False]
+
+
+def test_pass_at_8_of_another_sampling_seed_is_sampled_anew(world, same_store):
+    _, same = run(world, same_store, "evaluate_only=true")
+    assert "reused" in line_of(same, "student few-shot on svamp")
+    _, other = run(world, same_store, "evaluate_only=true", "sampling_seed=1")
+    assert "made in" in line_of(other, "student few-shot on svamp")
+    _, greedy = run(world, same_store, "evaluate_only=true", "evaluation.pass_at_k_samples=0")
+    _, other_greedy = run(world, same_store, "evaluate_only=true", "evaluation.pass_at_k_samples=0", "sampling_seed=1")
+    assert "made in" in line_of(greedy, "student zero-shot on svamp")
+    assert "reused" in line_of(other_greedy, "student zero-shot on svamp")
+
+
+def test_the_pretrained_student_is_a_rival_of_the_paired_test(finished):
+    result, folder = only_result(finished[0])
+    assert {pair.second for pair in result.comparisons} == set(ROLES) - {"Ours"}
+    best = max(model.test_sets["svamp"].correct for model in result.models[1:-1])
+    named = [model.role for model in result.models[1:-1] if model.test_sets["svamp"].correct == best]
+    (line,) = (line for line in (folder / "table.md").read_text().splitlines() if "best other student" in line)
+    assert all(role in line for role in named)
+
+
+def test_a_stage_left_out_has_no_line_of_its_own(world, same_store):
+    run(world, same_store, "experiments=ours_wo_r", stages=SFT)
+    (result,) = (read_result(path) for path in (same_store / "outputs").glob("Ours_wo_R-*"))
+    assert [model.role for model in result.models] == [*ROLES[:3], "Ours w/o R"]
+
+
+def test_a_row_without_any_training_evaluates_the_student_with_its_examples(world, finished, tmp_path):
     run(world, tmp_path, "experiments=icl", stages=[])
     result, folder = only_result(tmp_path)
-    assert result.row == result.models[-1].role == "ICL"
+    assert result.row == "ICL"
+    assert [model.role for model in result.models] == ["teacher", "student zero-shot", "ICL"]
+    few_shot = only_result(finished[0])[0].models[ROLES.index("student few-shot")]
+    assert result.models[-1].test_sets == few_shot.test_sets
     assert not (folder / "learning_curves.png").exists()
     untouched = load_file(world / "student" / "model.safetensors")
     assert all(untouched[name].equal(value) for name, value in weights(tmp_path, "rl").items())
@@ -170,7 +212,7 @@ def test_a_row_without_any_training_evaluates_the_student_as_it_is(world, tmp_pa
 def test_evaluate_only_makes_nothing_but_evaluations(world, tmp_path):
     accuracy, _ = run(world, tmp_path, "evaluate_only=true", "teacher.name_or_path=no/such/teacher")
     result, _ = only_result(tmp_path)
-    assert [model.role for model in result.models] == ["few-shot", "zero-shot"]
+    assert [model.role for model in result.models] == ["student few-shot", "student zero-shot"]
     assert result.models[-1].test_sets["svamp"].accuracy == accuracy
     assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["evaluation"]
 

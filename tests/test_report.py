@@ -86,6 +86,14 @@ def test_line_below_compares_ours_with_the_best_other_student_seen_from_ours():
     assert "Ours − SFT" in printed(final_table(run()))
 
 
+def test_of_tied_students_the_last_in_the_table_is_compared_and_the_others_are_named():
+    tied = run(ours_correct=14)
+    few_shot = ModelResult("student few-shot", {"math": on_test_set("math", 10, 20, 0.3, 0.7)})
+    models = [tied.models[0], few_shot, *tied.models[2:]]
+    text = final_table_markdown(dataclasses.replace(tied, models=models))
+    assert "Ours − SFT (best other student, tied with student few-shot), same questions: +20.0 points" in text
+
+
 def test_missing_comparison_is_said_not_computed():
     assert "No paired test of Ours against SFT is recorded." in final_table_markdown(run(comparisons=[]))
 

@@ -1,0 +1,274 @@
+"""The steps of one row, each through the store: the parts of `Stages` meet here, and nowhere else.
+
+A step's recipe names everything that decides what it makes, so that rows and seeds share what is equal.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from rkd.evaluation import accuracy
+from rkd.generation import LocalGenerator, open_generator
+from rkd.labels import label_statistics, score, two_pass
+from rkd.models import load_tokenizer
+from rkd.prompts import PromptTemplate
+from rkd.protocols import RewardFunction
+from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
+from rkd.results import ModelResult, TestSetResult, result_from_json
+from rkd.rewards import RewardInputs
+from rkd.stages import Contestant, Stages
+from rkd.student_samples import balanced
+from rkd.workshop import Workshop
+
+Draw = Callable[[LocalGenerator, Sequence[Query], int], list[list[Response]]]
+"""Samples responses to the queries from a generator, with a seed."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The queries of a split with the teacher's responses to them, scored against the teacher's own labels."""
+
+    split: str
+    queries: list[Query]
+    labels: list[PseudoLabel]
+    scored: list[list[ScoredResponse]]
+
+    @property
+    def answers(self) -> dict[str, str]:
+        """y* by query id; a query without consensus is not in it."""
+        return {label.query_id: label.answer for label in self.labels if label.answer is not None}
+
+    def with_label(self) -> "Labelled":
+        """The queries that have a label."""
+        kept = [i for i, entry in enumerate(self.labels) if entry.answer is not None]
+        return Labelled(self.split, *([column[i] for i in kept] for column in (self.queries, self.labels, self.scored)))
+
+
+class Steps:
+    """The steps of one row; `counts` keeps, for the result, what they dealt with."""
+
+    def __init__(self, stages: Stages, workshop: Workshop) -> None:
+        self.stages, self.workshop = stages, workshop
+        self.student = stages.student.checkpoint()
+        self.counts: dict[str, int | float] = {}
+
+    def label(self, split: str) -> Labelled:
+        """The teacher answers the queries of a split in its two passes; its answers are labelled and scored.
+
+        Raises:
+            ValueError: no training query is left.
+        """
+        s = self.stages
+        queries = self._queries(split, labelled=s.labels.uses_gold)
+        labels, responses = two_pass(
+            s.labels,
+            queries,
+            self._teacher_responses("first", split, queries),
+            lambda undecided: self._teacher_responses("second", split, undecided),
+        )
+        labelled = Labelled(split, queries, labels, score(queries, responses, labels))
+        without = len(queries) - len(labelled.answers)
+        self.counts |= {f"{split}_queries": len(queries), f"{split}_without_label": without}
+        self.workshop.say(f"    {len(queries)} {split} queries, {without} without consensus")
+        if split == "training":
+            self._note_precision(labels)
+            if not labelled.answers:
+                raise ValueError(
+                    f"no query is left after the vote: none of {len(queries)} reached the consensus threshold. "
+                    "Lower it with labels.threshold=0.5, or choose a better teacher=."
+                )
+        return labelled
+
+    def fit_sft(self, training: Labelled, validation: Labelled) -> Checkpoint:
+        """Data distillation: the student learns the teaching set."""
+        chosen = self.stages.teaching_set.select(training.scored)
+        examples = [(q, r.response.text) for q, group in zip(training.queries, chosen, strict=True) for r in group]
+        self.counts["sft_examples"] = len(examples)
+        inputs = {
+            "student": self.student,
+            "examples": digest_of_examples(examples),
+            "validation": digest_of(self._validated_on(validation).labels),
+        }
+        return self._fit("sft", self.stages.sft, inputs, self.student, examples, validate=self._validator(validation))
+
+    def pair(self, sft: Checkpoint, labelled: Labelled) -> tuple[list[Query], list[PreferencePair]]:
+        """The SFT student is sampled; the queries of D_R, and pairs of teacher and student responses."""
+        s, split, known = self.stages, labelled.split, labelled.with_label()
+        sampled = self._responses(
+            f"student_samples_{split}",
+            {"stage": s.student_samples, "student": sft, "prompt": s.zero_shot, "sampling_seed": s.sampling_seed},
+            known.queries,
+            ("student", sft, s.zero_shot, s.student_samples.sample),
+        )
+        scores = score(known.queries, sampled, known.labels)
+        kept = balanced(scores)
+        self._note_student_samples(split, scores, kept)
+        queries = [known.queries[i] for i in kept]
+        pairs = s.pairs.pair(queries, [known.scored[i] for i in kept], [scores[i] for i in kept], s.sampling_seed)
+        self.counts |= {f"{split}_balanced_queries": len(queries), f"{split}_pairs": len(pairs)}
+        return queries, pairs
+
+    def fit_reward_model(
+        self, sft: Checkpoint, pairs: list[PreferencePair], validation_pairs: list[PreferencePair]
+    ) -> Checkpoint:
+        """Reward distillation: R learns the pairs, starting from the SFT student."""
+        inputs = {"student": sft, "pairs": digest_of(pairs), "validation_pairs": digest_of(validation_pairs)}
+        return self._fit("reward_model", self.stages.reward_model, inputs, sft, pairs, validation_pairs)
+
+    def fit_policy(
+        self, sft: Checkpoint, reward_model: Checkpoint, queries: list[Query], training: Labelled, validation: Labelled
+    ) -> Checkpoint:
+        """Reinforcement learning of the SFT student on the queries of D_R, under the reward mix."""
+        s = self.stages
+        inputs = {
+            "student": sft,
+            "queries": digest_of(queries),
+            "labels": training.answers,
+            "reward_mix": s.reward_mix,
+            "reward_model": reward_model,
+            "validation": digest_of(self._validated_on(validation).labels),
+        }
+
+        def build_reward() -> RewardFunction:
+            return s.reward_mix.build(RewardInputs(training.answers, reward_model, s.zero_shot))
+
+        return self._fit("rl", s.rl, inputs, sft, queries, build_reward, validate=self._validator(validation))
+
+    def evaluate(self, contestant: Contestant) -> ModelResult:
+        """One model on every test set; pass@8 on the first one, the dataset's own.
+
+        No training seed is in the recipe: teacher and pretrained student are evaluated once for all seeds and rows.
+        """
+        s, role = self.stages, contestant.role
+        results: dict[str, TestSetResult] = {}
+        for place, (name, queries) in enumerate(s.dataset.test_sets().items()):
+            stage = s.evaluation if place == 0 else s.evaluation.without_pass_at_k()
+            sampled = stage.pass_at_k_queries(len(queries))
+            recipe = {
+                "stage": stage, "model": contestant.checkpoint, "prompt": contestant.prompt,
+                "test_set": name, "queries": digest_of(queries), "sampling_seed": s.sampling_seed if sampled else None,
+            }  # fmt: skip
+
+            def measure(
+                name: str = name, queries: list[Query] = queries, stage: Any = stage, sampled: int = sampled
+            ) -> dict[str, Any]:
+                with self.workshop.progress(f"evaluating {role} on {name}", len(queries) + sampled) as advance:
+                    generator = open_generator(contestant.checkpoint, contestant.prompt, role, advance)
+                    return dataclasses.asdict(stage.evaluate(generator, queries, s.sampling_seed, test_set=name))
+
+            value = self.workshop.value("evaluation", recipe, measure, shown=f"{role} on {name}")
+            results[name] = result_from_json(TestSetResult, value)
+        return ModelResult(role, results)
+
+    def _queries(self, split: str, *, labelled: bool) -> list[Query]:
+        data = self.stages.dataset
+        of_split = data.training_queries if split == "training" else data.validation_queries
+        return of_split(labelled=labelled)
+
+    def _teacher_responses(self, which: str, split: str, queries: list[Query]) -> list[list[Response]]:
+        s, teacher = self.stages, self.stages.teacher
+        schedules = {"first": s.teacher_samples.first_pass, "second": s.teacher_samples.second_pass}
+        draw = {"first": s.teacher_samples.first, "second": s.teacher_samples.second}[which]
+        return self._responses(
+            f"teacher_{which}_{split}",
+            {
+                "stage": s.teacher_samples, "model": teacher.checkpoint(), "prompt": teacher.prompt,
+                "sampling_seed": s.sampling_seed, "pass": which,
+            },
+            queries,
+            ("teacher", teacher.checkpoint(), teacher.prompt, draw),
+            rounds=len(schedules[which].temperatures) if schedules[which] else 0,
+        )  # fmt: skip
+
+    def _responses(
+        self,
+        name: str,
+        recipe: Mapping[str, Any],
+        queries: list[Query],
+        source: tuple[str, Checkpoint, PromptTemplate, Draw],
+        *,
+        rounds: int = 1,
+    ) -> list[list[Response]]:
+        """Responses to the queries, which the source's last part draws in so many rounds."""
+        role, checkpoint, prompt, draw = source
+
+        def sample() -> list[list[Response]]:
+            with self.workshop.progress(f"sampling from the {role}", len(queries) * rounds) as advance:
+                return draw(open_generator(checkpoint, prompt, role, advance), queries, self.stages.sampling_seed)
+
+        return self.workshop.responses(name, recipe, queries, sample)
+
+    def _fit(self, name: str, stage: Any, inputs: Mapping[str, Any], *arguments: Any, **options: Any) -> Checkpoint:
+        """What a training stage makes of its inputs; what it reports is counted."""
+        s = self.stages
+        checkpoint = self.workshop.checkpoint(
+            name,
+            {"stage": stage, "prompt": s.zero_shot, "seed": s.seed, **inputs},
+            lambda folder: stage.fit(
+                *arguments, prompt=s.zero_shot, training=s.training, logger=s.tracker.logger_for(name),
+                folder=folder, seed=s.seed, **options,
+            ),
+        )  # fmt: skip
+        report = flat_numbers(self.workshop.report(checkpoint))
+        self.counts |= {f"{name}/{key}": value for key, value in report.items()}
+        return checkpoint
+
+    def _validated_on(self, validation: Labelled) -> Labelled:
+        """The validation queries that decide which weights a training stage keeps."""
+        known, first = validation.with_label(), slice(self.stages.validation_queries)
+        return Labelled(known.split, known.queries[first], known.labels[first], known.scored[first])
+
+    def _validator(self, validation: Labelled) -> Callable[[PreTrainedModel], float]:
+        """Greedy accuracy of a student on the validation queries that have a pseudo-label (METHOD 5.7)."""
+        s, asked = self.stages, self._validated_on(validation)
+        tokenizer = load_tokenizer(self.student.folder)
+
+        def validate(model: PreTrainedModel) -> float:
+            generator = LocalGenerator("student", model, tokenizer, s.zero_shot)
+            limit = s.evaluation.max_response_tokens
+            return accuracy(generator, asked.queries, asked.labels, max_response_tokens=limit)
+
+        return validate
+
+    def _note_precision(self, labels: list[PseudoLabel]) -> None:
+        """Count how many training labels are right: for the report alone, nothing that trains may see it."""
+        precision = label_statistics(labels, self._queries("training", labelled=True))["precision"]
+        if precision is not None:
+            self.counts["label_precision"] = precision
+
+    def _note_student_samples(
+        self, split: str, scored: Sequence[Sequence[ScoredResponse]], kept: Sequence[int]
+    ) -> None:
+        """Say what became of the student's samples, and warn of what would explain that none are left."""
+        flat = [one for own in scored for one in own]
+        all_right = sum(all(one.score == 1 for one in own) for own in scored)
+        self.workshop.say(
+            f"    {len(scored)} {split} queries: {len(kept)} with right and wrong student samples, {all_right} all "
+            f"right, {len(scored) - len(kept) - all_right} all wrong"
+        )
+        truncated = sum(not one.response.is_finished for one in flat) / max(1, len(flat))
+        if truncated > 0.5:
+            self.workshop.warn(
+                f"{truncated:.0%} of the student's {split} samples do not stop within "
+                f"student_samples.max_response_tokens={self.stages.student_samples.max_response_tokens}: raise it, or "
+                "train the student to stop (sft=mini, more sft.epochs)."
+            )
+
+
+def digest_of_examples(examples: Sequence[tuple[Query, str]]) -> str:
+    """A digest of the training texts, without the queries' gold answers."""
+    return digest_of([Response(query.id, query.question, 0, text, True) for query, text in examples])
+
+
+def flat_numbers(report: Mapping[str, Any]) -> dict[str, int | float]:
+    """The numbers of a report, those of nested mappings by key/key."""
+    flat: dict[str, int | float] = {}
+    for key, value in report.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}/{inner}": number for inner, number in flat_numbers(value).items()}
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[key] = value
+    return flat
