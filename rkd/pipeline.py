@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rkd.artifacts import code_revision, package_versions, recipe_digest
 from rkd.evaluation import compare
 from rkd.records import Checkpoint
-from rkd.results import ModelResult, RunResult
+from rkd.results import ModelResult, Overlap, RunResult
 from rkd.stages import Stages, contestants, pretrained
 from rkd.steps import Steps
 from rkd.workshop import Workshop
@@ -33,6 +33,7 @@ def build_stages(config: DictConfig) -> Stages:
 def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]) -> RunResult:
     """The method of paper D, in the order of its section 4; METHOD.md section 2 numbers the steps."""
     steps = Steps(stages, workshop)
+    overlaps = steps.overlaps()
     # 1, 2: the teacher answers, and its votes are the labels.
     training, validation = steps.label("training"), steps.label("validation")
     # 3: data distillation.
@@ -46,16 +47,18 @@ def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]
     policy = steps.fit_policy(sft, reward_model, queries, training, validation)
     # 8: evaluation.
     models = [steps.evaluate(contestant) for contestant in contestants(stages, sft, policy)]
-    return result_of(steps, config, models)
+    return result_of(steps, config, models, overlaps)
 
 
 def evaluate_student(stages: Stages, workshop: Workshop, config: Mapping[str, Any]) -> RunResult:
     """`evaluate_only=true`: the student as it is, with its examples and without."""
     steps = Steps(stages, workshop)
-    return result_of(steps, config, [steps.evaluate(contestant) for contestant in pretrained(stages)])
+    return result_of(steps, config, [steps.evaluate(contestant) for contestant in pretrained(stages)], {})
 
 
-def result_of(steps: Steps, config: Mapping[str, Any], models: list[ModelResult]) -> RunResult:
+def result_of(
+    steps: Steps, config: Mapping[str, Any], models: list[ModelResult], overlaps: dict[str, Overlap]
+) -> RunResult:
     """The result of the job; its last model is compared with each other one on the same questions."""
     own, others = models[-1], models[:-1]
     return RunResult(
@@ -70,6 +73,7 @@ def result_of(steps: Steps, config: Mapping[str, Any], models: list[ModelResult]
         comparisons=[compare(own, other, name) for other in others for name in own.test_sets],
         failure=None,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        overlaps=overlaps,
     )
 
 

@@ -84,10 +84,28 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Overlap:
+    """Of `questions` test questions: mean and 95th percentile of the nearest overlap, and how many texts are equal."""
+
+    questions: int
+    mean: float
+    percentile_95: float
+    exact_duplicates: int
+
+    def __str__(self) -> str:
+        return (
+            f"nearest training question shares {self.mean:.1%} of a question's word trigrams on average "
+            f"(95th percentile {self.percentile_95:.1%}), {self.exact_duplicates} of {self.questions} questions "
+            "are in the training text word by word"
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class RunResult:
     """One job. `counts`: queries, samples, pairs, dropped, …; `costs`: for each stage `seconds`, and tokens if any.
 
-    `failure` is the reason why the job ended early, None for a finished one; `created` is an ISO 8601 time.
+    `failure` is the reason why the job ended early, None for a finished one; `created` is an ISO 8601 time;
+    `overlaps`: of each test set with the training questions.
     """
 
     row: str
@@ -101,6 +119,7 @@ class RunResult:
     comparisons: list[Comparison]
     failure: str | None
     created: str
+    overlaps: dict[str, Overlap] = dataclasses.field(default_factory=dict)
 
 
 def write_result(result: RunResult, folder: Path) -> Path:

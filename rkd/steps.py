@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 from rkd.evaluation import accuracy
 from rkd.generation import LocalGenerator, open_generator
 from rkd.labels import label_statistics, score, two_pass
+from rkd.mini.overlap import summarize_overlap
 from rkd.models import load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
-from rkd.results import ModelResult, TestSetResult, result_from_json
+from rkd.results import ModelResult, Overlap, TestSetResult, result_from_json
 from rkd.rewards import RewardInputs
 from rkd.stages import Contestant, Stages
 from rkd.student_samples import balanced
@@ -54,6 +55,21 @@ class Steps:
         self.stages, self.workshop = stages, workshop
         self.student = stages.student.checkpoint()
         self.counts: dict[str, int | float] = {}
+
+    def overlaps(self) -> dict[str, Overlap]:
+        """How near the questions of each test set are to the training questions."""
+        training = self.stages.dataset.training_queries()
+        found = {}
+        for name, queries in self.stages.dataset.test_sets().items():
+            recipe = {"training": digest_of(training), "test": digest_of(queries)}
+
+            def measure(queries: list[Query] = queries) -> dict[str, Any]:
+                texts = ([query.question for query in own] for own in (queries, training))
+                return dataclasses.asdict(summarize_overlap(*texts))
+
+            found[name] = Overlap(**self.workshop.value("overlap", recipe, measure, shown=f"overlap of {name}"))
+            self.workshop.say(f"    {name}: {found[name]}")
+        return found
 
     def label(self, split: str) -> Labelled:
         """The teacher answers the queries of a split in its two passes; its answers are labelled and scored.

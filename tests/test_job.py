@@ -197,6 +197,16 @@ def test_a_stage_left_out_has_no_line_of_its_own(world, same_store):
     assert [model.role for model in result.models] == [*ROLES[:3], "Ours w/o R"]
 
 
+def test_the_overlap_with_the_training_questions_is_printed_and_kept(finished):
+    root, _, seen = finished
+    overlap = only_result(root)[0].overlaps["svamp"]
+    # "Ada 304: say one": names and numbers differ from question to question, ": say one" is in each of both splits,
+    # and so is one trigram of three, "<name> <number> :", "<number> : say", ": say one".
+    assert (overlap.questions, overlap.exact_duplicates) == (12, 0)
+    assert overlap.mean == overlap.percentile_95 == pytest.approx(1 / 3)
+    assert "svamp: nearest training question shares 33.3%" in seen
+
+
 def test_a_row_without_any_training_evaluates_the_student_with_its_examples(world, finished, tmp_path):
     run(world, tmp_path, "experiments=icl", stages=[])
     result, folder = only_result(tmp_path)

@@ -7,28 +7,12 @@ has too; names and numbers count as words. 1 means that every trigram is there.
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from rkd.results import Overlap
+
 _WORD = re.compile(r"\$?\d+(?:\.\d+)?|\w+|[^\w\s]")
-
-
-@dataclass(frozen=True, slots=True)
-class Overlap:
-    """Of `questions` test questions: mean and 95th percentile of the nearest overlap, and how many texts are equal."""
-
-    questions: int
-    mean: float
-    percentile_95: float
-    exact_duplicates: int
-
-    def __str__(self) -> str:
-        return (
-            f"nearest training question shares {self.mean:.1%} of a question's word trigrams on average "
-            f"(95th percentile {self.percentile_95:.1%}), {self.exact_duplicates} of {self.questions} questions "
-            "are in the training text word by word"
-        )
 
 
 def nearest_overlap(questions: Sequence[str], training_questions: Sequence[str]) -> list[float]:
