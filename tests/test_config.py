@@ -11,7 +11,10 @@ from rkd.pipeline import build_stages, job_digest
 
 REPOSITORY = Path(__file__).parents[1]
 PARTS_OF_OTHERS = {"queries", "prompt", "pretrain", "experiments", "sweeps"}
-NEEDED = {"reward_mix=own": ["reward_mix.function.path=builtins.len"]}
+NEEDED = {
+    "reward_mix=own": ["reward_mix.function.path=builtins.len"],
+    "teaching_set=all": ["teaching_set.first_pass_samples=8"],
+}
 
 
 def _options() -> list[str]:
@@ -62,6 +65,16 @@ def test_every_row_builds_and_has_a_digest_of_its_own(digests):
 def test_every_row_has_a_label_of_its_own():
     labels = [OmegaConf.load(REPOSITORY / "experiments" / f"{row}.yaml").row for row in _rows()]
     assert len(set(labels)) == len(labels)
+
+
+# Paper D's temperatures are 0, 0.1, 0.2, 0.3: two samples at each make 8, five 20, three 12.
+@pytest.mark.parametrize(
+    ("overrides", "samples"),
+    [([], 8), (["scale=paper"], 20), (["teacher_samples.first_pass.samples_per_temperature=3"], 12)],
+)
+def test_the_row_sft_takes_the_responses_of_the_first_pass_alone(overrides, samples):
+    config = compose("config", overrides=["experiments=sft", *overrides])
+    assert instantiate(config.teaching_set, _convert_="all").first_pass_samples == samples
 
 
 def test_tracking_and_hardware_do_not_change_the_digest(digests):
