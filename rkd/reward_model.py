@@ -19,19 +19,16 @@ from rkd.models import Scorer, load_tokenizer, new_scorer
 from rkd.pairs import PairBatch, TokenizedPair, collate_pairs, ranking_metrics, tokenize_pairs
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, PreferencePair
-from rkd.training import (
-    KeepBest,
-    Training,
-    adamw,
-    check_optimization,
-    length_batches,
-    one_validation,
-    seeded,
-    training_loader,
-)
+from rkd.supervised import SupervisedTraining, length_batches, training_loader
+from rkd.training import KeepBest, Training, seeded
 
 # What the best validation can be chosen by, and which way is better.
 CRITERIA = {"right_over_wrong_accuracy": "max", "pair_accuracy": "max", "auc": "max", "loss": "min"}
+
+NO_PAIR = (
+    "each query's samples were all right or all wrong (Eq. 4). Draw more of them, or take more queries: "
+    "`python run.py dataset.max_training_queries=null`."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,60 +69,27 @@ class RewardModelModule(LightningModule):
         self.log_dict({f"validation/{name}": value for name, value in metrics.items()}, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> dict:
-        return adamw(
-            self,
-            learning_rate=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-            warmup_fraction=self.settings.warmup_fraction,
-            final_learning_rate_fraction=self.settings.final_learning_rate_fraction,
-        )
+        return self.settings.adamw(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardModel:
-    """Training of the reward model.
+class RewardModel(SupervisedTraining):
+    """Training of the reward model; an example is a pair, and as long as its prompt and longer response.
 
     Args:
-        learning_rate: peak rate of AdamW.
-        epochs: passes over the pairs.
-        batch_size: pairs per optimiser step and device.
-        max_tokens: largest prompt + response, in tokens; a pair with a longer one is dropped and counted, never cut.
         classification_weight: λ_cls of Eq. 9.
         preference_weight: weight of L_pref: 1 in Eq. 9, 0 for the rows ORM-T and ORM-S (L_cls alone).
         criterion: which validation metric decides what weights are kept, one of `CRITERIA`.
-        warmup_fraction: share of the steps in which the rate rises to its peak.
-        final_learning_rate_fraction: the rate falls along a half cosine to this share of its peak; 1 keeps it constant.
-        weight_decay: of matrices.
-        gradient_clip: largest norm of the gradient; None clips nothing.
-        validations_per_epoch: how often the validation pairs are ranked; the best weights are kept.
-        patience: validations without a better one before training stops; None trains all epochs.
     """
 
-    learning_rate: float
-    epochs: int
-    batch_size: int
-    max_tokens: int
+    stage = "reward_model"
+
     classification_weight: float = 0.5
     preference_weight: float = 1.0
     criterion: str = "right_over_wrong_accuracy"
-    warmup_fraction: float = 0.0
-    final_learning_rate_fraction: float = 0.0
-    weight_decay: float = 0.0
-    gradient_clip: float | None = 1.0
-    validations_per_epoch: int = 1
-    patience: int | None = None
 
     def __post_init__(self) -> None:
-        check_optimization(
-            "reward_model",
-            learning_rate=self.learning_rate,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            max_tokens=self.max_tokens,
-            warmup_fraction=self.warmup_fraction,
-            final_learning_rate_fraction=self.final_learning_rate_fraction,
-            validations_per_epoch=self.validations_per_epoch,
-        )
+        super().__post_init__()
         weights = (self.preference_weight, self.classification_weight)
         if min(weights) < 0 or not any(weights):
             raise ValueError(
@@ -160,41 +124,35 @@ class RewardModel:
             ValueError: no pair is left to train on, or no validation pair that `criterion` needs.
         """
         tokenizer = load_tokenizer(sft.folder)
-        train, dropped = tokenize_pairs(tokenizer, prompt, pairs, self.max_tokens, highest_score)
+        kept, dropped = tokenize_pairs(tokenizer, prompt, pairs, self.max_tokens, highest_score)
         held_out, held_out_dropped = tokenize_pairs(tokenizer, prompt, validation_pairs, self.max_tokens, highest_score)
-        if not train:
-            raise ValueError(_nothing_left(len(pairs), self.max_tokens))
+        self.check_left(kept, len(pairs), "pair", NO_PAIR)
         self._check_criterion(held_out)
         best = KeepBest(f"validation/{self.criterion}", CRITERIA[self.criterion], folder, self.patience)
         pad_id = tokenizer.pad_token_id
-        batches = length_batches(train, lambda pair: pair.longest_part, self.batch_size, seed)
+        batches = length_batches(kept, lambda pair: pair.longest_part, self.batch_size, seed)
+        loader = training_loader(batches, lambda batch: collate_pairs(batch, pad_id), seed)
         with seeded(seed):
             # Weights in float32 whatever the folder or device holds: small updates would vanish in bfloat16.
             scorer = new_scorer(sft.folder).float()
             scorer.model.config.pad_token_id = pad_id  # transformers finds a batch's last tokens by it
             module = RewardModelModule(scorer, self, lambda scorer: self.evaluate(scorer, held_out, pad_id)).train()
-            trainer = training.trainer(
-                "reward_model",
+            trainer = self.train(
+                module,
+                loader,
+                best,
+                has_validation=bool(held_out),
+                shown_metrics=("train/loss", "train/pair_accuracy", best.metric),
+                training=training,
                 logger=logger,
                 folder=folder,
-                max_epochs=self.epochs,
-                gradient_clip=self.gradient_clip,
-                callbacks=[best] if held_out else [],
-                val_check_interval=1 / self.validations_per_epoch,
-                shown_metrics=("train/loss", "train/pair_accuracy", best.metric),
             )
-            loader = training_loader(batches, lambda batch: collate_pairs(batch, pad_id), seed)
-            trainer.fit(module, loader, one_validation() if held_out else None)
         if trainer.is_global_zero:
-            best.restore(module)
             scorer.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-        names = {
-            name.removeprefix("validation/"): value
-            for name, value in best.metrics.items()
-            if name.startswith("validation/")
-        }
-        return RewardModelReport(trainer.global_step, len(train), dropped, len(held_out), held_out_dropped, names)
+        prefix = "validation/"
+        metrics = {name.removeprefix(prefix): value for name, value in best.metrics.items() if name.startswith(prefix)}
+        return RewardModelReport(trainer.global_step, len(kept), dropped, len(held_out), held_out_dropped, metrics)
 
     def losses(self, rewards: Tensor, is_correct: Tensor) -> dict[str, Tensor]:
         """L of Eq. 9 as `loss`, and its two terms; `rewards`, `is_correct` (2 B,) in the order chosen, rejected, …."""
@@ -240,15 +198,3 @@ def score_pairs(scorer: Scorer, pairs: Sequence[TokenizedPair], pad_id: int, bat
         batch = collate_pairs([pairs[index] for index in rows], pad_id).to(device)
         rewards[rows] = scorer(batch.responses).view(-1, 2).cpu()
     return rewards
-
-
-def _nothing_left(given: int, max_tokens: int) -> str:
-    if given:
-        return (
-            f"reward_model: all {given} pairs are longer than reward_model.max_tokens={max_tokens} (prompt + longer "
-            f"response), none is left to train on. Raise it: `python run.py reward_model.max_tokens={2 * max_tokens}`."
-        )
-    return (
-        "reward_model: there is no pair to train on: each query's samples were all right or all wrong (Eq. 4). Draw "
-        "more of them, or take more queries: `python run.py dataset.max_training_queries=null`."
-    )

@@ -4,36 +4,30 @@ The student learns the teacher's responses by the negative log-likelihood of the
 token included, so that it learns to stop. Which responses those are (voted, unfiltered, a share) is decided before.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytorch_lightning import LightningModule
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rkd.batches import ResponseBatch, collate, encode, encode_responses
 from rkd.losses import sft_loss
 from rkd.models import Policy, copy_model, load_causal_lm, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, Query
-from rkd.training import (
-    KeepBest,
-    Training,
-    adamw,
-    check_optimization,
-    length_batches,
-    one_validation,
-    seeded,
-    training_loader,
-)
-
-Validate = Callable[[PreTrainedModel], float]
-"""The student to its greedy accuracy on validation queries, against their pseudo-labels, in [0, 1]."""
+from rkd.supervised import SupervisedTraining, length_batches, training_loader
+from rkd.training import KeepBest, Training, Validate, seeded
 
 Tokens = tuple[list[int], list[int]]
 """The tokens of one prompt and of its response."""
+
+NO_EXAMPLE = (
+    "no response of the teacher was kept. Take more queries, `python run.py dataset.max_training_queries=null`, or do "
+    "without this stage, `python run.py sft=none`."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,54 +59,14 @@ class SFTModule(LightningModule):
         self.log("validation/accuracy", self.validate(self.policy.lm), batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> dict:
-        return adamw(
-            self,
-            learning_rate=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-            warmup_fraction=self.settings.warmup_fraction,
-            final_learning_rate_fraction=self.settings.final_learning_rate_fraction,
-        )
+        return self.settings.adamw(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFT:
-    """Supervised fine-tuning of the student.
+class SFT(SupervisedTraining):
+    """Supervised fine-tuning of the student; an example is a query with one response."""
 
-    Args:
-        learning_rate: peak rate of AdamW.
-        epochs: passes over the examples.
-        batch_size: examples per optimiser step and device.
-        max_tokens: largest prompt + response, in tokens; longer examples are dropped and counted, never cut.
-        warmup_fraction: share of the steps in which the rate rises to its peak.
-        final_learning_rate_fraction: the rate falls along a half cosine to this share of its peak; 1 keeps it constant.
-        weight_decay: of matrices.
-        gradient_clip: largest norm of the gradient; None clips nothing.
-        validations_per_epoch: how often `validate` is asked; the best weights are kept.
-        patience: validations without a better one before training stops; None trains all epochs.
-    """
-
-    learning_rate: float
-    epochs: int
-    batch_size: int
-    max_tokens: int
-    warmup_fraction: float = 0.0
-    final_learning_rate_fraction: float = 0.0
-    weight_decay: float = 0.0
-    gradient_clip: float | None = 1.0
-    validations_per_epoch: int = 1
-    patience: int | None = None
-
-    def __post_init__(self) -> None:
-        check_optimization(
-            "sft",
-            learning_rate=self.learning_rate,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            max_tokens=self.max_tokens,
-            warmup_fraction=self.warmup_fraction,
-            final_learning_rate_fraction=self.final_learning_rate_fraction,
-            validations_per_epoch=self.validations_per_epoch,
-        )
+    stage = "sft"
 
     def fit(
         self,
@@ -138,30 +92,26 @@ class SFT:
         """
         tokenizer = load_tokenizer(student.folder)
         tokens, dropped = _encode(tokenizer, prompt, examples, self.max_tokens)
-        if not tokens:
-            raise ValueError(_nothing_left(len(examples), self.max_tokens))
+        self.check_left(tokens, len(examples), "example", NO_EXAMPLE)
         # By the longer part: prompts and responses are padded apart (GSM8K: 22 % of padding; by their sum 43 %).
         batches = length_batches(tokens, lambda example: max(map(len, example)), self.batch_size, seed)
+        pad_id = tokenizer.pad_token_id
+        loader = training_loader(batches, lambda batch: collate(*zip(*batch, strict=True), pad_id), seed)
         best = KeepBest("validation/accuracy", "max", folder, self.patience)
         with seeded(seed):
             # Weights in float32 whatever the folder or device holds: small updates would vanish in bfloat16.
             module = SFTModule(Policy(load_causal_lm(student.folder).float()), self, validate).train()
-            trainer = training.trainer(
-                "sft",
+            trainer = self.train(
+                module,
+                loader,
+                best,
+                has_validation=validate is not None,
+                shown_metrics=("train/loss", best.metric),
+                training=training,
                 logger=logger,
                 folder=folder,
-                max_epochs=self.epochs,
-                gradient_clip=self.gradient_clip,
-                callbacks=[best] if validate else [],
-                val_check_interval=1 / self.validations_per_epoch,
-                shown_metrics=("train/loss", "validation/accuracy"),
             )
-            loader = training_loader(
-                batches, lambda batch: collate(*zip(*batch, strict=True), tokenizer.pad_token_id), seed
-            )
-            trainer.fit(module, loader, one_validation() if validate else None)
         if trainer.is_global_zero:
-            best.restore(module)
             module.policy.lm.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         return SFTReport(trainer.global_step, len(tokens), dropped, best.best)
@@ -190,15 +140,3 @@ def _encode(
     tokens = [(prompts[query], response) for (query, _), response in zip(examples, responses, strict=True)]
     kept = [example for example in tokens if sum(map(len, example)) <= max_tokens]
     return kept, len(tokens) - len(kept)
-
-
-def _nothing_left(given: int, max_tokens: int) -> str:
-    if given:
-        return (
-            f"sft: all {given} examples are longer than sft.max_tokens={max_tokens} (prompt + response), none is left "
-            f"to train on. Raise it: `python run.py sft.max_tokens={2 * max_tokens}`."
-        )
-    return (
-        "sft: there is no example to train on: no response of the teacher was kept. Take more queries, "
-        "`python run.py dataset.max_training_queries=null`, or do without this stage, `python run.py sft=none`."
-    )

@@ -11,24 +11,22 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
 
 from rkd.callbacks import StageProgress, StopOnNaN
 
 MetricLoggers = Callable[[str], Logger | bool]
 """A stage's name to what its trainer logs to: `Tracker.logger_for`."""
 
-Example = TypeVar("Example")
-
-# Examples are sorted by length within so many batches: over all of them, a batch would hold one length only.
-POOL_BATCHES = 50
+Validate = Callable[[PreTrainedModel], float]
+"""A student to its greedy accuracy on validation queries, against their pseudo-labels, in [0, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,57 +153,9 @@ class KeepBest(Callback):
             self.path.unlink()
 
 
-def length_batches(
-    examples: Sequence[Example], length: Callable[[Example], int], batch_size: int, seed: int
-) -> list[list[Example]]:
-    """Every example once, drawn into batches of alike length by the seed; the last batch may be smaller."""
-    order = np.random.default_rng(seed).permutation(len(examples)).tolist()
-    batches = []
-    for start in range(0, len(order), POOL_BATCHES * batch_size):
-        pool = sorted(order[start : start + POOL_BATCHES * batch_size], key=lambda index: length(examples[index]))
-        batches += [[examples[i] for i in pool[at : at + batch_size]] for at in range(0, len(pool), batch_size)]
-    return batches
-
-
-def training_loader(batches: Sequence[list[Example]], collate: Callable[[list[Example]], Any], seed: int) -> DataLoader:
-    """The batches, collated, in an order drawn anew each epoch from the seed."""
-    return DataLoader(
-        batches,
-        batch_size=None,
-        shuffle=True,
-        generator=torch.Generator().manual_seed(seed),
-        collate_fn=collate,
-    )
-
-
 def one_validation() -> DataLoader:
     """A loader of one empty batch, for a stage whose validation is one call."""
     return DataLoader([0], batch_size=None)
-
-
-def adamw(
-    module: LightningModule,
-    *,
-    learning_rate: float,
-    weight_decay: float,
-    warmup_fraction: float,
-    final_learning_rate_fraction: float,
-) -> dict[str, Any]:
-    """What `configure_optimizers` returns: AdamW, its rate by `learning_rate_factor` over the trainer's own steps.
-
-    Vectors (biases and norms) are not decayed.
-    """
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate)
-    total = int(module.trainer.estimated_stepping_batches)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, total, warmup_fraction, final_learning_rate_fraction)
-    )
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float, final_fraction: float) -> float:
@@ -215,27 +165,6 @@ def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float, fi
         return (step + 1) / (warmup + 1)
     progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
     return final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def check_optimization(stage: str, **values: float) -> None:
-    """Refuse impossible values of the fields that stages share, by name.
-
-    Raises:
-        ValueError: the message names the config key, the value and what is possible.
-    """
-    possible = {
-        "learning_rate": (lambda value: value > 0, "above 0"),
-        "epochs": (lambda value: value >= 1, "at least 1"),
-        "batch_size": (lambda value: value >= 1, "at least 1"),
-        "max_tokens": (lambda value: value >= 2, "at least 2"),
-        "validations_per_epoch": (lambda value: value >= 1, "at least 1"),
-        "warmup_fraction": (lambda value: 0 <= value < 1, "in [0, 1)"),
-        "final_learning_rate_fraction": (lambda value: 0 <= value <= 1, "in [0, 1]"),
-    }
-    for name, value in values.items():
-        is_possible, words = possible[name]
-        if not is_possible(value):
-            raise ValueError(f"{stage}.{name}={value}: must be {words}.")
 
 
 @contextlib.contextmanager

@@ -10,9 +10,9 @@ PACKAGE = Path(__file__).parents[1] / "rkd"
 FLOORS = [
     {"records", "losses", "muon", "callbacks", "artifacts", "statistics", "results"},
     {"protocols", "advantages", "kl_control", "prompts", "answers", "mini", "batches"},
-    {"models", "data", "training"},
-    {"generation", "pairs", "pretrain_text"},
-    {"rewards", "teacher", "labels", "student_samples", "preferences"},
+    {"models", "data", "training", "decoding"},
+    {"generation", "pairs", "pretrain_text", "supervised"},
+    {"rewards", "teacher", "labels", "student_samples", "preferences", "rollouts"},
     {"pretrain", "sft", "reward_model", "rl", "evaluation"},
     {"tracking", "report", "workshop"},
     {"stages"},

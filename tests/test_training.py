@@ -11,15 +11,8 @@ from omegaconf import OmegaConf
 
 from rkd.reward_model import RewardModel
 from rkd.sft import SFT, NoSFT
-from rkd.training import (
-    KeepBest,
-    Training,
-    learning_rate_factor,
-    length_batches,
-    one_validation,
-    seeded,
-    training_loader,
-)
+from rkd.supervised import length_batches, training_loader
+from rkd.training import KeepBest, Training, learning_rate_factor, one_validation, seeded
 
 CONF = Path(__file__).parents[1] / "conf"
 CPU = Training(accelerator="cpu")
