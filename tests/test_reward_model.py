@@ -4,18 +4,16 @@ import dataclasses
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from tiny_models import PROMPT, llama_folder
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rkd.losses import reward_model_loss
-from rkd.mini.tokenizer import train_tokenizer
 from rkd.models import load_scorer, load_tokenizer, new_scorer
 from rkd.pairs import area_under_curve, collate_pairs, ranking_metrics, tokenize_pairs
-from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, PreferencePair, Query, Response, ScoredResponse
 from rkd.reward_model import NoRewardModel, RewardModel, RewardModelModule, score_pairs
 from rkd.training import Training
 
-PROMPT = PromptTemplate(template="Q: {question}\nA:")
 STAGE = RewardModel(
     learning_rate=1e-2, epochs=10, batch_size=4, max_tokens=64, final_learning_rate_fraction=1.0, criterion="loss"
 )
@@ -44,23 +42,9 @@ PAIRS, HELD_OUT = learnable(range(8)), learnable(range(20, 26))
 
 @pytest.fixture(scope="module")
 def sft(tmp_path_factory) -> Checkpoint:
-    folder = tmp_path_factory.mktemp("sft")
     texts = [PROMPT.render(p.query) + p.chosen.response.text + p.rejected.response.text for p in PAIRS]
-    tokenizer = train_tokenizer(texts, 300)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return Checkpoint(folder, "tiny")
+    # Its config names no padding token, as with many published models: the stage has to.
+    return llama_folder(tmp_path_factory.mktemp("sft"), texts, 300, pad_token_id=None)
 
 
 def fit(stage, sft, folder, *, pairs=PAIRS, held_out=HELD_OUT, seed=0):

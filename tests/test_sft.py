@@ -5,40 +5,23 @@ import math
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from tiny_models import PROMPT, llama_folder, weights
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rkd.batches import collate
-from rkd.mini.tokenizer import train_tokenizer
 from rkd.models import Policy, load_causal_lm
-from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, Query
 from rkd.sft import SFT, NoSFT, SFTModule
 from rkd.training import Training
 
-PROMPT = PromptTemplate(template="Q: {question}\nA:")
 EXAMPLES = [(Query(f"q{i}", "mini", f"{i} plus {i}?"), f" Step 1: The answer is {2 * i}.") for i in range(8)]
 STAGE = SFT(learning_rate=3e-2, epochs=12, batch_size=4, max_tokens=64, final_learning_rate_fraction=1.0)
 
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory) -> Checkpoint:
-    folder = tmp_path_factory.mktemp("student")
-    tokenizer = train_tokenizer([PROMPT.render(query) + text for query, text in EXAMPLES], 300)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return Checkpoint(folder, "tiny")
+    texts = [PROMPT.render(query) + text for query, text in EXAMPLES]
+    return llama_folder(tmp_path_factory.mktemp("student"), texts, 300)
 
 
 def fit(stage, student, folder, *, examples=EXAMPLES, validate=None, seed=0, training=None):
@@ -68,10 +51,6 @@ def mean_nll(folder, examples=EXAMPLES) -> float:
             total += float(model(ids, labels=labels).loss) * len(response)
         count += len(response)
     return total / count
-
-
-def weights(folder):
-    return load_causal_lm(folder).state_dict()
 
 
 def test_memorised_set_becomes_likely_and_the_folder_loads_in_plain_transformers(student, tmp_path):

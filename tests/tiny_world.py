@@ -7,16 +7,12 @@ taught the form of an answer, and guesses which. Both are made in seconds, by th
 import json
 from pathlib import Path
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_models import PROMPT, llama_folder
 
-from rkd.mini.tokenizer import train_tokenizer
-from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, Query
 from rkd.sft import SFT
 from rkd.training import Training
 
-PROMPT = PromptTemplate(template="Q: {question}\nA:")
 NAMES = ("Ada", "Ben", "Eva", "Max", "Nina", "Olga", "Paul", "Tom")
 WORDS = {"1": "one", "2": "two"}
 
@@ -37,22 +33,8 @@ def response(answer: str) -> str:
 
 def random_model(folder: Path, *, seed: int = 0, hidden: int = 32) -> Checkpoint:
     """A model and a tokenizer in `folder`, with random weights."""
-    tokenizer = train_tokenizer([PROMPT.render(query) + response("1") for query in queries(0, 64)], 320)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return Checkpoint(folder, f"random-{seed}")
+    texts = [PROMPT.render(query) + response("1") for query in queries(0, 64)]
+    return llama_folder(folder, texts, 320, seed=seed, hidden=hidden)
 
 
 def taught(base: Checkpoint, folder: Path, *, guesses: bool) -> Checkpoint:
