@@ -3,17 +3,19 @@
 Token 0 is padding, token 1 ends a sequence.
 """
 
+import dataclasses
+import os
 from collections.abc import Callable
 
 import pytest
+import tiny_models
 import torch
 from fakes import query
+from tiny_models import PROMPT
 from torch import Tensor
 from transformers import (
-    GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
-    LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
     PreTrainedModel,
@@ -21,40 +23,28 @@ from transformers import (
 )
 
 from rkd.batches import ResponseBatch, collate, encode_responses, pad
-from rkd.generation import LocalGenerator, choose, sample_tokens
+from rkd.decoding import choose, sample_tokens
+from rkd.generation import LocalGenerator, LocalModel
 from rkd.mini.tokenizer import train_tokenizer
 from rkd.models import Policy, Scorer, load_causal_lm, load_scorer, load_tokenizer, new_scorer, response_states
-from rkd.prompts import PromptTemplate
 from rkd.protocols import Sampling
 
 PAD, EOS, VOCABULARY = 0, 1, 23
 PROMPTS = [[5, 6, 7], [8], [3, 4, 5, 6, 7, 9, 2], [2, 2], [10, 11]]
 RESPONSES = [[4, 5, 1], [6], [7, 8, 9, 10], [3, 1], [12, 13, 14]]
-SPECIAL = {"pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": None, "initializer_range": 0.5}
+SPECIAL = {"pad_token_id": PAD, "eos_token_id": EOS, "initializer_range": 0.5}
 
 Build = Callable[..., PreTrainedModel]
 
 
 def llama(kind: type = LlamaForCausalLM, vocabulary: int = VOCABULARY, **options: object) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=96,
-        **SPECIAL,
-        **options,
-    )
-    return kind(config).double().eval()
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return tiny_models.llama(kind, vocab_size=vocabulary, **heads, **SPECIAL, **options).double().eval()
 
 
 def gpt2(kind: type = GPT2LMHeadModel, vocabulary: int = VOCABULARY, **options: object) -> PreTrainedModel:
-    torch.manual_seed(7)  # of the first seeds the one whose greedy responses differ in length
-    config = GPT2Config(vocab_size=vocabulary, n_embd=16, n_layer=2, n_head=2, n_positions=96, **SPECIAL, **options)
-    return kind(config).double().eval()
+    # Of the first seeds the one whose greedy responses differ in length.
+    return tiny_models.gpt2(kind, seed=7, vocab_size=vocabulary, **SPECIAL, **options).double().eval()
 
 
 def llama_scorer() -> PreTrainedModel:
@@ -195,7 +185,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def generator(tokenizer: PreTrainedTokenizerBase, **options: object) -> LocalGenerator:
-    settings = {"prompt": PromptTemplate(template="Q: {question}\nA:"), **options}
+    settings = {"prompt": PROMPT, **options}
     return LocalGenerator("tiny", llama(vocabulary=len(tokenizer)), tokenizer, **settings)
 
 
@@ -241,7 +231,7 @@ def test_a_response_that_reaches_the_limit_is_not_finished(tokenizer):
 def test_a_response_that_goes_on_to_the_next_question_is_cut_there_and_finished(tokenizer):
     ((whole,),) = generator(tokenizer).generate(QUERIES[:1], Sampling(1.0, 1, 12), seed=0)
     stop = whole.text[4:7]
-    prompt = PromptTemplate(template="Q: {question}\nA:", stop=stop)
+    prompt = dataclasses.replace(PROMPT, stop=stop)
     ((cut,),) = generator(tokenizer, prompt=prompt).generate(QUERIES[:1], Sampling(1.0, 1, 12), seed=0)
     assert cut.text == whole.text[: whole.text.index(stop)].strip()
     assert cut.is_finished
@@ -409,6 +399,24 @@ def test_truncated_weights_are_refused(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="truncated"):
         load_causal_lm(tmp_path)
+
+
+def test_a_models_digest_follows_its_files_and_is_computed_once(tmp_path):
+    llama().save_pretrained(tmp_path)
+    model = LocalModel(name="tiny", name_or_path=str(tmp_path), prompt=PROMPT)
+    file = tmp_path / "model.safetensors"
+    content, first = file.read_bytes(), model.checkpoint().digest
+    other = content[:-1] + bytes([content[-1] ^ 1])
+    file.write_bytes(other)
+    os.utime(file, ns=(0, 0))
+    second = model.checkpoint().digest
+    assert second != first
+    # Same size and time: nobody reads it again.
+    file.write_bytes(content)
+    os.utime(file, ns=(0, 0))
+    assert model.checkpoint().digest == second
+    os.utime(file, ns=(0, 1))
+    assert model.checkpoint().digest == first
 
 
 def saved(tokenizer: PreTrainedTokenizerBase, folder, pad_token: str | None) -> None:
