@@ -14,7 +14,8 @@ from rkd.labels import CorrectResponses
 from rkd.models import load_causal_lm
 from rkd.preferences import Pairs
 from rkd.reward_model import NoRewardModel, RewardModel
-from rkd.rl import RL, KLPenalty, NoRL, Optimisation, Rollouts
+from rkd.rl import RL, NoRL, Optimisation
+from rkd.rollouts import KLPenalty, Rollouts
 from rkd.sft import SFT, NoSFT
 from rkd.student_samples import StudentSamples
 from rkd.teacher import Schedule, TeacherSamples

@@ -8,15 +8,17 @@ from typing import ClassVar
 import pytest
 import tiny_world
 import torch
+from tiny_models import weights
 
 from rkd.advantages import GAE, GroupRelative
 from rkd.artifacts import as_recipe
 from rkd.generation import open_generator
 from rkd.kl_control import AdaptiveKL, FixedKL
-from rkd.models import Policy, load_causal_lm, load_tokenizer
+from rkd.models import load_causal_lm, load_tokenizer
 from rkd.protocols import Rewards, Sampling
 from rkd.records import Checkpoint
-from rkd.rl import RL, KLPenalty, NoRL, Optimisation, PolicyModule, RewardScaling, Rollouts, queries_of_rollouts
+from rkd.rl import RL, NoRL, Optimisation, PolicyModule
+from rkd.rollouts import KLPenalty, RewardScaling, Rollout, Rollouts, queries_of_rollouts
 from rkd.training import Training
 
 QUERIES = tiny_world.queries(400, 16)
@@ -60,21 +62,14 @@ def other(tmp_path_factory) -> Checkpoint:
 
 
 def module(student, stage=STAGE, *, reward=says_two, reference=None) -> PolicyModule:
-    policy = Policy(load_causal_lm(student.folder), has_value_head=stage.advantages.needs_values)
-    return PolicyModule(
-        policy,
-        load_causal_lm((reference or student).folder),
-        load_tokenizer(student.folder),
-        tiny_world.PROMPT,
-        reward,
-        stage.advantages,
-        stage.rollouts,
-        stage.optimisation,
-        stage.kl,
-        stage.scaling,
-        validate=None,
-        seed=0,
+    lm, reference_lm = (load_causal_lm(one.folder) for one in (student, reference or student))
+    return stage.module(
+        lm, reference_lm, load_tokenizer(student.folder), tiny_world.PROMPT, reward, validate=None, seed=0
     )
+
+
+def collect(own: PolicyModule, queries=QUERIES[:8]) -> Rollout:
+    return own.collector.collect(queries, seed=0)
 
 
 def fit(stage, student, folder, *, validate=lambda _: 0.5, seed=0, queries=QUERIES, reward=says_two):
@@ -95,10 +90,6 @@ def read(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def weights(folder):
-    return load_causal_lm(folder).state_dict()
-
-
 def changed(stage, **rollouts):
     return dataclasses.replace(stage, rollouts=dataclasses.replace(stage.rollouts, **rollouts))
 
@@ -109,7 +100,7 @@ def changed(stage, **rollouts):
 @pytest.mark.parametrize("advantages", [PPO, GRPO], ids=["PPO", "GRPO"])
 def test_the_first_ratio_is_1_and_nothing_is_clipped(student, advantages):
     own = module(student, dataclasses.replace(STAGE, advantages=advantages))
-    rollout, _ = own.collect(QUERIES[:8])
+    rollout = collect(own)
     _, measured = own.loss(rollout.select_prompts(torch.tensor([5, 2, 7])))
     # To rounding: a minibatch is padded to its own longest response.
     assert float(measured["ratio"]) == pytest.approx(1, abs=1e-6)
@@ -118,7 +109,7 @@ def test_the_first_ratio_is_1_and_nothing_is_clipped(student, advantages):
 
 def test_the_log_probabilities_of_a_rollout_are_those_that_were_sampled_from(student):
     own = module(student)
-    rollout, _ = own.collect(QUERIES[:4])
+    rollout = collect(own, QUERIES[:4])
     batch = rollout.batch
     for row in range(len(batch.response_ids)):
         prompt = batch.prompt_ids[row // 4][batch.prompt_mask[row // 4]]
@@ -132,7 +123,7 @@ def test_the_reward_stands_on_the_last_response_token_and_not_on_padding(student
     recorder = Recording()
     no_kl = KLPenalty(controller=FixedKL(0.0))
     own = module(student, dataclasses.replace(STAGE, advantages=recorder, kl=no_kl))
-    rollout, _ = own.collect(QUERIES[:8])
+    rollout = collect(own)
     token_rewards, lengths = recorder.token_rewards, recorder.response_mask.sum(1)
     for row, reward in enumerate(rollout.rewards.total):
         expected = torch.zeros(token_rewards.shape[1])
@@ -150,8 +141,8 @@ def test_a_response_cut_at_the_limit_loses_the_penalty(student):
     recorder = Recording()
     stage = changed(STAGE, max_response_tokens=3, missing_end_penalty=2.5)
     stage = dataclasses.replace(stage, advantages=recorder, kl=KLPenalty(controller=FixedKL(0.0)))
-    rollout, metrics = module(student, stage, reward=uneven).collect(QUERIES[:8])
-    assert metrics["share_truncated"] == 1.0
+    rollout = collect(module(student, stage, reward=uneven))
+    assert rollout.metrics()["share_truncated"] == 1.0
     # The reward itself is reported as it was given; 2.5 is taken off what is trained on.
     assert rollout.rewards.total.tolist() == list(range(32))
     torch.testing.assert_close(recorder.token_rewards[:, 2], torch.arange(32.0) - 2.5)
@@ -161,11 +152,11 @@ def test_rewards_are_clipped_before_the_penalty_and_whitened_tokens_keep_their_m
     recorder = Recording()
     stage = dataclasses.replace(STAGE, advantages=recorder, kl=KLPenalty(controller=FixedKL(0.0)))
     clipped = dataclasses.replace(stage, scaling=RewardScaling(clip=5.0))
-    module(student, clipped, reward=uneven).collect(QUERIES[:8])
+    collect(module(student, clipped, reward=uneven))
     assert recorder.token_rewards.sum(1).tolist() == [min(row, 5) for row in range(32)]
-    module(student, stage, reward=uneven).collect(QUERIES[:8])
+    collect(module(student, stage, reward=uneven))
     plain = recorder.token_rewards[recorder.response_mask]
-    module(student, dataclasses.replace(stage, scaling=RewardScaling(whiten=True)), reward=uneven).collect(QUERIES[:8])
+    collect(module(student, dataclasses.replace(stage, scaling=RewardScaling(whiten=True)), reward=uneven))
     whitened = recorder.token_rewards[recorder.response_mask]
     assert float(whitened.mean()) == pytest.approx(float(plain.mean()), abs=1e-4)
     assert float(whitened.std()) == pytest.approx(1, abs=0.01)
@@ -175,12 +166,12 @@ def test_a_kl_in_the_reward_is_taken_off_every_token(student, other):
     recorder = Recording()
     stage = dataclasses.replace(STAGE, advantages=recorder, kl=KLPenalty(controller=FixedKL(0.5)))
     own = module(student, stage, reference=other, reward=lambda _, responses: Rewards(torch.zeros(len(responses)), {}))
-    rollout, metrics = own.collect(QUERIES[:8])
+    rollout = collect(own)
     mask = rollout.batch.response_mask
     difference = (rollout.old_logprobs - rollout.reference_logprobs) * mask
     torch.testing.assert_close(recorder.token_rewards, -0.5 * difference)
-    assert metrics["kl"] == pytest.approx(float(difference.sum(1).mean()), rel=1e-5)
-    assert metrics["kl"] > 1  # nats: the reference is another model
+    assert rollout.metrics()["kl"] == pytest.approx(float(difference.sum(1).mean()), rel=1e-5)
+    assert rollout.metrics()["kl"] > 1  # nats: the reference is another model
     _, measured = own.loss(rollout)
     assert "kl_trained_on" not in measured
 
@@ -190,7 +181,7 @@ def test_a_kl_in_the_loss_leaves_the_reward_alone_and_has_its_target(student, ot
     recorder = Recording()
     kl = KLPenalty(controller=FixedKL(0.5), place="loss", estimator="k3", target=target)
     own = module(student, dataclasses.replace(STAGE, advantages=recorder, kl=kl), reference=other)
-    rollout, _ = own.collect(QUERIES[:8])
+    rollout = collect(own)
     assert recorder.token_rewards.sum() == rollout.rewards.total.sum()
     loss, measured = own.loss(rollout)
     loss = loss.detach()
@@ -211,7 +202,7 @@ def test_k1_is_refused_in_the_loss():
 
 def test_a_selection_keeps_the_rows_of_a_prompt_together(student):
     own = module(student, reward=uneven)
-    rollout, _ = own.collect(QUERIES[:8])
+    rollout = collect(own)
     part = rollout.select_prompts(torch.tensor([6, 1]))
     rows = [24, 25, 26, 27, 4, 5, 6, 7]  # four responses each
     assert part.rewards.total.tolist() == rows
@@ -222,6 +213,23 @@ def test_a_selection_keeps_the_rows_of_a_prompt_together(student):
     assert part.batch.response_ids.equal(rollout.batch.response_ids[rows, :width])
     # Cut no further than the longest response: what is left out is padding.
     assert rollout.batch.response_mask[rows].sum() == part.batch.response_mask.sum()
+
+
+def test_a_query_that_stands_twice_in_a_rollout_is_answered_anew(other):
+    # Random weights: two responses are alike only if their noise is.
+    rollout = collect(module(other), [*QUERIES[:2], QUERIES[0]])
+    assert [response.sample_index for response in rollout.responses] == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7]
+    assert len({tuple(tokens) for tokens in rollout.batch.response_ids.tolist()}) == 12
+    once = collect(module(other), QUERIES[:2])
+    assert rollout.responses[:8] == once.responses
+
+
+def test_episodes_are_rounded_up_to_whole_rollouts():
+    # 96 are three rollouts of 32; with one more there is a fourth.
+    assert STAGE.rollouts.count == 3
+    more = changed(STAGE, episodes=97).rollouts
+    assert more.count == 4
+    assert len(queries_of_rollouts(QUERIES, more, seed=0)) == 4
 
 
 def test_rollouts_ask_every_query_before_any_is_repeated():
@@ -259,9 +267,9 @@ def test_ppo_has_a_value_head_and_grpo_none(student):
     assert module(student).policy.value_head is not None
     own = module(student, dataclasses.replace(STAGE, advantages=GRPO))
     assert own.policy.value_head is None
-    rollout, metrics = own.collect(QUERIES[:8])
+    rollout = collect(own)
     assert rollout.values is None
-    assert "explained_variance" not in metrics
+    assert "explained_variance" not in rollout.metrics()
     assert "value_loss" not in own.loss(rollout)[1]
 
 
@@ -339,8 +347,8 @@ def test_samples_are_kept_to_be_read(student, tmp_path):
 
 
 def test_responses_without_an_answer_are_counted(student, other):
-    assert module(student).collect(QUERIES[:8])[1]["share_without_answer"] < 0.3
-    assert module(other).collect(QUERIES[:8])[1]["share_without_answer"] == 1.0
+    assert collect(module(student)).metrics()["share_without_answer"] < 0.3
+    assert collect(module(other)).metrics()["share_without_answer"] == 1.0
 
 
 def test_the_kept_folder_samples_in_plain_form(student, tmp_path):
