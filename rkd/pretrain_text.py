@@ -28,10 +28,23 @@ TOKENIZER_DOCUMENTS = 2000  # of each kind: the merges hardly change with more
 POOL_DOCUMENTS = 16  # among which the packer looks for the one that fits best
 ENCODED_AT_ONCE = 5000  # the tokenizer keeps some 10 kB for each document in work
 JUDGED = "judged"
-WORLD_FILES = ("corpus.py", "families.yaml", "math.py", "mistakes.py", "short.yaml", "tokenizer.py")
+WORLD_FILES = (
+    "corpus.py",
+    "families.yaml",
+    "general.yaml",
+    "math.py",
+    "mistakes.py",
+    "short.yaml",
+    "tokenizer.py",
+    "wording.py",
+    "words.yaml",
+)
 
 Document = tuple[np.ndarray, np.ndarray]
 """The tokens of a document and the loss weight of each."""
+
+Turn = tuple[str, str]
+"""What stands before a text (a question, or nothing) and the text; a document is one turn or several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,23 +80,31 @@ class Corpus:
 
         def make(folder: Path) -> None:
             texts = {kind: self._texts(kind, prompt.zero_shot(), judge_prompt) for kind in self.documents_per_kind}
-            sample = ("".join(text) for own in texts.values() for text in own[:TOKENIZER_DOCUMENTS])
+            sample = ("".join(map("".join, turns)) for own in texts.values() for turns in own[:TOKENIZER_DOCUMENTS])
             tokenizer = train_tokenizer(sample, self.vocabulary_size)
             tokenizer.save_pretrained(folder)
             for kind, own in texts.items():
-                documents, question_lengths = _encoded(tokenizer, own)
+                documents, are_questions = _encoded(tokenizer, own)
                 np.savez(
                     folder / f"{kind}.npz",
                     tokens=np.fromiter(itertools.chain.from_iterable(documents), np.uint16),
+                    is_question=np.fromiter(itertools.chain.from_iterable(are_questions), bool),
                     lengths=np.array(list(map(len, documents))),
-                    question_lengths=np.array(question_lengths),
                 )
 
         return store.get_or_make("pretrain_corpus", recipe, make)
 
-    def _texts(self, kind: str, prompt: PromptTemplate, judge_prompt: JudgePrompt) -> list[tuple[str, str]]:
+    def _texts(self, kind: str, prompt: PromptTemplate, judge_prompt: JudgePrompt) -> list[list[Turn]]:
         documents = itertools.islice(mini_corpus.stream({kind: 1.0}, self.seed), self.documents_per_kind[kind])
-        return [(render(document, prompt, judge_prompt), document.text) for document in documents]
+        return [_turns(document, prompt, judge_prompt) for document in documents]
+
+
+def _turns(document: mini_corpus.Document, prompt: PromptTemplate, judge_prompt: JudgePrompt) -> list[Turn]:
+    """The document's turns, parted by a blank line as the examples of a few-shot prompt are."""
+    own = (*document.before, document)
+    return [
+        (("\n\n" if place else "") + render(turn, prompt, judge_prompt), turn.text) for place, turn in enumerate(own)
+    ]
 
 
 def render(document: mini_corpus.Document, prompt: PromptTemplate, judge_prompt: JudgePrompt) -> str:
@@ -116,11 +137,9 @@ def load_documents(folder: Path, kind: str, weights: TokenWeights) -> list[Docum
             f"pretrain.mixture names {kind!r}, the corpus holds {present}: add it to `corpus.documents_per_kind`."
         )
     with np.load(path, allow_pickle=False) as stored:
-        tokens, lengths, question_lengths = stored["tokens"], stored["lengths"], stored["question_lengths"]
-    text_weight = weights.verdict if kind == JUDGED else 1.0 if question_lengths.any() else weights.plain_text
+        tokens, lengths, is_question = stored["tokens"], stored["lengths"], stored["is_question"]
+    text_weight = weights.verdict if kind == JUDGED else 1.0 if is_question.any() else weights.plain_text
     ends = lengths.cumsum()
-    place = np.arange(len(tokens)) - np.repeat(ends - lengths, lengths)
-    is_question = place < np.repeat(question_lengths, lengths)
     token_weights = np.where(is_question, weights.question, text_weight).astype(np.float32)
     return list(zip(np.split(tokens, ends[:-1]), np.split(token_weights, ends[:-1]), strict=True))
 
@@ -177,16 +196,22 @@ def pack(
     return PackedRows(torch.from_numpy(tokens), torch.from_numpy(weights))
 
 
-def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]) -> tuple[list[list[int]], list[int]]:
-    """The tokens of each document, and how many of them are its question's."""
-    documents, question_lengths = [], []
-    for start in range(0, len(texts), ENCODED_AT_ONCE):
-        questions, answers = zip(*texts[start : start + ENCODED_AT_ONCE], strict=True)
-        encoded = encode(tokenizer, questions)
-        responses = encode_responses(tokenizer, answers, [True] * len(answers))
-        documents += [question + response for question, response in zip(encoded, responses, strict=True)]
-        question_lengths += map(len, encoded)
-    return documents, question_lengths
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, documents: Sequence[Sequence[Turn]]
+) -> tuple[list[list[int]], list[list[bool]]]:
+    """The tokens of each document, ended by the end of sequence, and which of them are a question's."""
+    tokens: list[list[int]] = []
+    is_question: list[list[bool]] = []
+    for start in range(0, len(documents), ENCODED_AT_ONCE):
+        some = documents[start : start + ENCODED_AT_ONCE]
+        questions, texts = zip(*itertools.chain.from_iterable(some), strict=True)
+        is_last = [place == len(turns) - 1 for turns in some for place in range(len(turns))]
+        encoded = zip(encode(tokenizer, questions), encode_responses(tokenizer, texts, is_last), strict=True)
+        for turns in some:
+            own = list(itertools.islice(encoded, len(turns)))
+            tokens.append([token for question, text in own for token in question + text])
+            is_question.append([flag for q, text in own for flag in [True] * len(q) + [False] * len(text)])
+    return tokens, is_question
 
 
 def _draw(

@@ -9,11 +9,10 @@ import pytest
 
 from rkd.answers import answers_match, extract_answer
 from rkd.mini import corpus
-from rkd.mini.math import SPLIT_SHARES, draw_story, generate_split, split_of, tell
+from rkd.mini.math import SPLIT_SHARES, draw_story, generate_split, split_of, write_response, written
 from rkd.prompts import JudgePrompt
 
 _TOKEN = re.compile(r"\d+(?:\.\d+)?|[-+×÷]")
-STORY_KINDS = {"story": (1, 5), "simple_problem": (1, 2), "problem": (2, 5)}
 
 
 def value_of(side: str) -> Fraction:
@@ -61,26 +60,24 @@ def test_every_solution_holds_and_states_its_last_result(kind):
         assert answers_match(extract_answer(document.text, "mini_math"), last, "mini_math")
 
 
-@pytest.mark.parametrize("kind", [*STORY_KINDS, "judged"])
-def test_told_plans_belong_to_the_pretraining_split(kind):
-    # Each kind draws its plan first: a copy of its generator gives the plan that the document tells.
-    rng, replayed, told = random.Random(3), random.Random(), 0
-    for _ in range(300):
-        replayed.setstate(rng.getstate())
-        document = corpus.KINDS[kind](rng)
-        if kind == "judged":
-            if replayed.random() < 0.2:  # a short problem, of no split
-                continue
-            plan = draw_story(replayed, "pretrain", 1, 5)
-        else:
-            plan = draw_story(replayed, "pretrain", *STORY_KINDS[kind])
-        assert split_of(plan) in SPLIT_SHARES["pretrain"]
-        if kind == "story":
-            assert document.text.split(".")[0] in tell(plan, "").question
-        else:
-            assert document.question == tell(plan, "").question
-        told += 1
-    assert told > 200
+@pytest.fixture
+def plans(monkeypatch):
+    """The plans of mini_math that corpus draws, as it draws them."""
+    drawn_plans = []
+
+    def recorded(*arguments):
+        drawn_plans.append(draw_story(*arguments))
+        return drawn_plans[-1]
+
+    monkeypatch.setattr(corpus, "draw_story", recorded)
+    return drawn_plans
+
+
+@pytest.mark.parametrize("kind", ["story", "simple_problem", "problem", "series", "judged"])
+def test_told_plans_belong_to_the_pretraining_split(kind, plans):
+    drawn(kind, 300)
+    assert len(plans) > 100
+    assert all(split_of(plan) in SPLIT_SHARES["pretrain"] for plan in plans)
 
 
 def test_corpus_holds_no_question_of_another_split():
@@ -89,24 +86,35 @@ def test_corpus_holds_no_question_of_another_split():
         assert known.isdisjoint(document.question for document in drawn(kind, 1000))
 
 
+def test_series_are_whole_problems_one_after_the_other():
+    for document in drawn("series", 50):
+        assert 1 <= len(document.before) <= 4
+        for one in (*document.before, document):
+            assert one.question
+            assert extract_answer(one.text, "mini_math") is not None
+
+
 @pytest.mark.parametrize("kind", ["story", "arithmetic", "expressions"])
 def test_plain_text_has_no_question_and_no_verdict(kind):
     assert all(document.question is None and document.judged is None for document in drawn(kind, 50))
 
 
-def test_half_of_the_judged_responses_are_right_and_verdicts_tell_which():
-    short_or_split = {True: 0, False: 0}
-    rng, replayed = random.Random(8), random.Random()
-    for _ in range(600):
-        replayed.setstate(rng.getstate())
-        document = corpus.judged(rng)
-        if replayed.random() < 0.2:
-            continue
-        answer = tell(draw_story(replayed, "pretrain", 1, 5), "").answer
-        is_right = extract_answer(document.judged, "mini_math") == answer
-        assert document.text == (corpus.YES if is_right else corpus.NO)
-        short_or_split[is_right] += 1
-    assert 0.4 < short_or_split[True] / sum(short_or_split.values()) < 0.6
+def test_half_of_the_judged_responses_are_right_and_verdicts_tell_which(monkeypatch):
+    answers = {}
+
+    def recorded(operations, style):
+        text = write_response(operations, style)
+        answers[text] = written(operations[-1].result)
+        return text
+
+    monkeypatch.setattr(corpus, "write_response", recorded)
+    documents = drawn("judged", 600)
+    share = sum(document.text == corpus.YES for document in documents) / len(documents)
+    assert 0.4 < share < 0.6
+    for document in documents:
+        assert (document.text == corpus.YES) == (document.judged in answers)
+        if document.text == corpus.YES:
+            assert extract_answer(document.judged, "mini_math") == answers[document.judged]
 
 
 def test_right_judged_responses_hold_and_wrong_ones_are_of_many_sorts():

@@ -1,5 +1,6 @@
 """mini_math: problems are sound, solutions are right in every style, and splits keep apart."""
 
+import dataclasses
 import random
 import re
 from fractions import Fraction
@@ -183,9 +184,9 @@ def test_splits_of_the_same_families_cover_disjoint_residues():
 
 def test_names_and_items_do_not_change_the_split(stories):
     for story in stories["train"][:20]:
-        renamed = type(story)(
-            story.family, "Zoe", "Yan", "she", "drums", story.sentences, story.distractor, story.distractor_place
-        )
+        slots = {**story.slots, "name": "Zoe", "friend": "Yan", "items": "drums"}
+        renamed = dataclasses.replace(story, slots=slots)
+        assert renamed != story
         assert split_of(renamed) == split_of(story)
 
 
@@ -210,7 +211,7 @@ def test_unseen_split_shares_no_family_and_no_wording_with_training_text(stories
 
 def test_no_pretraining_text_holds_a_sentence_of_the_unseen_split():
     rng = random.Random(2)
-    documents = [kind(rng) for kind in KINDS.values() for _ in range(300)]
+    documents = [kind(rng) for kind in KINDS.values() for _ in range(1000)]
     text = "\n".join(part for d in documents for part in (d.question, d.judged, d.text) if part)
     fixed = {
         max(re.split(r"\{\w+\}", wording), key=len).strip()
@@ -221,7 +222,7 @@ def test_no_pretraining_text_holds_a_sentence_of_the_unseen_split():
         for wording in own
     } | {"strikes", "hats."}
     # The longest fixed piece of a wording; short ones ("at", "come") are common English.
-    assert not [piece for piece in fixed if len(piece.split()) >= 3 and piece in text]
+    assert not [piece for piece in fixed if len(piece.split()) >= 3 and re.search(rf"\b{re.escape(piece)}", text)]
 
 
 def test_same_seed_gives_the_same_text():

@@ -7,45 +7,48 @@ plans of the split `pretrain` are told, so no text holds a problem that a model 
 import dataclasses
 import functools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
-from importlib import resources
-
-import yaml
+from typing import Any
 
 from rkd.mini.math import (
     LARGEST_VALUE,
-    MEN,
     STYLES,
-    WOMEN,
     Number,
     Operation,
+    Sentence,
+    Story,
     apply,
     draw_story,
     draw_style,
+    families,
     tell,
+    try_story,
+    with_distractor,
     write_response,
     written,
 )
 from rkd.mini.mistakes import wrong_response
+from rkd.mini.wording import capitalised, draw_slots, draw_things, expand, plainly_typed, read_yaml
 
-PLACES = "garden park shop school box basket kitchen store room barn house library yard office"
-THINGS = (
-    "apples oranges books pencils marbles stamps cookies cards flowers shells balloons bottles stickers "
-    "eggs toys peaches candies coins crayons bananas roses shirts cupcakes seashells dogs cats chairs "
-    "tomatoes pens muffins trees fish ducks blocks ribbons tickets photos hats plates games kites onions "
-    "nuts potatoes lemons notebooks"
-)
 YES, NO = " Yes", " No"  # the verdicts, as rkd.prompts.JudgePrompt has them
+GENERAL_SHARE = 0.5  # of stories from general.yaml, the others being of mini_math's families
+PLAINLY_TYPED_SHARE = 0.1
+DISTRACTOR_SHARE = 0.25
+LARGEST_SUM = 1000  # of short problems, where a few numbers have three digits
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
-    """One piece of text. With a `question`, `text` is the response to it; with `judged`, the verdict on that text."""
+    """One piece of text. With a `question`, `text` is the response to it; with `judged`, the verdict on that text.
+
+    The documents `before` it stand in the same text, as worked examples do in a few-shot prompt.
+    """
 
     question: str | None
     text: str
     judged: str | None = None
+    before: tuple["Document", ...] = ()
 
 
 def stream(mixture: Mapping[str, float], seed: int) -> Iterator[Document]:
@@ -75,8 +78,8 @@ def expressions(rng: random.Random) -> Document:
 
 def story(rng: random.Random) -> Document:
     """A story without its question."""
-    plan = draw_story(rng, "pretrain", 1, 5)
-    return Document(None, " ".join(plan.text_of(sentence) for sentence in plan.sentences[:-1]))
+    plan = _draw_plan(rng, 1, 5)
+    return Document(None, capitalised(" ".join(plan.text_of(sentence) for sentence in plan.sentences[:-1])))
 
 
 def short_problem(rng: random.Random) -> Document:
@@ -86,68 +89,123 @@ def short_problem(rng: random.Random) -> Document:
 
 
 def simple_problem(rng: random.Random) -> Document:
-    """A mini_math story of one or two operations, written step by step."""
-    problem = tell(draw_story(rng, "pretrain", 1, 2), "")
-    return Document(problem.question, write_response(problem.operations, rng.choice(["steps", "worked"])))
+    """A story of one or two operations, written step by step."""
+    question, operations = _told(rng, _draw_plan(rng, 1, 2))
+    return Document(question, write_response(operations, rng.choice(["steps", "worked"])))
 
 
 def problem(rng: random.Random) -> Document:
-    """A mini_math problem, solved in the style of its family's textbook."""
-    told = tell(draw_story(rng, "pretrain"), "")
-    return Document(told.question, write_response(told.operations, draw_style(rng, told.family)))
+    """A story of two to five operations; mini_math's are solved in the style of their family's textbook."""
+    plan = _draw_plan(rng, 2, 5)
+    question, operations = _told(rng, plan)
+    style = draw_style(rng, plan.family) if plan.family in families() else rng.choice(["steps", "worked"])
+    return Document(question, write_response(operations, style))
+
+
+def series(rng: random.Random) -> Document:
+    """Two to five easy problems, each with its solution, one after the other."""
+    *before, last = (rng.choice([short_problem, simple_problem])(rng) for _ in range(rng.randint(2, 5)))
+    return dataclasses.replace(last, before=tuple(before))
 
 
 def judged(rng: random.Random, split: str = "pretrain") -> Document:
     """A problem, a response that is right as often as wrong, and the verdict; one problem in five is a short one."""
     if rng.random() < 0.2:
         question, operations = _draw_short_problem(rng)
+    elif split == "pretrain":
+        question, operations = _told(rng, _draw_plan(rng, 1, 5))
     else:
-        told = tell(draw_story(rng, split, 1, 5), "")
-        question, operations = told.question, told.operations
+        question, operations = _told(rng, draw_story(rng, split, 1, 5))
     style = rng.choice(STYLES)
     if rng.random() < 0.5:
         return Document(question, YES, write_response(operations, style))
     return Document(question, NO, wrong_response(rng, question, operations, style))
 
 
-KINDS = {
+KINDS: dict[str, Callable[[random.Random], Document]] = {
     "arithmetic": arithmetic,
     "expressions": expressions,
     "story": story,
     "short_problem": short_problem,
     "simple_problem": simple_problem,
     "problem": problem,
+    "series": series,
     "judged": judged,
 }
 
 
+def _draw_plan(rng: random.Random, min_steps: int, max_steps: int) -> Story:
+    """A story of mini_math with its things exchanged now and then, or one of general.yaml."""
+    if rng.random() < GENERAL_SHARE:
+        return _draw_general(rng, min_steps, max_steps)
+    plan = draw_story(rng, "pretrain", min_steps, max_steps)
+    if len(families()[plan.family]["items"]) > 1 and rng.random() < 0.4:
+        plan = dataclasses.replace(plan, slots={**plan.slots, "items": draw_things(rng)})
+    return plan
+
+
+def _draw_general(rng: random.Random, min_steps: int, max_steps: int) -> Story:
+    general = _general()
+    while True:
+        name = rng.choice(list(general["frames"]))
+        slots = draw_slots(rng)
+        if name == "crowd":
+            slots["items"] = slots["people"]
+        plan = try_story(rng, name, general["frames"][name], slots, rng.randint(min_steps, max_steps))
+        if plan is not None:
+            break
+    if rng.random() < DISTRACTOR_SHARE:
+        plan = with_distractor(rng, plan, general["distractors"])
+        plan = dataclasses.replace(plan, distractor=_expanded(rng, plan.distractor))
+    return dataclasses.replace(plan, sentences=tuple(_expanded(rng, sentence) for sentence in plan.sentences))
+
+
+def _expanded(rng: random.Random, sentence: Sentence) -> Sentence:
+    return dataclasses.replace(sentence, wording=expand(sentence.wording, _general()["macros"], rng))
+
+
+@functools.cache
+def _general() -> Mapping[str, Any]:
+    """The frames, the distractors and the macros of general.yaml."""
+    entries = read_yaml("general.yaml")
+    distractors, macros = entries.pop("distractors"), entries.pop("macros")
+    return {"frames": entries, "distractors": distractors, "macros": macros}
+
+
+def _told(rng: random.Random, plan: Story) -> tuple[str, tuple[Operation, ...]]:
+    told = tell(plan, "")
+    return _typed(rng, capitalised(told.question)), told.operations
+
+
+def _typed(rng: random.Random, text: str) -> str:
+    return plainly_typed(text) if rng.random() < PLAINLY_TYPED_SHARE else text
+
+
 def _draw_short_problem(rng: random.Random) -> tuple[str, tuple[Operation, ...]]:
     while True:
-        wording, formula = rng.choice(_short_problems())
+        template, formula = rng.choice(_short_problems())
         numbers = _short_numbers(rng, formula)
         operations = _evaluate(formula, numbers)
-        if all(o.result.denominator <= 10 and 0 < o.result <= 200 for o in operations):
+        if all(_is_easy(operation) for operation in operations):
             break
-    is_woman = rng.random() < 0.5
-    people = rng.sample((WOMEN + " " + MEN).split(), 2)
-    items, other = rng.sample(THINGS.split(), 2)
-    slots = {
-        "name": people[0],
-        "friend": people[1],
-        "items": items,
-        "other": other,
-        "place": rng.choice(PLACES.split()),
-    }
-    slots |= {"they": "she" if is_woman else "he", "them": "her" if is_woman else "him"}
-    text = wording.format(**slots, **{key: written(number) for key, number in numbers.items()})
-    text = text.replace(". she ", ". She ").replace(". he ", ". He ")
-    return text, operations
+    wording = expand(template, _general()["macros"], rng)
+    text = wording.format(**draw_slots(rng), **{key: written(number) for key, number in numbers.items()})
+    if rng.random() < DISTRACTOR_SHARE / 2:
+        aside = expand(rng.choice(_general()["distractors"]), _general()["macros"], rng)
+        slots = draw_slots(rng)
+        text = f"{aside.format(**slots, a=rng.randint(2, 60))} {text}"
+    return _typed(rng, capitalised(text)), operations
+
+
+def _is_easy(operation: Operation) -> bool:
+    result = operation.result
+    largest = LARGEST_SUM if operation.symbol in "+-" else LARGEST_VALUE
+    return result.denominator <= 10 and 0 < result <= largest
 
 
 @functools.cache
 def _short_problems() -> tuple[tuple[str, str], ...]:
-    entries = yaml.safe_load(resources.files("rkd.mini").joinpath("short.yaml").read_text(encoding="utf-8"))
-    return tuple((text, formula) for text, formula in entries)
+    return tuple((text, formula) for text, formula in read_yaml("short.yaml"))
 
 
 def _equation(rng: random.Random) -> str:
@@ -185,7 +243,7 @@ def _draw_operation(rng: random.Random, left: int, made_by: int | None, symbol: 
 
 
 def _amount(rng: random.Random) -> int:
-    return rng.randint(*rng.choice([(2, 12), (2, 40), (10, 99), (20, LARGEST_VALUE)]))
+    return rng.randint(*rng.choice([(2, 12), (2, 40), (10, 99), (10, 99), (20, LARGEST_VALUE), (20, 999)]))
 
 
 def _first_line(operations: tuple[Operation, ...], style: str) -> str:
@@ -194,15 +252,23 @@ def _first_line(operations: tuple[Operation, ...], style: str) -> str:
 
 def _short_numbers(rng: random.Random, formula: str) -> dict[str, Number]:
     sizes = [(1, 12), (2, 30), (10, 60), (10, 100)]
+    if rng.random() < 0.12:
+        sizes = [(20, 99), (100, 900)]
     numbers: dict[str, Number] = {letter: rng.randint(*rng.choice(sizes)) for letter in "abc"}
     if "÷ b" in formula:
         numbers["b"] = rng.randint(2, 12)
         numbers["a"] = numbers["b"] * rng.randint(2, 15)
     elif "÷ c" in formula:
         numbers["c"] = rng.randint(2, 10)
-        numbers["a"] = numbers["c"] * rng.randint(2, 15) - numbers["b"] % numbers["c"]
+        if "-" in formula:
+            numbers["a"] = numbers["b"] + numbers["c"] * rng.randint(2, 15)
+        else:
+            numbers["a"] = numbers["c"] * rng.randint(2, 15) - numbers["b"] % numbers["c"]
     elif "b × c" in formula:
         numbers["b"], numbers["c"] = rng.randint(2, 12), rng.randint(2, 15)
+        numbers["a"] = numbers["b"] * numbers["c"] + rng.randint(1, 60)
+    elif "v × a" in formula:
+        numbers = {letter: rng.randint(2, 12) for letter in "abc"}
     elif "×" in formula:
         numbers["a"], numbers["b"] = rng.randint(2, 20), rng.randint(2, 12)
     elif rng.random() < 0.08:

@@ -14,13 +14,11 @@ import dataclasses
 import functools
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from importlib import resources
 from typing import Any
 
-import yaml
-
+from rkd.mini.wording import draw_people, read_yaml
 from rkd.records import Query
 
 # Whole numbers stay `int`: with `Fraction` for all, drawing text would take longer than training on it.
@@ -36,8 +34,6 @@ SPLIT_SHARES = {
 }
 LARGEST_VALUE = 200
 
-WOMEN = "Ada Anna Clara Dora Ella Emma Eva Grace Ida Iris Julia Kate Lena Lily Maria Mia Nina Nora Olga Rosa Ruth Sara"
-MEN = "Adam Alan Ben Carl Dan David Eric Felix Henry Ivan Jack James John Leo Luke Mark Max Noah Oscar Paul Peter Tom"
 DISTRACTORS = (
     "{friend} is {a} years old.",
     "It is {a} degrees outside.",
@@ -94,13 +90,14 @@ class Sentence:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Story:
-    """The plan of a problem. `distractor` is a sentence without effect, told before sentence `distractor_place`."""
+    """The plan of a problem.
+
+    `slots` are the words of its wordings, people and items among them; `distractor` is a sentence without effect, told
+    before sentence `distractor_place`.
+    """
 
     family: str
-    name: str
-    friend: str
-    pronoun: str
-    items: str
+    slots: Mapping[str, str]
     sentences: tuple[Sentence, ...]
     distractor: Sentence | None = None
     distractor_place: int = 0
@@ -111,9 +108,8 @@ class Story:
         return self.family + "|" + "|".join(f"{s.kind} {' '.join(map(str, s.numbers))}" for s in self.sentences)
 
     def text_of(self, sentence: Sentence) -> str:
-        """A sentence with the story's people and items and its own numbers."""
-        slots = {"name": self.name, "friend": self.friend, "they": self.pronoun, "items": self.items}
-        return sentence.wording.format(**slots, **dict(zip("ab", map(written, sentence.numbers), strict=False)))
+        """A sentence with the story's words and its own numbers."""
+        return sentence.wording.format(**self.slots, **dict(zip("ab", map(written, sentence.numbers), strict=False)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,7 +127,7 @@ class MathProblem:
 @functools.cache
 def families() -> dict[str, dict[str, Any]]:
     """The story families by name, as families.yaml describes them."""
-    return yaml.safe_load(resources.files("rkd.mini").joinpath("families.yaml").read_text(encoding="utf-8"))
+    return read_yaml("families.yaml")
 
 
 def written(number: Number) -> str:
@@ -150,11 +146,14 @@ def draw_story(
     """Draw a plan of the split; solutions have `min_steps` to `max_steps` operations."""
     unseen = split == "unseen"
     names = [name for name, family in families().items() if family.get("unseen", False) == unseen]
+    distractors = UNSEEN_DISTRACTORS if unseen else DISTRACTORS
     while True:
         steps = rng.randint(min_steps, max_steps)
-        story = _try_story(rng, rng.choice(names), steps, distractor_share)
+        name = rng.choice(names)
+        slots = draw_people(rng) | {"items": rng.choice(families()[name]["items"])}
+        story = try_story(rng, name, families()[name], slots, steps)
         if story is not None and split_of(story) in SPLIT_SHARES[split]:
-            return story
+            return with_distractor(rng, story, distractors) if rng.random() < distractor_share else story
 
 
 def tell(story: Story, problem_id: str, category: str | None = None) -> MathProblem:
@@ -224,12 +223,10 @@ def queries(split: str, size: int, seed: int) -> list[Query]:
     return [Query(p.id, "mini_math", p.question, p.answer, p.category) for p in generate_split(split, size, seed)]
 
 
-def _try_story(rng: random.Random, family_name: str, steps: int, distractor_share: float) -> Story | None:
-    """One attempt at a plan with exactly `steps` operations; None when the numbers do not work out."""
-    family = families()[family_name]
-    is_woman = rng.random() < 0.5
-    name = rng.choice((WOMEN if is_woman else MEN).split())
-    friend = rng.choice([other for other in (WOMEN + " " + MEN).split() if other != name])
+def try_story(
+    rng: random.Random, name: str, family: Mapping[str, Any], slots: Mapping[str, str], steps: int
+) -> Story | None:
+    """One attempt at a plan of a family with exactly `steps` operations; None when the numbers do not work out."""
     question_kind = rng.choice(list(family["question"]))
     opening_kind = rng.choice(list(family["opening"]))
     left = steps - len(CHANGES[question_kind]) - len(CHANGES[opening_kind])
@@ -238,8 +235,7 @@ def _try_story(rng: random.Random, family_name: str, steps: int, distractor_shar
         kind = rng.choice([kind for kind in family["events"] if len(CHANGES[kind]) <= left])
         event_kinds.append(kind)
         left -= len(CHANGES[kind])
-    names_friend_twice = question_kind == "excess" and opening_kind in ("more", "fewer", "times")
-    if left < 0 or names_friend_twice:
+    if left < 0:
         return None
     sentences: list[Sentence] = []
     for part, kind in [("opening", opening_kind), *(("events", k) for k in event_kinds), ("question", question_kind)]:
@@ -247,13 +243,15 @@ def _try_story(rng: random.Random, family_name: str, steps: int, distractor_shar
         if numbers is None:
             return None
         sentences.append(Sentence(kind, rng.choice(family[part][kind]), numbers))
-    distractor, place = None, 0
-    if rng.random() < distractor_share:
-        pool = UNSEEN_DISTRACTORS if family.get("unseen", False) else DISTRACTORS
-        distractor = Sentence("total", rng.choice(pool), (rng.randint(3, 60),))
-        place = rng.randrange(len(sentences))
-    pronoun = "she" if is_woman else "he"
-    return Story(family_name, name, friend, pronoun, rng.choice(family["items"]), tuple(sentences), distractor, place)
+    if all("{friend}" in wording for wording in (sentences[0].wording, sentences[-1].wording)):
+        return None  # what the friend has would be told twice
+    return Story(name, slots, tuple(sentences))
+
+
+def with_distractor(rng: random.Random, story: Story, wordings: Sequence[str]) -> Story:
+    """The story with a sentence that has nothing to do with its question."""
+    distractor = Sentence("total", rng.choice(wordings), (rng.randint(3, 60),))
+    return dataclasses.replace(story, distractor=distractor, distractor_place=rng.randrange(len(story.sentences)))
 
 
 def value_after(sentences: Sequence[Sentence]) -> int | None:

@@ -25,6 +25,7 @@ from rkd.mini.math import (
     solve,
     tell,
     value_after,
+    with_distractor,
     written,
 )
 from rkd.records import Query
@@ -131,17 +132,15 @@ def rephrase(story: Story, rng: random.Random) -> MathProblem | None:
         part = "opening" if place == 0 else "question" if place == last else "events"
         others = [wording for wording in family[part][sentence.kind] if wording != sentence.wording]
         sentences.append(dataclasses.replace(sentence, wording=rng.choice(others or [sentence.wording])))
-    story = dataclasses.replace(story, sentences=tuple(sentences), items=rng.choice(family["items"]))
+    slots = {**story.slots, "items": rng.choice(family["items"])}
+    story = dataclasses.replace(story, sentences=tuple(sentences), slots=slots)
     problem = tell(story, "")
     return dataclasses.replace(problem, question=rng.choice(REPHRASED).format(story=problem.question))
 
 
 def insert_distractor(story: Story, rng: random.Random) -> MathProblem | None:
     """A sentence with a number that has nothing to do with the question."""
-    wording = rng.choice(DISTRACTORS + UNSEEN_DISTRACTORS)
-    distractor = Sentence("total", wording, (rng.randint(3, 60),))
-    place = rng.randint(1, len(story.sentences) - 1)
-    return tell(dataclasses.replace(story, distractor=distractor, distractor_place=place), "")
+    return tell(with_distractor(rng, story, DISTRACTORS + UNSEEN_DISTRACTORS), "")
 
 
 def remove_information(story: Story, rng: random.Random) -> MathProblem | None:
