@@ -76,7 +76,7 @@ def run_job(config: DictConfig) -> float | None:
 
 def _announce(stages: Stages, console: Console) -> None:
     """Say what the job is going to do, and how long it will take."""
-    lines = describe(stages, stages.row, stages.seed) + plan_lines(planned_work(stages), measure(stages))
+    lines = describe(stages) + plan_lines(planned_work(stages), measure(stages))
     console.print("\n".join(lines) + "\n", markup=False)
 
 

@@ -15,7 +15,7 @@ from rkd.artifacts import code_revision, package_versions, recipe_digest
 from rkd.evaluation import compare
 from rkd.records import Checkpoint
 from rkd.results import ModelResult, Overlap, RunResult
-from rkd.stages import Stages, contestants, pretrained
+from rkd.stages import Stages, pretrained_lines, table_lines
 from rkd.steps import Steps
 from rkd.workshop import Workshop
 
@@ -46,14 +46,16 @@ def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]
     # 7: reinforcement learning under the reward.
     policy = steps.fit_policy(sft, reward_model, queries, training, validation)
     # 8: evaluation.
-    models = [steps.evaluate(contestant) for contestant in contestants(stages, sft, policy)]
+    made = {"teacher": stages.teacher.checkpoint(), "student": steps.student, "sft": sft, "rl": policy}
+    models = [steps.evaluate(line, made[line.model]) for line in table_lines(stages)]
     return result_of(steps, config, models, overlaps)
 
 
 def evaluate_student(stages: Stages, workshop: Workshop, config: Mapping[str, Any]) -> RunResult:
     """`evaluate_only=true`: the student as it is, with its examples and without."""
     steps = Steps(stages, workshop)
-    return result_of(steps, config, [steps.evaluate(contestant) for contestant in pretrained(stages)], {})
+    models = [steps.evaluate(line, steps.student) for line in pretrained_lines(stages)]
+    return result_of(steps, config, models, {})
 
 
 def result_of(

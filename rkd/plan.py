@@ -1,182 +1,239 @@
 """What a job is going to do: the parts of a row enter; its stages, their sizes and an estimate of their time leave.
 
-All amounts are upper bounds: which queries keep a label, and which pairs there are, only the stages can find out. Time
-is measured, not guessed: each model answers some of the real queries, the student's answers are trained on for one
-step, and what a response cost there is multiplied. Models too large to be loaded for an estimate get none.
+Sizes are expected ones: which queries keep a label, and which pairs there are, only the stages can find out, so the
+shares that one job of the mini world found stand for them (`EXPECTED`). Time is measured, not guessed: each model
+answers some of the real queries, the student is trained on its answers for one step, and what a response cost there is
+multiplied. Models too large to be loaded for an estimate get none.
 """
 
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel
 
-from rkd.batches import ResponseBatch, encode
-from rkd.data import Data
-from rkd.evaluation import Evaluation
+from rkd.batches import ResponseBatch, collate, encode, encode_responses
 from rkd.generation import LocalGenerator, LocalModel
+from rkd.labels import AllResponses
 from rkd.models import Policy, existing_model, load_causal_lm, load_tokenizer
-from rkd.preferences import Pairs
 from rkd.prompts import PromptTemplate
 from rkd.protocols import Sampling
 from rkd.records import Query
 from rkd.reward_model import RewardModel
 from rkd.rl import RL
 from rkd.sft import SFT
-from rkd.student_samples import StudentSamples
-from rkd.teacher import TeacherSamples
+from rkd.stages import FEW_SHOT, TEACHER, Line, Stages, table_lines
+from rkd.teacher import Schedule
 
-TEACHER, STUDENT = "teacher", "student"
+STUDENT = "student"
 # A backward pass costs about two forward passes, so a forward pass alone is a third of a training step.
 FORWARD = 1 / 3
 MEASURED_PARAMETERS = 50_000_000  # the largest model that is loaded for an estimate
-MEASURED_QUERIES, MEASURED_SAMPLES, MEASURED_TOKENS = 8, 16, 16
+MEASURED_RESPONSES, MEASURED_SAMPLES, MEASURED_BATCH = 64, 8, 32
+
+Result = TypeVar("Result")
 
 
-class Parts(Protocol):
-    """The parts of a row that decide how much there is to do (`rkd.pipeline.Stages`)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What a stage leaves of what it gets; beside each share, the counts in `result.json` that it is the ratio of."""
 
-    dataset: Data
-    teacher: LocalModel
-    teacher_samples: TeacherSamples
-    student: LocalModel
-    teaching_set: Any
-    sft: Any
-    student_samples: StudentSamples
-    pairs: Pairs
-    reward_model: Any
-    rl: Any
-    evaluation: Evaluation
-    validation_queries: int
+    second_pass: float  # training_second_pass_queries / training_queries
+    labelled: float  # 1 - training_without_label / training_queries
+    first_pass_texts: float  # different texts of a query in the first pass: sft_examples / training_queries, row sft
+    voted_texts: float  # different texts with the label of a query that has one: sft_examples / labelled queries
+    balanced: float  # training_balanced_queries / labelled queries
+    pairs: float  # training_pairs / (training_balanced_queries × pairs.max_pairs_per_query)
+
+
+# mini_math, mini_large teaches mini_1, seed 0: of 2,000 queries 207 had a second pass and 1,826 a label; 3,560 texts in
+# the first pass, 2,428 with the label; 916 balanced queries, 3,137 pairs of at most 4 each.
+EXPECTED = Expected(second_pass=0.10, labelled=0.91, first_pass_texts=1.8, voted_texts=1.3, balanced=0.50, pairs=0.86)
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One stage: responses that `model` samples, and responses that it is trained on, at most.
+    """One stage: responses that `model` samples, and responses that it is trained on.
 
-    `trained` counts a response once for each forward and backward pass; a forward pass alone is a third. A stage that
-    is not `is_certain` may find little or nothing to do.
+    `prompts` are those that `sampled` responses are drawn from: the samples of a query share the reading of its prompt.
+    `trained` counts a response once for each forward and backward pass; a forward pass alone is a third.
     """
 
     stage: str
     amount: str
     model: str
     max_response_tokens: int
-    sampled: int = 0
+    prompts: float = 0.0
+    sampled: float = 0.0
     trained: float = 0.0
-    is_certain: bool = True
 
     @property
     def tokens(self) -> int:
-        """The most response tokens that can be sampled or trained on."""
+        """The most response tokens that so many responses have."""
         return round((self.sampled + self.trained) * self.max_response_tokens)
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
-    """Seconds of this machine for one response: sampled by each model, and trained on by the student."""
+class SamplingCost:
+    """Seconds for reading one prompt, and for one response to it."""
 
-    sampled: Mapping[str, float]
+    prompt: float
+    response: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What this machine needs: for sampling from each model, and seconds for training the student on one response."""
+
+    sampling: Mapping[str, SamplingCost]
     trained: float
 
     def seconds(self, work: Work) -> float:
         """How long a stage takes about."""
-        return work.sampled * self.sampled[work.model] + work.trained * self.trained
+        cost = self.sampling[work.model]
+        return work.prompts * cost.prompt + work.sampled * cost.response + work.trained * self.trained
 
 
-def planned_work(parts: Parts) -> list[Work]:
+def planned_work(s: Stages, expected: Expected = EXPECTED) -> list[Work]:
     """The stages of a whole job, in order; a stage left out is not among them."""
-    p = parts
-    training, validation = len(p.dataset.training_queries()), len(p.dataset.validation_queries())
-    queries = training + validation
-    validated = min(validation, p.validation_queries)
-    most_texts = min(p.teaching_set.responses_per_query or sys.maxsize, p.teacher_samples.first_pass.samples_per_query)
-    limit = p.teacher_samples.max_response_tokens
-    work = []
-    for name, schedule in (("first", p.teacher_samples.first_pass), ("second", p.teacher_samples.second_pass)):
-        if schedule is None:
-            continue
+    training, validation = len(s.dataset.training_queries()), len(s.dataset.validation_queries())
+    validated = min(s.validation_queries, expected.labelled * validation)
+    work = _teacher_work(s, training + validation, expected)
+    if isinstance(s.sft, SFT):
+        work.append(_sft_work(s, training, validated, expected))
+    labelled, samples = expected.labelled * (training + validation), s.student_samples.samples_per_query
+    work.append(
+        Work(
+            "student samples", f"{_about(labelled)} queries × {samples} samples", STUDENT,
+            s.student_samples.max_response_tokens, prompts=labelled, sampled=labelled * samples,
+        )
+    )  # fmt: skip
+    if isinstance(s.reward_model, RewardModel):
+        work.append(_reward_model_work(s, training, validation, expected))
+    if isinstance(s.rl, RL):
+        work.append(_rl_work(s.rl, validated, has_reward_model=isinstance(s.reward_model, RewardModel)))
+    return work + _evaluation_work(s)
+
+
+def _teacher_work(s: Stages, queries: int, expected: Expected) -> list[Work]:
+    def one(name: str, schedule: Schedule, asked: float) -> Work:
         # The greedy samples of a query are one text.
         drawn = sum(schedule.samples_per_temperature if t > 0 else 1 for t in schedule.temperatures)
-        is_first = name == "first"
-        amount = f"{queries:,} queries{'' if is_first else ' (those without consensus)'} × {drawn} samples"
-        work.append(Work(f"teacher, {name} pass", amount, TEACHER, limit, queries * drawn, is_certain=is_first))
-    if isinstance(p.sft, SFT):
-        amount = f"{training:,} queries × {most_texts} responses, {p.sft.epochs} epochs"
-        work.append(
-            Work(
-                "sft", amount, STUDENT, limit,
-                sampled=p.sft.epochs * p.sft.validations_per_epoch * validated,
-                trained=p.sft.epochs * training * most_texts,
-            )
-        )  # fmt: skip
-    samples = p.student_samples.samples_per_query
-    length = p.student_samples.max_response_tokens
-    work.append(Work("student samples", f"{queries:,} queries × {samples} samples", STUDENT, length, queries * samples))
-    if isinstance(p.reward_model, RewardModel):
-        pairs, held_out = (count * p.pairs.max_pairs_per_query for count in (training, validation))
-        passes = p.reward_model.epochs * (pairs + p.reward_model.validations_per_epoch * FORWARD * held_out)
-        amount = f"{pairs:,} pairs, {p.reward_model.epochs} epochs"
-        work.append(Work("reward model", amount, STUDENT, length, trained=2 * passes))
-    if isinstance(p.rl, RL):
-        work.append(_reinforcement(p.rl, validated, scored=isinstance(p.reward_model, RewardModel)))
-    evaluated = sum(
-        len(test) + (place == 0) * p.evaluation.pass_at_k_queries(len(test)) * p.evaluation.pass_at_k_samples
-        for place, test in enumerate(p.dataset.test_sets().values())
-    )
-    length = p.evaluation.max_response_tokens
-    work.append(Work("evaluation of the teacher", f"{evaluated:,} responses", TEACHER, length, evaluated))
-    work.append(Work("evaluation of students", f"3 × {evaluated:,} responses", STUDENT, length, 3 * evaluated))
+        amount = f"{asked:,.0f} queries × {drawn} samples"
+        prompts, limit = asked * len(schedule.temperatures), s.teacher_samples.max_response_tokens
+        return Work(f"teacher, {name} pass", amount, TEACHER, limit, prompts=prompts, sampled=asked * drawn)
+
+    work = [one("first", s.teacher_samples.first_pass, queries)]
+    if s.teacher_samples.second_pass is not None:
+        work.append(one("second", s.teacher_samples.second_pass, expected.second_pass * queries))
     return work
 
 
-def _reinforcement(rl: RL, validated: int, *, scored: bool) -> Work:
+def _sft_work(s: Stages, training: int, validated: float, expected: Expected) -> Work:
+    of_query = expected.voted_texts * expected.labelled
+    if isinstance(s.teaching_set, AllResponses):
+        of_query = expected.first_pass_texts
+    examples = training * min(of_query, s.teaching_set.responses_per_query or of_query)
+    asked = s.sft.epochs * s.sft.validations_per_epoch * validated
+    return Work(
+        "sft", f"{_about(examples)} responses, {s.sft.epochs} epochs", STUDENT, s.teacher_samples.max_response_tokens,
+        prompts=asked, sampled=asked, trained=s.sft.epochs * examples,
+    )  # fmt: skip
+
+
+def _reward_model_work(s: Stages, training: int, validation: int, expected: Expected) -> Work:
+    of_query = expected.labelled * expected.balanced * expected.pairs * s.pairs.max_pairs_per_query
+    pairs, held_out, epochs = training * of_query, validation * of_query, s.reward_model.epochs
+    passes = epochs * (pairs + s.reward_model.validations_per_epoch * FORWARD * held_out)
+    amount = f"{_about(pairs)} pairs, {epochs} epochs"
+    return Work("reward model", amount, STUDENT, s.student_samples.max_response_tokens, trained=2 * passes)
+
+
+def _rl_work(rl: RL, validated: float, *, has_reward_model: bool) -> Work:
     rollouts = rl.rollouts
     episodes = rollouts.count * rollouts.responses_per_rollout
     validations = 1 + rollouts.count // min(rl.rollouts_between_validations, rollouts.count)
     # Besides the epochs: the policy and the reference once for their log-probabilities, and the reward model.
-    passes = rl.optimisation.epochs_per_rollout + FORWARD * (3 if scored else 2)
+    passes = rl.optimisation.epochs_per_rollout + FORWARD * (3 if has_reward_model else 2)
     shape = f"{rollouts.count:,} rollouts × {rollouts.queries_per_rollout} queries × {rollouts.responses_per_query}"
     return Work(
         "rl", f"{episodes:,} episodes: {shape}", STUDENT, rollouts.max_response_tokens,
+        prompts=rollouts.count * rollouts.queries_per_rollout + validations * validated,
         sampled=episodes + validations * validated, trained=passes * episodes,
     )  # fmt: skip
 
 
-def measure(parts: Parts, *, largest: int = MEASURED_PARAMETERS) -> Speed | None:
+def _evaluation_work(s: Stages) -> list[Work]:
+    tests = [len(queries) for queries in s.dataset.test_sets().values()]
+    sampled_from = s.evaluation.pass_at_k_queries(tests[0])  # pass@8 is for the first test set
+    prompts, responses = sum(tests) + sampled_from, sum(tests) + sampled_from * s.evaluation.pass_at_k_samples
+    lines = [_sampled_as(line) for line in table_lines(s)]
+    limit = s.evaluation.max_response_tokens
+    return [
+        Work(
+            f"evaluation, {model}", f"{lines.count(model)} × {responses:,} responses", model, limit,
+            prompts=lines.count(model) * prompts, sampled=lines.count(model) * responses,
+        )
+        for model in dict.fromkeys(lines)
+    ]  # fmt: skip
+
+
+def _sampled_as(line: Line) -> str:
+    """Which of the measured models a line of the table costs as much as."""
+    if line.model == "teacher":
+        return TEACHER
+    return FEW_SHOT if line.prompt.examples else STUDENT
+
+
+def measure(s: Stages, *, largest: int = MEASURED_PARAMETERS) -> Speed | None:
     """What a response costs here; None where a model has more than `largest` parameters."""
-    if max(parameters(model.checkpoint().folder) for model in (parts.teacher, parts.student)) > largest:
+    if max(parameters(model.checkpoint().folder) for model in (s.teacher, s.student)) > largest:
         return None
-    queries = parts.dataset.validation_queries()[:MEASURED_QUERIES]
-    teacher, student = parts.teacher, parts.student
-    _, _, of_teacher = _sampled(teacher, teacher.prompt, queries, parts.teacher_samples.max_response_tokens)
-    prompt, limit = student.prompt.zero_shot(), parts.student_samples.max_response_tokens
-    model, batch, of_student = _sampled(student, prompt, queries, limit)
-    started = time.perf_counter()
-    Policy(model)(batch).logprobs.sum().backward()
-    return Speed({TEACHER: of_teacher, STUDENT: of_student}, (time.perf_counter() - started) / len(queries))
+    queries, limit = s.dataset.validation_queries()[:MEASURED_RESPONSES], s.evaluation.max_response_tokens
+    teacher, taught = _sampling_cost(s.teacher, s.teacher.prompt, queries, s.teacher_samples.max_response_tokens)
+    few_shot, _ = _sampling_cost(s.student, s.student.prompt, queries, limit)
+    student, own = _sampling_cost(s.student, s.zero_shot, queries, limit)
+    tokenizer = load_tokenizer(s.student.checkpoint().folder)
+    taught, own = (encode_responses(tokenizer, texts, [True] * len(texts)) for texts in (taught, own))
+    # SFT teaches the student to answer as its teacher does, and so at the same length.
+    longer = sum(map(len, taught)) / sum(map(len, own))
+    prompts = encode(tokenizer, [s.zero_shot.render(query) for query in queries])
+    batch = collate(prompts[:MEASURED_BATCH], taught[:MEASURED_BATCH], tokenizer.pad_token_id)
+    sampling = {TEACHER: teacher, FEW_SHOT: few_shot, STUDENT: SamplingCost(student.prompt, student.response * longer)}
+    return Speed(sampling, _training_seconds(s.student, batch))
 
 
-def _sampled(
+def _sampling_cost(
     source: LocalModel, prompt: PromptTemplate, queries: Sequence[Query], limit: int
-) -> tuple[PreTrainedModel, ResponseBatch, float]:
-    """The model, one response to each query, and the seconds that a response takes in a large batch.
+) -> tuple[SamplingCost, list[str]]:
+    """The costs of a model, and its greedy responses to the queries.
 
-    How long responses are, a few whole ones tell; what a token costs, the first tokens of many: side by side they are
-    cheaper.
+    Two batches tell prompt and response apart: in one each response has a prompt of its own, in the other eight share
+    one. Of the two times the rest follows.
     """
     folder = source.checkpoint().folder
     generator = LocalGenerator(source.name, load_causal_lm(folder), load_tokenizer(folder), prompt)
-    prompts = encode(generator.tokenizer, [prompt.render(query) for query in queries])
-    whole = generator.sample(queries, prompts, Sampling(1.0, 1, limit), seed=0)
+    few = queries[: max(1, len(queries) // MEASURED_SAMPLES)]
+    responses, alone = _timed(lambda: generator.generate(queries, Sampling(0.0, 1, limit), 0))
+    _, shared = _timed(lambda: generator.generate(few, Sampling(1.0, MEASURED_SAMPLES, limit), 0))
+    alone, shared = alone / len(queries), shared / (len(few) * MEASURED_SAMPLES)
+    of_prompt = max(0.0, alone - shared) / (1 - 1 / MEASURED_SAMPLES)
+    return SamplingCost(of_prompt, alone - of_prompt), [own.text for (own,) in responses]
+
+
+def _training_seconds(student: LocalModel, batch: ResponseBatch) -> float:
+    """Of one forward and backward pass, for each response of the batch; the first pass warms up."""
+    policy = Policy(load_causal_lm(student.checkpoint().folder))
+    for _ in range(2):
+        _, seconds = _timed(lambda: policy(batch).logprobs.sum().backward())
+    return seconds / len(batch.response_ids)
+
+
+def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
     started = time.perf_counter()
-    first = generator.sample(queries, prompts, Sampling(1.0, MEASURED_SAMPLES, min(limit, MEASURED_TOKENS)), seed=0)
-    seconds_per_token = (time.perf_counter() - started) / int(first.response_mask.sum())
-    return generator.model, whole, seconds_per_token * float(whole.response_mask.sum(1).float().mean())
+    return work(), time.perf_counter() - started
 
 
 def plan_lines(work: Sequence[Work], speed: Speed | None) -> list[str]:
@@ -184,26 +241,24 @@ def plan_lines(work: Sequence[Work], speed: Speed | None) -> list[str]:
     rows = [
         (one.stage, one.amount, _short(one.tokens), _duration(speed.seconds(one)) if speed else "–") for one in work
     ]
-    rows.insert(0, ("stage", "size, at most", "tokens", "time"))
+    rows.insert(0, ("stage", "size, about", "tokens, at most", "time, about"))
     if speed:
-        certain = _duration(sum(speed.seconds(one) for one in work if one.is_certain))
-        possible = _duration(sum(speed.seconds(one) for one in work))
-        span = certain if certain == possible else f"{certain} to {possible}"
-        rows.append(("all", "what was made before is reused and takes no time", "", f"about {span}"))
+        total = _duration(sum(speed.seconds(one) for one in work))
+        rows.append(("all", "what was made before is reused and takes no time", "", total))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
 
 
-def describe(parts: Parts, row: str, seed: int) -> list[str]:
+def describe(s: Stages) -> list[str]:
     """The row, its data and its models, one line each."""
-    tests = ", ".join(f"{name} {len(queries):,}" for name, queries in parts.dataset.test_sets().items())
+    tests = ", ".join(f"{name} {len(queries):,}" for name, queries in s.dataset.test_sets().items())
     models = [
         f"{role} {model.name}, {_short(parameters(model.checkpoint().folder))} parameters"
-        for role, model in ((TEACHER, parts.teacher), (STUDENT, parts.student))
+        for role, model in ((TEACHER, s.teacher), (STUDENT, s.student))
     ]
     return [
-        f"{row} on {parts.dataset.name}, seed {seed}",
-        f"  queries  {len(parts.dataset.training_queries()):,} training, {len(parts.dataset.validation_queries()):,} "
+        f"{s.row} on {s.dataset.name}, seed {s.seed}",
+        f"  queries  {len(s.dataset.training_queries()):,} training, {len(s.dataset.validation_queries()):,} "
         f"validation; tests: {tests}",
         f"  models   {'; '.join(models)}",
     ]
@@ -234,6 +289,12 @@ def parameters(folder: Path) -> int:
                 "remade with `python -m rkd.pretrain`."
             ) from error
     return count
+
+
+def _about(number: float) -> str:
+    """Two digits: more would look counted."""
+    digits = max(0, len(str(round(number))) - 2)
+    return f"{round(number, -digits):,.0f}"
 
 
 def _short(number: int) -> str:

@@ -4,12 +4,14 @@ A step's recipe names everything that decides what it makes, so that rows and se
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
 
+from rkd.artifacts import MANIFEST
 from rkd.evaluation import accuracy
 from rkd.generation import LocalGenerator, open_generator
 from rkd.labels import label_statistics, score, two_pass
@@ -20,9 +22,9 @@ from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
 from rkd.results import ModelResult, Overlap, TestSetResult, result_from_json
 from rkd.rewards import RewardInputs
-from rkd.stages import Contestant, Stages
+from rkd.stages import Line, Stages
 from rkd.student_samples import balanced
-from rkd.workshop import Workshop
+from rkd.workshop import REPORT_FILE, Workshop
 
 Draw = Callable[[LocalGenerator, Sequence[Query], int], list[list[Response]]]
 """Samples responses to the queries from a generator, with a seed."""
@@ -79,12 +81,13 @@ class Steps:
         """
         s = self.stages
         queries = self._queries(split, labelled=s.labels.uses_gold)
-        labels, responses = two_pass(
-            s.labels,
-            queries,
-            self._teacher_responses("first", split, queries),
-            lambda undecided: self._teacher_responses("second", split, undecided),
-        )
+
+        def second_pass(undecided: list[Query]) -> list[list[Response]]:
+            self.counts[f"{split}_second_pass_queries"] = len(undecided)
+            return self._teacher_responses("second", split, undecided)
+
+        first = self._teacher_responses("first", split, queries)
+        labels, responses = two_pass(s.labels, queries, first, second_pass)
         labelled = Labelled(split, queries, labels, score(queries, responses, labels))
         without = len(queries) - len(labelled.answers)
         self.counts |= {f"{split}_queries": len(queries), f"{split}_without_label": without}
@@ -153,31 +156,32 @@ class Steps:
 
         return self._fit("rl", s.rl, inputs, sft, queries, build_reward, validate=self._validator(validation))
 
-    def evaluate(self, contestant: Contestant) -> ModelResult:
-        """One model on every test set; pass@8 on the first one, the dataset's own.
+    def evaluate(self, line: Line, checkpoint: Checkpoint) -> ModelResult:
+        """The model of a line on every test set; pass@8 on the first one, the dataset's own.
 
-        No training seed is in the recipe: teacher and pretrained student are evaluated once for all seeds and rows.
+        No training seed is in the recipe, and copies of a model share it: teacher and pretrained student are evaluated
+        once for all seeds and rows.
         """
-        s, role = self.stages, contestant.role
+        s, model = self.stages, content_of(checkpoint)
         results: dict[str, TestSetResult] = {}
         for place, (name, queries) in enumerate(s.dataset.test_sets().items()):
             stage = s.evaluation if place == 0 else s.evaluation.without_pass_at_k()
             sampled = stage.pass_at_k_queries(len(queries))
             recipe = {
-                "stage": stage, "model": contestant.checkpoint, "prompt": contestant.prompt,
-                "test_set": name, "queries": digest_of(queries), "sampling_seed": s.sampling_seed if sampled else None,
+                "stage": stage, "model": model, "prompt": line.prompt, "test_set": name,
+                "queries": digest_of(queries), "sampling_seed": s.sampling_seed if sampled else None,
             }  # fmt: skip
 
             def measure(
                 name: str = name, queries: list[Query] = queries, stage: Any = stage, sampled: int = sampled
             ) -> dict[str, Any]:
-                with self.workshop.progress(f"evaluating {role} on {name}", len(queries) + sampled) as advance:
-                    generator = open_generator(contestant.checkpoint, contestant.prompt, role, advance)
+                with self.workshop.progress(f"evaluating {line.role} on {name}", len(queries) + sampled) as advance:
+                    generator = open_generator(checkpoint, line.prompt, line.role, advance)
                     return dataclasses.asdict(stage.evaluate(generator, queries, s.sampling_seed, test_set=name))
 
-            value = self.workshop.value("evaluation", recipe, measure, shown=f"{role} on {name}")
+            value = self.workshop.value("evaluation", recipe, measure, shown=f"{line.role} on {name}")
             results[name] = result_from_json(TestSetResult, value)
-        return ModelResult(role, results)
+        return ModelResult(line.role, results)
 
     def _queries(self, split: str, *, labelled: bool) -> list[Query]:
         data = self.stages.dataset
@@ -272,6 +276,15 @@ class Steps:
                 f"student_samples.max_response_tokens={self.stages.student_samples.max_response_tokens}: raise it, or "
                 "train the student to stop (sft=mini, more sft.epochs)."
             )
+
+
+def content_of(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint under a digest of what decides its answers: weights, configuration and tokenizer."""
+    sha = hashlib.sha256()
+    for file in sorted(checkpoint.folder.iterdir()):
+        if file.suffix in (".safetensors", ".json") and file.name not in (MANIFEST, REPORT_FILE):
+            sha.update(file.name.encode() + file.read_bytes())
+    return Checkpoint(checkpoint.folder, sha.hexdigest()[:16])
 
 
 def digest_of_examples(examples: Sequence[tuple[Query, str]]) -> str:

@@ -1,5 +1,6 @@
 """The plan: sizes counted by hand, parameters as torch counts them, and a measured time."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -10,15 +11,18 @@ from rkd.advantages import GAE
 from rkd.evaluation import Evaluation
 from rkd.generation import LocalModel
 from rkd.kl_control import FixedKL
-from rkd.labels import CorrectResponses
+from rkd.labels import AllResponses, CorrectResponses
 from rkd.models import load_causal_lm
 from rkd.preferences import Pairs
+from rkd.prompts import Example
 from rkd.reward_model import NoRewardModel, RewardModel
 from rkd.rl import RL, NoRL, Optimisation
 from rkd.rollouts import KLPenalty, Rollouts
 from rkd.sft import SFT, NoSFT
 from rkd.student_samples import StudentSamples
 from rkd.teacher import Schedule, TeacherSamples
+
+EXPECTED = plan.Expected(second_pass=0.25, labelled=0.8, first_pass_texts=3.0, voted_texts=2.0, balanced=0.5, pairs=0.5)
 
 
 class FixedData:
@@ -40,6 +44,10 @@ def parts(models, **others) -> SimpleNamespace:
     """The parts of a row."""
     rollouts = Rollouts(episodes=100, queries_per_rollout=4, responses_per_query=5, max_response_tokens=20)
     own = {
+        "row": "Ours",
+        "seed": 3,
+        "few_shot": False,
+        "zero_shot": tiny_world.PROMPT,
         "dataset": FixedData(),
         "teacher_samples": TeacherSamples(
             first_pass=Schedule(temperatures=[0, 0.5], samples_per_temperature=3),
@@ -67,34 +75,49 @@ def parts(models, **others) -> SimpleNamespace:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, LocalModel]:
     made = {}
-    for role, hidden in (("teacher", 32), ("student", 16)):
+    shown = dataclasses.replace(tiny_world.PROMPT, examples=[Example("say one", "The answer is 1.")])
+    for role, hidden, prompt in (("teacher", 32, tiny_world.PROMPT), ("student", 16, shown)):
         folder = tmp_path_factory.mktemp(role)
         tiny_world.random_model(folder, hidden=hidden)
-        made[role] = LocalModel(name=f"tiny {role}", name_or_path=str(folder), prompt=tiny_world.PROMPT)
+        made[role] = LocalModel(name=f"tiny {role}", name_or_path=str(folder), prompt=prompt)
     return made
 
 
+def work_of(parts) -> dict[str, plan.Work]:
+    return {one.stage: one for one in plan.planned_work(parts, EXPECTED)}
+
+
 def test_each_stage_counts_what_it_does(models):
-    work = {one.stage: one for one in plan.planned_work(parts(models))}
-    # First pass: 120 queries × (1 greedy text + 3 samples); second, if all lack consensus: 120 × 4.
-    assert (work["teacher, first pass"].sampled, work["teacher, second pass"].sampled) == (480, 480)
-    # 100 queries × 6 texts × 2 epochs; two validations of 15 queries.
-    assert (work["sft"].trained, work["sft"].sampled) == (1200, 30)
-    assert work["student samples"].sampled == 960
-    # 300 pairs of two responses, 2 epochs; 60 pairs are ranked after each, which is a forward pass.
-    assert work["reward model"].trained == pytest.approx(2 * (2 * 300 + 2 * 60 / 3))
-    # 5 rollouts of 20; validations before, after 2 and after 4; 2 epochs and three forward passes.
-    assert work["rl"].sampled == 100 + 3 * 15
+    work = work_of(parts(models))
+    # First pass: 120 queries, each asked at two temperatures, 1 greedy text + 3 samples; the second: a quarter of them.
+    assert (work["teacher, first pass"].prompts, work["teacher, first pass"].sampled) == (240, 480)
+    assert (work["teacher, second pass"].prompts, work["teacher, second pass"].sampled) == (60, 120)
+    # 80 of 100 queries have a label, and 2 texts with it: 160, twice. Two validations, of 15 of the 16 that have one.
+    assert (work["sft"].trained, work["sft"].sampled) == (320, 30)
+    assert (work["student samples"].prompts, work["student samples"].sampled) == (96, 768)
+    # Half of 80 labelled queries balanced, half of 3 pairs each: 60 pairs of two responses, 2 epochs; the 12 pairs for
+    # validation are ranked after each, which is a forward pass.
+    assert work["reward model"].trained == pytest.approx(2 * 2 * (60 + 12 / 3))
+    # 5 rollouts of 4 × 5; validations before, after 2 and after 4; 2 epochs and three forward passes.
+    assert (work["rl"].prompts, work["rl"].sampled) == (5 * 4 + 3 * 15, 100 + 3 * 15)
     assert work["rl"].trained == pytest.approx(100 * (2 + 3 / 3))
-    # 50 greedy responses, and 8 samples for 10 queries.
-    assert work["evaluation of the teacher"].sampled == 130
-    assert work["evaluation of students"].sampled == 3 * 130
-    assert work["student samples"].tokens == 960 * 12
+    # 50 greedy responses, and 8 samples for 10 queries; the student zero-shot, SFT and Ours cost alike.
+    evaluated = {model: work[f"evaluation, {model}"] for model in ("teacher", "student few-shot", "student")}
+    assert [one.sampled for one in evaluated.values()] == [130, 130, 3 * 130]
+    assert [one.prompts for one in evaluated.values()] == [60, 60, 3 * 60]
+    assert work["student samples"].tokens == 768 * 12
+
+
+def test_the_unfiltered_teaching_set_is_all_texts_of_the_first_pass_up_to_its_limit(models):
+    assert work_of(parts(models, teaching_set=AllResponses()))["sft"].trained == 2 * 300
+    assert work_of(parts(models, teaching_set=AllResponses(responses_per_query=1)))["sft"].trained == 2 * 100
 
 
 def test_a_stage_left_out_is_not_in_the_plan(models):
-    none = parts(models, sft=NoSFT(), reward_model=NoRewardModel(), rl=NoRL())
-    assert not {"sft", "reward model", "rl"} & {one.stage for one in plan.planned_work(none)}
+    work = work_of(parts(models, reward_model=NoRewardModel(), rl=NoRL()))
+    assert not {"reward model", "rl"} & set(work)
+    assert work["evaluation, student"].sampled == 2 * 130  # zero-shot, and the row's own: SFT has no line beside it
+    assert "sft" not in work_of(parts(models, sft=NoSFT(), reward_model=NoRewardModel(), rl=NoRL()))
 
 
 def test_parameters_are_those_of_the_model(models):
@@ -112,10 +135,11 @@ def test_a_truncated_file_is_named(models, tmp_path):
 
 def test_the_time_is_measured_and_multiplied(models):
     speed = plan.measure(parts(models))
-    assert set(speed.sampled) == {"teacher", "student"}
-    assert min(speed.trained, *speed.sampled.values()) > 0
-    work = plan.Work("x", "", "student", 10, sampled=200, trained=30)
-    assert speed.seconds(work) == pytest.approx(200 * speed.sampled["student"] + 30 * speed.trained)
+    assert set(speed.sampling) == {"teacher", "student few-shot", "student"}
+    assert min(speed.trained, *(cost.response for cost in speed.sampling.values())) > 0
+    costs = {"student": plan.SamplingCost(prompt=2.0, response=0.5)}
+    work = plan.Work("x", "", "student", 10, prompts=10, sampled=200, trained=30)
+    assert plan.Speed(costs, 3.0).seconds(work) == 10 * 2.0 + 200 * 0.5 + 30 * 3.0
 
 
 def test_a_large_model_is_not_loaded_for_an_estimate(models):
@@ -123,19 +147,20 @@ def test_a_large_model_is_not_loaded_for_an_estimate(models):
 
 
 def test_the_lines_say_sizes_and_times(models):
-    work = plan.planned_work(parts(models))
-    speed = plan.Speed({"teacher": 1.0, "student": 0.5}, 2.0)
+    work = plan.planned_work(parts(models), EXPECTED)
+    costs = {"teacher": (0.5, 0.75), "student": (0.25, 0.5), "student few-shot": (1.0, 0.5)}
+    speed = plan.Speed({model: plan.SamplingCost(*cost) for model, cost in costs.items()}, 2.0)
     lines = plan.plan_lines(work, speed)
     (samples,) = (line for line in lines if "student samples" in line)
-    # 960 samples at half a second are eight minutes, of 12 tokens each 11,520 tokens.
-    assert "120 queries × 8 samples" in samples
-    assert samples.endswith("8 min")
-    assert "11.5 k" in samples
+    # 96 prompts at a quarter and 768 samples at half a second are 408 s, of at most 12 tokens each 9,216 tokens.
+    assert "96 queries × 8 samples" in samples
+    assert samples.endswith("7 min")
+    assert "9.22 k" in samples
     assert all(line.endswith("–") for line in plan.plan_lines(work, None)[1:])
-    # Certain: 480 + 130 responses of the teacher, 30 + 960 + 145 + 390 of the student at half a second, and
-    # 1200 + 1280 + 300 trained on at two seconds: 6932.5 s. The second pass is another 480 s.
-    assert lines[-1].endswith("about 1.9 h to 2.1 h")
-    header = "\n".join(plan.describe(parts(models), "Ours", 3))
+    # Teacher: 360 prompts, 730 responses: 727.5 s; few-shot: 60 and 130: 125 s; student: 30 + 96 + 65 + 180 prompts,
+    # 30 + 768 + 145 + 390 responses: 759.25 s; trained on 320 + 256 + 300: 1752 s. 3363.75 s in all.
+    assert lines[-1].endswith("56 min")
+    header = "\n".join(plan.describe(parts(models)))
     assert "Ours on fixed, seed 3" in header
     assert "100 training, 20 validation; tests: test 50" in header
     assert "teacher tiny teacher, " in header
