@@ -1,20 +1,26 @@
 """The decode loop: a causal model and padded prompts enter, sampled tokens leave.
 
-The prompt is read once for all its samples, and finished rows leave the batch. Shapes: Q prompts of P tokens, B = Q × G
-responses of at most T tokens, V vocabulary.
+The prompt is read once for all its samples, which also share its keys and values; finished rows leave the batch.
+Shapes: Q prompts of P tokens, B = Q × G responses of at most T tokens, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AttentionInterface, Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from rkd.protocols import Sampling
 
 # Rows are dropped once this share of the batch has finished: each drop copies the cache.
 FINISHED_SHARE = 0.2
+
+SHARED_PREFIX = "rkd_shared_prefix"
+
+# Families whose attention is the plain softmax over all earlier tokens, as tests hold against `model.generate`. Others
+# (sliding windows, capped scores, sinks, code of their own) get a copy of the prompt's keys and values for each sample.
+PLAIN_ATTENTION = ("gpt2", "llama", "opt", "qwen2", "qwen3")
 
 
 # Not inference_mode: its tensors cannot be saved for backward, and a policy is trained on what is sampled here.
@@ -77,16 +83,15 @@ class _Decoding:
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        self.model, self.pad_id, self.prompt_width, self.step = model, pad_id, prompt_ids.shape[1], 0
-        self.cache = _preallocated(prefilled, samples, limit)
+        self.model, self.pad_id, self.step = model, pad_id, 0
+        context = _SharedPrompts if model.config.model_type in PLAIN_ATTENTION and samples > 1 else _CopiedPrompts
+        self.context = context(prefilled, prompt_mask, samples, limit)
         self.logits = logits.repeat_interleave(samples, 0)
         self.positions = prompt_mask.sum(1).repeat_interleave(samples, 0)
         rows, device = len(self.logits), prompt_ids.device
         self.row_of = torch.arange(rows, device=device)
         self.is_open = torch.ones(rows, dtype=torch.bool, device=device)
         self.open_rows = rows
-        attention = prompt_mask.long().repeat_interleave(samples, 0)
-        self.attention = torch.nn.functional.pad(attention, (0, limit), value=1)
         self.tokens = torch.full((rows, limit), pad_id, dtype=torch.long, device=device)
         self.mask = torch.zeros((rows, limit), dtype=torch.bool, device=device)
 
@@ -112,18 +117,14 @@ class _Decoding:
             return
         keep = self.is_open.nonzero().squeeze(1)
         self.row_of, self.chosen, self.is_open = self.row_of[keep], self.chosen[keep], self.is_open[keep]
-        self.positions, self.attention = self.positions[keep], self.attention[keep]
-        self.cache.batch_select_indices(keep)
+        self.positions = self.positions[keep]
+        self.context.select(keep)
 
     def advance(self) -> None:
         """Read the tokens just written, for the logits of the next ones."""
-        self.logits = self.model(
-            input_ids=self.chosen[:, None],
-            attention_mask=self.attention[:, : self.prompt_width + self.step],
-            position_ids=(self.positions + self.step - 1)[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits[:, -1]
+        self.logits = self.context.read(
+            self.model, self.chosen[:, None], (self.positions + self.step - 1)[:, None], self.step
+        )
 
 
 def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -> Tensor:
@@ -144,6 +145,123 @@ def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -> Tenso
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
 
 
+class _CopiedPrompts:
+    """What every row has read: its prompt, copied for each sample, and its own tokens."""
+
+    def __init__(self, prefilled: DynamicCache, prompt_mask: Tensor, samples: int, room: int) -> None:
+        self.cache = _preallocated(
+            [(kv.repeat_interleave(samples, 0) for kv in (layer.keys, layer.values)) for layer in prefilled.layers],
+            room,
+        )
+        self.prompt_width = prompt_mask.shape[1]
+        attention = prompt_mask.long().repeat_interleave(samples, 0)
+        self.attention = torch.nn.functional.pad(attention, (0, room), value=1)
+
+    def select(self, keep: Tensor) -> None:
+        """Keep the rows at these indices."""
+        self.attention = self.attention[keep]
+        self.cache.batch_select_indices(keep)
+
+    def read(self, model: PreTrainedModel, ids: Tensor, positions: Tensor, step: int) -> Tensor:
+        """Read token `step` of each row, (rows, 1); the logits after it, (rows, V)."""
+        return model(
+            input_ids=ids,
+            attention_mask=self.attention[:, : self.prompt_width + step],
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits[:, -1]
+
+
+class _SharedPrompts:
+    """What every row has read: its own tokens, and a prompt that stands once for all rows of its query.
+
+    A row is a (prompt, slot), `prompt_of` and `slot_of` (rows,); `slots` is the most rows that a prompt still has. Keys
+    have H heads of width D.
+    """
+
+    def __init__(self, prefilled: DynamicCache, prompt_mask: Tensor, samples: int, room: int) -> None:
+        nothing = [(kv[:, :, :0].repeat_interleave(samples, 0) for kv in (x.keys, x.values)) for x in prefilled.layers]
+        self.cache = _preallocated(nothing, room)
+        # Keys of the prompts (Q, H, D, P) and values (Q, H, P, D) of each layer.
+        self.layers = [(layer.keys.transpose(-1, -2).contiguous(), layer.values) for layer in prefilled.layers]
+        hidden = torch.zeros(prompt_mask.shape, dtype=self.layers[0][0].dtype, device=prompt_mask.device)
+        self.bias = hidden.masked_fill(~prompt_mask.bool(), float("-inf"))[:, None, None]
+        prompts = torch.arange(len(prompt_mask), device=prompt_mask.device)
+        self.prompt_of, self.slots = prompts.repeat_interleave(samples), samples
+        self.slot_of = torch.arange(samples, device=prompt_mask.device).repeat(len(prompt_mask))
+
+    def select(self, keep: Tensor) -> None:
+        """Keep the rows at these indices, and the prompts that still have one."""
+        self.cache.batch_select_indices(keep)
+        prompts, self.prompt_of, counts = self.prompt_of[keep].unique_consecutive(
+            return_inverse=True, return_counts=True
+        )
+        if len(prompts) < len(self.bias):
+            self.layers = [(keys[prompts], values[prompts]) for keys, values in self.layers]
+            self.bias = self.bias[prompts]
+        first = counts.cumsum(0) - counts
+        self.slot_of = torch.arange(len(keep), device=keep.device) - first[self.prompt_of]
+        self.slots = int(counts.max())
+
+    def read(self, model: PreTrainedModel, ids: Tensor, positions: Tensor, step: int) -> Tensor:  # noqa: ARG002
+        """Read a token of each row, (rows, 1); the logits after it, (rows, V)."""
+        before = model.config._attn_implementation
+        model.set_attn_implementation(SHARED_PREFIX)
+        try:
+            return model(
+                input_ids=ids, position_ids=positions, past_key_values=self.cache, use_cache=True, shared_prompts=self
+            ).logits[:, -1]
+        finally:
+            model.set_attn_implementation(before)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention over the prompt and the t own tokens.
+
+        Args:
+            query: scaled queries, R for each head of keys, (rows, H, R, D).
+            key, value: of the own tokens, (rows, H, t, D).
+        """
+        prompt_keys, prompt_values = self.layers[layer]
+        of_prompt = self._by_row(self._by_prompt(query) @ prompt_keys + self.bias, query.shape[2])
+        width = of_prompt.shape[-1]
+        weights = torch.cat([of_prompt, query @ key.transpose(-1, -2)], -1).softmax(-1)
+        from_prompt = self._by_prompt(weights[..., :width]) @ prompt_values
+        return self._by_row(from_prompt, query.shape[2]) + weights[..., width:] @ value
+
+    def _by_prompt(self, rows: Tensor) -> Tensor:
+        """(rows, H, R, X) as (Q, H, slots × R, X), zeros where a slot is empty."""
+        slots = rows.new_zeros((len(self.bias), self.slots, *rows.shape[1:]))
+        slots[self.prompt_of, self.slot_of] = rows
+        return slots.transpose(1, 2).flatten(2, 3)
+
+    def _by_row(self, prompts: Tensor, per_head: int) -> Tensor:
+        """(Q, H, slots × R, X) as (rows, H, R, X)."""
+        return prompts.unflatten(2, (self.slots, per_head)).transpose(1, 2)[self.prompt_of, self.slot_of]
+
+
+def _shared_prefix_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001
+    *,
+    shared_prompts: _SharedPrompts,
+    scaling: float | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """The attention of one new token a row, (rows, heads, 1, D), as transformers calls it; (rows, 1, heads, D)."""
+    rows, heads, _one, width = query.shape
+    scaling = width**-0.5 if scaling is None else scaling
+    grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], width) * scaling
+    attended = shared_prompts.attend(module.layer_idx, grouped, key, value)
+    return attended.reshape(rows, 1, heads, width), None
+
+
+AttentionInterface.register(SHARED_PREFIX, _shared_prefix_attention)
+
+
 class _PreallocatedLayer(DynamicLayer):
     """Keys and values of one layer in buffers of full length, so that no step copies what is there."""
 
@@ -151,10 +269,8 @@ class _PreallocatedLayer(DynamicLayer):
         super().__init__()
         self.dtype, self.device = keys.dtype, keys.device
         self.length = keys.shape[-2]
-        shape = (*keys.shape[:-2], self.length + room, keys.shape[-1])
-        self._keys, self._values = keys.new_empty(shape), values.new_empty((*shape[:-1], values.shape[-1]))
-        self._keys[..., : self.length, :] = keys
-        self._values[..., : self.length, :] = values
+        self.room = self.length + room
+        self._keys, self._values = self._buffer(keys), self._buffer(values)
         self.keys, self.values = self._keys[..., : self.length, :], self._values[..., : self.length, :]
         self.is_initialized = True
 
@@ -167,13 +283,16 @@ class _PreallocatedLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self._keys, self._values = self._keys[indices], self._values[indices]
+        self._keys, self._values = self._buffer(self.keys[indices]), self._buffer(self.values[indices])
         self.keys, self.values = self._keys[..., : self.length, :], self._values[..., : self.length, :]
 
+    def _buffer(self, states: Tensor) -> Tensor:
+        """Room for all tokens, with the states of the first ones."""
+        buffer = states.new_empty((*states.shape[:-2], self.room, states.shape[-1]))
+        buffer[..., : self.length, :] = states
+        return buffer
 
-def _preallocated(prefilled: DynamicCache, samples: int, room: int) -> Cache:
-    layers = []
-    for layer in prefilled.layers:
-        keys, values = layer.keys.repeat_interleave(samples, 0), layer.values.repeat_interleave(samples, 0)
-        layers.append(_PreallocatedLayer(keys, values, room))
-    return Cache(layers=layers)
+
+def _preallocated(layers: Sequence[Iterable[Tensor]], room: int) -> Cache:
+    """A cache that begins with these keys and values, (rows, H, t, D) each, and has room for so many tokens more."""
+    return Cache(layers=[_PreallocatedLayer(*keys_and_values, room) for keys_and_values in layers])

@@ -4,6 +4,7 @@ Token 0 is padding, token 1 ends a sequence.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 
@@ -32,7 +33,9 @@ from rkd.protocols import Sampling
 PAD, EOS, VOCABULARY = 0, 1, 23
 PROMPTS = [[5, 6, 7], [8], [3, 4, 5, 6, 7, 9, 2], [2, 2], [10, 11]]
 RESPONSES = [[4, 5, 1], [6], [7, 8, 9, 10], [3, 1], [12, 13, 14]]
-SPECIAL = {"pad_token_id": PAD, "eos_token_id": EOS, "initializer_range": 0.5}
+END = {"pad_token_id": PAD, "eos_token_id": EOS}
+SPECIAL = {**END, "initializer_range": 0.5}
+
 
 Build = Callable[..., PreTrainedModel]
 
@@ -86,6 +89,28 @@ def test_greedy_decoding_is_that_of_transformers_token_for_token(build: Build):
     )[:, batch.prompt_ids.shape[1] :]
     assert torch.equal(batch.response_ids, expected)
     assert len(set(lengths.tolist())) > 2  # rows ended at different steps, so rows were dropped on the way
+
+
+def opt() -> PreTrainedModel:
+    return tiny_models.opt(vocab_size=VOCABULARY, **END).double().eval()
+
+
+def qwen2() -> PreTrainedModel:
+    return tiny_models.qwen2(seed=1, vocab_size=VOCABULARY, **SPECIAL).double().eval()
+
+
+@pytest.mark.parametrize("build", [llama, gpt2, opt, qwen2])
+def test_samples_that_share_their_prompt_are_those_with_a_copy_each(build: Build, monkeypatch: pytest.MonkeyPatch):
+    model, sampling = build(), Sampling(1.0, 3, 30)
+    ids, mask = pad(PROMPTS, PAD, left=True)
+    noise = torch.rand((15, 30), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    draw = functools.partial(sample_tokens, model, ids, mask, sampling, uniforms=noise, eos_id=EOS, pad_id=PAD)
+    shared, lengths = draw()
+    assert model.config._attn_implementation == "sdpa"
+    monkeypatch.setattr("rkd.decoding.PLAIN_ATTENTION", ())
+    copied, _ = draw()
+    assert torch.equal(shared, copied)
+    assert len(set(lengths.sum(1).tolist())) > 2  # rows were dropped on the way
 
 
 @both

@@ -4,7 +4,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from rkd.mini.tokenizer import train_tokenizer
 from rkd.models import load_causal_lm
@@ -28,6 +38,20 @@ def gpt2(kind: type = GPT2LMHeadModel, *, seed: int = 0, hidden: int = 16, **opt
     """A GPT-2 of two layers, which has learned positions; `options` are further ones of `GPT2Config`."""
     config = GPT2Config(n_embd=hidden, n_layer=2, n_head=2, n_positions=96, **{"bos_token_id": None, **options})
     return _random(kind, config, seed)
+
+
+def opt(*, seed: int = 0, hidden: int = 16, **options: object) -> PreTrainedModel:
+    """An OPT of two layers, the family of Galactica; `options` are further ones of `OPTConfig`."""
+    sizes = {"hidden_size": hidden, "word_embed_proj_dim": hidden, "ffn_dim": 2 * hidden, "max_position_embeddings": 96}
+    config = OPTConfig(num_hidden_layers=2, num_attention_heads=2, **sizes, **{"bos_token_id": None, **options})
+    return _random(OPTForCausalLM, config, seed)
+
+
+def qwen2(*, seed: int = 0, hidden: int = 16, **options: object) -> PreTrainedModel:
+    """A Qwen2 of two layers; `options` are further ones of `Qwen2Config`."""
+    sizes = {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_key_value_heads": 1}
+    config = Qwen2Config(num_hidden_layers=2, num_attention_heads=2, **sizes, **{"bos_token_id": None, **options})
+    return _random(Qwen2ForCausalLM, config, seed)
 
 
 def llama_folder(folder: Path, texts: Iterable[str], vocabulary_size: int, **options: object) -> Checkpoint:
