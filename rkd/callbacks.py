@@ -1,17 +1,21 @@
 """Callbacks that only watch: they stop a stage that diverged, or show how far it is; batch, loss and model stay alone.
 
-In: what the stage's module logs, and the trainer's counters. Out: an error that names the metric, or progress.
+In: what the stage's module logs, and the trainer's counters. Out: an error that names the metric, or progress. Those of
+`conf/callbacks` come to each stage by `WatchedTraining`.
 """
 
 import math
 import time
-from collections.abc import Mapping
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+from torch.optim import Optimizer
 
 
 class TrainingDivergedError(RuntimeError):
@@ -123,3 +127,70 @@ class StageProgress(Callback):
     def _metrics_text(self, trainer: Trainer) -> str:
         values = trainer.callback_metrics
         return ", ".join(f"{name} {float(values[name]):.4g}" for name in self.shown_metrics if name in values)
+
+
+class LogLearningRate(Callback):
+    """Logs the rate that each optimiser step takes as `learning_rate`, in every stage alike."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
+        module.log("learning_rate", optimizer.param_groups[0]["lr"], batch_size=1)
+
+
+class ShowChange(Callback):
+    """Says at the end of a stage where its metric came from and where it went: the first of `metrics` that it logs."""
+
+    def __init__(self, metrics: Sequence[str] = ("train/loss", "reward"), *, console: Console | None = None) -> None:
+        self.metrics = metrics
+        self.console = console or Console(highlight=False)
+        self._values: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._values.append(float(trainer.callback_metrics[self._metric(trainer)]))
+
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+        first, last = self._values[0], self._values[-1]
+        self.console.print(f"    {self._metric(trainer)} {first:.4g} → {last:.4g} in {len(self._values)} steps")
+
+    def _metric(self, trainer: Trainer) -> str:
+        return next(name for name in self.metrics if name in trainer.callback_metrics)
+
+
+class TrainerSource(Protocol):
+    """What makes a stage's trainer (`rkd.training.Training`)."""
+
+    def trainer(self, stage: str, *, callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
+        """The trainer of a stage."""
+        ...
+
+
+@dataclass(frozen=True)
+class WatchedTraining:
+    """A `TrainerSource` whose trainers have the callbacks of the configuration, too.
+
+    Args:
+        callbacks: makers of callbacks, by name; each stage makes its own.
+        max_epochs: of every stage, with one validation at their end, so that none stops the stage early; None leaves
+            both to the stage.
+    """
+
+    training: TrainerSource
+    callbacks: Mapping[str, Callable[[], Callback]]
+    max_epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, make in self.callbacks.items():
+            if not callable(make):
+                raise ValueError(
+                    f"callbacks.{name} is one {type(make).__name__} for all stages: add `_partial_: true` beside its "
+                    "`_target_`, so that each stage makes its own."
+                )
+
+    def trainer(self, stage: str, *, callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
+        """The trainer of a stage."""
+        if self.max_epochs is not None:
+            last = {"val_check_interval": 1.0, "check_val_every_n_epoch": self.max_epochs}
+            options |= {"max_epochs": self.max_epochs, **last}
+        warnings.filterwarnings("ignore", message="You requested to overfit but enabled train dataloader shuffling")
+        return self.training.trainer(
+            stage, callbacks=[*callbacks, *(make() for make in self.callbacks.values())], **options
+        )

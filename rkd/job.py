@@ -76,8 +76,12 @@ def run_job(config: DictConfig) -> float | None:
 
 def _announce(stages: Stages, console: Console) -> None:
     """Say what the job is going to do, and how long it will take."""
-    lines = describe(stages) + plan_lines(planned_work(stages), measure(stages))
-    console.print("\n".join(lines) + "\n", markup=False)
+    console.print("\n".join(describe(stages)), markup=False)
+    if stages.shortened:
+        switches = ", ".join(f"{name}={value}" for name, value in stages.shortened.items())
+        console.print(f"  debug    {switches}: the training stages are cut short\n", markup=False)
+        return
+    console.print("\n".join(plan_lines(planned_work(stages), measure(stages))) + "\n", markup=False)
 
 
 def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder: Path) -> None:

@@ -86,8 +86,9 @@ def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Check
         models: the checkpoints of teacher and student: other weights in the same folder are another job.
     """
     parts = {field.name: getattr(s, field.name) for field in dataclasses.fields(s)}
-    for without_effect in ("tracker", "training"):
+    for without_effect in ("tracker", "training", "callbacks", "max_epochs"):
         del parts[without_effect]
+    parts |= s.shortened
     if evaluate_only:
         parts = {name: parts[name] for name in ("dataset", "student", "evaluation", "sampling_seed")}
     return recipe_digest("job", {**parts, "evaluate_only": evaluate_only, "models": list(models)})

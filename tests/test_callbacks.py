@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from rkd.callbacks import StageProgress, StopOnNaN, TrainingDivergedError
+from rkd.callbacks import LogLearningRate, ShowChange, StageProgress, StopOnNaN, TrainingDivergedError, WatchedTraining
 
 
 class ScriptedModule(pl.LightningModule):
@@ -34,11 +34,12 @@ class ScriptedModule(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def fit(module, callback, batches):
+def fit(module, callback, batches, logger=False):
     trainer = pl.Trainer(
         max_epochs=1,
         accelerator="cpu",
-        logger=False,
+        logger=logger,
+        log_every_n_steps=1,
         callbacks=[callback],
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -93,3 +94,62 @@ def test_on_a_terminal_there_is_one_bar_that_is_closed_when_the_stage_fails():
     assert "sft" in output.getvalue()
     assert "2/3" in output.getvalue()
     assert output.getvalue().endswith("\x1b[?25h")  # the cursor is shown again: the bar is closed
+
+
+class RememberingLogger(pl.loggers.CSVLogger):
+    """Keeps what is logged, step by step."""
+
+    def __init__(self, folder) -> None:
+        super().__init__(folder)
+        self.seen = []
+
+    def log_metrics(self, metrics, step=None):
+        self.seen.append((step, dict(metrics)))
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_learning_rate_is_that_of_the_step_that_was_taken(tmp_path, manual):
+    class Falling(ScriptedModule):
+        """Steps with the rates 0.5 and 0.25, set before each."""
+
+        def training_step(self, batch, batch_idx):
+            self.optimizers().param_groups[0]["lr"] = 0.5 / (batch_idx + 1)
+            return super().training_step(batch, batch_idx)
+
+    logger = RememberingLogger(tmp_path)
+    fit(Falling([1.0, 1.0], manual=manual), LogLearningRate(), batches=2, logger=logger)
+    assert [metrics["learning_rate"] for _, metrics in logger.seen] == [0.5, 0.25]
+
+
+def test_change_names_the_first_and_the_last_value_of_the_metric_that_is_logged():
+    output = io.StringIO()
+    shown = ShowChange(("loss of another stage", "reward"), console=Console(file=output, width=200))
+    fit(ScriptedModule([1.0, 5.0, 2.5]), shown, batches=3)
+    assert output.getvalue() == "    reward 1 → 2.5 in 3 steps\n"
+
+
+class NotingTraining:
+    """Notes what a stage's trainer is asked for."""
+
+    def trainer(self, stage, *, callbacks=(), **options):
+        return stage, list(callbacks), options
+
+
+def test_each_stage_gets_its_own_callbacks_after_those_it_has():
+    own = pl.Callback()
+    training = WatchedTraining(NotingTraining(), {"rate": LogLearningRate})
+    (stage, first, options), (_, second, _) = (training.trainer("sft", callbacks=[own], max_epochs=3) for _ in range(2))
+    assert (stage, options) == ("sft", {"max_epochs": 3})
+    assert first[0] is own
+    assert isinstance(first[1], LogLearningRate)
+    assert first[1] is not second[1]
+
+
+def test_a_number_of_epochs_for_all_stages_goes_before_their_own():
+    _, _, options = WatchedTraining(NotingTraining(), {}, 7).trainer("rl", max_epochs=1, val_check_interval=10)
+    assert options == {"max_epochs": 7, "val_check_interval": 1.0, "check_val_every_n_epoch": 7}
+
+
+def test_a_callback_for_all_stages_at_once_is_refused():
+    with pytest.raises(ValueError, match=r"callbacks\.mine is one LogLearningRate.*`_partial_: true`"):
+        WatchedTraining(NotingTraining(), {"mine": LogLearningRate()})

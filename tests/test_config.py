@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from rkd.pipeline import build_stages, job_digest
+from rkd.training import Training
 
 REPOSITORY = Path(__file__).parents[1]
 PARTS_OF_OTHERS = {"queries", "prompt", "pretrain", "experiments", "sweeps"}
@@ -42,8 +43,10 @@ def digests() -> dict[str, str]:
 @pytest.mark.parametrize("option", _options())
 def test_every_option_builds(option):
     group, _, name = option.partition("=")
-    if group == "scale":  # it chooses the options of the other groups, and has no part of its own
+    if group in ("scale", "debug"):  # they choose values of the other groups, and have no part of their own
         build_stages(compose("config", overrides=[option]))
+    elif option == "callbacks=none":
+        assert build_stages(compose("config", overrides=[option])).callbacks == {}
     else:
         # The option's own file with what it takes from others: a quarter of the time of the whole config.
         instantiate(compose(f"{group}/{name}", overrides=NEEDED.get(option, []))[group], _convert_="all")
@@ -77,9 +80,20 @@ def test_the_row_sft_takes_the_responses_of_the_first_pass_alone(overrides, samp
     assert instantiate(config.teaching_set, _convert_="all").first_pass_samples == samples
 
 
-def test_tracking_and_hardware_do_not_change_the_digest(digests):
-    other = compose("config", overrides=["tracking@tracker=none", "training.accelerator=cpu"])
+def test_tracking_callbacks_and_hardware_do_not_change_the_digest(digests):
+    other = compose("config", overrides=["tracking@tracker=none", "training.accelerator=cpu", "callbacks=none"])
     assert job_digest(build_stages(other)) == digests["ours"]
+
+
+@pytest.mark.parametrize("short", ["training.fast_dev_run=true", "training.overfit_batches=1", "max_epochs=20"])
+def test_a_job_cut_short_has_a_digest_of_its_own(digests, short):
+    assert job_digest(build_stages(compose("config", overrides=[short]))) != digests["ours"]
+
+
+def test_a_debug_run_is_the_default_one_cut_short_in_folders_of_its_own():
+    config = compose("config", overrides=["debug=fast_dev_run"])
+    assert (config.artifacts.root, config.output_root) == ("debug/artifacts", "debug/outputs")
+    assert build_stages(config).training == Training(accelerator="cpu", fast_dev_run=True, log_every_n_steps=1)
 
 
 def test_a_job_that_only_evaluates_has_a_digest_of_its_own_whatever_the_training():

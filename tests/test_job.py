@@ -231,6 +231,24 @@ def test_evaluate_only_is_another_job_than_the_training(world, same_store):
     assert "finished already" not in run(world, same_store, "evaluate_only=true")[1]
 
 
+def test_a_fast_dev_run_goes_through_every_stage_and_is_not_taken_for_the_whole_job(world, same_store):
+    _, seen = run(world, same_store, "debug=fast_dev_run")
+    for stage in ("sft", "reward_model", "rl"):
+        assert f"{stage}: step 1/1, " in seen
+        assert "made in" in line_of(seen, stage)
+    assert "debug    fast_dev_run=True: the training stages are cut short" in seen
+
+
+def test_overfitting_shows_that_the_loss_of_each_stage_falls(world, same_store):
+    # As many rollouts as epochs: RL's rate is 0 after them.
+    stages = ["sft.learning_rate=1e-2", "reward_model.learning_rate=1e-2", *RL, "rl.rollouts.episodes=640"]
+    _, seen = run(world, same_store, "debug=overfit", stages=stages)
+    losses = [line.split() for line in seen.splitlines() if line.startswith("    train/loss ")]
+    assert len(losses) == 2
+    assert all(float(last) < 0.5 * float(first) for _, first, _, last, *_ in losses)
+    assert "    reward " in seen
+
+
 def test_poisoned_gold_answers_change_no_weight_of_a_label_free_row(world, finished, tmp_path):
     clean, _, _ = finished
     run(world, tmp_path, f"dataset.source={world / 'poisoned'}")

@@ -173,9 +173,3 @@ def test_seeded_draws_repeat_and_leave_the_generator_where_it_was():
 )
 def test_config_builds_its_stage(path, kind):
     assert type(hydra.utils.instantiate(OmegaConf.load(CONF / f"{path}.yaml"))) is kind
-
-
-def test_debug_trainer_is_the_default_one_with_one_batch():
-    with hydra.initialize_config_dir(str(CONF / "trainer"), version_base="1.3"):
-        training = hydra.utils.instantiate(hydra.compose("debug"))
-    assert training == Training(accelerator="cpu", fast_dev_run=True, log_every_n_steps=1)
