@@ -7,7 +7,6 @@ Shapes: B rows of T + 1 tokens, of which T are predicted; V vocabulary.
     python -m rkd.pretrain --help                   the others, and every setting
 """
 
-import random
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -15,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import hydra
-import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -33,18 +31,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from rkd.answers import answers_match, extract_answer
 from rkd.artifacts import Artifact, Store
-from rkd.batches import encode, pad
-from rkd.generation import LocalGenerator
-from rkd.mini import corpus as mini_corpus
-from rkd.mini import math as mini_math
 from rkd.models import load_causal_lm, load_tokenizer
 from rkd.muon import Muon
+from rkd.pretrain_report import judging_accuracy, sampled_responses, solving_accuracy, written_responses
 from rkd.pretrain_text import JUDGED, PackedRows, TokenWeights, load_documents, pack
 from rkd.prompts import JudgePrompt, PromptTemplate
-from rkd.protocols import Sampling
-from rkd.records import Query
 from rkd.training import Training, learning_rate_factor, seeded
 
 CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
@@ -259,41 +251,6 @@ def weighted_token_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Ten
     return (losses * weights.flatten()).sum() / weights.sum()
 
 
-def solving_accuracy(folder: Path, prompt: PromptTemplate, problems: int) -> float:
-    """The share of greedy responses that solve a validation problem of mini_math, asked without examples."""
-    queries = mini_math.queries("validation", problems, seed=0)
-    generator = LocalGenerator(folder.name, load_causal_lm(folder), load_tokenizer(folder), prompt.zero_shot())
-    responses = generator.generate(queries, Sampling(0.0, 1, 200), seed=0)
-    return float(
-        np.mean(
-            [
-                answers_match(extract_answer(own.text, query.dataset), query.gold_answer, query.dataset)
-                for query, (own,) in zip(queries, responses, strict=True)
-            ]
-        )
-    )
-
-
-@torch.no_grad()
-def judging_accuracy(folder: Path, judge_prompt: JudgePrompt, problems: int) -> tuple[float, float]:
-    """Accuracy and AUC of the verdicts on right and wrong responses to problems of the validation split."""
-    model, tokenizer = load_causal_lm(folder), load_tokenizer(folder)
-    rng = random.Random("judged validation")
-    documents = [mini_corpus.judged(rng, "validation") for _ in range(problems)]
-    yes, no = (encode(tokenizer, [word])[0][0] for word in (judge_prompt.yes, judge_prompt.no))
-    margins = []
-    for document in documents:
-        prompt = judge_prompt.render(Query("", "mini_math", document.question), document.judged)
-        ids, _ = pad(encode(tokenizer, [prompt]), tokenizer.pad_token_id, left=True)
-        logits = model(input_ids=ids).logits[0, -1]
-        margins.append(float(logits[yes] - logits[no]))
-    is_right = np.array([document.text == mini_corpus.YES for document in documents])
-    margin = np.array(margins)
-    above = margin[is_right][:, None] - margin[~is_right]
-    auc = np.mean((above > 0) + 0.5 * (above == 0))
-    return float(np.mean((margin > 0) == is_right)), float(auc)
-
-
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parents[1] / "conf"), config_name="pretrain")
 def main(config: DictConfig) -> None:
     """Make one model, and print what it can do."""
@@ -309,11 +266,22 @@ def main(config: DictConfig) -> None:
         flush=True,
     )
     if JUDGED in stage.mixture:
-        accuracy, auc = judging_accuracy(folder, judge_prompt, config.validation_problems)
-        print(f"{config.name}: verdicts on {config.validation_problems} responses: {accuracy:.1%} right, AUC {auc:.3f}")
+        _print_verdicts(folder, prompt, judge_prompt, config.validation_problems)
     else:
         accuracy = solving_accuracy(folder, prompt, config.validation_problems)
         print(f"{config.name}: solves {accuracy:.1%} of {config.validation_problems} validation problems")
+
+
+def _print_verdicts(judge: Path, prompt: PromptTemplate, judge_prompt: JudgePrompt, problems: int) -> None:
+    """How well the judge judges what the world wrote, and what the models beside it sample."""
+    asked = {"written responses": written_responses(problems)}
+    for folder in sorted(judge.parent.iterdir()):
+        if folder != judge and (folder / "config.json").is_file():
+            asked[f"samples of {folder.name}"] = sampled_responses(folder, prompt, problems, temperature=0.7)
+    for name, responses in asked.items():
+        accuracy, auc = judging_accuracy(judge, judge_prompt, responses)
+        right = sum(response.is_right for response in responses) / len(responses)
+        print(f"{judge.name}: {name} ({right:.1%} right): {accuracy:.1%} of the verdicts are right, AUC {auc:.3f}")
 
 
 if __name__ == "__main__":

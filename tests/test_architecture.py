@@ -12,7 +12,7 @@ FLOORS = [
     {"protocols", "advantages", "kl_control", "prompts", "answers", "mini", "batches"},
     {"models", "data", "training", "decoding"},
     {"generation", "pairs", "pretrain_text", "supervised"},
-    {"rewards", "teacher", "labels", "student_samples", "preferences", "rollouts"},
+    {"rewards", "teacher", "labels", "student_samples", "preferences", "rollouts", "pretrain_report"},
     {"pretrain", "sft", "reward_model", "rl", "evaluation"},
     {"tracking", "report", "workshop"},
     {"stages"},

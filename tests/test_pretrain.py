@@ -7,13 +7,16 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pytest
+import tiny_models
 import torch
 from hydra.utils import instantiate
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rkd.artifacts import Store
+from rkd.mini import math as mini_math
 from rkd.mini.corpus import KINDS, Document
-from rkd.pretrain import Pretrain, judging_accuracy, solving_accuracy, weighted_token_loss
+from rkd.pretrain import Pretrain, weighted_token_loss
+from rkd.pretrain_report import judging_accuracy, sampled_responses, solving_accuracy, written_responses
 from rkd.pretrain_text import Corpus, TokenWeights, load_documents, pack, render
 from rkd.prompts import JudgePrompt, PromptTemplate
 from rkd.training import Training
@@ -287,7 +290,21 @@ def test_recipe_of_every_shipped_model_runs(model, store, tmp_path):
     assert report.steps == 2
     assert math.isfinite(report.loss)
     if "judged" in stage.mixture:
-        accuracy, auc = judging_accuracy(tmp_path / model, judge_prompt, 10)
+        accuracy, auc = judging_accuracy(tmp_path / model, judge_prompt, written_responses(10))
         assert 0 <= min(accuracy, auc) <= max(accuracy, auc) <= 1
     else:
         assert 0 <= solving_accuracy(tmp_path / model, prompt, 4) <= 1
+
+
+def test_a_judge_is_not_measured_on_responses_of_one_kind():
+    right = [response for response in written_responses(20) if response.is_right]
+    with pytest.raises(ValueError, match="all right or all wrong"):
+        judging_accuracy(Path("judge"), JudgePrompt(), right)
+
+
+def test_sampled_responses_are_judged_by_their_answers(tmp_path):
+    responses = ["Step 1: 1 + 1 = 2.\nThe answer is 2."]
+    folder = tiny_models.llama_folder(tmp_path / "tiny", responses, 300).folder
+    sampled = sampled_responses(folder, PROMPT, 3, temperature=0.7)
+    assert [one.query for one in sampled] == mini_math.queries("validation", 3, seed=0)
+    assert not any(one.is_right for one in sampled)

@@ -1,0 +1,85 @@
+"""What a pretrained mini model can do, measured on the validation split: solving, and judging what others solved."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rkd.answers import answers_match, extract_answer
+from rkd.batches import encode, pad
+from rkd.generation import open_generator
+from rkd.mini import corpus as mini_corpus
+from rkd.mini import math as mini_math
+from rkd.models import load_causal_lm, load_tokenizer
+from rkd.pairs import area_under_curve
+from rkd.prompts import JudgePrompt, PromptTemplate
+from rkd.protocols import Sampling
+from rkd.records import Checkpoint, Query
+
+MAX_RESPONSE_TOKENS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedResponse:
+    """A response and whether it is right."""
+
+    query: Query
+    text: str
+    is_right: bool
+
+
+def sampled_responses(folder: Path, prompt: PromptTemplate, problems: int, temperature: float) -> list[JudgedResponse]:
+    """One response of the model in `folder` to each of so many validation problems, asked without examples."""
+    queries = mini_math.queries("validation", problems, seed=0)
+    generator = open_generator(Checkpoint(folder, folder.name), prompt.zero_shot(), folder.name)
+    responses = generator.generate(queries, Sampling(temperature, 1, MAX_RESPONSE_TOKENS), seed=0)
+    return [
+        JudgedResponse(query, own.text, _is_right(query, own.text))
+        for query, (own,) in zip(queries, responses, strict=True)
+    ]
+
+
+def written_responses(problems: int) -> list[JudgedResponse]:
+    """As the judge's text has them: written by the world, right as often as wrong."""
+    rng = random.Random("judged validation")
+    documents = [mini_corpus.judged(rng, "validation") for _ in range(problems)]
+    return [
+        JudgedResponse(Query("", "mini_math", document.question), document.judged, document.text == mini_corpus.YES)
+        for document in documents
+    ]
+
+
+def solving_accuracy(folder: Path, prompt: PromptTemplate, problems: int) -> float:
+    """The share of greedy responses that solve a validation problem."""
+    return float(np.mean([response.is_right for response in sampled_responses(folder, prompt, problems, 0.0)]))
+
+
+@torch.no_grad()
+def judging_accuracy(
+    folder: Path, judge_prompt: JudgePrompt, responses: Sequence[JudgedResponse]
+) -> tuple[float, float]:
+    """Accuracy of the likelier verdict, and AUC of log p(Yes) - log p(No).
+
+    Raises:
+        ValueError: all responses are right, or all are wrong.
+    """
+    is_right = torch.tensor([response.is_right for response in responses])
+    if is_right.all() or not is_right.any():
+        raise ValueError(f"{folder.name}: the {len(responses)} responses are all right or all wrong; give it more.")
+    model, tokenizer = load_causal_lm(folder), load_tokenizer(folder)
+    yes, no = (encode(tokenizer, [word])[0][0] for word in (judge_prompt.yes, judge_prompt.no))
+    margins = []
+    for response in responses:
+        prompt = judge_prompt.render(response.query, response.text)
+        ids, _ = pad(encode(tokenizer, [prompt]), tokenizer.pad_token_id, left=True)
+        logits = model(input_ids=ids).logits[0, -1]
+        margins.append(float(logits[yes] - logits[no]))
+    scores = torch.tensor(margins)
+    return float(((scores > 0) == is_right).float().mean()), area_under_curve(scores, is_right)
+
+
+def _is_right(query: Query, text: str) -> bool:
+    return answers_match(extract_answer(text, query.dataset), query.gold_answer, query.dataset)
