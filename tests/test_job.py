@@ -240,13 +240,15 @@ def test_a_fast_dev_run_goes_through_every_stage_and_is_not_taken_for_the_whole_
 
 
 def test_overfitting_shows_that_the_loss_of_each_stage_falls(world, same_store):
-    # As many rollouts as epochs: RL's rate is 0 after them.
-    stages = ["sft.learning_rate=1e-2", "reward_model.learning_rate=1e-2", *RL, "rl.rollouts.episodes=640"]
-    _, seen = run(world, same_store, "debug=overfit", stages=stages)
-    losses = [line.split() for line in seen.splitlines() if line.startswith("    train/loss ")]
-    assert len(losses) == 2
-    assert all(float(last) < 0.5 * float(first) for _, first, _, last, *_ in losses)
-    assert "    reward " in seen
+    # So little SFT that the student still errs, or there is no pair; as many rollouts as epochs, or RL's rate is below 0.
+    stages = ["sft.learning_rate=4e-3", "reward_model.learning_rate=1e-2", *RL, "rl.rollouts.episodes=640"]
+    _, seen = run(world, same_store, "debug=overfit", "max_epochs=20", stages=stages)
+    changes = [line.split() for line in seen.splitlines() if " → " in line and line.endswith(" in 20 steps")]
+    assert [metric for metric, *_ in changes] == ["train/loss", "train/loss", "reward"]
+    sft, reward_model, rl = ((float(words[1]), float(words[3])) for words in changes)
+    assert sft[1] < 0.75 * sft[0]
+    assert reward_model[1] < 0.5 * reward_model[0]
+    assert rl[1] > rl[0]
 
 
 def test_poisoned_gold_answers_change_no_weight_of_a_label_free_row(world, finished, tmp_path):
