@@ -1,15 +1,12 @@
 """Callbacks that only watch: they stop a stage that diverged, or show how far it is; batch, loss and model stay alone.
 
-In: what the stage's module logs, and the trainer's counters. Out: an error that names the metric, or progress. Those of
-`conf/callbacks` come to each stage by `WatchedTraining`.
+In: what the stage's module logs, and the trainer's counters. Out: an error that names the metric, or progress.
 """
 
 import math
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.console import Console
@@ -153,44 +150,3 @@ class ShowChange(Callback):
 
     def _metric(self, trainer: Trainer) -> str:
         return next(name for name in self.metrics if name in trainer.callback_metrics)
-
-
-class TrainerSource(Protocol):
-    """What makes a stage's trainer (`rkd.training.Training`)."""
-
-    def trainer(self, stage: str, *, callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
-        """The trainer of a stage."""
-        ...
-
-
-@dataclass(frozen=True)
-class WatchedTraining:
-    """A `TrainerSource` whose trainers have the callbacks of the configuration, too.
-
-    Args:
-        callbacks: makers of callbacks, by name; each stage makes its own.
-        max_epochs: of every stage, with one validation at their end, so that none stops the stage early; None leaves
-            both to the stage.
-    """
-
-    training: TrainerSource
-    callbacks: Mapping[str, Callable[[], Callback]]
-    max_epochs: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, make in self.callbacks.items():
-            if not callable(make):
-                raise ValueError(
-                    f"callbacks.{name} is one {type(make).__name__} for all stages: add `_partial_: true` beside its "
-                    "`_target_`, so that each stage makes its own."
-                )
-
-    def trainer(self, stage: str, *, callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
-        """The trainer of a stage."""
-        if self.max_epochs is not None:
-            last = {"val_check_interval": 1.0, "check_val_every_n_epoch": self.max_epochs}
-            options |= {"max_epochs": self.max_epochs, **last}
-        warnings.filterwarnings("ignore", message="You requested to overfit but enabled train dataloader shuffling")
-        return self.training.trainer(
-            stage, callbacks=[*callbacks, *(make() for make in self.callbacks.values())], **options
-        )

@@ -86,7 +86,7 @@ def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Check
         models: the checkpoints of teacher and student: other weights in the same folder are another job.
     """
     parts = {field.name: getattr(s, field.name) for field in dataclasses.fields(s)}
-    for without_effect in ("tracker", "training", "callbacks", "max_epochs"):
+    for without_effect in ("tracker", "training"):
         del parts[without_effect]
     parts |= s.shortened
     if evaluate_only:

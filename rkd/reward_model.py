@@ -61,7 +61,6 @@ class RewardModelModule(LightningModule):
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
         self.log("train/pair_accuracy", (chosen > rejected).float().mean())
         self.log("train/reward_mean", rewards.mean())
-        self.log("train/learning_rate", self.lr_schedulers().get_last_lr()[0])
         return losses["loss"]
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002

@@ -150,7 +150,7 @@ class PolicyModule(LightningModule):
 
     def _set_learning_rate(self) -> None:
         options = self.optimisation
-        progress = self.rollouts_done / self.collector.rollouts.count
+        progress = min(1.0, self.rollouts_done / self.collector.rollouts.count)
         factor = 1 - progress * (1 - options.final_learning_rate_fraction)
         if self.rollouts_done < options.warmup_rollouts:
             factor *= (self.rollouts_done + 1) / options.warmup_rollouts

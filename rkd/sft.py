@@ -52,7 +52,6 @@ class SFTModule(LightningModule):
     def training_step(self, batch: ResponseBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss = sft_loss(self.policy(batch).logprobs, batch.response_mask)
         self.log("train/loss", loss)
-        self.log("train/learning_rate", self.lr_schedulers().get_last_lr()[0])
         return loss
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002

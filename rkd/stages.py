@@ -1,12 +1,8 @@
 """The parts of one row of a table, as the configuration names them, and the lines of its table."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytorch_lightning import Callback
-
-from rkd.callbacks import WatchedTraining
 from rkd.data import Data
 from rkd.evaluation import Evaluation
 from rkd.generation import LocalModel
@@ -29,8 +25,6 @@ class Stages:
     """The parts of one row. Each stage documents itself; a stage left out is an object that does nothing.
 
     Args:
-        callbacks: makers of what watches every training stage, by name; no effect on what it makes.
-        max_epochs: of every training stage, instead of its own, to debug; None leaves them.
         few_shot: the row's model is evaluated with the student's examples (ICL); trained rows see none (METHOD 5.12).
     """
 
@@ -53,8 +47,6 @@ class Stages:
     evaluation: Evaluation
     validation_queries: int
     training: Training
-    callbacks: Mapping[str, Callable[[], Callback]]
-    max_epochs: int | None
     tracker: Tracker
 
     @property
@@ -63,17 +55,12 @@ class Stages:
         return self.student.prompt.zero_shot()
 
     @property
-    def watched_training(self) -> WatchedTraining:
-        """What makes the trainer of each stage."""
-        return WatchedTraining(self.training, self.callbacks, self.max_epochs)
-
-    @property
     def shortened(self) -> dict[str, bool | int]:
         """What cuts the training stages short, if anything does: in a recipe, or a try would be taken for the whole."""
         switches = {
             "fast_dev_run": self.training.fast_dev_run,
             "overfit_batches": self.training.overfit_batches,
-            "max_epochs": self.max_epochs,
+            "max_epochs": self.training.max_epochs,
         }
         return {name: value for name, value in switches.items() if value}
 

@@ -228,7 +228,7 @@ class Steps:
             name,
             {"stage": stage, "prompt": s.zero_shot, "seed": s.seed, **inputs, **s.shortened},
             lambda folder: stage.fit(
-                *arguments, prompt=s.zero_shot, training=s.watched_training, logger=s.tracker.logger_for(name),
+                *arguments, prompt=s.zero_shot, training=s.training, logger=s.tracker.logger_for(name),
                 folder=folder, seed=s.seed, **options,
             ),
         )  # fmt: skip

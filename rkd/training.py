@@ -8,8 +8,8 @@ import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,9 @@ class Training:
         log_every_n_steps: optimiser steps between two logged training losses.
         fast_dev_run: batches of training and of validation to try a stage with; False runs it whole.
         overfit_batches: train on so many batches again and again; 0 takes all.
+        max_epochs: of every stage, with one validation at their end, so that none stops the stage early; None leaves
+            both to the stage.
+        callbacks: makers of what watches every stage, by name; each stage makes its own.
     """
 
     accelerator: str = "auto"
@@ -50,6 +53,8 @@ class Training:
     log_every_n_steps: int = 10
     fast_dev_run: bool | int = False
     overfit_batches: int = 0
+    max_epochs: int | None = None
+    callbacks: Mapping[str, Callable[[], Callback]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.log_every_n_steps < 1 or self.overfit_batches < 0:
@@ -57,6 +62,12 @@ class Training:
                 f"log_every_n_steps={self.log_every_n_steps} must be at least 1, "
                 f"overfit_batches={self.overfit_batches} at least 0."
             )
+        for name, make in self.callbacks.items():
+            if not callable(make):
+                raise ValueError(
+                    f"callbacks.{name} is one {type(make).__name__} for all stages: add `_partial_: true` beside its "
+                    "`_target_`, so that each stage makes its own."
+                )
 
     def trainer(
         self,
@@ -85,6 +96,9 @@ class Training:
             options: further arguments of Lightning's `Trainer`.
         """
         quiet_lightning()
+        if self.max_epochs is not None:
+            max_epochs, val_check_interval = self.max_epochs, 1.0
+            options["check_val_every_n_epoch"] = self.max_epochs
         return Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
@@ -102,6 +116,7 @@ class Training:
                 StopOnNaN(stage, learning_rate_key or f"{stage}.learning_rate"),
                 StageProgress(stage, shown_metrics=shown_metrics),
                 *callbacks,
+                *(make() for make in self.callbacks.values()),
             ],
             default_root_dir=folder,
             num_sanity_val_steps=0,
@@ -188,3 +203,4 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
     # A short stage has fewer batches than `log_every_n_steps`.
     warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
+    warnings.filterwarnings("ignore", message="You requested to overfit but enabled train dataloader shuffling")

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from rkd.callbacks import LogLearningRate, ShowChange, StageProgress, StopOnNaN, TrainingDivergedError, WatchedTraining
+from rkd.callbacks import LogLearningRate, ShowChange, StageProgress, StopOnNaN, TrainingDivergedError
 
 
 class ScriptedModule(pl.LightningModule):
@@ -126,30 +126,3 @@ def test_change_names_the_first_and_the_last_value_of_the_metric_that_is_logged(
     shown = ShowChange(("loss of another stage", "reward"), console=Console(file=output, width=200))
     fit(ScriptedModule([1.0, 5.0, 2.5]), shown, batches=3)
     assert output.getvalue() == "    reward 1 → 2.5 in 3 steps\n"
-
-
-class NotingTraining:
-    """Notes what a stage's trainer is asked for."""
-
-    def trainer(self, stage, *, callbacks=(), **options):
-        return stage, list(callbacks), options
-
-
-def test_each_stage_gets_its_own_callbacks_after_those_it_has():
-    own = pl.Callback()
-    training = WatchedTraining(NotingTraining(), {"rate": LogLearningRate})
-    (stage, first, options), (_, second, _) = (training.trainer("sft", callbacks=[own], max_epochs=3) for _ in range(2))
-    assert (stage, options) == ("sft", {"max_epochs": 3})
-    assert first[0] is own
-    assert isinstance(first[1], LogLearningRate)
-    assert first[1] is not second[1]
-
-
-def test_a_number_of_epochs_for_all_stages_goes_before_their_own():
-    _, _, options = WatchedTraining(NotingTraining(), {}, 7).trainer("rl", max_epochs=1, val_check_interval=10)
-    assert options == {"max_epochs": 7, "val_check_interval": 1.0, "check_val_every_n_epoch": 7}
-
-
-def test_a_callback_for_all_stages_at_once_is_refused():
-    with pytest.raises(ValueError, match=r"callbacks\.mine is one LogLearningRate.*`_partial_: true`"):
-        WatchedTraining(NotingTraining(), {"mine": LogLearningRate()})

@@ -85,9 +85,9 @@ def test_tracking_callbacks_and_hardware_do_not_change_the_digest(digests):
     assert job_digest(build_stages(other)) == digests["ours"]
 
 
-@pytest.mark.parametrize("short", ["training.fast_dev_run=true", "training.overfit_batches=1", "max_epochs=20"])
+@pytest.mark.parametrize("short", ["fast_dev_run=true", "overfit_batches=1", "max_epochs=20"])
 def test_a_job_cut_short_has_a_digest_of_its_own(digests, short):
-    assert job_digest(build_stages(compose("config", overrides=[short]))) != digests["ours"]
+    assert job_digest(build_stages(compose("config", overrides=[f"training.{short}"]))) != digests["ours"]
 
 
 def test_a_debug_run_is_the_default_one_cut_short_in_folders_of_its_own():

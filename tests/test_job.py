@@ -242,7 +242,7 @@ def test_a_fast_dev_run_goes_through_every_stage_and_is_not_taken_for_the_whole_
 def test_overfitting_shows_that_the_loss_of_each_stage_falls(world, same_store):
     # So little SFT that the student still errs, or there is no pair; as many rollouts as epochs, or RL's rate turns.
     stages = ["sft.learning_rate=4e-3", "reward_model.learning_rate=1e-2", *RL, "rl.rollouts.episodes=640"]
-    _, seen = run(world, same_store, "debug=overfit", "max_epochs=20", stages=stages)
+    _, seen = run(world, same_store, "debug=overfit", "training.max_epochs=20", stages=stages)
     changes = [line.split() for line in seen.splitlines() if " → " in line and line.endswith(" in 20 steps")]
     assert [metric for metric, *_ in changes] == ["train/loss", "train/loss", "reward"]
     sft, reward_model, rl = ((float(words[1]), float(words[3])) for words in changes)

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 
+from rkd.callbacks import LogLearningRate
 from rkd.reward_model import RewardModel
 from rkd.sft import SFT, NoSFT
 from rkd.supervised import length_batches, training_loader
@@ -173,3 +174,28 @@ def test_seeded_draws_repeat_and_leave_the_generator_where_it_was():
 )
 def test_config_builds_its_stage(path, kind):
     assert type(hydra.utils.instantiate(OmegaConf.load(CONF / f"{path}.yaml"))) is kind
+
+
+def trainers(training: Training, folder, **options):
+    return [training.trainer("sft", logger=False, folder=folder, **options) for _ in range(2)]
+
+
+def test_each_stage_gets_its_own_callbacks_after_those_it_has(tmp_path):
+    own = pl.Callback()
+    training = Training(accelerator="cpu", callbacks={"rate": LogLearningRate})
+    first, second = trainers(training, tmp_path, callbacks=[own], max_epochs=1)
+    assert own in first.callbacks
+    (rate,), (other,) = ([c for c in t.callbacks if isinstance(c, LogLearningRate)] for t in (first, second))
+    assert first.callbacks.index(rate) > first.callbacks.index(own)
+    assert rate is not other
+
+
+def test_a_number_of_epochs_for_all_stages_goes_before_their_own(tmp_path):
+    training = Training(accelerator="cpu", max_epochs=7)
+    trainer, _ = trainers(training, tmp_path, max_epochs=1, val_check_interval=10)
+    assert (trainer.max_epochs, trainer.val_check_interval, trainer.check_val_every_n_epoch) == (7, 1.0, 7)
+
+
+def test_a_callback_for_all_stages_at_once_is_refused():
+    with pytest.raises(ValueError, match=r"callbacks\.mine is one LogLearningRate.*`_partial_: true`"):
+        Training(callbacks={"mine": LogLearningRate()})
