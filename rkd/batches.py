@@ -65,6 +65,21 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tens
     return ids, mask
 
 
+def join(batches: Sequence[ResponseBatch], pad_id: int) -> ResponseBatch:
+    """Batches with prompts of one width as one batch, its responses padded to the longest."""
+    width = max(batch.response_ids.shape[1] for batch in batches)
+
+    def widened(rows: Tensor, value: int) -> Tensor:
+        return torch.nn.functional.pad(rows, (0, width - rows.shape[1]), value=value)
+
+    return ResponseBatch(
+        torch.cat([batch.prompt_ids for batch in batches]),
+        torch.cat([batch.prompt_mask for batch in batches]),
+        torch.cat([widened(batch.response_ids, pad_id) for batch in batches]),
+        torch.cat([widened(batch.response_mask, False) for batch in batches]),
+    )
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """The tokens of each text, with whatever the tokenizer puts in front of a text."""
     return tokenizer(list(texts))["input_ids"] if texts else []

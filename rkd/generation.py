@@ -18,12 +18,13 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rkd.batches import ResponseBatch, encode, pad
+from rkd.batches import ResponseBatch, encode, join, pad
 from rkd.decoding import sample_tokens
 from rkd.models import existing_model, load_causal_lm, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query, Response
+from rkd.side_by_side import map_over_copies
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -39,7 +40,7 @@ class LocalGenerator:
         model: any causal language model; it is used in evaluation mode.
         tokenizer: its tokenizer, with a padding token of its own.
         prompt: how queries are put to it.
-        batch_responses: responses decoded side by side.
+        batch_responses: responses decoded in one batch; small models decode several batches side by side.
         progress: called with the number of queries just finished.
     """
 
@@ -47,7 +48,7 @@ class LocalGenerator:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     prompt: PromptTemplate
-    batch_responses: int = 512
+    batch_responses: int = 256
     progress: Callable[[int], None] = lambda _: None
 
     def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
@@ -55,14 +56,17 @@ class LocalGenerator:
         prompts = encode(self.tokenizer, [self.prompt.render(query) for query in queries])
         # Alike lengths side by side waste the least padding; the responses return in the order of the queries.
         order = sorted(range(len(queries)), key=lambda index: len(prompts[index]))
-        per_batch = max(1, self.batch_responses // sampling.samples_per_query)
+        per_batch = self._queries_per_batch(sampling)
+        batches = [order[start : start + per_batch] for start in range(0, len(order), per_batch)]
         stop_ids = self.tokenizer(self.prompt.stop, add_special_tokens=False)["input_ids"] if self.prompt.stop else []
+
+        def decode(model: PreTrainedModel, chosen: list[int]) -> ResponseBatch:
+            padded = pad([prompts[i] for i in chosen], self.tokenizer.pad_token_id, left=True)
+            noise = _noise([queries[i] for i in chosen], sampling, seed)
+            return self._decode(model, *padded, noise, sampling, stop_ids)
+
         responses: list[list[Response]] = [[] for _ in queries]
-        for start in range(0, len(order), per_batch):
-            chosen = order[start : start + per_batch]
-            batch = self.sample(
-                [queries[i] for i in chosen], [prompts[i] for i in chosen], sampling, seed, stop_ids=stop_ids
-            )
+        for chosen, batch in zip(batches, map_over_copies(decode, self.model, batches), strict=True):
             finished = self.is_finished(batch)
             for row, generated in enumerate(self._decoded(batch)):
                 index, sample_index = chosen[row // sampling.samples_per_query], row % sampling.samples_per_query
@@ -73,34 +77,48 @@ class LocalGenerator:
             self.progress(len(chosen))
         return responses
 
-    def sample(
+    def sample(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> ResponseBatch:
+        """The sampled tokens of all queries as one batch, in their order, for a policy in training.
+
+        A row ends at the end-of-sequence token alone: a policy in training has to learn to end by itself.
+        """
+        prompts = encode(self.tokenizer, [self.prompt.render(query) for query in queries])
+        prompt_ids, prompt_mask = pad(prompts, self.tokenizer.pad_token_id, left=True)
+        noise, samples = _noise(queries, sampling, seed), sampling.samples_per_query
+        per_batch = self._queries_per_batch(sampling)
+        batches = [slice(start, start + per_batch) for start in range(0, len(queries), per_batch)]
+
+        def decode(model: PreTrainedModel, own: slice) -> ResponseBatch:
+            own_noise = None if noise is None else noise[own.start * samples : own.stop * samples]
+            return self._decode(model, prompt_ids[own], prompt_mask[own], own_noise, sampling)
+
+        return join(list(map_over_copies(decode, self.model, batches)), self.tokenizer.pad_token_id)
+
+    def _queries_per_batch(self, sampling: Sampling) -> int:
+        return max(1, self.batch_responses // sampling.samples_per_query)
+
+    def _decode(
         self,
-        queries: Sequence[Query],
-        prompts: Sequence[Sequence[int]],
+        model: PreTrainedModel,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        noise: Tensor | None,
         sampling: Sampling,
-        seed: int,
-        *,
         stop_ids: Sequence[int] = (),
     ) -> ResponseBatch:
-        """The sampled tokens of all queries in one batch, in order; `prompts` are their encoded prompts.
-
-        A row ends at the end-of-sequence token, or after `stop_ids`, which a policy in training does not get: it has
-        to learn to end by itself.
-        """
-        device = self.model.device
-        prompt_ids, prompt_mask = pad(prompts, self.tokenizer.pad_token_id, left=True)
-        uniforms = _noise(queries, sampling, seed).to(device) if sampling.temperature > 0 else None
+        """One batch of responses, on the device of the model."""
+        prompt_ids, prompt_mask = prompt_ids.to(model.device), prompt_mask.to(model.device)
         response_ids, response_mask = sample_tokens(
-            self.model,
-            prompt_ids.to(device),
-            prompt_mask.to(device),
+            model,
+            prompt_ids,
+            prompt_mask,
             sampling,
-            uniforms=uniforms,
+            uniforms=None if noise is None else noise.to(model.device),
             eos_id=self.tokenizer.eos_token_id,
             pad_id=self.tokenizer.pad_token_id,
             stop_ids=stop_ids,
         )
-        return ResponseBatch(prompt_ids.to(device), prompt_mask.to(device), response_ids, response_mask)
+        return ResponseBatch(prompt_ids, prompt_mask, response_ids, response_mask)
 
     def texts(self, batch: ResponseBatch) -> list[str]:
         """The decoded responses, cut where the next question would begin."""
@@ -125,8 +143,10 @@ def sample_indices(query_ids: Sequence[str]) -> list[int]:
     return indices
 
 
-def _noise(queries: Sequence[Query], sampling: Sampling, seed: int) -> Tensor:
+def _noise(queries: Sequence[Query], sampling: Sampling, seed: int) -> Tensor | None:
     """Uniform in [0, 1), (B, T): a Philox stream for each response, keyed by the seed, its query and its index."""
+    if sampling.temperature == 0:
+        return None
     asked = [query.id for query in queries for _ in range(sampling.samples_per_query)]
     rows = []
     for query_id, index in zip(asked, sample_indices(asked), strict=True):

@@ -3,21 +3,23 @@
 import contextlib
 import json
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from rkd.artifacts import ArtifactError, Store, code_revision, package_versions
 from rkd.callbacks import TrainingDivergedError
+from rkd.generation import LocalModel
 from rkd.pipeline import build_stages, evaluate_student, job_digest, run_experiment
-from rkd.plan import describe, measure, plan_lines, planned_work
+from rkd.plan import describe, measure, parameters, plan_lines, planned_work
+from rkd.records import Checkpoint
 from rkd.report import final_table, final_table_markdown, learning_curves
 from rkd.results import RESULT_FILE, RunResult, failed_result, read_result, write_result
+from rkd.side_by_side import cores, is_small
 from rkd.stages import Stages
 from rkd.tracking import TrackingError
 from rkd.workshop import Workshop
@@ -38,11 +40,13 @@ def run_job(config: DictConfig) -> float | None:
         JobError: it failed; the reason is also in its result.json.
     """
     console = Console(highlight=False, soft_wrap=True)
-    with _quiet(config.threads):
+    with _quiet():
         try:
             plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
             stages = build_stages(config)
-            folder, digest = _folder_of(stages, config)
+            models = [model.checkpoint() for model in _models(stages, config)]
+            folder, digest = _folder_of(stages, config, models)
+            are_small = all(is_small(parameters(model.folder)) for model in models)
         except Exception as error:  # Hydra wraps what a constructor refused in an exception of its own
             raise JobError(_reason(error)) from error
         if (folder / RESULT_FILE).is_file() and (finished := read_result(folder)).failure is None:
@@ -50,27 +54,32 @@ def run_job(config: DictConfig) -> float | None:
             console.print(final_table(finished))
             return _main_accuracy(finished)
         folder.mkdir(parents=True, exist_ok=True)
-        workshop = Workshop(Store(Path(config.artifacts.root)), console)
-        exit_code = 1
-        try:
-            if not config.evaluate_only:
-                _announce(stages, console)
-            stages.tracker.start(plain, stages.row, stages.dataset.name, [stages.row], folder, run_id=digest)
-            run = evaluate_student if config.evaluate_only else run_experiment
-            result = run(stages, workshop, plain)
-            _leave_behind(result, stages, workshop, folder)
-            exit_code = 0
-        except Exception as error:
-            reason = " ".join([_reason(error), *workshop.warnings])
-            failure = failed_result(stages.row, stages.seed, plain, code_revision(), package_versions(), reason)
-            write_result(failure, folder)
-            (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            if not isinstance(error, USER_ERRORS):
-                raise
-            console.print(f"The job failed; its traceback is in {folder / 'traceback.txt'}.", style="dim")
-            raise JobError(reason) from error
-        finally:
-            stages.tracker.finish(exit_code)
+        with cores(config.threads, small_models=are_small):
+            return _run(stages, plain, folder, digest, console)
+
+
+def _run(stages: Stages, plain: dict[str, Any], folder: Path, digest: str, console: Console) -> float | None:
+    workshop = Workshop(Store(Path(plain["artifacts"]["root"])), console)
+    exit_code = 1
+    try:
+        if not plain["evaluate_only"]:
+            _announce(stages, console)
+        stages.tracker.start(plain, stages.row, stages.dataset.name, [stages.row], folder, run_id=digest)
+        run = evaluate_student if plain["evaluate_only"] else run_experiment
+        result = run(stages, workshop, plain)
+        _leave_behind(result, stages, workshop, folder)
+        exit_code = 0
+    except Exception as error:
+        reason = " ".join([_reason(error), *workshop.warnings])
+        failure = failed_result(stages.row, stages.seed, plain, code_revision(), package_versions(), reason)
+        write_result(failure, folder)
+        (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        if not isinstance(error, USER_ERRORS):
+            raise
+        console.print(f"The job failed; its traceback is in {folder / 'traceback.txt'}.", style="dim")
+        raise JobError(reason) from error
+    finally:
+        stages.tracker.finish(exit_code)
     return _main_accuracy(result)
 
 
@@ -120,11 +129,12 @@ def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder:
             console.print(f"{name:<8} {place}", markup=False)
 
 
-def _folder_of(stages: Stages, config: DictConfig) -> tuple[Path, str]:
+def _models(stages: Stages, config: DictConfig) -> list[LocalModel]:
+    return [stages.student] if config.evaluate_only else [stages.student, stages.teacher]
+
+
+def _folder_of(stages: Stages, config: DictConfig, models: Sequence[Checkpoint]) -> tuple[Path, str]:
     """The job's folder and digest."""
-    models = [stages.student.checkpoint()]
-    if not config.evaluate_only:
-        models.append(stages.teacher.checkpoint())
     digest = job_digest(stages, evaluate_only=config.evaluate_only, models=models)
     row = f"evaluation of {stages.student.name}" if config.evaluate_only else stages.row
     name = f"{row}-{stages.dataset.name}-seed{stages.seed}-{digest}"
@@ -132,11 +142,8 @@ def _folder_of(stages: Stages, config: DictConfig) -> tuple[Path, str]:
 
 
 @contextlib.contextmanager
-def _quiet(threads: int | None) -> Iterator[None]:
-    """So many torch threads and no talk of libraries, and back: the jobs of a multirun share one process."""
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
+def _quiet() -> Iterator[None]:
+    """No talk of libraries, and back: the jobs of a multirun share one process."""
     transformers.utils.logging.disable_progress_bar()
     verbosity = transformers.utils.logging.get_verbosity()
     # Its load report warns of each head that a reward model has and its student has not.
@@ -144,7 +151,6 @@ def _quiet(threads: int | None) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.set_num_threads(before)
         transformers.utils.logging.set_verbosity(verbosity)
         transformers.utils.logging.enable_progress_bar()
 

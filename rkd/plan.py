@@ -24,13 +24,13 @@ from rkd.records import Query
 from rkd.reward_model import RewardModel
 from rkd.rl import RL
 from rkd.sft import SFT
+from rkd.side_by_side import SMALL
 from rkd.stages import FEW_SHOT, TEACHER, Line, Stages, table_lines
 from rkd.teacher import Schedule
 
 STUDENT = "student"
 # A backward pass costs about two forward passes, so a forward pass alone is a third of a training step.
 FORWARD = 1 / 3
-MEASURED_PARAMETERS = 50_000_000  # the largest model that is loaded for an estimate
 # Smaller batches cost more for each response: 64 of them gave 1.4 times the time that a stage takes.
 MEASURED_RESPONSES, MEASURED_SAMPLES, MEASURED_BATCH = 192, 8, 32
 
@@ -188,7 +188,7 @@ def _sampled_as(line: Line) -> str:
     return FEW_SHOT if line.prompt.examples else STUDENT
 
 
-def measure(s: Stages, *, largest: int = MEASURED_PARAMETERS) -> Speed | None:
+def measure(s: Stages, *, largest: int = SMALL) -> Speed | None:
     """What a response costs here; None where a model has more than `largest` parameters."""
     if max(parameters(model.checkpoint().folder) for model in (s.teacher, s.student)) > largest:
         return None

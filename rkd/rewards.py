@@ -15,11 +15,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rkd.answers import answers_match, extract_answer
-from rkd.batches import collate, encode, encode_responses
+from rkd.batches import ResponseBatch, collate, encode, encode_responses
 from rkd.models import Scorer, load_scorer, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction, Rewards
 from rkd.records import Checkpoint, Query, Response
+from rkd.side_by_side import map_over_copies
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,26 @@ class LearnedReward:
     scorer: Scorer
     tokenizer: PreTrainedTokenizerBase
     prompt: PromptTemplate
-    batch_responses: int = 512
+    batch_responses: int = 128
 
-    @torch.inference_mode()
     def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
         """See `RewardFunction`; consecutive responses to one query share the reading of its prompt."""
-        scores = torch.zeros(len(responses))
-        for rows in _even_groups(queries, self.batch_responses):
+
+        @torch.no_grad()
+        def score(scorer: Scorer, batch: ResponseBatch) -> Tensor:
+            return scorer(batch.to(scorer.model.device)).cpu()
+
+        groups = _even_groups(queries, self.batch_responses)
+        flat = [[row for group in zip(*rows, strict=True) for row in group] for rows in groups]
+        batches = []
+        for rows, own in zip(groups, flat, strict=True):
             prompts = encode(self.tokenizer, [self.prompt.render(queries[first]) for first in rows[0]])
-            flat = [row for group in zip(*rows, strict=True) for row in group]
-            texts = [responses[row].text for row in flat]
-            finished = [responses[row].is_finished for row in flat]
-            batch = collate(prompts, encode_responses(self.tokenizer, texts, finished), self.tokenizer.pad_token_id)
-            scores[flat] = self.scorer(batch.to(self.scorer.model.device)).cpu()
+            texts, finished = [responses[row].text for row in own], [responses[row].is_finished for row in own]
+            tokens = encode_responses(self.tokenizer, texts, finished)
+            batches.append(collate(prompts, tokens, self.tokenizer.pad_token_id))
+        scores = torch.zeros(len(responses))
+        for own, of_batch in zip(flat, map_over_copies(score, self.scorer, batches), strict=True):
+            scores[own] = of_batch
         return Rewards(scores, {"learned": scores})
 
 

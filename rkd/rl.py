@@ -30,6 +30,7 @@ from rkd.records import Checkpoint, Query
 from rkd.rollouts import Collector, KLPenalty, RewardScaling, Rollout, Rollouts, queries_of_rollouts
 from rkd.training import KeepBest, Training, Validate, one_validation, seeded
 
+SAMPLED_AT_ONCE = 128  # so that even a small rollout is several batches, for several cores
 SAMPLES_SHOWN = 4  # sampled responses kept of each rollout, to be read by a person
 
 
@@ -255,7 +256,7 @@ class RL:
         collector = Collector(
             policy=policy,
             reference=Policy(reference).eval(),
-            generator=LocalGenerator("policy", lm, tokenizer, prompt),
+            generator=LocalGenerator("policy", lm, tokenizer, prompt, batch_responses=SAMPLED_AT_ONCE),
             reward=reward,
             estimate_advantages=self.advantages,
             rollouts=self.rollouts,

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from rkd.advantages import AdvantageEstimator
 from rkd.answers import extract_answer
-from rkd.batches import ResponseBatch, encode
+from rkd.batches import ResponseBatch
 from rkd.generation import LocalGenerator, sample_indices
 from rkd.kl_control import KLController
 from rkd.losses import KLEstimator, explained_variance, kl_estimate, masked_mean, scale
 from rkd.models import Policy, PolicyOutput
 from rkd.protocols import RewardFunction, Rewards, Sampling
 from rkd.records import Query, Response
+from rkd.side_by_side import map_over_copies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +183,7 @@ class Collector:
     @torch.no_grad()
     def collect(self, queries: Sequence[Query], seed: int) -> Rollout:
         """Sample responses to the queries, score them and estimate their advantages."""
-        batch = self._sample(queries, seed)
+        batch = self.generator.sample(queries, self.rollouts.sampling, seed)
         asked = [query for query in queries for _ in range(self.rollouts.responses_per_query)]
         responses = self._responses(asked, batch)
         rewards = self.reward(asked, responses)
@@ -204,10 +205,6 @@ class Collector:
             advantages=advantages,
             returns=returns,
         )
-
-    def _sample(self, queries: Sequence[Query], seed: int) -> ResponseBatch:
-        prompts = encode(self.generator.tokenizer, [self.generator.prompt.render(query) for query in queries])
-        return self.generator.sample(queries, prompts, self.rollouts.sampling, seed)
 
     def _responses(self, asked: Sequence[Query], batch: ResponseBatch) -> list[Response]:
         ids = [query.id for query in asked]
@@ -238,13 +235,16 @@ class Collector:
 def in_minibatches(
     policy: Policy, batch: ResponseBatch, prompts_per_pass: int, *, with_entropy: bool = False
 ) -> PolicyOutput:
-    """The policy's output on a whole rollout, made a few prompts at a time; padded with zeros to (B, T)."""
+    """The policy's output on a rollout, without gradient, a few prompts at a time; padded with zeros to (B, T)."""
     width = batch.response_ids.shape[1]
-    parts = []
-    for indices in torch.arange(len(batch.prompt_ids)).split(prompts_per_pass):
-        output = policy(batch.select_prompts(indices), with_entropy=with_entropy)
+
+    @torch.no_grad()
+    def evaluate(one: Policy, indices: Tensor) -> list[Tensor | None]:
+        output = one(batch.select_prompts(indices), with_entropy=with_entropy)
         fields = (output.logprobs, output.values, output.entropy)
-        parts.append([None if f is None else torch.nn.functional.pad(f, (0, width - f.shape[1])) for f in fields])
+        return [None if f is None else torch.nn.functional.pad(f, (0, width - f.shape[1])) for f in fields]
+
+    parts = map_over_copies(evaluate, policy, torch.arange(len(batch.prompt_ids)).split(prompts_per_pass))
     joined = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
     return PolicyOutput(*joined)
 

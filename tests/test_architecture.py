@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "rkd"
 FLOORS = [
     {"records", "losses", "muon", "callbacks", "artifacts", "statistics", "results"},
     {"protocols", "advantages", "kl_control", "prompts", "answers", "mini", "batches"},
-    {"models", "data", "training", "decoding"},
+    {"models", "data", "training", "decoding", "side_by_side"},
     {"generation", "pairs", "pretrain_text", "supervised"},
     {"rewards", "teacher", "labels", "student_samples", "preferences", "rollouts", "pretrain_report"},
     {"pretrain", "sft", "reward_model", "rl", "evaluation"},

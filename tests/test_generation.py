@@ -263,12 +263,23 @@ def test_a_response_that_goes_on_to_the_next_question_is_cut_there_and_finished(
     assert not whole.is_finished
 
 
-def test_a_row_is_decoded_no_further_than_its_stop_tokens(tokenizer):
-    local = generator(tokenizer)
-    whole = local.sample(QUERIES[:1], [[5, 6, 7]], Sampling(1.0, 1, 12), seed=0)
-    tokens = whole.response_ids[0].tolist()
-    stopped = local.sample(QUERIES[:1], [[5, 6, 7]], Sampling(1.0, 1, 12), seed=0, stop_ids=tokens[3:5])
-    assert stopped.response_ids[0].tolist() == tokens[:5]
+@both
+def test_a_row_is_decoded_no_further_than_its_stop_tokens(build: Build):
+    ids, mask = pad(PROMPTS[:1], PAD, left=True)
+    draw = functools.partial(sample_tokens, build(), ids, mask, Sampling(0.0, 1, 12), uniforms=None, pad_id=PAD)
+    tokens = draw(eos_id=-1)[0][0].tolist()
+    first = next(place for place in range(2, 12) if tokens[place - 2 : place] == tokens[3:5])
+    assert draw(eos_id=-1, stop_ids=tokens[3:5])[0][0].tolist() == tokens[:first]
+
+
+@pytest.mark.parametrize("responses", [1, 6, 100])
+def test_a_rollout_is_the_same_in_one_batch_and_in_several(tokenizer, responses):
+    sampling = Sampling(1.0, 3, 12)
+    whole = generator(tokenizer, batch_responses=1000).sample(QUERIES, sampling, seed=0)
+    parts = generator(tokenizer, batch_responses=responses).sample(QUERIES, sampling, seed=0)
+    assert torch.equal(parts.response_ids, whole.response_ids)
+    assert torch.equal(parts.response_mask, whole.response_mask)
+    assert torch.equal(parts.prompt_ids, whole.prompt_ids)
 
 
 # Batches

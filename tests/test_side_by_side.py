@@ -1,0 +1,62 @@
+"""Copies of a small model work side by side: each item once, in order, on a copy, and torch's threads come back."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from rkd.side_by_side import SMALL, cores, is_small, map_over_copies
+
+
+@pytest.fixture
+def model():
+    return nn.Linear(3, 1)
+
+
+def test_items_are_worked_on_in_order_whatever_the_number_of_cores(model):
+    items = [torch.full((2, 3), float(value)) for value in range(20)]
+    expected = [model(item) for item in items]
+    for count in (1, 2, 3):
+        with cores(count, small_models=True):
+            assert all(map(torch.equal, map_over_copies(nn.Module.__call__, model, items), expected))
+
+
+def test_a_small_model_is_copied_for_each_core(model):
+    together = threading.Barrier(2, timeout=20)  # passed only if two items are worked on at once
+
+    def work(own: nn.Module, _: int) -> int:
+        together.wait()
+        assert torch.get_num_threads() == 1
+        return id(own)
+
+    with cores(2, small_models=True):
+        used = set(map_over_copies(work, model, range(4)))
+    assert len(used) == 2
+    assert id(model) not in used
+
+
+def test_on_one_core_the_model_itself_works(model):
+    with cores(1, small_models=True):
+        assert set(map_over_copies(lambda own, _: id(own), model, range(4))) == {id(model)}
+
+
+def test_small_models_have_one_thread_and_large_ones_all(model):
+    before = torch.get_num_threads()
+    with cores(3, small_models=True):
+        assert torch.get_num_threads() == 1
+        list(map_over_copies(nn.Module.__call__, model, [torch.ones(3)] * 4))
+        assert torch.get_num_threads() == 1
+    with cores(3, small_models=False):
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == before
+    assert is_small(SMALL)
+    assert not is_small(SMALL + 1)
+
+
+def test_an_error_of_one_item_is_told(model):
+    def work(_: nn.Module, item: int) -> int:
+        return 1 // item
+
+    with cores(2, small_models=True), pytest.raises(ZeroDivisionError):
+        list(map_over_copies(work, model, [1, 0, 1]))
