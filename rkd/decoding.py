@@ -40,7 +40,7 @@ def sample_tokens(
 
     Args:
         prompt_ids, prompt_mask: (Q, P), padded on the left.
-        uniforms: noise in [0, 1) that chooses token t of row b, (B, T); None with temperature 0.
+        uniforms: noise in [0, 1) that chooses token t of row b, (B, T); None if all temperatures are 0.
         stop_ids: tokens that end a row once it has written them in this order; none ends it at `eos_id` alone.
 
     Returns:
@@ -49,9 +49,10 @@ def sample_tokens(
     was_training = model.training
     model.eval()
     decoding = _Decoding(model, prompt_ids, prompt_mask, sampling, pad_id)
+    temperatures = torch.tensor(sampling.temperatures, device=prompt_ids.device).repeat(len(prompt_ids))
     for step in range(sampling.max_response_tokens):
         noise = None if uniforms is None else uniforms[decoding.row_of, step]
-        decoding.write(choose(decoding.logits, sampling, noise))
+        decoding.write(choose(decoding.logits, sampling, noise, temperatures[decoding.row_of]))
         decoding.close(eos_id, stop_ids)
         if step + 1 == sampling.max_response_tokens or decoding.open_rows == 0:
             break
@@ -127,11 +128,19 @@ class _Decoding:
         )
 
 
-def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -> Tensor:
-    """The next token of each row, (B,): the likeliest at temperature 0, else by inverting the distribution function."""
+def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None, temperatures: Tensor) -> Tensor:
+    """The next token of each row, (B,): the likeliest at temperature 0, else by inverting the distribution function.
+
+    Args:
+        logits: (B, V).
+        uniforms: noise in [0, 1), (B,); None if all temperatures are 0.
+        temperatures: of each row, (B,).
+    """
+    greedy = logits.argmax(-1)
     if uniforms is None:
-        return logits.argmax(-1)
-    scaled = logits.float() / sampling.temperature
+        return greedy
+    is_sampled = temperatures > 0
+    scaled = logits.float() / torch.where(is_sampled, temperatures, 1.0)[:, None]
     if sampling.top_k:
         smallest_kept = scaled.topk(min(sampling.top_k, scaled.shape[-1])).values[:, -1:]
         scaled = scaled.masked_fill(scaled < smallest_kept, float("-inf"))
@@ -142,7 +151,8 @@ def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -> Tenso
     cumulative = scaled.softmax(-1).cumsum(-1, dtype=torch.float64)
     # Scaled by the total, which rounding may leave beside 1, so that no token of probability 0 is reached at the end.
     threshold = uniforms[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    sampled = torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    return torch.where(is_sampled, sampled, greedy)
 
 
 class _CopiedPrompts:

@@ -145,7 +145,7 @@ def sample_indices(query_ids: Sequence[str]) -> list[int]:
 
 def _noise(queries: Sequence[Query], sampling: Sampling, seed: int) -> Tensor | None:
     """Uniform in [0, 1), (B, T): a Philox stream for each response, keyed by the seed, its query and its index."""
-    if sampling.temperature == 0:
+    if not any(sampling.temperatures):
         return None
     asked = [query.id for query in queries for _ in range(sampling.samples_per_query)]
     rows = []

@@ -120,11 +120,10 @@ def planned_work(s: Stages, expected: Expected = EXPECTED) -> list[Work]:
 
 def _teacher_work(s: Stages, queries: int, expected: Expected) -> list[Work]:
     def one(name: str, schedule: Schedule, asked: float) -> Work:
-        # The greedy samples of a query are one text.
-        drawn = sum(schedule.samples_per_temperature if t > 0 else 1 for t in schedule.temperatures)
+        drawn = len(schedule.drawn_temperatures)
         amount = f"{asked:,.0f} queries × {drawn} samples"
-        prompts, limit = asked * len(schedule.temperatures), s.teacher_samples.max_response_tokens
-        return Work(f"teacher, {name} pass", amount, TEACHER, limit, prompts=prompts, sampled=asked * drawn)
+        limit = s.teacher_samples.max_response_tokens
+        return Work(f"teacher, {name} pass", amount, TEACHER, limit, prompts=asked, sampled=asked * drawn)
 
     work = [one("first", s.teacher_samples.first_pass, queries)]
     if s.teacher_samples.second_pass is not None:
@@ -215,7 +214,8 @@ def _sampling_cost(
     one. Of the two times the rest follows.
     """
     folder = source.checkpoint().folder
-    generator = LocalGenerator(source.name, load_causal_lm(folder), load_tokenizer(folder), prompt)
+    model, tokenizer = load_causal_lm(folder), load_tokenizer(folder)
+    generator = LocalGenerator(source.name, model, tokenizer, prompt, batch_responses=MEASURED_RESPONSES // 2)
     few = queries[: max(1, len(queries) // MEASURED_SAMPLES)]
     responses, alone = _timed(lambda: generator.generate(queries, Sampling(0.0, 1, limit), 0))
     _, shared = _timed(lambda: generator.generate(few, Sampling(1.0, MEASURED_SAMPLES, limit), 0))

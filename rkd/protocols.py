@@ -14,24 +14,35 @@ from rkd.records import Query, Response
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to draw responses. `temperature` 0 is greedy decoding; lengths are in tokens of the model's tokenizer."""
+    """How to draw responses; lengths are in tokens of the model's tokenizer.
 
-    temperature: float
+    `temperature` is that of all samples, or of each of a query's samples in turn; 0 is greedy decoding.
+    """
+
+    temperature: float | tuple[float, ...]
     samples_per_query: int
     max_response_tokens: int
     top_p: float = 1.0
     top_k: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature}: must be 0 (greedy) or above.")
         if self.samples_per_query < 1 or self.max_response_tokens < 1:
             raise ValueError(
                 f"samples_per_query={self.samples_per_query}, max_response_tokens={self.max_response_tokens}: "
                 "both must be at least 1."
             )
+        if len(self.temperatures) != self.samples_per_query or min(self.temperatures) < 0:
+            raise ValueError(
+                f"temperature={self.temperature}: must be 0 (greedy) or above, one number for all samples or one for "
+                f"each of samples_per_query={self.samples_per_query}."
+            )
         if not 0 < self.top_p <= 1 or self.top_k < 0:
             raise ValueError(f"top_p={self.top_p} must be in (0, 1], top_k={self.top_k} at least 0 (0 keeps all).")
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """The temperature of each sample of a query."""
+        return self.temperature if isinstance(self.temperature, tuple) else (self.temperature,) * self.samples_per_query
 
 
 @dataclass(frozen=True, slots=True)

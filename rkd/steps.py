@@ -190,7 +190,6 @@ class Steps:
 
     def _teacher_responses(self, which: str, split: str, queries: list[Query]) -> list[list[Response]]:
         s, teacher = self.stages, self.stages.teacher
-        schedules = {"first": s.teacher_samples.first_pass, "second": s.teacher_samples.second_pass}
         draw = {"first": s.teacher_samples.first, "second": s.teacher_samples.second}[which]
         return self._responses(
             f"teacher_{which}_{split}",
@@ -200,7 +199,6 @@ class Steps:
             },
             queries,
             ("teacher", teacher.checkpoint(), teacher.prompt, draw),
-            rounds=len(schedules[which].temperatures) if schedules[which] else 0,
         )  # fmt: skip
 
     def _responses(
@@ -209,14 +207,12 @@ class Steps:
         recipe: Mapping[str, Any],
         queries: list[Query],
         source: tuple[str, Checkpoint, PromptTemplate, Draw],
-        *,
-        rounds: int = 1,
     ) -> list[list[Response]]:
-        """Responses to the queries, which the source's last part draws in so many rounds."""
+        """Responses to the queries, which the source's last part draws."""
         role, checkpoint, prompt, draw = source
 
         def sample() -> list[list[Response]]:
-            with self.workshop.progress(f"sampling from the {role}", len(queries) * rounds) as advance:
+            with self.workshop.progress(f"sampling from the {role}", len(queries)) as advance:
                 return draw(open_generator(checkpoint, prompt, role, advance), queries, self.stages.sampling_seed)
 
         return self.workshop.responses(name, recipe, queries, sample)

@@ -32,6 +32,12 @@ class Schedule:
         """Responses that each query gets in this pass."""
         return len(self.temperatures) * self.samples_per_temperature
 
+    @property
+    def drawn_temperatures(self) -> tuple[float, ...]:
+        """The temperature of each text that is drawn: greedy samples are one text, with all their votes."""
+        count = self.samples_per_temperature
+        return tuple(t for t in self.temperatures for _ in range(count if t > 0 else 1))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherSamples:
@@ -60,19 +66,16 @@ class TeacherSamples:
     def _run(
         self, schedule: Schedule, first_index: int, generator: TextGenerator, queries: Sequence[Query], seed: int
     ) -> list[list[Response]]:
-        responses: list[list[Response]] = [[] for _ in queries]
-        count = schedule.samples_per_temperature
-        for number, temperature in enumerate(schedule.temperatures):
-            # Greedy samples are one text: it is drawn once and has `count` votes.
-            distinct = count if temperature > 0 else 1
-            sampling = Sampling(temperature, distinct, self.max_response_tokens)
-            start = first_index + number * count
-            drawn = generator.generate(queries, sampling, _seed_of(seed, start))
-            for of_query, texts in zip(responses, drawn, strict=True):
-                of_query.extend(replace(texts[i % distinct], sample_index=start + i) for i in range(count))
+        drawn = schedule.drawn_temperatures
+        sampling = Sampling(drawn, len(drawn), self.max_response_tokens)
+        votes = [1 if temperature > 0 else schedule.samples_per_temperature for temperature in drawn]
+        responses = []
+        for own in generator.generate(queries, sampling, _seed_of(seed, first_index)):
+            voting = [response for response, count in zip(own, votes, strict=True) for _ in range(count)]
+            responses.append([replace(one, sample_index=index) for index, one in enumerate(voting, start=first_index)])
         return responses
 
 
 def _seed_of(seed: int, sample_index: int) -> int:
-    """A seed for the samples from this index on: with one seed for all, two passes at 0.1 would draw the same texts."""
+    """A seed for the samples from this index on: with one seed for both passes, they would draw the same texts."""
     return int(np.random.SeedSequence([seed, sample_index]).generate_state(1)[0])

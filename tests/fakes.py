@@ -31,7 +31,7 @@ class ScriptedGenerator:
         ]
 
     def _response(self, query: Query, sampling: Sampling, index: int) -> Response:
-        texts = self.sampled[query.id] if sampling.temperature > 0 else [self.greedy[query.id]]
+        texts = self.sampled[query.id] if sampling.temperatures[index] > 0 else [self.greedy[query.id]]
         text = texts[index % len(texts)]
         return Response(query.id, self.name, index, text, text not in self.cut)
 

@@ -114,6 +114,23 @@ def test_samples_that_share_their_prompt_are_those_with_a_copy_each(build: Build
 
 
 @both
+def test_each_sample_of_a_query_has_its_own_temperature(build: Build):
+    model = build()
+    ids, mask = pad(PROMPTS, PAD, left=True)
+    noise = torch.rand((len(PROMPTS), 3, 20), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def draw(temperature, samples: int, noise: Tensor | None) -> Tensor:
+        sampling = Sampling(temperature, samples, 20)
+        tokens, _ = sample_tokens(model, ids, mask, sampling, uniforms=noise, eos_id=-1, pad_id=PAD)
+        return tokens.view(len(PROMPTS), samples, 20)
+
+    mixed = draw((0.0, 0.5, 1.5), 3, noise.flatten(0, 1))
+    assert torch.equal(mixed[:, 0], draw(0.0, 1, None)[:, 0])
+    for place, temperature in ((1, 0.5), (2, 1.5)):
+        assert torch.equal(mixed[:, place], draw(temperature, 1, noise[:, place])[:, 0])
+
+
+@both
 def test_the_end_token_counts_and_nothing_behind_it_does(build: Build):
     batch, lengths = greedy(build())
     ended = 0
@@ -164,7 +181,12 @@ LOGITS = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
 
 def chosen(noise: list[float], temperature: float = 1.0, **options: object) -> list[int]:
     uniforms = torch.tensor(noise, dtype=torch.float64)
-    return choose(LOGITS.expand(len(noise), -1), Sampling(temperature, 1, 1, **options), uniforms).tolist()
+    return choose(
+        LOGITS.expand(len(noise), -1),
+        Sampling(temperature, 1, 1, **options),
+        uniforms,
+        torch.full((len(noise),), temperature),
+    ).tolist()
 
 
 def test_a_token_is_drawn_where_the_noise_falls_in_the_distribution_function():
@@ -192,13 +214,13 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_p():
 def test_top_p_finds_the_likeliest_tokens_wherever_they_stand():
     logits = torch.tensor([[0.05, 0.5, 0.15, 0.3]]).log().expand(3, -1)
     noise = torch.tensor([0.0, 0.62, 0.999999], dtype=torch.float64)
-    assert choose(logits, Sampling(1.0, 1, 1, top_p=0.75), noise).tolist() == [1, 1, 3]
+    assert choose(logits, Sampling(1.0, 1, 1, top_p=0.75), noise, torch.ones(3)).tolist() == [1, 1, 3]
 
 
 def test_a_token_of_probability_zero_is_never_drawn():
     logits = torch.tensor([[float("-inf"), 0.0, 0.0, float("-inf")]]).expand(3, -1)
     noise = torch.tensor([0.0, 0.4, 1 - 1e-12], dtype=torch.float64)
-    assert choose(logits, Sampling(1.0, 1, 1), noise).tolist() == [1, 1, 2]
+    assert choose(logits, Sampling(1.0, 1, 1), noise, torch.ones(3)).tolist() == [1, 1, 2]
 
 
 # Generators

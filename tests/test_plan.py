@@ -89,9 +89,9 @@ def work_of(parts) -> dict[str, plan.Work]:
 
 def test_each_stage_counts_what_it_does(models):
     work = work_of(parts(models))
-    # First pass: 120 queries, each asked at two temperatures, 1 greedy text + 3 samples; the second: a quarter of them.
-    assert (work["teacher, first pass"].prompts, work["teacher, first pass"].sampled) == (240, 480)
-    assert (work["teacher, second pass"].prompts, work["teacher, second pass"].sampled) == (60, 120)
+    # First pass: 120 queries, 1 greedy text + 3 samples; the second: a quarter of them.
+    assert (work["teacher, first pass"].prompts, work["teacher, first pass"].sampled) == (120, 480)
+    assert (work["teacher, second pass"].prompts, work["teacher, second pass"].sampled) == (30, 120)
     # 80 of 100 queries have a label, and 2 texts with it: 160, twice. Two validations, of 15 of the 16 that have one.
     assert (work["sft"].trained, work["sft"].sampled) == (320, 30)
     assert (work["student samples"].prompts, work["student samples"].sampled) == (96, 768)
@@ -157,9 +157,9 @@ def test_the_lines_say_sizes_and_times(models):
     assert samples.endswith("7 min")
     assert "9.22 k" in samples
     assert all(line.endswith("–") for line in plan.plan_lines(work, None)[1:])
-    # Teacher: 360 prompts, 730 responses: 727.5 s; few-shot: 60 and 130: 125 s; student: 30 + 96 + 65 + 180 prompts,
-    # 30 + 768 + 145 + 390 responses: 759.25 s; trained on 320 + 256 + 300: 1752 s. 3363.75 s in all.
-    assert lines[-1].endswith("56 min")
+    # Teacher: 210 prompts, 730 responses: 652.5 s; few-shot: 60 and 130: 125 s; student: 30 + 96 + 65 + 180 prompts,
+    # 30 + 768 + 145 + 390 responses: 759.25 s; trained on 320 + 256 + 300: 1752 s. 3288.75 s in all.
+    assert lines[-1].endswith("55 min")
     header = "\n".join(plan.describe(parts(models)))
     assert "Ours on fixed, seed 3" in header
     assert "100 training, 20 validation; tests: test 50" in header
