@@ -34,6 +34,8 @@ WORLD_FILES = (
     "general.yaml",
     "math.py",
     "mistakes.py",
+    "scenes.py",
+    "scenes.yaml",
     "short.yaml",
     "tokenizer.py",
     "wording.py",

@@ -29,10 +29,12 @@ from rkd.mini.math import (
     written,
 )
 from rkd.mini.mistakes import wrong_response
+from rkd.mini.scenes import draw_scene_problem
 from rkd.mini.wording import capitalised, draw_slots, draw_things, expand, plainly_typed, read_yaml
 
 YES, NO = " Yes", " No"  # the verdicts, as rkd.prompts.JudgePrompt has them
 GENERAL_SHARE = 0.5  # of stories from general.yaml, the others being of mini_math's families
+SCENE_SHARE = 0.4  # of short problems, the others being of short.yaml
 PLAINLY_TYPED_SHARE = 0.1
 DISTRACTOR_SHARE = 0.25
 LARGEST_SUM = 1000  # of short problems, where a few numbers have three digits
@@ -83,7 +85,7 @@ def story(rng: random.Random) -> Document:
 
 
 def short_problem(rng: random.Random) -> Document:
-    """One or two operations in many wordings; the solution takes one step for each."""
+    """One to three operations in many wordings; the solution takes one step for each."""
     text, operations = _draw_short_problem(rng)
     return Document(text, write_response(operations, rng.choice(["steps", "steps", "worked"])))
 
@@ -182,6 +184,15 @@ def _typed(rng: random.Random, text: str) -> str:
 
 
 def _draw_short_problem(rng: random.Random) -> tuple[str, tuple[Operation, ...]]:
+    text, operations = draw_scene_problem(rng) if rng.random() < SCENE_SHARE else _fill_template(rng)
+    if rng.random() < DISTRACTOR_SHARE / 2:
+        aside = expand(rng.choice(_general()["distractors"]), _general()["macros"], rng)
+        text = f"{aside.format(**draw_slots(rng), a=rng.randint(2, 60))} {text}"
+    return _typed(rng, capitalised(text)), operations
+
+
+def _fill_template(rng: random.Random) -> tuple[str, tuple[Operation, ...]]:
+    """A problem of short.yaml."""
     while True:
         template, formula = rng.choice(_short_problems())
         numbers = _short_numbers(rng, formula)
@@ -189,12 +200,7 @@ def _draw_short_problem(rng: random.Random) -> tuple[str, tuple[Operation, ...]]
         if all(_is_easy(operation) for operation in operations):
             break
     wording = expand(template, _general()["macros"], rng)
-    text = wording.format(**draw_slots(rng), **{key: written(number) for key, number in numbers.items()})
-    if rng.random() < DISTRACTOR_SHARE / 2:
-        aside = expand(rng.choice(_general()["distractors"]), _general()["macros"], rng)
-        slots = draw_slots(rng)
-        text = f"{aside.format(**slots, a=rng.randint(2, 60))} {text}"
-    return _typed(rng, capitalised(text)), operations
+    return wording.format(**draw_slots(rng), **{key: written(number) for key, number in numbers.items()}), operations
 
 
 def _is_easy(operation: Operation) -> bool:
