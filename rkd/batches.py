@@ -6,6 +6,7 @@ responses of T tokens, padded on the right. Rows i·G … (i+1)·G − 1 answer 
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,16 @@ class ResponseBatch:
         """G: responses per prompt."""
         return len(self.response_ids) // len(self.prompt_ids)
 
+    @property
+    def prompt_count(self) -> int:
+        """Q."""
+        return len(self.prompt_ids)
+
+    @property
+    def weight(self) -> int:
+        """Response tokens, which a loss is the mean over."""
+        return int(self.response_mask.sum())
+
     def to(self, device: torch.device) -> "ResponseBatch":
         """The same batch on another device."""
         return ResponseBatch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
@@ -51,6 +62,38 @@ class ResponseBatch:
         """The rows of the responses to the prompts at `indices`."""
         group = torch.arange(self.group_size, device=indices.device)
         return (indices[:, None] * self.group_size + group).flatten()
+
+
+class Divisible(Protocol):
+    """What can be trained on in parts: a batch, or what belongs to one."""
+
+    @property
+    def prompt_count(self) -> int:
+        """Q."""
+        ...
+
+    @property
+    def weight(self) -> int:
+        """How many of what a loss is the mean over."""
+        ...
+
+    def select_prompts(self, indices: Tensor) -> Self:
+        """The part that belongs to the prompts at `indices`."""
+        ...
+
+
+Part = TypeVar("Part", bound=Divisible)
+
+
+def in_parts(batch: Part, count: int) -> list[tuple[float, Part]]:
+    """The batch in `count` parts, fewer where it has fewer prompts, each with its share of the weight."""
+    count = min(count, batch.prompt_count)
+    if count < 2:
+        return [(1.0, batch)]
+    # Prompts in turn: neighbours are often alike in length, and the parts should take the same time.
+    parts = [batch.select_prompts(torch.arange(start, batch.prompt_count, count)) for start in range(count)]
+    total = sum(part.weight for part in parts)
+    return [(part.weight / total, part) for part in parts]
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:

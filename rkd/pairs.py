@@ -45,6 +45,21 @@ class PairBatch:
     responses: ResponseBatch
     is_correct: Tensor
 
+    @property
+    def prompt_count(self) -> int:
+        """B."""
+        return self.responses.prompt_count
+
+    @property
+    def weight(self) -> int:
+        """Pairs, which a loss is the mean over."""
+        return self.prompt_count
+
+    def select_prompts(self, indices: Tensor) -> "PairBatch":
+        """The pairs at `indices`."""
+        rows = self.responses.rows_of(indices)
+        return PairBatch(self.responses.select_prompts(indices), self.is_correct[rows])
+
     def to(self, device: torch.device) -> "PairBatch":
         """The same batch on another device."""
         return PairBatch(self.responses.to(device), self.is_correct.to(device))

@@ -14,11 +14,13 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
+from rkd.batches import in_parts
 from rkd.losses import bradley_terry_loss, classification_loss
 from rkd.models import Scorer, load_tokenizer, new_scorer
 from rkd.pairs import PairBatch, TokenizedPair, collate_pairs, ranking_metrics, tokenize_pairs
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, PreferencePair
+from rkd.side_by_side import map_over_copies, mean_loss, worker_count
 from rkd.supervised import SupervisedTraining, length_batches, training_loader
 from rkd.training import KeepBest, Training, seeded
 
@@ -55,13 +57,17 @@ class RewardModelModule(LightningModule):
         self.validate = validate
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        rewards = self.scorer(batch.responses)  # (2 B,)
-        chosen, rejected = rewards[0::2], rewards[1::2]
-        losses = self.settings.losses(rewards, batch.is_correct)
-        self.log_dict({f"train/{name}": value for name, value in losses.items()})
-        self.log("train/pair_accuracy", (chosen > rejected).float().mean())
-        self.log("train/reward_mean", rewards.mean())
-        return losses["loss"]
+        loss, measured = mean_loss(self.scorer, self._loss, in_parts(batch, worker_count(self.scorer)))
+        self.log_dict({f"train/{name}": value for name, value in measured.items()})
+        return loss
+
+    def _loss(self, part: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        rewards = self.scorer(part.responses)  # (2 B,)
+        losses = self.settings.losses(rewards, part.is_correct)
+        measured = {name: value.detach() for name, value in losses.items()}
+        measured["pair_accuracy"] = (rewards[0::2] > rewards[1::2]).float().mean()
+        measured["reward_mean"] = rewards.detach().mean()
+        return losses["loss"], measured
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
         metrics = self.validate(self.scorer)
@@ -186,14 +192,17 @@ class NoRewardModel:
         return RewardModelReport(0, 0, 0, 0, 0)
 
 
-@torch.no_grad()
 def score_pairs(scorer: Scorer, pairs: Sequence[TokenizedPair], pad_id: int, batch_size: int) -> Tensor:
     """R of chosen and rejected, (B, 2) on the CPU, in the order of the pairs."""
-    device = next(scorer.parameters()).device
     order = sorted(range(len(pairs)), key=lambda index: pairs[index].longest_part)
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+    @torch.no_grad()
+    def score(own: Scorer, rows: list[int]) -> Tensor:
+        batch = collate_pairs([pairs[index] for index in rows], pad_id).to(own.model.device)
+        return own(batch.responses).view(-1, 2).cpu()
+
     rewards = torch.empty(len(pairs), 2)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = collate_pairs([pairs[index] for index in rows], pad_id).to(device)
-        rewards[rows] = scorer(batch.responses).view(-1, 2).cpu()
+    for rows, scores in zip(batches, map_over_copies(score, scorer, batches), strict=True):
+        rewards[rows] = scores
     return rewards

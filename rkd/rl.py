@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rkd.advantages import AdvantageEstimator, GroupRelative
+from rkd.batches import in_parts
 from rkd.generation import LocalGenerator
 from rkd.losses import clipped_surrogate_loss, masked_mean, value_loss
 from rkd.models import Policy, copy_model, load_causal_lm, load_tokenizer
@@ -28,6 +29,7 @@ from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, Query
 from rkd.rollouts import Collector, KLPenalty, RewardScaling, Rollout, Rollouts, queries_of_rollouts
+from rkd.side_by_side import mean_loss, worker_count
 from rkd.training import KeepBest, Training, Validate, one_validation, seeded
 
 SAMPLED_AT_ONCE = 128  # so that even a small rollout is several batches, for several cores
@@ -108,7 +110,8 @@ class PolicyModule(LightningModule):
         for _ in range(options.epochs_per_rollout):
             shuffled = torch.randperm(len(rollout.batch.prompt_ids), generator=order)
             for indices in shuffled.tensor_split(options.minibatches_per_epoch):
-                loss, measured = self.loss(rollout.select_prompts(indices))
+                parts = in_parts(rollout.select_prompts(indices), worker_count(self.policy))
+                loss, measured = mean_loss(self.policy, self.loss, parts)
                 optimizer.zero_grad()
                 self.manual_backward(loss)
                 norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), options.gradient_clip or float("inf"))

@@ -109,6 +109,16 @@ class Rollout:
     advantages: Tensor
     returns: Tensor
 
+    @property
+    def prompt_count(self) -> int:
+        """Q."""
+        return self.batch.prompt_count
+
+    @property
+    def weight(self) -> int:
+        """Response tokens, which a loss is the mean over."""
+        return self.batch.weight
+
     def select_prompts(self, indices: Tensor) -> "Rollout":
         """The part that belongs to the prompts at `indices`, padded no longer than it needs."""
         batch, rows = self.batch.select_prompts(indices), self.batch.rows_of(indices)

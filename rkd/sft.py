@@ -13,11 +13,12 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rkd.batches import ResponseBatch, collate, encode, encode_responses
+from rkd.batches import ResponseBatch, collate, encode, encode_responses, in_parts
 from rkd.losses import sft_loss
 from rkd.models import Policy, copy_model, load_causal_lm, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, Query
+from rkd.side_by_side import mean_loss, worker_count
 from rkd.supervised import SupervisedTraining, length_batches, training_loader
 from rkd.training import KeepBest, Training, Validate, seeded
 
@@ -50,7 +51,10 @@ class SFTModule(LightningModule):
         self.validate = validate
 
     def training_step(self, batch: ResponseBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        loss = sft_loss(self.policy(batch).logprobs, batch.response_mask)
+        def loss_of(part: ResponseBatch) -> tuple[Tensor, dict[str, Tensor]]:
+            return sft_loss(self.policy(part).logprobs, part.response_mask), {}
+
+        loss, _ = mean_loss(self.policy, loss_of, in_parts(batch, worker_count(self.policy)))
         self.log("train/loss", loss)
         return loss
 

@@ -1,4 +1,4 @@
-"""Small models at work side by side on a CPU, each copy on one thread.
+"""Small models at work side by side on a CPU, one thread each: copies that are read, or one that is trained.
 
 Their operations are too small for several threads to share: two threads on one of them gain little, and lose much as
 soon as another process wants a core, since each operation then waits for the slower one.
@@ -7,16 +7,19 @@ soon as another process wants a core, since each operation then waits for the sl
 import contextlib
 import copy
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+Measured = Mapping[str, Tensor]
+"""Means over a part of a batch, by name."""
 
 SMALL = 50_000_000  # parameters up to which a model is copied
 
@@ -45,7 +48,7 @@ def is_small(parameters: int) -> bool:
 
 def map_over_copies(work: Callable[[Model, Item], Result], model: Model, items: Sequence[Item]) -> Iterator[Result]:
     """`work(copy of the model, item)` for each item, in their order; it may not change the model."""
-    workers = min(_worker_count(model), len(items))
+    workers = min(worker_count(model), len(items))
     if workers < 2:
         yield from (work(model, item) for item in items)
         return
@@ -54,12 +57,68 @@ def map_over_copies(work: Callable[[Model, Item], Result], model: Model, items: 
         copies.put(copy.deepcopy(model))
 
     def run(item: Item) -> Result:
-        torch.set_num_threads(1)  # of this worker, and of threads that start later
         own = copies.get()
         try:
             return work(own, item)
         finally:
             copies.put(own)
+
+    yield from _on_threads(run, items, workers)
+
+
+def mean_loss(
+    model: nn.Module, loss: Callable[[Item], tuple[Tensor, Measured]], parts: Sequence[tuple[float, Item]]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted mean of the losses of a batch's parts, each made on a thread of its own, and of what they measured.
+
+    The mean is differentiable by the model's parameters, as if it were made in one piece.
+
+    Args:
+        loss: of one part; what it measured carries no gradient.
+        parts: `worker_count(model)` of them at most, with their weights, whose sum is 1.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def run(weighted: tuple[float, Item]) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+        weight, part = weighted
+        with torch.enable_grad():  # a setting of each thread
+            value, measured = loss(part)
+            # `backward` on two threads would add to the same gradients at once.
+            gradients = torch.autograd.grad(weight * value, parameters, materialize_grads=True)
+        return weight * value.detach(), {name: weight * each for name, each in measured.items()}, gradients
+
+    if len(parts) == 1:
+        return loss(parts[0][1])
+    values, measured, gradients = zip(*_on_threads(run, parts, len(parts)), strict=True)
+    means = {name: sum(own[name] for own in measured) for name in measured[0]}
+    return _KnownGradients.apply(sum(values), [sum(own) for own in zip(*gradients, strict=True)], *parameters), means
+
+
+class _KnownGradients(torch.autograd.Function):
+    """A value whose gradients by the parameters are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: Sequence[Tensor], *_: Tensor) -> Tensor:
+        ctx.save_for_backward(*gradients)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(factor * gradient for gradient in ctx.saved_tensors)
+
+
+def worker_count(model: nn.Module) -> int:
+    """How many threads share out the work of the model: all cores for a small one on the CPU, otherwise 1."""
+    parameters = list(model.parameters())
+    on_cpu = parameters[0].device.type == "cpu"
+    is_alone = not on_cpu or torch.is_autocast_enabled("cpu")  # a setting of each thread as well
+    return 1 if is_alone or not is_small(sum(parameter.numel() for parameter in parameters)) else _cores
+
+
+def _on_threads(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+    def run(item: Item) -> Result:
+        torch.set_num_threads(1)  # of this worker, and of threads that start later
+        return work(item)
 
     threads = torch.get_num_threads()
     try:
@@ -67,9 +126,3 @@ def map_over_copies(work: Callable[[Model, Item], Result], model: Model, items: 
             yield from pool.map(run, items)
     finally:
         torch.set_num_threads(threads)
-
-
-def _worker_count(model: nn.Module) -> int:
-    parameters = list(model.parameters())
-    on_cpu = parameters[0].device.type == "cpu"
-    return _cores if on_cpu and is_small(sum(parameter.numel() for parameter in parameters)) else 1

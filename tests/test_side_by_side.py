@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rkd.side_by_side import SMALL, cores, is_small, map_over_copies
+from rkd.side_by_side import SMALL, cores, is_small, map_over_copies, mean_loss, worker_count
 
 
 @pytest.fixture
@@ -60,3 +60,59 @@ def test_an_error_of_one_item_is_told(model):
 
     with cores(2, small_models=True), pytest.raises(ZeroDivisionError):
         list(map_over_copies(work, model, [1, 0, 1]))
+
+
+@pytest.fixture
+def batch():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    return model, torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+
+
+def squares(model):
+    def loss(rows):
+        errors = model(rows).square()
+        return errors.mean(), {"largest": errors.detach().max()}
+
+    return loss
+
+
+def test_mean_loss_and_its_gradient_are_those_of_one_piece(batch):
+    model, rows = batch
+    whole, _ = mean_loss(model, squares(model), [(1.0, rows)])
+    expected = torch.autograd.grad(whole, list(model.parameters()))
+    parts = [(1 / 6, rows[:1]), (2 / 6, rows[1:3]), (3 / 6, rows[3:])]
+    with cores(3, small_models=True):
+        loss, measured = mean_loss(model, squares(model), parts)
+    torch.testing.assert_close(loss, whole)
+    (2 * loss).backward()
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * gradient)
+    of_parts = [float(model(part).detach().square().max()) * weight for weight, part in parts]
+    assert float(measured["largest"]) == pytest.approx(sum(of_parts))
+
+
+def test_a_parameter_that_the_loss_does_not_use_gets_no_change(batch):
+    model, rows = batch
+    unused = nn.ModuleList([model, nn.Linear(2, 2)])
+    loss, _ = mean_loss(unused, squares(model), [(0.5, rows[:3]), (0.5, rows[3:])])
+    loss.backward()
+    assert all(parameter.grad.abs().max() == 0 for parameter in unused[1].parameters())
+
+
+def test_parts_of_a_loss_are_made_at_once(batch):
+    model, rows = batch
+    together = threading.Barrier(2, timeout=20)
+
+    def loss(part):
+        together.wait()
+        assert torch.get_num_threads() == 1
+        return squares(model)(part)
+
+    mean_loss(model, loss, [(0.5, rows[:3]), (0.5, rows[3:])])
+
+
+def test_work_under_autocast_is_not_shared_out(model):
+    with cores(2, small_models=True):
+        assert worker_count(model) == 2
+        with torch.autocast("cpu", torch.bfloat16):
+            assert worker_count(model) == 1
