@@ -279,12 +279,12 @@ def test_shipped_models_stay_within_the_size_that_is_committed():
 @pytest.mark.parametrize("model", MODELS)
 def test_recipe_of_every_shipped_model_runs(model, store, tmp_path):
     few = [f"corpus.documents_per_kind.{kind}=60" for kind in KINDS]
-    config = composed(model, "pretrain.tokens=4096", "pretrain.batch_sequences=4", "trainer.accelerator=cpu", *few)
+    config = composed(model, "pretrain.tokens=4608", "pretrain.batch_sequences=4", "trainer.accelerator=cpu", *few)
     prompt, judge_prompt = instantiate(config.prompt), instantiate(config.judge_prompt)
     corpus = instantiate(config.corpus).tokenized(store, prompt, judge_prompt)
     stage = instantiate(config.pretrain)
     if stage.continue_from:
-        start = composed(stage.continue_from, "pretrain.tokens=4096", "pretrain.batch_sequences=4")
+        start = composed(stage.continue_from, "pretrain.tokens=4608", "pretrain.batch_sequences=4")
         fit(instantiate(start.pretrain), corpus, tmp_path / stage.continue_from)
     report = stage.fit(corpus, training=instantiate(config.trainer), logger=False, folder=tmp_path / model)
     assert report.steps == 2
