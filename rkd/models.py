@@ -7,6 +7,7 @@ predicts response token t: state 0 stands on the prompt's last token, state T on
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ from rkd.losses import token_entropy, token_logprobs
 
 # Logits are turned into log-probabilities in float32 so many numbers at a time (256 MB), never as a whole.
 CHUNK_ELEMENTS = 2**26
+
+Pooling = Literal["last", "mean"]
+"""Which states of a response a reward is read from."""
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -149,26 +153,36 @@ def _unpacked(values: Tensor, mask: Tensor) -> Tensor:
 
 
 class Scorer(nn.Module):
-    """A backbone and one linear head on the state of the response's last token (METHOD 2.6); a batch to (B,)."""
+    """A backbone and one linear head on a response's states (METHOD 2.6); a batch to (B,).
+
+    Args:
+        model: an `AutoModelForSequenceClassification`, whose configuration says as `reward_pooling` what is read: the
+            state of the "last" token, as other libraries do, or the "mean" over all tokens of the response.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: ResponseBatch) -> Tensor:
-        """R(q, a) of each response, (B,), read at its last token and never at padding."""
-        states = response_states(self.model.base_model, batch)
-        last = batch.response_mask.sum(1)
-        return self.model.score(states[torch.arange(len(states), device=states.device), last]).float().squeeze(-1)
+        """R(q, a) of each response, (B,), never read at padding."""
+        states, mask = response_states(self.model.base_model, batch), batch.response_mask
+        tokens = mask.sum(1)
+        if getattr(self.model.config, "reward_pooling", "last") == "mean":
+            pooled = (states[:, 1:] * mask[..., None]).sum(1) / tokens[:, None]
+        else:
+            pooled = states[torch.arange(len(states), device=states.device), tokens]
+        return self.model.score(pooled).float().squeeze(-1)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write it as a plain `AutoModelForSequenceClassification`."""
         self.model.save_pretrained(folder)
 
 
-def new_scorer(student_folder: str | Path) -> Scorer:
+def new_scorer(student_folder: str | Path, pooling: Pooling = "last") -> Scorer:
     """A reward model on the student's backbone, its head at zero: all responses start at R = 0."""
     scorer = load_scorer(student_folder)
+    scorer.model.config.reward_pooling = pooling
     nn.init.zeros_(scorer.model.score.weight)
     return scorer
 

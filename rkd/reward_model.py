@@ -1,6 +1,6 @@
 """Reward distillation, METHOD 2.6: the SFT student and preference pairs enter, a reward model's folder leaves.
 
-R is the student's backbone with one linear head on the response's last token, trained by Eq. 7 to 9. Its quality is the
+R is the student's backbone with one linear head on the response's tokens, trained by Eq. 7 to 9. Its quality is the
 share of validation pairs that it ranks right, by kind of pair (Table 9). Shapes: B pairs, 2 B responses in the order
 chosen, rejected, chosen, ….
 """
@@ -8,6 +8,7 @@ chosen, rejected, chosen, ….
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import torch
 from pytorch_lightning import LightningModule
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from rkd.batches import in_parts
 from rkd.losses import bradley_terry_loss, classification_loss
-from rkd.models import Scorer, load_tokenizer, new_scorer
+from rkd.models import Pooling, Scorer, load_tokenizer, new_scorer
 from rkd.pairs import PairBatch, TokenizedPair, collate_pairs, ranking_metrics, tokenize_pairs
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, PreferencePair
@@ -84,6 +85,7 @@ class RewardModel(SupervisedTraining):
     Args:
         classification_weight: λ_cls of Eq. 9.
         preference_weight: weight of L_pref: 1 in Eq. 9, 0 for the rows ORM-T and ORM-S (L_cls alone).
+        pooling: what R is read from: the state of the response's "last" token, or the "mean" over all its tokens.
         criterion: which validation metric decides what weights are kept, one of `CRITERIA`.
     """
 
@@ -91,6 +93,7 @@ class RewardModel(SupervisedTraining):
 
     classification_weight: float = 0.5
     preference_weight: float = 1.0
+    pooling: Pooling = "last"
     criterion: str = "right_over_wrong_accuracy"
 
     def __post_init__(self) -> None:
@@ -101,6 +104,8 @@ class RewardModel(SupervisedTraining):
                 f"reward_model.preference_weight={weights[0]}, reward_model.classification_weight={weights[1]}: "
                 "neither may be negative, and one must be above 0."
             )
+        if self.pooling not in get_args(Pooling):
+            raise ValueError(f"reward_model.pooling={self.pooling}: choose one of {', '.join(get_args(Pooling))}.")
         if self.criterion not in CRITERIA:
             raise ValueError(f"reward_model.criterion={self.criterion}: choose one of {', '.join(CRITERIA)}.")
 
@@ -139,7 +144,7 @@ class RewardModel(SupervisedTraining):
         loader = training_loader(batches, lambda batch: collate_pairs(batch, pad_id), seed)
         with seeded(seed):
             # Weights in float32 whatever the folder or device holds: small updates would vanish in bfloat16.
-            scorer = new_scorer(sft.folder).float()
+            scorer = new_scorer(sft.folder, self.pooling).float()
             scorer.model.config.pad_token_id = pad_id  # transformers finds a batch's last tokens by it
             module = RewardModelModule(scorer, self, lambda scorer: self.evaluate(scorer, held_out, pad_id)).train()
             trainer = self.train(

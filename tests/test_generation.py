@@ -409,11 +409,23 @@ def test_a_reward_is_read_at_the_last_response_token_and_not_at_padding(build: B
 
 
 @both_scorers
-def test_what_stands_in_the_padding_does_not_matter_to_a_reward(build: Build):
+def test_a_mean_reward_is_that_of_the_head_on_all_response_tokens(build: Build):
+    model = build()
+    model.config.reward_pooling = "mean"
+    rewards = Scorer(model)(collate(PROMPTS, RESPONSES, PAD))
+    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        states = model.base_model(torch.tensor([prompt + response])).last_hidden_state[:, len(prompt) :]
+        close(rewards[row], model.score(states).mean().item())
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@both_scorers
+def test_what_stands_in_the_padding_does_not_matter_to_a_reward(build: Build, pooling: str):
     batch = collate(PROMPTS, RESPONSES, PAD)
     other = collate(PROMPTS, RESPONSES, 9)
     assert not torch.equal(batch.response_ids, other.response_ids)
     scorer = Scorer(build())
+    scorer.model.config.reward_pooling = pooling
     close(scorer(other), scorer(batch))
 
 
@@ -429,8 +441,10 @@ def test_a_new_reward_model_gives_every_response_zero(tmp_path):
     assert (new_scorer(tmp_path)(collate(PROMPTS, RESPONSES, PAD)) == 0).all()
 
 
-def test_a_saved_reward_model_gives_the_same_rewards(tmp_path):
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_a_saved_reward_model_gives_the_same_rewards(tmp_path, pooling):
     scorer = Scorer(llama_scorer().float())
+    scorer.model.config.reward_pooling = pooling
     scorer.save_pretrained(tmp_path)
     batch = collate(PROMPTS, RESPONSES, PAD)
     close(load_scorer(tmp_path).float()(batch), scorer(batch))
