@@ -1,6 +1,7 @@
 """The decode loop: a causal model and padded prompts enter, sampled tokens leave.
 
-The prompt is read once for all its samples, which also share its keys and values; finished rows leave the batch.
+What all prompts begin with is read once; a prompt is read once for all its samples, which share its keys and values;
+finished rows leave the batch.
 Shapes: Q prompts of P tokens, B = Q × G responses of at most T tokens, V vocabulary.
 """
 
@@ -15,6 +16,9 @@ from rkd.protocols import Sampling
 
 # Rows are dropped once this share of the batch has finished: each drop copies the cache.
 FINISHED_SHARE = 0.2
+
+# A shorter common beginning of the prompts is read with each of them.
+SMALLEST_BEGINNING = 16
 
 SHARED_PREFIX = "rkd_shared_prefix"
 
@@ -75,17 +79,11 @@ class _Decoding:
     ) -> None:
         """Read each prompt once, for all its samples."""
         samples, limit = sampling.samples_per_query, sampling.max_response_tokens
-        prefilled = DynamicCache()
-        logits = model(
-            input_ids=prompt_ids,
-            attention_mask=prompt_mask.long(),
-            position_ids=(prompt_mask.long().cumsum(1) - 1).clamp(min=0),
-            past_key_values=prefilled,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        is_plain = model.config.model_type in PLAIN_ATTENTION
+        beginning = common_beginning(prompt_ids, prompt_mask) if is_plain else 0
+        prefilled, prompt_mask, logits = _read_prompts(model, prompt_ids, prompt_mask, beginning)
         self.model, self.pad_id, self.step = model, pad_id, 0
-        context = _SharedPrompts if model.config.model_type in PLAIN_ATTENTION and samples > 1 else _CopiedPrompts
+        context = _SharedPrompts if is_plain and samples > 1 else _CopiedPrompts
         self.context = context(prefilled, prompt_mask, samples, limit)
         self.logits = logits.repeat_interleave(samples, 0)
         self.positions = prompt_mask.sum(1).repeat_interleave(samples, 0)
@@ -126,6 +124,46 @@ class _Decoding:
         self.logits = self.context.read(
             self.model, self.chosen[:, None], (self.positions + self.step - 1)[:, None], self.step
         )
+
+
+def common_beginning(prompt_ids: Tensor, prompt_mask: Tensor) -> int:
+    """How many tokens all prompts begin with and can be read once, as their examples; 0 where it would not pay."""
+    if len(prompt_ids) < 2:
+        return 0
+    shortest = int(prompt_mask.sum(1).min())
+    starts = prompt_mask.shape[1] - prompt_mask.sum(1, keepdim=True)
+    firsts = prompt_ids.gather(1, starts + torch.arange(shortest, device=prompt_ids.device))
+    differs = (firsts != firsts[:1]).any(0)
+    common = int(differs.float().argmax()) if differs.any() else shortest
+    common = min(common, shortest - 1)  # a token is left to read, for its logits
+    return common if common >= SMALLEST_BEGINNING else 0
+
+
+def _read_prompts(
+    model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, beginning: int
+) -> tuple[DynamicCache, Tensor, Tensor]:
+    """Keys and values of the prompts, the mask (Q, P) of their places, and the logits after each, (Q, V).
+
+    The first `beginning` tokens, alike in all prompts, are read once; they stand before the padding then.
+    """
+    cache = DynamicCache()
+    padding = prompt_mask.shape[1] - prompt_mask.sum(1, keepdim=True)
+    if beginning:
+        shared = prompt_ids[:1, int(padding[0]) :][:, :beginning]
+        model(input_ids=shared, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache.batch_repeat_interleave(len(prompt_ids))
+    # The columns that are left hold the rest of each prompt, at their end: the padding keeps its width.
+    rest = torch.arange(prompt_mask.shape[1] - beginning, device=prompt_ids.device) >= padding
+    mask = torch.cat([rest.new_ones(len(rest), beginning), rest], 1)
+    logits = model(
+        input_ids=prompt_ids[:, beginning:],
+        attention_mask=mask.long(),
+        position_ids=(mask.long().cumsum(1) - 1).clamp(min=0)[:, beginning:],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    return cache, mask, logits
 
 
 def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None, temperatures: Tensor) -> Tensor:

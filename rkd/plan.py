@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 
-from rkd.batches import ResponseBatch, collate, encode, encode_responses
+from rkd.batches import ResponseBatch, collate, encode, encode_responses, in_parts
 from rkd.generation import LocalGenerator, LocalModel
 from rkd.labels import AllResponses
 from rkd.models import Policy, existing_model, load_causal_lm, load_tokenizer
@@ -24,7 +24,7 @@ from rkd.records import Query
 from rkd.reward_model import RewardModel
 from rkd.rl import RL
 from rkd.sft import SFT
-from rkd.side_by_side import SMALL
+from rkd.side_by_side import SMALL, mean_loss, worker_count
 from rkd.stages import FEW_SHOT, TEACHER, Line, Stages, table_lines
 from rkd.teacher import Schedule
 
@@ -227,8 +227,11 @@ def _sampling_cost(
 def _training_seconds(student: LocalModel, batch: ResponseBatch) -> float:
     """Of one forward and backward pass, for each response of the batch; the first pass warms up."""
     policy = Policy(load_causal_lm(student.checkpoint().folder))
+    parts = in_parts(batch, worker_count(policy))
     for _ in range(2):
-        _, seconds = _timed(lambda: policy(batch).logprobs.sum().backward())
+        _, seconds = _timed(
+            lambda: mean_loss(policy, lambda part: (policy(part).logprobs.sum(), {}), parts)[0].backward()
+        )
     return seconds / len(batch.response_ids)
 
 

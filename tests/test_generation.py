@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from rkd.batches import ResponseBatch, collate, encode_responses, pad
-from rkd.decoding import choose, sample_tokens
+from rkd.decoding import choose, common_beginning, sample_tokens
 from rkd.generation import LocalGenerator, LocalModel
 from rkd.mini.tokenizer import train_tokenizer
 from rkd.models import Policy, Scorer, load_causal_lm, load_scorer, load_tokenizer, new_scorer, response_states
@@ -111,6 +111,29 @@ def test_samples_that_share_their_prompt_are_those_with_a_copy_each(build: Build
     copied, _ = draw()
     assert torch.equal(shared, copied)
     assert len(set(lengths.sum(1).tolist())) > 2  # rows were dropped on the way
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("build", [llama, gpt2, opt, qwen2])
+def test_a_beginning_that_is_read_once_changes_no_token(build: Build, samples: int, monkeypatch: pytest.MonkeyPatch):
+    model, sampling = build(), Sampling(1.0, samples, 30)
+    beginning = [3 + place % 20 for place in range(18)]
+    ids, mask = pad([beginning + prompt for prompt in [*PROMPTS, PROMPTS[0][:1]]], PAD, left=True)
+    noise = torch.rand((len(ids) * samples, 30), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    draw = functools.partial(sample_tokens, model, ids, mask, sampling, uniforms=noise, eos_id=EOS, pad_id=PAD)
+    assert common_beginning(ids, mask) == 18
+    at_once, lengths = draw()
+    monkeypatch.setattr("rkd.decoding.SMALLEST_BEGINNING", 100)
+    assert common_beginning(ids, mask) == 0
+    apart, _ = draw()
+    assert torch.equal(at_once, apart)
+    assert len(set(lengths.sum(1).tolist())) > 2
+
+
+def test_of_equal_prompts_one_token_is_left_to_read():
+    ids, mask = pad([[5] * 30, [5] * 30], PAD, left=True)
+    assert common_beginning(ids, mask) == 29
+    assert common_beginning(ids[:1], mask[:1]) == 0
 
 
 @both
