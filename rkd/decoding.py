@@ -83,8 +83,10 @@ class _Decoding:
         beginning = common_beginning(prompt_ids, prompt_mask) if is_plain else 0
         prefilled, prompt_mask, logits = _read_prompts(model, prompt_ids, prompt_mask, beginning)
         self.model, self.pad_id, self.step = model, pad_id, 0
-        context = _SharedPrompts if is_plain and samples > 1 else _CopiedPrompts
-        self.context = context(prefilled, prompt_mask, samples, limit)
+        if is_plain and (samples > 1 or beginning):
+            self.context = _SharedPrompts(prefilled, prompt_mask, samples, limit, beginning)
+        else:
+            self.context = _CopiedPrompts(prefilled, prompt_mask, samples, limit)
         self.logits = logits.repeat_interleave(samples, 0)
         self.positions = prompt_mask.sum(1).repeat_interleave(samples, 0)
         rows, device = len(self.logits), prompt_ids.device
@@ -224,15 +226,25 @@ class _CopiedPrompts:
 class _SharedPrompts:
     """What every row has read: its own tokens, and a prompt that stands once for all rows of its query.
 
-    A row is a (prompt, slot), `prompt_of` and `slot_of` (rows,); `slots` is the most rows that a prompt still has. Keys
-    have H heads of width D.
+    What all prompts begin with stands once for all of them. A row is a (prompt, slot), `prompt_of` and `slot_of` (rows,); `slots` is the most rows that a prompt still has. Keys
+    have H heads of width D; the common beginning has C tokens.
     """
 
-    def __init__(self, prefilled: DynamicCache, prompt_mask: Tensor, samples: int, room: int) -> None:
+    def __init__(self, prefilled: DynamicCache, prompt_mask: Tensor, samples: int, room: int, beginning: int) -> None:
         nothing = [(kv[:, :, :0].repeat_interleave(samples, 0) for kv in (x.keys, x.values)) for x in prefilled.layers]
         self.cache = _preallocated(nothing, room)
-        # Keys of the prompts (Q, H, D, P) and values (Q, H, P, D) of each layer.
-        self.layers = [(layer.keys.transpose(-1, -2).contiguous(), layer.values) for layer in prefilled.layers]
+        # Of each layer: keys and values of the common beginning, (H, D, C) and (H, C, D), and of what follows it in each
+        # prompt, (Q, H, D, P − C) and (Q, H, P − C, D).
+        self.beginning = beginning
+        self.common = [
+            (layer.keys[0, :, :beginning].transpose(-1, -2).contiguous(), layer.values[0, :, :beginning].contiguous())
+            for layer in prefilled.layers
+        ]
+        self.layers = [
+            (layer.keys[:, :, beginning:].transpose(-1, -2).contiguous(), layer.values[:, :, beginning:].contiguous())
+            for layer in prefilled.layers
+        ]
+        prompt_mask = prompt_mask[:, beginning:]
         hidden = torch.zeros(prompt_mask.shape, dtype=self.layers[0][0].dtype, device=prompt_mask.device)
         self.bias = hidden.masked_fill(~prompt_mask.bool(), float("-inf"))[:, None, None]
         prompts = torch.arange(len(prompt_mask), device=prompt_mask.device)
@@ -264,18 +276,23 @@ class _SharedPrompts:
             model.set_attn_implementation(before)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention over the prompt and the t own tokens.
+        """Attention over the common beginning, the prompt and the t own tokens.
 
         Args:
             query: scaled queries, R for each head of keys, (rows, H, R, D).
             key, value: of the own tokens, (rows, H, t, D).
         """
+        per_head = query.shape[2]
         prompt_keys, prompt_values = self.layers[layer]
-        of_prompt = self._by_row(self._by_prompt(query) @ prompt_keys + self.bias, query.shape[2])
-        width = of_prompt.shape[-1]
-        weights = torch.cat([of_prompt, query @ key.transpose(-1, -2)], -1).softmax(-1)
-        from_prompt = self._by_prompt(weights[..., :width]) @ prompt_values
-        return self._by_row(from_prompt, query.shape[2]) + weights[..., width:] @ value
+        of_prompt = self._by_row(self._by_prompt(query) @ prompt_keys + self.bias, per_head)
+        scores = [of_prompt, query @ key.transpose(-1, -2)]
+        if self.beginning:
+            common_keys, common_values = self.common[layer]
+            scores.append(_for_all_rows(query, common_keys))
+        sizes = [own.shape[-1] for own in scores]
+        on_prompt, on_own, *on_common = torch.cat(scores, -1).softmax(-1).split(sizes, -1)
+        attended = self._by_row(self._by_prompt(on_prompt) @ prompt_values, per_head) + on_own @ value
+        return attended + _for_all_rows(*on_common, common_values) if self.beginning else attended
 
     def _by_prompt(self, rows: Tensor) -> Tensor:
         """(rows, H, R, X) as (Q, H, slots × R, X), zeros where a slot is empty."""
@@ -286,6 +303,13 @@ class _SharedPrompts:
     def _by_row(self, prompts: Tensor, per_head: int) -> Tensor:
         """(Q, H, slots × R, X) as (rows, H, R, X)."""
         return prompts.unflatten(2, (self.slots, per_head)).transpose(1, 2)[self.prompt_of, self.slot_of]
+
+
+def _for_all_rows(rows: Tensor, matrices: Tensor) -> Tensor:
+    """(rows, H, R, X) by the (H, X, Y) that all rows share, as one product for each head: (rows, H, R, Y)."""
+    count, _heads, per_head, _width = rows.shape
+    product = rows.transpose(0, 1).flatten(1, 2) @ matrices
+    return product.unflatten(1, (count, per_head)).transpose(0, 1)
 
 
 def _shared_prefix_attention(

@@ -24,10 +24,12 @@ from rkd.models import existing_model, load_causal_lm, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query, Response
-from rkd.side_by_side import map_over_copies
+from rkd.side_by_side import is_small, map_over_copies
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# Responses in a batch, by whether the model is small: its steps cost little beside what goes on around them.
+BATCH_RESPONSES = {True: 512, False: 256}
 DIGESTED = (".safetensors", ".json")  # of a model folder: weights, vocabulary, and how they are read
 
 
@@ -40,7 +42,8 @@ class LocalGenerator:
         model: any causal language model; it is used in evaluation mode.
         tokenizer: its tokenizer, with a padding token of its own.
         prompt: how queries are put to it.
-        batch_responses: responses decoded in one batch; small models decode several batches side by side.
+        batch_responses: responses decoded in one batch, None for `BATCH_RESPONSES`; small models decode several batches
+            side by side.
         progress: called with the number of queries just finished.
     """
 
@@ -48,7 +51,7 @@ class LocalGenerator:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     prompt: PromptTemplate
-    batch_responses: int = 256
+    batch_responses: int | None = None
     progress: Callable[[int], None] = lambda _: None
 
     def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
@@ -95,7 +98,8 @@ class LocalGenerator:
         return join(list(map_over_copies(decode, self.model, batches)), self.tokenizer.pad_token_id)
 
     def _queries_per_batch(self, sampling: Sampling) -> int:
-        return max(1, self.batch_responses // sampling.samples_per_query)
+        responses = self.batch_responses or BATCH_RESPONSES[is_small(self.model.num_parameters())]
+        return max(1, responses // sampling.samples_per_query)
 
     def _decode(
         self,
