@@ -226,16 +226,16 @@ class _CopiedPrompts:
 class _SharedPrompts:
     """What every row has read: its own tokens, and a prompt that stands once for all rows of its query.
 
-    What all prompts begin with stands once for all of them. A row is a (prompt, slot), `prompt_of` and `slot_of` (rows,); `slots` is the most rows that a prompt still has. Keys
-    have H heads of width D; the common beginning has C tokens.
+    What all prompts begin with stands once for all of them. A row is a (prompt, slot), `prompt_of` and `slot_of`
+    (rows,); `slots` is the most rows that a prompt still has. Keys have H heads of width D; the beginning C tokens.
     """
 
     def __init__(self, prefilled: DynamicCache, prompt_mask: Tensor, samples: int, room: int, beginning: int) -> None:
         nothing = [(kv[:, :, :0].repeat_interleave(samples, 0) for kv in (x.keys, x.values)) for x in prefilled.layers]
         self.cache = _preallocated(nothing, room)
-        # Of each layer: keys and values of the common beginning, (H, D, C) and (H, C, D), and of what follows it in each
-        # prompt, (Q, H, D, P − C) and (Q, H, P − C, D).
         self.beginning = beginning
+        # Keys and values of each layer: of the beginning, (H, D, C) and (H, C, D), and of what follows it in each
+        # prompt, (Q, H, D, P − C) and (Q, H, P − C, D).
         self.common = [
             (layer.keys[0, :, :beginning].transpose(-1, -2).contiguous(), layer.values[0, :, :beginning].contiguous())
             for layer in prefilled.layers
