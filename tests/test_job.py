@@ -24,7 +24,7 @@ from rkd.results import RESULT_FILE, read_result
 
 REPOSITORY = Path(__file__).parents[1]
 SFT = ["sft.epochs=1", "sft.learning_rate=1e-4"]
-REWARD_MODEL = ["reward_model.epochs=1"]
+REWARD_MODEL = ["reward_model.epochs=1", "reward_model.pooling=last"]  # one token is the answer
 EXAMPLE = "{_target_:rkd.prompts.Example,question:'Ada 1: say two',response:'The answer is 2.'}"
 ROLLOUTS = ["episodes=64", "queries_per_rollout=4", "responses_per_query=8", "max_response_tokens=16"]
 ROLES = ["teacher", "student few-shot", "student zero-shot", "SFT", "Ours"]
@@ -51,10 +51,12 @@ def overrides(world: Path, root: Path, *more: str, stages: list[str] | None = No
         for override in (f"{role}.name_or_path={world / role}", f"{role}.prompt.template='Q: {{question}}\\nA:'")
     ]
     lengths = [f"{stage}.max_response_tokens=16" for stage in ("teacher_samples", "student_samples", "evaluation")]
+    # So few queries need more of each than the mini world's thousands.
+    sizes = ["student_samples.samples_per_query=8", "pairs.max_pairs_per_query=4"]
     return [
         "dataset=svamp", f"dataset.source={world / 'data'}", "tracking@tracker=none", "training.accelerator=cpu",
         "threads=1", f"artifacts.root={root / 'artifacts'}", f"output_root={root / 'outputs'}",
-        f"student.prompt.examples=[{EXAMPLE}]", *prompts, *lengths,
+        f"student.prompt.examples=[{EXAMPLE}]", *prompts, *lengths, *sizes,
         *([*SFT, *REWARD_MODEL, *RL] if stages is None else stages), *more,
     ]  # fmt: skip
 
@@ -241,7 +243,13 @@ def test_a_fast_dev_run_goes_through_every_stage_and_is_not_taken_for_the_whole_
 
 def test_overfitting_shows_that_the_loss_of_each_stage_falls(world, same_store):
     # So little SFT that the student still errs, or there is no pair; as many rollouts as epochs, or RL's rate turns.
-    stages = ["sft.learning_rate=4e-3", "reward_model.learning_rate=1e-2", *RL, "rl.rollouts.episodes=640"]
+    stages = [
+        "sft.learning_rate=4e-3",
+        "reward_model.learning_rate=1e-2",
+        "reward_model.pooling=last",
+        *RL,
+        "rl.rollouts.episodes=640",
+    ]
     _, seen = run(world, same_store, "debug=overfit", "training.max_epochs=20", stages=stages)
     changes = [line.split() for line in seen.splitlines() if " → " in line and line.endswith(" in 20 steps")]
     assert [metric for metric, *_ in changes] == ["train/loss", "train/loss", "reward"]
