@@ -1,11 +1,12 @@
 """The decode loop: a causal model and padded prompts enter, sampled tokens leave.
 
-What all prompts begin with is read once; a prompt is read once for all its samples, which share its keys and values;
-finished rows leave the batch.
+Nothing is read twice: what all prompts begin with is read once, a prompt once for all its samples, and samples that
+have said the same so far are one row until they part. Finished rows leave the batch.
 Shapes: Q prompts of P tokens, B = Q × G responses of at most T tokens, V vocabulary.
 """
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from transformers.cache_utils import DynamicLayer
 
 from rkd.protocols import Sampling
 
-# Rows are dropped once this share of the batch has finished: each drop copies the cache.
+# Rows are dropped once this share of them has finished, or when samples part: each change of rows copies the cache.
 FINISHED_SHARE = 0.2
 
 # A shorter common beginning of the prompts is read with each of them.
@@ -54,24 +55,26 @@ def sample_tokens(
     model.eval()
     decoding = _Decoding(model, prompt_ids, prompt_mask, sampling, pad_id)
     temperatures = torch.tensor(sampling.temperatures, device=prompt_ids.device).repeat(len(prompt_ids))
-    for step in range(sampling.max_response_tokens):
-        noise = None if uniforms is None else uniforms[decoding.row_of, step]
-        decoding.write(choose(decoding.logits, sampling, noise, temperatures[decoding.row_of]))
-        decoding.close(eos_id, stop_ids)
-        if step + 1 == sampling.max_response_tokens or decoding.open_rows == 0:
-            break
-        decoding.drop_finished()
-        decoding.advance()
+    with decoding.context.attention_of(model):
+        for step in range(sampling.max_response_tokens):
+            noise = None if uniforms is None else uniforms[decoding.open, step]
+            decoding.write(choose(decoding.logits[decoding.branch_of], sampling, noise, temperatures[decoding.open]))
+            decoding.close(eos_id, stop_ids)
+            if step + 1 == sampling.max_response_tokens or not len(decoding.open):
+                break
+            decoding.branch()
+            decoding.advance()
     model.train(was_training)
     longest = max(1, int(decoding.mask.sum(1).max()))
     return decoding.tokens[:, :longest], decoding.mask[:, :longest]
 
 
 class _Decoding:
-    """Responses on their way: `tokens` and `mask` hold all B rows, the other tensors those that are still decoded.
+    """Responses on their way: `tokens` and `mask` hold all B of them, `open` (samples,) names those still decoded.
 
-    A row that has ended is closed, and stays among these until enough are closed to be worth dropping. `step` counts
-    the tokens written to each.
+    Open samples of a prompt that have said the same so far are one branch, which is read once: `branch_of` (samples,)
+    says which, and `logits` and `positions` have a row for each. A branch whose samples have all ended stays among them
+    until enough have to be worth dropping. `step` counts the tokens written to each sample.
     """
 
     def __init__(
@@ -81,45 +84,46 @@ class _Decoding:
         samples, limit = sampling.samples_per_query, sampling.max_response_tokens
         is_plain = model.config.model_type in PLAIN_ATTENTION
         beginning = common_beginning(prompt_ids, prompt_mask) if is_plain else 0
-        prefilled, prompt_mask, logits = _read_prompts(model, prompt_ids, prompt_mask, beginning)
+        prefilled, prompt_mask, self.logits = _read_prompts(model, prompt_ids, prompt_mask, beginning)
         self.model, self.pad_id, self.step = model, pad_id, 0
         if is_plain and (samples > 1 or beginning):
-            self.context = _SharedPrompts(prefilled, prompt_mask, samples, limit, beginning)
+            self.context = _SharedPrompts(prefilled, prompt_mask, limit, beginning)
         else:
-            self.context = _CopiedPrompts(prefilled, prompt_mask, samples, limit)
-        self.logits = logits.repeat_interleave(samples, 0)
-        self.positions = prompt_mask.sum(1).repeat_interleave(samples, 0)
-        rows, device = len(self.logits), prompt_ids.device
-        self.row_of = torch.arange(rows, device=device)
-        self.is_open = torch.ones(rows, dtype=torch.bool, device=device)
-        self.open_rows = rows
-        self.tokens = torch.full((rows, limit), pad_id, dtype=torch.long, device=device)
-        self.mask = torch.zeros((rows, limit), dtype=torch.bool, device=device)
+            self.context = _CopiedPrompts(prefilled, prompt_mask, limit)
+        self.positions = prompt_mask.sum(1)
+        prompts, device = len(prompt_ids), prompt_ids.device
+        self.branch_of = torch.arange(prompts, device=device).repeat_interleave(samples)
+        self.open = torch.arange(prompts * samples, device=device)
+        self.tokens = torch.full((prompts * samples, limit), pad_id, dtype=torch.long, device=device)
+        self.mask = torch.zeros((prompts * samples, limit), dtype=torch.bool, device=device)
 
     def write(self, chosen: Tensor) -> None:
-        """Put the next token of each row, (rows,), where the row is open."""
-        self.chosen = chosen
-        self.tokens[self.row_of, self.step] = torch.where(self.is_open, chosen, self.pad_id)
-        self.mask[self.row_of, self.step] = self.is_open
+        """Put the next token of each open sample, (samples,)."""
+        self.tokens[self.open, self.step] = chosen
+        self.mask[self.open, self.step] = True
         self.step += 1
 
     def close(self, eos_id: int, stop_ids: Sequence[int]) -> None:
-        """Close the rows that have just ended."""
-        self.is_open = self.is_open & (self.chosen != eos_id)
+        """Close the samples that have just ended."""
+        is_open = self.tokens[self.open, self.step - 1] != eos_id
         if stop_ids and self.step >= len(stop_ids):
-            written = self.tokens[self.row_of, self.step - len(stop_ids) : self.step]
-            self.is_open = self.is_open & (written != torch.tensor(stop_ids, device=written.device)).any(1)
-        self.open_rows = int(self.is_open.sum())
+            written = self.tokens[self.open, self.step - len(stop_ids) : self.step]
+            is_open &= (written != torch.tensor(stop_ids, device=written.device)).any(1)
+        self.open, self.branch_of = self.open[is_open], self.branch_of[is_open]
 
-    def drop_finished(self) -> None:
-        """Decode the closed rows no further, if they are many."""
-        finished = len(self.is_open) - self.open_rows
-        if finished < FINISHED_SHARE * len(self.is_open):
-            return
-        keep = self.is_open.nonzero().squeeze(1)
-        self.row_of, self.chosen, self.is_open = self.row_of[keep], self.chosen[keep], self.is_open[keep]
-        self.positions = self.positions[keep]
-        self.context.select(keep)
+    def branch(self) -> None:
+        """Part the samples that have just said different things, and drop branches without samples if they are many."""
+        vocabulary, branches = self.logits.shape[-1], len(self.logits)
+        said = self.branch_of * vocabulary + self.tokens[self.open, self.step - 1]
+        said, branch_of = said.unique(return_inverse=True)  # sorted, so that those of a prompt stay together
+        parents, chosen = said // vocabulary, said % vocabulary
+        parts = bool((parents[1:] == parents[:-1]).any())
+        if parts or len(parents) <= (1 - FINISHED_SHARE) * branches:
+            self.branch_of, self.chosen, self.positions = branch_of, chosen, self.positions[parents]
+            self.context.select(parents)
+        else:
+            self.branch_of = parents[branch_of]
+            self.chosen = torch.full((branches,), self.pad_id, device=chosen.device).index_copy(0, parents, chosen)
 
     def advance(self) -> None:
         """Read the tokens just written, for the logits of the next ones."""
@@ -196,21 +200,21 @@ def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None, temperat
 
 
 class _CopiedPrompts:
-    """What every row has read: its prompt, copied for each sample, and its own tokens."""
+    """What every row has read: a copy of its prompt, and its own tokens. At first a row for each prompt."""
 
-    def __init__(self, prefilled: DynamicCache, prompt_mask: Tensor, samples: int, room: int) -> None:
-        self.cache = _preallocated(
-            [(kv.repeat_interleave(samples, 0) for kv in (layer.keys, layer.values)) for layer in prefilled.layers],
-            room,
-        )
+    def __init__(self, prefilled: DynamicCache, prompt_mask: Tensor, room: int) -> None:
+        self.cache = _preallocated([(layer.keys, layer.values) for layer in prefilled.layers], room)
         self.prompt_width = prompt_mask.shape[1]
-        attention = prompt_mask.long().repeat_interleave(samples, 0)
-        self.attention = torch.nn.functional.pad(attention, (0, room), value=1)
+        self.attention = torch.nn.functional.pad(prompt_mask.long(), (0, room), value=1)
 
-    def select(self, keep: Tensor) -> None:
-        """Keep the rows at these indices."""
-        self.attention = self.attention[keep]
-        self.cache.batch_select_indices(keep)
+    def attention_of(self, model: PreTrainedModel) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002
+        """The model attends as ever."""
+        return contextlib.nullcontext()
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with copies of the rows at these indices."""
+        self.attention = self.attention[rows]
+        self.cache.batch_select_indices(rows)
 
     def read(self, model: PreTrainedModel, ids: Tensor, positions: Tensor, step: int) -> Tensor:
         """Read token `step` of each row, (rows, 1); the logits after it, (rows, V)."""
@@ -224,14 +228,14 @@ class _CopiedPrompts:
 
 
 class _SharedPrompts:
-    """What every row has read: its own tokens, and a prompt that stands once for all rows of its query.
+    """What every row has read: its own tokens, and a prompt that stands once for all its rows. At first each has one.
 
     What all prompts begin with stands once for all of them. A row is a (prompt, slot), `prompt_of` and `slot_of`
-    (rows,); `slots` is the most rows that a prompt still has. Keys have H heads of width D; the beginning C tokens.
+    (rows,); `slots` is the most rows that a prompt has. Keys have H heads of width D; the beginning C tokens.
     """
 
-    def __init__(self, prefilled: DynamicCache, prompt_mask: Tensor, samples: int, room: int, beginning: int) -> None:
-        nothing = [(kv[:, :, :0].repeat_interleave(samples, 0) for kv in (x.keys, x.values)) for x in prefilled.layers]
+    def __init__(self, prefilled: DynamicCache, prompt_mask: Tensor, room: int, beginning: int) -> None:
+        nothing = [(layer.keys[:, :, :0], layer.values[:, :, :0]) for layer in prefilled.layers]
         self.cache = _preallocated(nothing, room)
         self.beginning = beginning
         # Keys and values of each layer: of the beginning, (H, D, C) and (H, C, D), and of what follows it in each
@@ -247,33 +251,37 @@ class _SharedPrompts:
         prompt_mask = prompt_mask[:, beginning:]
         hidden = torch.zeros(prompt_mask.shape, dtype=self.layers[0][0].dtype, device=prompt_mask.device)
         self.bias = hidden.masked_fill(~prompt_mask.bool(), float("-inf"))[:, None, None]
-        prompts = torch.arange(len(prompt_mask), device=prompt_mask.device)
-        self.prompt_of, self.slots = prompts.repeat_interleave(samples), samples
-        self.slot_of = torch.arange(samples, device=prompt_mask.device).repeat(len(prompt_mask))
+        self.prompt_of, self.slots = torch.arange(len(prompt_mask), device=prompt_mask.device), 1
+        self.slot_of = torch.zeros_like(self.prompt_of)
 
-    def select(self, keep: Tensor) -> None:
-        """Keep the rows at these indices, and the prompts that still have one."""
-        self.cache.batch_select_indices(keep)
-        prompts, self.prompt_of, counts = self.prompt_of[keep].unique_consecutive(
+    @contextlib.contextmanager
+    def attention_of(self, model: PreTrainedModel) -> Iterator[None]:
+        """Let the model attend to the shared prompts."""
+        before = model.config._attn_implementation
+        model.set_attn_implementation(SHARED_PREFIX)
+        try:
+            yield
+        finally:
+            model.set_attn_implementation(before)
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with copies of the rows at these indices, in ascending order, and the prompts that still have one."""
+        self.cache.batch_select_indices(rows)
+        prompts, self.prompt_of, counts = self.prompt_of[rows].unique_consecutive(
             return_inverse=True, return_counts=True
         )
         if len(prompts) < len(self.bias):
             self.layers = [(keys[prompts], values[prompts]) for keys, values in self.layers]
             self.bias = self.bias[prompts]
         first = counts.cumsum(0) - counts
-        self.slot_of = torch.arange(len(keep), device=keep.device) - first[self.prompt_of]
+        self.slot_of = torch.arange(len(rows), device=rows.device) - first[self.prompt_of]
         self.slots = int(counts.max())
 
     def read(self, model: PreTrainedModel, ids: Tensor, positions: Tensor, step: int) -> Tensor:  # noqa: ARG002
         """Read a token of each row, (rows, 1); the logits after it, (rows, V)."""
-        before = model.config._attn_implementation
-        model.set_attn_implementation(SHARED_PREFIX)
-        try:
-            return model(
-                input_ids=ids, position_ids=positions, past_key_values=self.cache, use_cache=True, shared_prompts=self
-            ).logits[:, -1]
-        finally:
-            model.set_attn_implementation(before)
+        return model(
+            input_ids=ids, position_ids=positions, past_key_values=self.cache, use_cache=True, shared_prompts=self
+        ).logits[:, -1]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention over the common beginning, the prompt and the t own tokens.

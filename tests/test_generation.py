@@ -130,6 +130,25 @@ def test_a_beginning_that_is_read_once_changes_no_token(build: Build, samples: i
     assert len(set(lengths.sum(1).tolist())) > 2
 
 
+@both
+def test_samples_are_read_once_until_they_part(build: Build):
+    model = build()
+    ids, mask = pad(PROMPTS[:2], PAD, left=True)
+    read: list[int] = []
+    model.register_forward_pre_hook(lambda _, __, given: read.append(len(given["input_ids"])), with_kwargs=True)
+    # Four samples of each prompt whose noise is the same, but for that of one sample from its third token on.
+    noise = torch.full((8, 6), 0.3, dtype=torch.float64)
+    noise[1, 2:] = 0.999
+    tokens, _ = sample_tokens(model, ids, mask, Sampling(1.0, 4, 6), uniforms=noise, eos_id=-1, pad_id=PAD)
+    assert read[-5:] == [2, 2, 3, 3, 3]
+    first, parted, *others = tokens[:4]
+    assert all(torch.equal(first, other) for other in others)
+    assert torch.equal(first[:2], parted[:2])
+    assert first[2] != parted[2]
+    alone, _ = sample_tokens(model, ids[:1], mask[:1], Sampling(1.0, 1, 6), uniforms=noise[1:2], eos_id=-1, pad_id=PAD)
+    assert torch.equal(alone[0], parted)
+
+
 def test_of_equal_prompts_one_token_is_left_to_read():
     ids, mask = pad([[5] * 30, [5] * 30], PAD, left=True)
     assert common_beginning(ids, mask) == 29
