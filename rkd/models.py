@@ -121,12 +121,13 @@ class PolicyOutput:
 class Policy(nn.Module):
     """A causal language model, with a value head on its states if `has_value_head`.
 
-    The value head starts at zero: a random one would feed noise into the first advantages.
+    The value head starts at zero: a random one would feed noise into the first advantages. The logits are divided by
+    `temperature`, so that the policy is the one that is sampled from at this temperature.
     """
 
-    def __init__(self, lm: PreTrainedModel, *, has_value_head: bool = False) -> None:
+    def __init__(self, lm: PreTrainedModel, *, has_value_head: bool = False, temperature: float = 1.0) -> None:
         super().__init__()
-        self.lm = lm
+        self.lm, self.temperature = lm, temperature
         self.value_head = nn.Linear(lm.config.hidden_size, 1) if has_value_head else None
         if self.value_head is not None:
             nn.init.zeros_(self.value_head.weight)
@@ -137,6 +138,8 @@ class Policy(nn.Module):
         states, mask = response_states(self.lm.base_model, batch)[:, :-1], batch.response_mask
         # Only tokens that count get logits: padding would be half of them, and they are the largest tensor.
         logits = self.lm.get_output_embeddings()(states[mask])[None]
+        if self.temperature != 1:
+            logits = logits / self.temperature
         values = None if self.value_head is None else self.value_head(states.float()).squeeze(-1)
         chunk = max(1, CHUNK_ELEMENTS // logits.shape[-1])
         logprobs = token_logprobs(logits, batch.response_ids[mask][None], chunk_tokens=chunk)[0]

@@ -255,10 +255,11 @@ class RL:
         seed: int,
     ) -> PolicyModule:
         """The parts put together; `lm` is trained, and gets a value head if the advantages need one."""
-        policy = Policy(lm, has_value_head=self.advantages.needs_values)
+        temperature = self.rollouts.temperature
+        policy = Policy(lm, has_value_head=self.advantages.needs_values, temperature=temperature)
         collector = Collector(
             policy=policy,
-            reference=Policy(reference).eval(),
+            reference=Policy(reference, temperature=temperature).eval(),
             generator=LocalGenerator("policy", lm, tokenizer, prompt, batch_responses=SAMPLED_AT_ONCE),
             reward=reward,
             estimate_advantages=self.advantages,

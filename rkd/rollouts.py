@@ -34,6 +34,8 @@ class Rollouts:
         responses_per_query: G.
         max_response_tokens: tokens of the student's tokenizer.
         missing_end_penalty: taken off the reward of a response cut at the limit.
+        temperature: of the policy, which divides its logits in sampling and training alike, so that the ratio has no
+            bias. Below 1 the policy is nearer to its greedy answers, and so are the mistakes it learns from.
     """
 
     episodes: int
@@ -41,8 +43,11 @@ class Rollouts:
     responses_per_query: int
     max_response_tokens: int
     missing_end_penalty: float = 0.0
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"rl.rollouts.temperature={self.temperature}: without chance nothing is learnt, take > 0.")
         if self.episodes < self.responses_per_rollout:
             raise ValueError(
                 f"rl.rollouts: {self.episodes} episodes are fewer than one rollout of {self.queries_per_rollout} × "
@@ -61,8 +66,8 @@ class Rollouts:
 
     @property
     def sampling(self) -> Sampling:
-        """Temperature 1 and the whole vocabulary: anything else would bias the ratio."""
-        return Sampling(1.0, self.responses_per_query, self.max_response_tokens)
+        """The policy's temperature and the whole vocabulary: anything else would bias the ratio."""
+        return Sampling(self.temperature, self.responses_per_query, self.max_response_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,15 +107,16 @@ def test_the_first_ratio_is_1_and_nothing_is_clipped(student, advantages):
     assert float(measured["clip_fraction"]) == 0
 
 
-def test_the_log_probabilities_of_a_rollout_are_those_that_were_sampled_from(student):
-    own = module(student)
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_log_probabilities_of_a_rollout_are_those_that_were_sampled_from(student, temperature):
+    own = module(student, changed(STAGE, temperature=temperature))
     rollout = collect(own, QUERIES[:4])
     batch = rollout.batch
     for row in range(len(batch.response_ids)):
         prompt = batch.prompt_ids[row // 4][batch.prompt_mask[row // 4]]
         response = batch.response_ids[row][batch.response_mask[row]]
         logits = own.policy.lm(torch.cat([prompt, response])[None]).logits[0, len(prompt) - 1 : -1]
-        expected = logits.log_softmax(-1).gather(1, response[:, None]).squeeze(1)
+        expected = (logits / temperature).log_softmax(-1).gather(1, response[:, None]).squeeze(1)
         torch.testing.assert_close(rollout.old_logprobs[row][batch.response_mask[row]], expected, atol=1e-5, rtol=1e-5)
 
 
@@ -384,6 +385,17 @@ def test_an_adaptive_coefficient_has_a_recipe():
 def test_no_query_is_refused_with_the_key_to_raise(student, tmp_path):
     with pytest.raises(ValueError, match=r"rl has no queries.*student_samples\.samples_per_query"):
         fit(STAGE, student, tmp_path, queries=[])
+
+
+def test_a_policy_without_chance_is_refused():
+    with pytest.raises(ValueError, match=r"rl\.rollouts\.temperature=0"):
+        changed(STAGE, temperature=0.0)
+
+
+def test_the_temperature_decides_what_is_sampled(student):
+    cold, warm = (collect(module(student, changed(STAGE, temperature=t))) for t in (1e-6, 1.0))
+    assert float(cold.metrics()["entropy"]) == pytest.approx(0, abs=1e-3)
+    assert float(warm.metrics()["entropy"]) > 0.01
 
 
 def test_fewer_episodes_than_a_rollout_are_refused():
