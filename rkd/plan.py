@@ -138,7 +138,7 @@ def _sft_work(s: Stages, training: int, validated: float, expected: Expected) ->
     examples = training * min(of_query, s.teaching_set.responses_per_query or of_query)
     asked = s.sft.epochs * s.sft.validations_per_epoch * validated
     return Work(
-        "sft", f"{_about(examples)} responses, {s.sft.epochs} epochs", STUDENT, s.teacher_samples.max_response_tokens,
+        "sft", f"{_about(examples)} responses, {_epochs(s.sft.epochs)}", STUDENT, s.teacher_samples.max_response_tokens,
         prompts=asked, sampled=asked, trained=s.sft.epochs * examples,
     )  # fmt: skip
 
@@ -147,7 +147,7 @@ def _reward_model_work(s: Stages, training: int, validation: int, expected: Expe
     of_query = expected.labelled * expected.balanced * expected.pairs * s.pairs.max_pairs_per_query
     pairs, held_out, epochs = training * of_query, validation * of_query, s.reward_model.epochs
     passes = epochs * (pairs + s.reward_model.validations_per_epoch * FORWARD * held_out)
-    amount = f"{_about(pairs)} pairs, {epochs} epochs"
+    amount = f"{_about(pairs)} pairs, {_epochs(epochs)}"
     return Work("reward model", amount, STUDENT, s.student_samples.max_response_tokens, trained=2 * passes)
 
 
@@ -293,6 +293,10 @@ def parameters(folder: Path) -> int:
                 "remade with `python -m rkd.pretrain`."
             ) from error
     return count
+
+
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"
 
 
 def _about(number: float) -> str:
