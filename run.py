@@ -40,7 +40,7 @@ def run() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         said = f"{error}\n{error.__cause__ or ''}".splitlines()
         # Appending an unknown key would only be refused later, and OmegaConf's inner names help nobody.
-        noise = ("To append to your config", "    full_key:", "    object_type=")
+        noise = ("To append to your config", "    full_key:", "    object_type=", "Config search path", "\tprovider=")
         lines = [line for line in dict.fromkeys(said) if line and not line.startswith(noise)]
         lines.append("`python run.py --help` lists groups and options, `python run.py --cfg job` all values.")
         sys.exit("\n".join(lines))

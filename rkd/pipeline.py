@@ -15,13 +15,19 @@ from rkd.artifacts import code_revision, package_versions, recipe_digest
 from rkd.evaluation import compare
 from rkd.records import Checkpoint
 from rkd.results import ModelResult, Overlap, RunResult
+from rkd.settings import check_types
 from rkd.stages import Stages, pretrained_lines, table_lines
 from rkd.steps import Steps
 from rkd.workshop import Workshop
 
 
 def build_stages(config: DictConfig) -> Stages:
-    """Instantiate every part that the config names; the other fields are values."""
+    """Instantiate every part that the config names; the other fields are values.
+
+    Raises:
+        ValueError: a value has another type than its part takes, or is outside its range.
+    """
+    check_types(config, Stages)
     names = [field.name for field in dataclasses.fields(Stages)]
     parts = {
         name: instantiate(config[name], _convert_="all") if OmegaConf.is_config(config[name]) else config[name]

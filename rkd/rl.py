@@ -29,10 +29,23 @@ from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, Query
 from rkd.rollouts import Collector, KLPenalty, RewardScaling, Rollout, Rollouts, queries_of_rollouts
+from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
 from rkd.side_by_side import mean_loss, worker_count
 from rkd.training import KeepBest, Training, Validate, one_validation, seeded
 
 SAMPLED_AT_ONCE = 128  # so that even a small rollout is several batches, for several cores
+OPTIMISATION_RANGES = {
+    "learning_rate": ABOVE_0,
+    "final_learning_rate_fraction": SHARE,
+    "warmup_rollouts": NOT_NEGATIVE,
+    "epochs_per_rollout": AT_LEAST_1,
+    "minibatches_per_epoch": AT_LEAST_1,
+    "clip_range": ABOVE_0,
+    "value_clip_range": ABOVE_0,
+    "value_coefficient": NOT_NEGATIVE,
+    "gradient_clip": ABOVE_0,
+    "weight_decay": NOT_NEGATIVE,
+}
 SAMPLES_SHOWN = 4  # sampled responses kept of each rollout, to be read by a person
 
 
@@ -50,6 +63,9 @@ class Optimisation:
     value_coefficient: float = 0.1
     gradient_clip: float | None = 1.0
     weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_ranges("rl.optimisation", self, OPTIMISATION_RANGES)
 
 
 class PolicyModule(LightningModule):
@@ -190,6 +206,7 @@ class RL:
     patience: int | None = None
 
     def __post_init__(self) -> None:
+        check_ranges("rl", self, {"rollouts_between_validations": AT_LEAST_1, "patience": AT_LEAST_1})
         if self.rollouts.queries_per_rollout < self.optimisation.minibatches_per_epoch:
             raise ValueError(
                 f"rl.optimisation.minibatches_per_epoch={self.optimisation.minibatches_per_epoch}: a minibatch holds "

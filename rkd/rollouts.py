@@ -21,7 +21,16 @@ from rkd.losses import KLEstimator, explained_variance, kl_estimate, masked_mean
 from rkd.models import Policy, PolicyOutput
 from rkd.protocols import RewardFunction, Rewards, Sampling
 from rkd.records import Query, Response
+from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, check_ranges
 from rkd.side_by_side import map_over_copies
+
+RANGES = {
+    "queries_per_rollout": AT_LEAST_1,
+    "responses_per_query": AT_LEAST_1,
+    "max_response_tokens": AT_LEAST_1,
+    "missing_end_penalty": NOT_NEGATIVE,
+    "temperature": ABOVE_0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +55,7 @@ class Rollouts:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"rl.rollouts.temperature={self.temperature}: without chance nothing is learnt, take > 0.")
+        check_ranges("rl.rollouts", self, RANGES)
         if self.episodes < self.responses_per_rollout:
             raise ValueError(
                 f"rl.rollouts: {self.episodes} episodes are fewer than one rollout of {self.queries_per_rollout} × "

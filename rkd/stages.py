@@ -49,6 +49,11 @@ class Stages:
     training: Training
     tracker: Tracker
 
+    def __post_init__(self) -> None:
+        for name, smallest in (("seed", 0), ("sampling_seed", 0), ("validation_queries", 1)):
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least {smallest}.")
+
     @property
     def zero_shot(self) -> PromptTemplate:
         """How a student is asked wherever it is trained, sampled for training or validated."""

@@ -15,6 +15,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader
 
+from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
 from rkd.training import KeepBest, Training, learning_rate_factor, one_validation
 
 Example = TypeVar("Example")
@@ -22,15 +23,17 @@ Example = TypeVar("Example")
 # Examples are sorted by length within so many batches: over all of them, a batch would hold one length only.
 POOL_BATCHES = 50
 
-# Of the settings: what they may be, and how to say so.
-POSSIBLE = {
-    "learning_rate": (lambda value: value > 0, "above 0"),
-    "epochs": (lambda value: value >= 1, "at least 1"),
-    "batch_size": (lambda value: value >= 1, "at least 1"),
+RANGES = {
+    "learning_rate": ABOVE_0,
+    "epochs": AT_LEAST_1,
+    "batch_size": AT_LEAST_1,
     "max_tokens": (lambda value: value >= 2, "at least 2"),
-    "validations_per_epoch": (lambda value: value >= 1, "at least 1"),
     "warmup_fraction": (lambda value: 0 <= value < 1, "in [0, 1)"),
-    "final_learning_rate_fraction": (lambda value: 0 <= value <= 1, "in [0, 1]"),
+    "final_learning_rate_fraction": SHARE,
+    "weight_decay": NOT_NEGATIVE,
+    "gradient_clip": ABOVE_0,
+    "validations_per_epoch": AT_LEAST_1,
+    "patience": AT_LEAST_1,
 }
 
 
@@ -65,10 +68,7 @@ class SupervisedTraining:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        for name, (is_possible, words) in POSSIBLE.items():
-            value = getattr(self, name)
-            if not is_possible(value):
-                raise ValueError(f"{self.stage}.{name}={value}: must be {words}.")
+        check_ranges(self.stage, self, RANGES)
 
     def check_left(self, examples: Sequence[Any], given: int, one: str, advice: str) -> None:
         """Refuse to train on nothing.

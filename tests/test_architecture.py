@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rkd"
 
 FLOORS = [
-    {"records", "losses", "muon", "callbacks", "artifacts", "statistics", "results"},
+    {"records", "losses", "muon", "callbacks", "artifacts", "statistics", "results", "settings"},
     {"protocols", "advantages", "kl_control", "prompts", "answers", "mini", "batches"},
     {"models", "data", "training", "decoding", "side_by_side"},
     {"generation", "pairs", "pretrain_text", "supervised"},

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -64,6 +65,25 @@ def test_every_row_composes_at_the_papers_scale(row):
 def test_every_row_builds_and_has_a_digest_of_its_own(digests):
     assert all(len(digest) == 16 for digest in digests.values())
     assert len(set(digests.values())) == len(_rows())
+
+
+@pytest.mark.parametrize("group", ["experiments", "sweeps"])
+def test_a_row_or_table_that_there_is_not_is_refused(group):
+    with pytest.raises(MissingConfigException, match="nothing"):
+        compose("config", overrides=[f"{group}=nothing"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sft.epochs=two", r"^sft\.epochs=two: must be a whole number"),
+        ("seed=-1", "^seed=-1: must be at least 0"),
+        ("rl.kl.place=nowhere", r"^rl\.kl\.place=nowhere: must be reward or loss"),
+    ],
+)
+def test_a_value_that_no_part_takes_is_refused_before_anything_is_built(override, message):
+    with pytest.raises(ValueError, match=message):
+        build_stages(compose("config", overrides=[override]))
 
 
 def test_every_row_has_a_label_of_its_own():

@@ -387,9 +387,11 @@ def test_no_query_is_refused_with_the_key_to_raise(student, tmp_path):
         fit(STAGE, student, tmp_path, queries=[])
 
 
-def test_a_policy_without_chance_is_refused():
-    with pytest.raises(ValueError, match=r"rl\.rollouts\.temperature=0"):
-        changed(STAGE, temperature=0.0)
+@pytest.mark.parametrize("part", ["optimisation", "rollouts"])
+def test_a_setting_outside_its_range_is_refused(part):
+    name = {"optimisation": "learning_rate", "rollouts": "temperature"}[part]
+    with pytest.raises(ValueError, match=rf"^rl\.{part}\.{name}=0\.0: must be above 0"):
+        dataclasses.replace(getattr(STAGE, part), **{name: 0.0})
 
 
 def test_the_temperature_decides_what_is_sampled(student):

@@ -1,0 +1,96 @@
+"""What a setting may be: its type, as the part that takes it declares, and its range; wrong ones end a job at once."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, Union
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+Range = tuple[Callable[[Any], bool], str]
+"""Whether a value is possible, and what to say of it if not."""
+
+ABOVE_0: Range = (lambda value: value > 0, "above 0")
+NOT_NEGATIVE: Range = (lambda value: value >= 0, "at least 0")
+AT_LEAST_1: Range = (lambda value: value >= 1, "at least 1")
+SHARE: Range = (lambda value: 0 <= value <= 1, "in [0, 1]")
+
+NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
+
+
+def check_ranges(group: str, settings: object, ranges: Mapping[str, Range]) -> None:
+    """Refuse a setting outside its range; None is in every range, its type says whether it may be.
+
+    Args:
+        group: how the config calls the settings.
+
+    Raises:
+        ValueError: it says which setting, its value and its range.
+    """
+    for name, (is_possible, words) in ranges.items():
+        value = getattr(settings, name)
+        if value is not None and not is_possible(value):
+            raise ValueError(f"{group}.{name}={value}: must be {words}.")
+
+
+def check_types(config: DictConfig, whole: type) -> None:
+    """Refuse values of a type that their part does not take.
+
+    Args:
+        config: parts are its nodes with a `_target_`, and the config itself.
+        whole: the dataclass that takes the config's own values.
+
+    Raises:
+        ValueError: it says which value, and what may stand there.
+    """
+    for key, value, declared in [*_values("", config, whole), *_values_of_parts("", config)]:
+        allowed = _simple_types(declared)
+        if allowed is not None and not any(_fits(value, one) for one in allowed):
+            raise ValueError(f"{key}={value}: must be {' or '.join(map(_name, allowed))}.")
+
+
+def _values_of_parts(key: str, node: DictConfig) -> Iterator[tuple[str, Any, Any]]:
+    for name in node:
+        child = None if OmegaConf.is_missing(node, name) else node[name]
+        if not OmegaConf.is_dict(child):
+            continue
+        inner = f"{key}{name}."
+        if "_target_" in child and not OmegaConf.is_missing(child, "_target_"):
+            yield from _values(inner, child, get_object(child["_target_"]))
+        yield from _values_of_parts(inner, child)
+
+
+def _values(key: str, node: DictConfig, part: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The values that a dataclass is given, with their types; containers and other parts' values are no concern."""
+    if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
+        return
+    declared = typing.get_type_hints(part)
+    for field in dataclasses.fields(part):
+        if field.name in node and not OmegaConf.is_missing(node, field.name):
+            value = node[field.name]
+            if not OmegaConf.is_config(value):
+                yield f"{key}{field.name}", value, declared[field.name]
+
+
+def _simple_types(declared: Any) -> list[Any] | None:
+    """The types or words that a value may have; None where the declaration has others too."""
+    if typing.get_origin(declared) in (Union, types.UnionType):
+        parts = [_simple_types(one) for one in typing.get_args(declared)]
+        return None if None in parts else [one for part in parts for one in part]
+    if typing.get_origin(declared) is Literal:
+        return list(typing.get_args(declared))
+    return [declared] if declared in NAMES else None
+
+
+def _fits(value: Any, allowed: Any) -> bool:
+    if not isinstance(allowed, type):
+        return value == allowed
+    if isinstance(value, bool):
+        return allowed is bool
+    return isinstance(value, (int, float) if allowed is float else allowed)
+
+
+def _name(allowed: Any) -> str:
+    return NAMES[allowed] if isinstance(allowed, type) else str(allowed)
