@@ -133,7 +133,9 @@ def test_right_judged_responses_hold_and_wrong_ones_are_of_many_sorts():
         else:
             false_equation += 1
     assert min(false_equation, other_answer, consistent) > 0.02 * len(wrong)
-    assert sum("(" in document.judged for document in wrong) > 0  # joined steps among them
+    assert (
+        sum(bool(re.search(r" × \d+ [-+] \d+ = ", document.judged)) for document in wrong) > 0
+    )  # joined steps among them
 
 
 def test_verdicts_are_the_words_of_the_judge_prompt():

@@ -103,12 +103,16 @@ def test_evaluator_of_this_test_sees_a_wrong_equation():
         check_response("Step 1: 2 + 3 = 6.\nThe answer is 6.")
 
 
-def test_joined_puts_brackets_where_the_inner_operation_binds_less():
-    # (2 + 3) × 4 = 20; 9 - (2 + 3) = 4.
-    product = (Operation("+", 2, 3, 5), Operation("×", 5, 4, 20, left_from=0))
-    difference = (Operation("+", 2, 3, 5), Operation("-", 9, 5, 4, right_from=0))
-    assert write_response(product, "joined") == "Step 1: (2 + 3) × 4 = 20.\nThe answer is 20."
-    assert write_response(difference, "joined") == "Step 1: 9 - (2 + 3) = 4.\nThe answer is 4."
+def test_joined_puts_a_product_into_the_sum_or_difference_that_uses_it():
+    product = Operation("×", 5, 4, 20)
+    before = (product, Operation("-", 20, 3, 17, left_from=0))
+    after = (product, Operation("-", 29, 20, 9, right_from=0))
+    of_another = (product, Operation("+", 29, 3, 32))
+    quotient = (Operation("÷", 20, 4, 5), Operation("+", 5, 4, 9, left_from=0))
+    assert write_response(before, "joined") == "Step 1: 5 × 4 - 3 = 17.\nThe answer is 17."
+    assert write_response(after, "joined") == "Step 1: 29 - 5 × 4 = 9.\nThe answer is 9."
+    assert write_response(of_another, "joined") == write_response(of_another, "steps")
+    assert write_response(quotient, "joined") == write_response(quotient, "steps")
 
 
 def test_worked_writes_the_carry():
@@ -118,7 +122,7 @@ def test_worked_writes_the_carry():
 
 def test_styles_differ_on_the_same_problem(problems):
     texts = [tuple(write_response(problem.operations, style) for style in STYLES) for problem in problems]
-    assert all(joined != steps for joined, steps, _ in texts if len(steps.splitlines()) > 3)
+    assert sum(joined != steps for joined, steps, _ in texts) > 0.4 * len(texts)
     assert any(steps != worked for _, steps, worked in texts)
 
 

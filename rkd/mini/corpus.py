@@ -34,6 +34,7 @@ from rkd.mini.wording import capitalised, draw_slots, draw_things, expand, plain
 
 YES, NO = " Yes", " No"  # the verdicts, as rkd.prompts.JudgePrompt has them
 GENERAL_SHARE = 0.5  # of stories from general.yaml, the others being of mini_math's families
+GENERAL_STYLES = (5, 3, 2)  # weights of the response styles there
 SCENE_SHARE = 0.4  # of short problems, the others being of short.yaml
 PLAINLY_TYPED_SHARE = 0.1
 DISTRACTOR_SHARE = 0.25
@@ -74,7 +75,7 @@ def arithmetic(rng: random.Random) -> Document:
 
 
 def expressions(rng: random.Random) -> Document:
-    """Four equations of two operations, as joined steps need them."""
+    """Four equations of a product and a sum or difference, as joined steps have them."""
     return Document(None, "\n".join(_expression(rng) for _ in range(4)))
 
 
@@ -100,7 +101,7 @@ def problem(rng: random.Random) -> Document:
     """A story of two to five operations; mini_math's are solved in the style of their family's textbook."""
     plan = _draw_plan(rng, 2, 5)
     question, operations = _told(rng, plan)
-    style = draw_style(rng, plan.family) if plan.family in families() else rng.choice(["steps", "worked"])
+    style = draw_style(rng, plan.family) if plan.family in families() else rng.choices(STYLES, GENERAL_STYLES)[0]
     return Document(question, write_response(operations, style))
 
 
@@ -217,21 +218,22 @@ def _short_problems() -> tuple[tuple[str, str], ...]:
 def _equation(rng: random.Random) -> str:
     left = _amount(rng)
     style = "worked" if rng.random() < 0.4 else "steps"
-    return _first_line((_draw_operation(rng, left, None),), style)
+    return _first_line((_draw_operation(rng, left),), style)
 
 
 def _expression(rng: random.Random) -> str:
-    first = _draw_operation(rng, _amount(rng), None)
-    if rng.random() < 0.3:  # a product that is added or taken away, as several packs at once are
-        product = _draw_operation(rng, rng.randint(2, 12), None, symbol="×")
-        value = _amount(rng) + (product.result if rng.random() < 0.5 else 0)
-        symbol = "-" if value > product.result and rng.random() < 0.5 else "+"
-        result = apply(symbol, value, product.result)
-        return _first_line((product, Operation(symbol, value, product.result, result, None, 0)), "joined")
-    return _first_line((first, _draw_operation(rng, first.result, 0)), "joined")
+    product = _draw_operation(rng, rng.randint(*rng.choice([(2, 12), (2, 12), (10, 40)])), symbol="×")
+    result, symbol = product.result, rng.choice("+-")
+    if rng.random() < 0.5:  # a × b ∘ c
+        other = rng.randint(1, int(result) - 1) if symbol == "-" else _amount(rng)
+        outer = Operation(symbol, result, other, apply(symbol, result, other), 0)
+    else:  # c ∘ a × b
+        other = result + _amount(rng) if symbol == "-" else _amount(rng)
+        outer = Operation(symbol, other, result, apply(symbol, other, result), None, 0)
+    return _first_line((product, outer), "joined")
 
 
-def _draw_operation(rng: random.Random, left: int, made_by: int | None, symbol: str | None = None) -> Operation:
+def _draw_operation(rng: random.Random, left: int, symbol: str | None = None) -> Operation:
     """left ∘ some number, with a positive whole result in the range that stories have."""
     divisors = [number for number in range(2, 11) if left % number == 0 and number < left]
     kinds = ["+", "-", "×"] if left <= LARGEST_VALUE // 2 else ["+", "-"]
@@ -245,7 +247,7 @@ def _draw_operation(rng: random.Random, left: int, made_by: int | None, symbol: 
             right = rng.randint(2, max(2, min(12, LARGEST_VALUE // left)))
         case _:
             right = rng.choice(divisors)
-    return Operation(symbol, left, right, apply(symbol, left, right), made_by)
+    return Operation(symbol, left, right, apply(symbol, left, right))
 
 
 def _amount(rng: random.Random) -> int:

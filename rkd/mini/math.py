@@ -5,9 +5,10 @@ Telling it gives a `MathProblem`: the text, its operations and its answer. Every
 hash of its structure and numbers (names do not count), so that no problem of one split can be drawn in another one, nor
 in the text that models are pretrained on.
 
-Solutions come in three styles, and each family prefers one, as textbooks do: `joined` puts two operations into one
-step, `steps` writes one operation a step, `worked` also writes the partial results of carries and long products. A
-small model calculates best when it writes the most, so which style suits a student is for it to find out.
+Solutions come in three styles, and each family prefers one, as textbooks do: `joined` puts a product into the
+step that uses it, `steps` writes one operation a step, `worked` also the partial results of carries and long products.
+A large model calculates in its head what a small one has to write down, so which style suits a student is for it to
+find out.
 """
 
 import dataclasses
@@ -322,28 +323,17 @@ def _infix(operation: Operation) -> str:
 
 
 def _joined_lines(operations: tuple[Operation, ...]) -> list[str]:
-    """Two operations a line wherever the second one uses the result of the first."""
-    lines, index = [], 0
-    while index < len(operations):
-        first = operations[index]
-        second = operations[index + 1] if index + 1 < len(operations) else None
-        if second is not None and index in (second.left_from, second.right_from):
-            lines.append(f"{_joined(first, second, index)} = {written(second.result)}")
-            index += 2
-        else:
-            lines.append(f"{_infix(first)} = {written(first.result)}")
-            index += 1
+    """One operation a line, but a product in the line of the sum or difference that uses it next."""
+    lines: list[str] = []
+    for index, operation in enumerate(operations):
+        left, right = written(operation.left), written(operation.right)
+        sources = operation.left_from, operation.right_from
+        if operation.symbol in "+-" and index - 1 in sources and operations[index - 1].symbol == "×":
+            lines.pop()
+            product = _infix(operations[index - 1])
+            left, right = (product, right) if sources[0] == index - 1 else (left, product)
+        lines.append(f"{left} {operation.symbol} {right} = {written(operation.result)}")
     return lines
-
-
-def _joined(first: Operation, second: Operation, index: int) -> str:
-    inner = _infix(first)
-    is_left = second.left_from == index
-    binds_less = first.symbol in "+-" and (second.symbol in "×÷" or (second.symbol == "-" and not is_left))
-    if binds_less:
-        inner = f"({inner})"
-    left, right = (inner, written(second.right)) if is_left else (written(second.left), inner)
-    return f"{left} {second.symbol} {right}"
 
 
 def _worked(operation: Operation) -> str:
