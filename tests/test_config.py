@@ -60,6 +60,7 @@ def test_every_row_composes_at_the_papers_scale(row):
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert plain["dataset"]["name"] == "gsm8k"
     assert plain["student"]["name"] == "llama3.2_1b"
+    assert plain["rl"].get("rollouts", {}).get("temperature", 1.0) == 1.0
 
 
 def test_every_row_builds_and_has_a_digest_of_its_own(digests):
