@@ -48,6 +48,16 @@ class Evaluation:
                 f"max_pass_at_k_queries={self.max_pass_at_k_queries} at least 1, or null for all."
             )
 
+    @property
+    def greedy(self) -> Sampling:
+        """How a query is answered for accuracy."""
+        return Sampling(0.0, 1, self.max_response_tokens)
+
+    @property
+    def pass_at_k(self) -> Sampling:
+        """How a query is answered for pass@8; only where `pass_at_k_samples` is not 0."""
+        return Sampling(self.pass_at_k_temperature, self.pass_at_k_samples, self.max_response_tokens)
+
     def evaluate(
         self, generator: TextGenerator, queries: Sequence[Query], seed: int, *, test_set: str
     ) -> TestSetResult:
@@ -62,8 +72,7 @@ class Evaluation:
                 f"test set {test_set}: {len(without)} of {len(queries)} queries have no gold answer "
                 f"(first: {without[0] if without else 'no query at all'}). Evaluate on `Data.test_sets()`."
             )
-        greedy = Sampling(0.0, 1, self.max_response_tokens)
-        responses = [own[0] for own in generator.generate(queries, greedy, seed)]
+        responses = [own[0] for own in generator.generate(queries, self.greedy, seed)]
         answers = [_answer(query, response) for query, response in zip(queries, responses, strict=True)]
         outcomes = [_is_right(query, answer) for query, answer in zip(queries, answers, strict=True)]
         n, correct = len(outcomes), sum(outcomes)
@@ -100,10 +109,9 @@ class Evaluation:
         # A fixed seed: two rows are compared on the same questions.
         order = np.random.default_rng(0).permutation(len(queries))
         asked = [queries[i] for i in sorted(order[: self.max_pass_at_k_queries])]
-        sampling = Sampling(self.pass_at_k_temperature, self.pass_at_k_samples, self.max_response_tokens)
         estimates = [
             pass_at_k(len(own), sum(_is_right(query, _answer(query, response)) for response in own), PASS_AT)
-            for query, own in zip(asked, generator.generate(asked, sampling, seed), strict=True)
+            for query, own in zip(asked, generator.generate(asked, self.pass_at_k, seed), strict=True)
         ]
         return sum(estimates) / len(estimates)
 

@@ -90,7 +90,8 @@ def _announce(stages: Stages, console: Console) -> None:
         switches = ", ".join(f"{name}={value}" for name, value in stages.shortened.items())
         console.print(f"  debug    {switches}: the training stages are cut short\n", markup=False)
         return
-    console.print("\n".join(plan_lines(planned_work(stages), measure(stages))) + "\n", markup=False)
+    work = planned_work(stages)
+    console.print("\n".join(plan_lines(work, measure(stages, work))) + "\n", markup=False)
 
 
 def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder: Path) -> None:

@@ -28,10 +28,14 @@ class StudentSamples:
                 "need at least 2 samples, and a temperature above 0 to tell them apart."
             )
 
+    @property
+    def sampling(self) -> Sampling:
+        """How a query is answered."""
+        return Sampling(self.temperature, self.samples_per_query, self.max_response_tokens)
+
     def sample(self, generator: TextGenerator, queries: Sequence[Query], seed: int) -> list[list[Response]]:
         """The samples of each query, in the order of the queries."""
-        sampling = Sampling(self.temperature, self.samples_per_query, self.max_response_tokens)
-        return generator.generate(queries, sampling, seed)
+        return generator.generate(queries, self.sampling, seed)
 
 
 def balanced(scored: Sequence[Sequence[ScoredResponse]]) -> list[int]:

@@ -63,12 +63,16 @@ class TeacherSamples:
             return [[] for _ in queries]
         return self._run(self.second_pass, self.first_pass.samples_per_query, generator, queries, seed)
 
+    def sampling(self, schedule: Schedule) -> Sampling:
+        """How a query is answered in a pass: one text for each temperature that is drawn."""
+        drawn = schedule.drawn_temperatures
+        return Sampling(drawn, len(drawn), self.max_response_tokens)
+
     def _run(
         self, schedule: Schedule, first_index: int, generator: TextGenerator, queries: Sequence[Query], seed: int
     ) -> list[list[Response]]:
-        drawn = schedule.drawn_temperatures
-        sampling = Sampling(drawn, len(drawn), self.max_response_tokens)
-        votes = [1 if temperature > 0 else schedule.samples_per_temperature for temperature in drawn]
+        sampling = self.sampling(schedule)
+        votes = [1 if temperature > 0 else schedule.samples_per_temperature for temperature in sampling.temperatures]
         responses = []
         for own in generator.generate(queries, sampling, _seed_of(seed, first_index)):
             voting = [response for response, count in zip(own, votes, strict=True) for _ in range(count)]

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiny_world
+import torch
 
 from rkd import plan
 from rkd.advantages import GAE
@@ -15,6 +16,7 @@ from rkd.labels import AllResponses, CorrectResponses
 from rkd.models import load_causal_lm
 from rkd.preferences import Pairs
 from rkd.prompts import Example
+from rkd.protocols import Sampling
 from rkd.reward_model import NoRewardModel, RewardModel
 from rkd.rl import RL, NoRL, Optimisation
 from rkd.rollouts import KLPenalty, Rollouts
@@ -90,21 +92,22 @@ def work_of(parts) -> dict[str, plan.Work]:
 def test_each_stage_counts_what_it_does(models):
     work = work_of(parts(models))
     # First pass: 120 queries, 1 greedy text + 3 samples; the second: a quarter of them.
-    assert (work["teacher, first pass"].prompts, work["teacher, first pass"].sampled) == (120, 480)
-    assert (work["teacher, second pass"].prompts, work["teacher, second pass"].sampled) == (30, 120)
+    assert (work["teacher, first pass"].queries, work["teacher, first pass"].sampled) == (120, 480)
+    assert (work["teacher, second pass"].queries, work["teacher, second pass"].sampled) == (30, 120)
     # 80 of 100 queries have a label, and 2 texts with it: 160, twice. Two validations, of 15 of the 16 that have one.
     assert (work["sft"].trained, work["sft"].sampled) == (320, 30)
-    assert (work["student samples"].prompts, work["student samples"].sampled) == (96, 768)
+    assert (work["student samples"].queries, work["student samples"].sampled) == (96, 768)
     # Half of 80 labelled queries balanced, half of 3 pairs each: 60 pairs of two responses, 2 epochs; the 12 pairs for
     # validation are ranked after each, which is a forward pass.
     assert work["reward model"].trained == pytest.approx(2 * 2 * (60 + 12 / 3))
     # 5 rollouts of 4 × 5; validations before, after 2 and after 4; 2 epochs and three forward passes.
-    assert (work["rl"].prompts, work["rl"].sampled) == (5 * 4 + 3 * 15, 100 + 3 * 15)
+    assert (work["rl"].queries, work["rl"].sampled) == (5 * 4 + 3 * 15, 100 + 3 * 15)
     assert work["rl"].trained == pytest.approx(100 * (2 + 3 / 3))
+    assert [work[stage].group_size for stage in ("sft", "reward model", "rl")] == [1, 2, 5]
     # 50 greedy responses, and 8 samples for 10 queries; the student zero-shot, SFT and Ours cost alike.
     evaluated = {model: work[f"evaluation, {model}"] for model in ("teacher", "student few-shot", "student")}
     assert [one.sampled for one in evaluated.values()] == [130, 130, 3 * 130]
-    assert [one.prompts for one in evaluated.values()] == [60, 60, 3 * 60]
+    assert [one.queries for one in evaluated.values()] == [60, 60, 3 * 60]
     assert work["student samples"].tokens == 768 * 12
 
 
@@ -134,22 +137,42 @@ def test_a_truncated_file_is_named(models, tmp_path):
 
 
 def test_the_time_is_measured_and_multiplied(models):
-    speed = plan.measure(parts(models))
+    own = parts(models)
+    speed = plan.measure(own, plan.planned_work(own, EXPECTED))
     assert set(speed.sampling) == {"teacher", "student few-shot", "student"}
-    assert min(speed.trained, *(cost.response for cost in speed.sampling.values())) > 0
-    costs = {"student": plan.SamplingCost(prompt=2.0, response=0.5)}
-    work = plan.Work("x", "", "student", 10, prompts=10, sampled=200, trained=30)
-    assert plan.Speed(costs, 3.0).seconds(work) == 10 * 2.0 + 200 * 0.5 + 30 * 3.0
+    assert set(speed.training) == {1, 2, 5}
+    assert min(*speed.training.values(), *(cost.query + cost.response for cost in speed.sampling.values())) > 0
+    costs = {"student": plan.SamplingCost(query=2.0, response=0.5)}
+    work = plan.Work("x", "", "student", 10, [(10, Sampling(1.0, 20, 10))], trained=30, group_size=4)
+    assert plan.Speed(costs, {4: 3.0}).seconds(work) == 10 * 2.0 + 200 * 0.5 + 30 * 3.0
+
+
+def test_a_query_and_a_response_are_told_apart_by_two_measurements(monkeypatch):
+    """One response takes 3 s a query and four take 6 s: 2 s for the query, 1 s for each response."""
+    monkeypatch.setattr(plan, "_timed", lambda work: work())
+    per_query = {1: 3.0, 4: 6.0}
+
+    @dataclasses.dataclass(frozen=True)
+    class Clock:
+        model: object = torch.nn.Linear(1, 1)
+        batch_responses: int | None = None
+
+        def generate(self, queries, sampling, _):
+            return len(queries) * per_query[sampling.samples_per_query]
+
+    monkeypatch.setattr(plan, "worker_count", lambda _: 2)
+    cost = plan._sampling_cost(Clock(), tiny_world.queries(0, 600), Sampling(0.0, 1, 9), Sampling(1.0, 4, 9))
+    assert (cost.query, cost.response) == (2.0, 1.0)
 
 
 def test_a_large_model_is_not_loaded_for_an_estimate(models):
-    assert plan.measure(parts(models), largest=1000) is None
+    assert plan.measure(parts(models), [], largest=1000) is None
 
 
 def test_the_lines_say_sizes_and_times(models):
     work = plan.planned_work(parts(models), EXPECTED)
     costs = {"teacher": (0.5, 0.75), "student": (0.25, 0.5), "student few-shot": (1.0, 0.5)}
-    speed = plan.Speed({model: plan.SamplingCost(*cost) for model, cost in costs.items()}, 2.0)
+    speed = plan.Speed({model: plan.SamplingCost(*cost) for model, cost in costs.items()}, {1: 2.0, 2: 1.0, 5: 4.0})
     lines = plan.plan_lines(work, speed)
     (samples,) = (line for line in lines if "student samples" in line)
     # 96 prompts at a quarter and 768 samples at half a second are 408 s, of at most 12 tokens each 9,216 tokens.
@@ -157,9 +180,9 @@ def test_the_lines_say_sizes_and_times(models):
     assert samples.endswith("7 min")
     assert "9.22 k" in samples
     assert all(line.endswith("–") for line in plan.plan_lines(work, None)[1:])
-    # Teacher: 210 prompts, 730 responses: 652.5 s; few-shot: 60 and 130: 125 s; student: 30 + 96 + 65 + 180 prompts,
-    # 30 + 768 + 145 + 390 responses: 759.25 s; trained on 320 + 256 + 300: 1752 s. 3288.75 s in all.
-    assert lines[-1].endswith("55 min")
+    # Teacher: 210 queries, 730 responses: 652.5 s; few-shot: 60 and 130: 125 s; student: 30 + 96 + 65 + 180 queries,
+    # 30 + 768 + 145 + 390 responses: 759.25 s; trained on 320, 256 and 300: 2,096 s. 3,632.75 s in all.
+    assert lines[-1].endswith("61 min")
     header = "\n".join(plan.describe(parts(models)))
     assert "Ours on fixed, seed 3" in header
     assert "100 training, 20 validation; tests: test 50" in header
