@@ -16,6 +16,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -37,8 +38,16 @@ def final_table(result: RunResult) -> Table:
     """The table that ends a job, for the terminal; the first test set of the first model is the main one."""
     columns, rows, notes = _final_content(result)
     # Text, not str: in a failure's reason, Rich would read brackets as markup.
-    title, caption = Text(f"{result.row}, seed {result.seed}"), Text("\n".join(notes)) if notes else None
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    title, caption = Text(_final_title(result)), Text("\n".join(notes)) if notes else None
+    # Few lines and narrow gaps: four test sets fit into 80 characters.
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
@@ -49,7 +58,7 @@ def final_table(result: RunResult) -> Table:
 def final_table_markdown(result: RunResult) -> str:
     """The same table in Markdown."""
     columns, rows, notes = _final_content(result)
-    return "\n\n".join([f"**{result.row}, seed {result.seed}**", _markdown(columns, rows), *notes])
+    return "\n\n".join([f"**{_final_title(result)}**", _markdown(columns, rows), *notes])
 
 
 def seeds_table(results: Sequence[RunResult]) -> str:
@@ -113,25 +122,26 @@ def learning_curves(
     figure.savefig(path)
 
 
+def _final_title(result: RunResult) -> str:
+    return f"{result.row}, seed {result.seed}: accuracy in %"
+
+
 def _final_content(result: RunResult) -> tuple[list[str], list[list[str]], list[str]]:
     if not result.models:
         return ["model", "no result, because"], [["–", result.failure or "no model was evaluated"]], []
     names = _test_set_names(result.models)
     main, others = names[0], names[1:]
-    columns = ["model", "n", f"{main}: accuracy % [95 % interval]", "pass@8 %"]
-    columns += [f"{name}: accuracy %" for name in others]
+    columns = ["model", f"{main} [95 % interval]", "pass@8", *others]
     rows = []
     for model in result.models:
         test = model.test_sets.get(main)
-        cells = [model.role, "–", "–", "–"]
+        cells = [model.role, "–", "–"]
         if test is not None:
-            cells = [model.role, str(test.n), _with_interval(test), _percent(test.pass_at_8)]
+            cells = [model.role, _with_interval(test), _percent(test.pass_at_8)]
         cells += [_percent(model.test_sets[name].accuracy) if name in model.test_sets else "–" for name in others]
         rows.append(cells)
-    notes = [_paired_test(result, main)]
-    if others:
-        sizes = {name: model.test_sets[name].n for model in result.models for name in others if name in model.test_sets}
-        notes.append("n of the other test sets: " + ", ".join(f"{name} {n}" for name, n in sizes.items()) + ".")
+    sizes = {name: test.n for model in result.models for name, test in model.test_sets.items()}
+    notes = [_paired_test(result, main), "n: " + ", ".join(f"{name} {sizes[name]:,}" for name in names) + "."]
     if result.failure is not None:
         notes.append(f"The job failed: {result.failure}.")
     return columns, rows, notes
@@ -184,6 +194,7 @@ def _seeds_part(row: str, results: list[RunResult]) -> str:
     if rows:
         parts.append(_markdown(["model", *(f"{name}: accuracy %" for name in names)], rows))
         parts.append("Mean over seeds ± sample standard deviation; below, each seed with its 95 % interval.")
+        parts += [f"Seed {result.seed}: {_paired_test(result, names[0])}" for result in finished]
     parts += [
         f"Seed {result.seed} is missing: {result.failure or 'no model was evaluated'}."
         for result in results
@@ -197,6 +208,8 @@ def _seeds_part(row: str, results: list[RunResult]) -> str:
 def _seeds_cell(tests: Sequence[tuple[int, TestSetResult]]) -> str:
     if not tests:
         return "–"
+    if len(tests) > 1 and all(test.answers == tests[0][1].answers for _, test in tests):
+        return f"{_with_interval(tests[0][1])} (n = {tests[0][1].n}), each seed"  # the same model: nothing deviates
     accuracies = [100 * test.accuracy for _, test in tests]
     mean = f"{statistics.mean(accuracies):.1f}"
     spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""

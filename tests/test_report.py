@@ -68,12 +68,13 @@ def printed(table) -> str:
 
 def test_markdown_and_terminal_show_each_model_with_interval_pass_at_8_and_other_test_sets():
     text = final_table_markdown(run())
-    assert "| model | n | math: accuracy % [95 % interval] | pass@8 % | plus: accuracy % |" in text
-    assert "| Ours | 20 | 70.0 [48.0, 85.5] | 95.0 | – |" in text
-    assert "| SFT | 20 | 50.0 [30.0, 70.0] | – | 40.0 |" in text
+    assert "**Ours, seed 0: accuracy in %**" in text
+    assert "| model | math [95 % interval] | pass@8 | plus |" in text
+    assert "| Ours | 70.0 [48.0, 85.5] | 95.0 | – |" in text
+    assert "| SFT | 50.0 [30.0, 70.0] | – | 40.0 |" in text
     terminal = printed(final_table(run()))
     assert "70.0 [48.0, 85.5]" in terminal
-    assert "n of the other test sets: plus 10." in terminal
+    assert "n: math 20, plus 10." in terminal
 
 
 def test_line_below_compares_ours_with_the_best_other_student_seen_from_ours():
@@ -110,12 +111,25 @@ def test_failed_job_shows_its_reason_even_with_brackets():
 
 
 def test_seeds_table_gives_mean_sample_deviation_and_each_seeds_interval():
-    text = seeds_table([run(1, ours_correct=16), run(0, ours_correct=12), run(2, ours_correct=14)])
+    runs = [run(1, ours_correct=16), run(0, ours_correct=12), run(2, ours_correct=14)]
+    for own in runs:
+        own.models[-1].test_sets["math"].answers[0] = str(own.seed)
+    text = seeds_table(runs)
     # 60, 80, 70: mean 70, sample standard deviation sqrt((100 + 100 + 0) / 2) = 10.
     cell = "**70.0 ± 10.0** (n = 20)<br>0: 60.0 [48.0, 85.5]<br>1: 80.0 [48.0, 85.5]<br>2: 70.0 [48.0, 85.5]"
     assert f"| Ours | {cell} | – |" in text
     assert "| model | math: accuracy % | plus: accuracy % |" in text
     assert "**Ours**, seeds 0, 1, 2" in text
+
+
+def test_a_model_that_is_the_same_for_each_seed_is_told_once_and_each_seed_has_its_paired_test():
+    runs = [run(0, ours_correct=12), run(1, ours_correct=14)]
+    for own, answer in zip(runs, "12", strict=True):
+        own.models[-1].test_sets["math"].answers[0] = answer
+    text = seeds_table(runs)
+    assert "| teacher | 90.0 [70.0, 98.0] (n = 20), each seed |" in text
+    assert "**65.0 ± 7.1** (n = 20)" in text  # 60 and 70
+    assert "Seed 1: Ours − SFT (best other student), same questions: +20.0 points;" in text
 
 
 def test_one_seed_has_no_deviation():
@@ -171,5 +185,5 @@ def test_command_finds_results_below_a_folder_prints_the_table_and_writes_markdo
     done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
     assert "**Ours**, seeds 0, 1" in done.stdout
     text = output.read_text(encoding="utf-8")
-    assert "**70.0 ± 0.0** (n = 20)" in text
-    assert "**Ours, seed 1**" in text
+    assert "70.0 [48.0, 85.5] (n = 20), each seed" in text
+    assert "**Ours, seed 1: accuracy in %**" in text
