@@ -25,7 +25,7 @@ from rkd.reward_model import RewardModel
 from rkd.rl import RL
 from rkd.sft import SFT
 from rkd.side_by_side import SMALL, mean_loss, worker_count
-from rkd.stages import FEW_SHOT, TEACHER, Line, Stages, table_lines
+from rkd.stages import FEW_SHOT, TEACHER, Line, Stages, samples_student, table_lines
 from rkd.teacher import Schedule
 
 STUDENT = "student"
@@ -48,9 +48,9 @@ class Expected:
 
 
 # mini_math, mini_large teaches mini_1, seed 0: of 5,000 queries 274 had a second pass and 4,778 a label; 6,697 texts in
-# the first pass, 5,510 with the label; 1,719 balanced queries, 2,933 pairs of at most 2 each.
+# the first pass, 5,510 with the label; 1,634 balanced queries, 2,761 pairs of at most 2 each.
 EXPECTED = Expected(
-    second_pass=0.055, labelled=0.956, first_pass_texts=1.34, voted_texts=1.15, balanced=0.36, pairs=0.85
+    second_pass=0.055, labelled=0.956, first_pass_texts=1.34, voted_texts=1.15, balanced=0.34, pairs=0.84
 )
 
 
@@ -115,9 +115,10 @@ def planned_work(s: Stages, expected: Expected = EXPECTED) -> list[Work]:
     work = _teacher_work(s, training + validation, expected)
     if isinstance(s.sft, SFT):
         work.append(_sft_work(s, training, validated, expected))
-    labelled, sampling = expected.labelled * (training + validation), s.student_samples.sampling
-    amount = f"{_about(labelled)} queries × {sampling.samples_per_query} samples"
-    work.append(Work("student samples", amount, STUDENT, sampling.max_response_tokens, [(labelled, sampling)]))
+    if samples_student(s):
+        labelled, sampling = expected.labelled * (training + validation), s.student_samples.sampling
+        amount = f"{_about(labelled)} queries × {sampling.samples_per_query} samples"
+        work.append(Work("student samples", amount, STUDENT, sampling.max_response_tokens, [(labelled, sampling)]))
     if isinstance(s.reward_model, RewardModel):
         work.append(_reward_model_work(s, training, validation, expected))
     if isinstance(s.rl, RL):

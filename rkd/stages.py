@@ -9,6 +9,7 @@ from rkd.generation import LocalModel
 from rkd.labels import Labels
 from rkd.preferences import Pairs
 from rkd.prompts import PromptTemplate
+from rkd.reward_model import NoRewardModel
 from rkd.rewards import RewardMix
 from rkd.rl import NoRL
 from rkd.sft import NoSFT
@@ -91,6 +92,11 @@ def table_lines(s: Stages) -> list[Line]:
     if "sft" in trained:
         others.append(Line(SFT_ROLE, "sft", s.zero_shot))
     return [*(line for line in others if not line.is_same_as(own)), own]
+
+
+def samples_student(s: Stages) -> bool:
+    """Whether a stage of the row learns from the student's samples."""
+    return not (isinstance(s.reward_model, NoRewardModel) and isinstance(s.rl, NoRL))
 
 
 def pretrained_lines(s: Stages) -> list[Line]:

@@ -22,7 +22,7 @@ from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
 from rkd.results import ModelResult, Overlap, TestSetResult, result_from_json
 from rkd.rewards import RewardInputs
-from rkd.stages import Line, Stages
+from rkd.stages import Line, Stages, samples_student
 from rkd.student_samples import balanced
 from rkd.workshop import REPORT_FILE, Workshop
 
@@ -114,7 +114,12 @@ class Steps:
         return self._fit("sft", self.stages.sft, inputs, self.student, examples, validate=self._validator(validation))
 
     def pair(self, sft: Checkpoint, labelled: Labelled) -> tuple[list[Query], list[PreferencePair]]:
-        """The SFT student is sampled; the queries of D_R, and pairs of teacher and student responses."""
+        """The SFT student is sampled; the queries of D_R, and pairs of teacher and student responses.
+
+        Both are empty in a row that needs neither.
+        """
+        if not samples_student(self.stages):
+            return [], []
         s, split, known = self.stages, labelled.split, labelled.with_label()
         sampled = self._responses(
             f"student_samples_{split}",

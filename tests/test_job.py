@@ -162,9 +162,15 @@ def test_other_weights_in_the_same_folder_are_another_job(world, tmp_path):
 
 
 def test_a_second_row_reuses_the_stages_it_shares(world, same_store):
-    _, seen = run(world, same_store, "experiments=ours_wo_r", stages=SFT)
+    _, seen = run(world, same_store, "experiments=pseudo_label", stages=[*SFT, *RL])
     for stage in ("teacher_first_training", "sft", "student_samples_training"):
         assert "reused" in line_of(seen, stage)
+
+
+def test_a_row_that_ends_with_sft_samples_no_student(world, same_store):
+    _, seen = run(world, same_store, "experiments=ours_wo_r", stages=SFT)
+    assert "reused" in line_of(seen, "sft")
+    assert "student_samples" not in seen
 
 
 def test_what_does_not_depend_on_the_training_seed_is_evaluated_once(world, same_store):
@@ -245,6 +251,7 @@ def test_overfitting_shows_that_the_loss_of_each_stage_falls(world, same_store):
     # So little SFT that the student still errs, or there is no pair; as many rollouts as epochs, or RL's rate turns.
     stages = [
         "sft.learning_rate=4e-3",
+        "sft.batch_size=32",
         "reward_model.learning_rate=1e-2",
         "reward_model.pooling=last",
         *RL,

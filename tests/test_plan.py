@@ -118,7 +118,7 @@ def test_the_unfiltered_teaching_set_is_all_texts_of_the_first_pass_up_to_its_li
 
 def test_a_stage_left_out_is_not_in_the_plan(models):
     work = work_of(parts(models, reward_model=NoRewardModel(), rl=NoRL()))
-    assert not {"reward model", "rl"} & set(work)
+    assert not {"student samples", "reward model", "rl"} & set(work)
     assert work["evaluation, student"].sampled == 2 * 130  # zero-shot, and the row's own: SFT has no line beside it
     assert "sft" not in work_of(parts(models, sft=NoSFT(), reward_model=NoRewardModel(), rl=NoRL()))
 
