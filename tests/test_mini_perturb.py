@@ -8,7 +8,7 @@ import pytest
 
 from rkd.answers import answers_match, extract_answer
 from rkd.mini import perturb
-from rkd.mini.math import SPLIT_SHARES, STYLES, draw_story, generate_split, solve, split_of, tell, write_response
+from rkd.mini.math import STYLES, draw_story, generate_split, solve, tell, write_response
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +145,16 @@ def test_perturbed_questions_are_not_in_the_training_split(problems):
     assert training.isdisjoint(problem.question for problem in problems)
 
 
-def test_stories_come_from_the_test_split():
-    rng = random.Random(0)
-    assert all(split_of(draw_story(rng, "test")) in SPLIT_SHARES["test"] for _ in range(50))
+def test_each_problem_of_the_test_set_comes_in_all_eight_ways(problems):
+    tested = {problem.id: problem for problem in generate_split("test", 400, 0)}
+    for first in range(0, len(problems), 8):
+        own = problems[first : first + 8]
+        assert [problem.category for problem in own] == list(perturb.PERTURBATIONS)
+        (place,) = {problem.id.split("-")[2] for problem in own}
+        original = tested[f"mini_math-test-0-{place}"]
+        by_way = {problem.category: problem for problem in own}
+        assert by_way["problem understanding"].answer == by_way["distractor insertion"].answer == original.answer
+        assert original.question not in {problem.question for problem in own}
 
 
 def test_same_seed_gives_the_same_problems():

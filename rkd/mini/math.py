@@ -13,9 +13,10 @@ find out.
 
 import dataclasses
 import functools
+import itertools
 import random
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -203,8 +204,8 @@ def draw_style(rng: random.Random, family: str) -> str:
     return rng.choices(STYLES, [weights[style] for style in STYLES])[0]
 
 
-def generate_split(split: str, size: int, seed: int) -> list[MathProblem]:
-    """`size` different problems of a split (pretrain, train, validation, test, unseen).
+def stories(split: str, seed: int) -> Iterator[Story]:
+    """The plans of the different problems of a split (pretrain, train, validation, test, unseen), without end.
 
     Raises:
         ValueError: there is no such split.
@@ -212,11 +213,19 @@ def generate_split(split: str, size: int, seed: int) -> list[MathProblem]:
     if split not in SPLIT_SHARES:
         raise ValueError(f"mini_math has no split {split!r}; it has {', '.join(SPLIT_SHARES)}.")
     rng = random.Random(f"mini_math {split} {seed}")
-    problems: dict[str, MathProblem] = {}
-    while len(problems) < size:
-        problem = tell(draw_story(rng, split), f"mini_math-{split}-{seed}-{len(problems)}")
-        problems.setdefault(problem.question, problem)
-    return list(problems.values())
+    told: set[str] = set()
+    while True:
+        story = draw_story(rng, split)
+        question = tell(story, "").question
+        if question not in told:
+            told.add(question)
+            yield story
+
+
+def generate_split(split: str, size: int, seed: int) -> list[MathProblem]:
+    """The first `size` problems of a split; errors as above."""
+    first = itertools.islice(stories(split, seed), size)
+    return [tell(story, f"mini_math-{split}-{seed}-{place}") for place, story in enumerate(first)]
 
 
 def queries(split: str, size: int, seed: int) -> list[Query]:

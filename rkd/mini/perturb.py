@@ -20,9 +20,9 @@ from rkd.mini.math import (
     Story,
     apply,
     draw_numbers,
-    draw_story,
     families,
     solve,
+    stories,
     tell,
     value_after,
     with_distractor,
@@ -30,6 +30,7 @@ from rkd.mini.math import (
 )
 from rkd.records import Query
 
+TRIES = 20
 CHANGEABLE = ("given", "sum", "more", "gain", "loss")
 REPHRASED = (
     "Here is a riddle. {story}",
@@ -39,17 +40,22 @@ REPHRASED = (
 
 
 def generate(size: int, seed: int) -> list[MathProblem]:
-    """`size` perturbed problems, the eight ways in turn, each of a story of the test split."""
+    """`size` perturbed problems: those of the test split of mini_math with this seed, each in all eight ways.
+
+    Left out are problems with a distractor, which is one of the ways, and those that one of the ways cannot be done to.
+    """
     rng = random.Random(f"mini_math_plus {seed}")
-    ways = list(PERTURBATIONS.items())
-    problems: dict[str, MathProblem] = {}
-    while len(problems) < size:
-        category, perturb = ways[len(problems) % len(ways)]
-        problem = perturb(draw_story(rng, "test", distractor_share=0), rng)
-        if problem is not None:
-            named = dataclasses.replace(problem, id=f"mini_math_plus-{seed}-{len(problems)}", category=category)
-            problems.setdefault(named.question, named)
-    return list(problems.values())
+    problems: list[MathProblem] = []
+    for place, story in enumerate(stories("test", seed)):
+        if len(problems) >= size:
+            break
+        perturbed = [] if story.distractor else [_tried(perturb, story, rng) for perturb in PERTURBATIONS.values()]
+        if perturbed and None not in perturbed:
+            problems += [
+                dataclasses.replace(problem, id=f"mini_math_plus-{seed}-{place}-{way}", category=category)
+                for way, (category, problem) in enumerate(zip(PERTURBATIONS, perturbed, strict=True))
+            ]
+    return problems[:size]
 
 
 def queries(split: str, size: int, seed: int) -> list[Query]:
@@ -160,6 +166,15 @@ PERTURBATIONS: dict[str, Callable[[Story, random.Random], MathProblem | None]] =
     "distractor insertion": insert_distractor,
     "critical thinking": remove_information,
 }
+
+
+def _tried(
+    perturb: Callable[[Story, random.Random], MathProblem | None], story: Story, rng: random.Random
+) -> MathProblem | None:
+    """What the way makes of the story; other random choices where it fails or leaves the story as it is."""
+    original = tell(story, "").question
+    made = (perturb(story, rng) for _ in range(TRIES))
+    return next((problem for problem in made if problem is not None and problem.question != original), None)
 
 
 def _with_changed_number(
