@@ -1,4 +1,4 @@
-"""Run one job, or with -m a whole table: `python run.py`, `python run.py -m sweeps=table3`, `python run.py --help`."""
+"""Run one job, or with -m a whole table: `python run.py`, `python run.py -m sweeps=rows`, `python run.py --help`."""
 
 import os
 import sys

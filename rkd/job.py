@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.console import Console
 from rkd.artifacts import ArtifactError, Store, code_revision, package_versions
 from rkd.callbacks import TrainingDivergedError
 from rkd.generation import LocalModel
-from rkd.pipeline import build_stages, evaluate_student, job_digest, run_experiment
+from rkd.pipeline import build_stages, evaluate_student, job_digest, row_of, run_experiment
 from rkd.plan import describe, measure, parameters, plan_lines, planned_work
 from rkd.records import Checkpoint
 from rkd.report import final_table, final_table_markdown, learning_curves
@@ -26,7 +27,7 @@ from rkd.workshop import Workshop
 
 # What a user can cause and mend: told in one message. Anything else is a fault of ours and keeps its traceback.
 USER_ERRORS = (ValueError, TypeError, FileNotFoundError, ArtifactError, TrainingDivergedError, TrackingError)
-SAMPLES_LOGGED = 64  # of the sampled responses, the last
+SAMPLES_LOGGED = 1000  # of the sampled responses, from the whole training
 
 
 class JobError(RuntimeError):
@@ -43,6 +44,7 @@ def run_job(config: DictConfig) -> float | None:
     with _quiet():
         try:
             plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
+            _check(plain)
             stages = build_stages(config)
             models = [model.checkpoint() for model in _models(stages, config)]
             folder, digest = _folder_of(stages, config, models)
@@ -60,18 +62,18 @@ def run_job(config: DictConfig) -> float | None:
 
 def _run(stages: Stages, plain: dict[str, Any], folder: Path, digest: str, console: Console) -> float | None:
     workshop = Workshop(Store(Path(plain["artifacts"]["root"])), console)
-    exit_code = 1
+    exit_code, row = 1, row_of(stages, evaluate_only=plain["evaluate_only"])
     try:
         if not plain["evaluate_only"]:
             _announce(stages, console)
-        stages.tracker.start(plain, stages.row, stages.dataset.name, [stages.row], folder, run_id=digest)
+        stages.tracker.start(plain, row, stages.dataset.name, [row], folder, run_id=digest)
         run = evaluate_student if plain["evaluate_only"] else run_experiment
         result = run(stages, workshop, plain)
         _leave_behind(result, stages, workshop, folder)
         exit_code = 0
     except Exception as error:
         reason = " ".join([_reason(error), *workshop.warnings])
-        failure = failed_result(stages.row, stages.seed, plain, code_revision(), package_versions(), reason)
+        failure = failed_result(row, stages.seed, plain, code_revision(), package_versions(), reason)
         write_result(failure, folder)
         (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         if not isinstance(error, USER_ERRORS):
@@ -111,8 +113,8 @@ def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder:
             tracker.log_image("learning_curves", figure)
             places["figure"] = str(figure)
         if samples:
-            last = samples[-SAMPLES_LOGGED:]
-            tracker.log_table("rl/samples", list(last[0]), [list(sample.values()) for sample in last])
+            shown = samples[:: math.ceil(len(samples) / SAMPLES_LOGGED)]
+            tracker.log_table("rl/samples", list(shown[0]), [list(sample.values()) for sample in shown])
         inputs = {key: policy.manifest["recipe"].get(key) for key in ("student", "reward_model", "queries")}
         tracker.log_artifact(policy.folder, f"policy-{policy.digest}", "model", {"digest": policy.digest, **inputs})
     accuracies = {
@@ -130,6 +132,15 @@ def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder:
             console.print(f"{name:<8} {place}", markup=False)
 
 
+def _check(plain: dict[str, Any]) -> None:
+    """The values that belong to no part of the method; of those that do, `build_stages` takes care."""
+    threads, only = plain["threads"], plain["evaluate_only"]
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+        raise ValueError(f"threads={threads!r}: give the number of cores to use, at least 1, or null for all.")
+    if not isinstance(only, bool):
+        raise ValueError(f"evaluate_only={only!r}: must be true or false.")
+
+
 def _models(stages: Stages, config: DictConfig) -> list[LocalModel]:
     return [stages.student] if config.evaluate_only else [stages.student, stages.teacher]
 
@@ -137,8 +148,7 @@ def _models(stages: Stages, config: DictConfig) -> list[LocalModel]:
 def _folder_of(stages: Stages, config: DictConfig, models: Sequence[Checkpoint]) -> tuple[Path, str]:
     """The job's folder and digest."""
     digest = job_digest(stages, evaluate_only=config.evaluate_only, models=models)
-    row = f"evaluation of {stages.student.name}" if config.evaluate_only else stages.row
-    name = f"{row}-{stages.dataset.name}-seed{stages.seed}-{digest}"
+    name = f"{row_of(stages, evaluate_only=config.evaluate_only)}-{stages.dataset.name}-seed{stages.seed}-{digest}"
     return Path(config.output_root) / name.replace(" ", "_").replace("/", ""), digest
 
 

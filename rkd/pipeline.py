@@ -54,23 +54,28 @@ def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]
     # 8: evaluation.
     made = {"teacher": stages.teacher.checkpoint(), "student": steps.student, "sft": sft, "rl": policy}
     models = [steps.evaluate(line, made[line.model]) for line in table_lines(stages)]
-    return result_of(steps, config, models, overlaps)
+    return result_of(stages.row, steps, config, models, overlaps)
 
 
 def evaluate_student(stages: Stages, workshop: Workshop, config: Mapping[str, Any]) -> RunResult:
     """`evaluate_only=true`: the student as it is, with its examples and without."""
     steps = Steps(stages, workshop)
     models = [steps.evaluate(line, steps.student) for line in pretrained_lines(stages)]
-    return result_of(steps, config, models, {})
+    return result_of(row_of(stages, evaluate_only=True), steps, config, models, {})
+
+
+def row_of(s: Stages, *, evaluate_only: bool) -> str:
+    """What the job is called: a student that is only evaluated is no row of a table."""
+    return f"evaluation of {s.student.name}" if evaluate_only else s.row
 
 
 def result_of(
-    steps: Steps, config: Mapping[str, Any], models: list[ModelResult], overlaps: dict[str, Overlap]
+    row: str, steps: Steps, config: Mapping[str, Any], models: list[ModelResult], overlaps: dict[str, Overlap]
 ) -> RunResult:
     """The result of the job; its last model is compared with each other one on the same questions."""
     own, others = models[-1], models[:-1]
     return RunResult(
-        row=steps.stages.row,
+        row=row,
         seed=steps.stages.seed,
         config=dict(config),
         revision=code_revision(),
@@ -94,7 +99,7 @@ def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Check
     parts = {field.name: getattr(s, field.name) for field in dataclasses.fields(s)}
     for without_effect in ("tracker", "training"):
         del parts[without_effect]
-    parts |= s.shortened
+    parts |= s.training_recipe
     if evaluate_only:
         parts = {name: parts[name] for name in ("dataset", "student", "evaluation", "sampling_seed")}
     return recipe_digest("job", {**parts, "evaluate_only": evaluate_only, "models": list(models)})

@@ -30,7 +30,7 @@ class Pairs:
     def __post_init__(self) -> None:
         if self.max_pairs_per_query < 1 or not 0 <= self.teacher_share <= 1:
             raise ValueError(
-                f"preferences.max_pairs_per_query={self.max_pairs_per_query} must be at least 1, "
+                f"pairs.max_pairs_per_query={self.max_pairs_per_query} must be at least 1, "
                 f"teacher_share={self.teacher_share} in [0, 1]."
             )
 

@@ -66,25 +66,25 @@ def seeds_table(results: Sequence[RunResult]) -> str:
 
     A cell holds the mean over seeds ± their sample standard deviation, and each seed's accuracy with its 95 % interval.
 
+    Results on other data or with other models are other rows, and a failed job counts where none has finished.
+
     Raises:
-        ValueError: there is no result, or two for the same row and seed.
+        ValueError: there is no result, or two finished ones for the same row and seed.
     """
     if not results:
         raise ValueError(f"No result to tabulate: give folders that hold a {RESULT_FILE}.")
-    by_cell: dict[tuple[str, int], RunResult] = {}
-    for result in results:
-        if (result.row, result.seed) in by_cell:
+    rows: dict[tuple[str, str], dict[int, RunResult]] = {}
+    for result in sorted(results, key=lambda result: result.seed):
+        of_row = rows.setdefault((result.row, _setting(result)), {})
+        other = of_row.get(result.seed)
+        if other is not None and other.failure is None and result.failure is None:
             raise ValueError(
-                f"Two results for row={result.row!r}, seed={result.seed}, "
-                f"of {by_cell[result.row, result.seed].created} and {result.created}: "
+                f"Two results for row={result.row!r}, seed={result.seed}, of {other.created} and {result.created}: "
                 "a mean over seeds takes one of each. Name the folders that belong together."
             )
-        by_cell[result.row, result.seed] = result
-    parts = []
-    for row in dict.fromkeys(result.row for result in results):
-        of_row = sorted((result for result in results if result.row == row), key=lambda result: result.seed)
-        parts.append(_seeds_part(row, of_row))
-    return "\n\n".join(parts)
+        if other is None or other.failure is not None:  # a job that failed once may have been run again
+            of_row[result.seed] = result
+    return "\n\n".join(_seeds_part(row, setting, list(found.values())) for (row, setting), found in rows.items())
 
 
 def learning_curves(
@@ -174,7 +174,13 @@ def _paired_test(result: RunResult, test_set: str) -> str:
     return f"No paired test of {ours} against {best} is recorded."
 
 
-def _seeds_part(row: str, results: list[RunResult]) -> str:
+def _setting(result: RunResult) -> str:
+    """Which models met on which dataset: what else a table has to keep apart."""
+    dataset, teacher, student = (result.config.get(part, {}).get("name") for part in ("dataset", "teacher", "student"))
+    return f" on {dataset}, {teacher} teaches {student}" if dataset else ""
+
+
+def _seeds_part(row: str, setting: str, results: list[RunResult]) -> str:
     finished = [result for result in results if result.failure is None and result.models]
     models = [model for result in finished for model in result.models]
     names = _test_set_names(models)
@@ -190,7 +196,7 @@ def _seeds_part(row: str, results: list[RunResult]) -> str:
             ]
             cells.append(_seeds_cell(tests))
         rows.append(cells)
-    parts = [f"**{row}**, seeds {', '.join(str(result.seed) for result in finished) or 'none'}"]
+    parts = [f"**{row}**{setting}, seeds {', '.join(str(result.seed) for result in finished) or 'none'}"]
     if rows:
         parts.append(_markdown(["model", *(f"{name}: accuracy %" for name in names)], rows))
         parts.append("Mean over seeds ± sample standard deviation; below, each seed with its 95 % interval.")

@@ -96,13 +96,13 @@ class Overlap:
         return (
             f"nearest training question shares {self.mean:.1%} of a question's word trigrams on average "
             f"(95th percentile {self.percentile_95:.1%}), {self.exact_duplicates} of {self.questions} questions "
-            "are in the training text word by word"
+            "are a training question word by word"
         )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunResult:
-    """One job. `counts`: queries, samples, pairs, dropped, …; `costs`: for each stage `seconds`, and tokens if any.
+    """One job. `counts`: queries, samples, pairs, dropped, …; `costs`: `seconds` and `seconds_this_job` of each stage.
 
     `failure` is the reason why the job ended early, None for a finished one; `created` is an ISO 8601 time;
     `overlaps`: of each test set with the training questions.

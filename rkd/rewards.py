@@ -114,8 +114,8 @@ class ConsistencyCheck:
         has_answer, agrees = _answers(queries, responses, self.labels)
         checked = torch.where(agrees, inner.total, self.penalty(inner.total))
         total = torch.where(has_answer, checked, torch.full_like(checked, self.unanswered))
-        shares = {"answered": has_answer.float(), "consistent": agrees.float()}
-        return Rewards(total, {**inner.components, **shares})
+        parts = {"answered": has_answer.float(), "consistent": agrees.float(), "check": total - inner.total}
+        return Rewards(total, {**inner.components, **parts})
 
 
 @dataclass(frozen=True)

@@ -305,6 +305,7 @@ class RL:
             val_check_interval=min(self.rollouts_between_validations, len(rollouts)),
             shown_metrics=("reward", "kl", "validation_accuracy"),
             learning_rate_key="rl.optimisation.learning_rate",
+            log_every_n_steps=1,  # a batch is a whole rollout
         )
         trainer.validate(module, one_validation(), verbose=False)
         loader = DataLoader(rollouts, batch_size=None, collate_fn=lambda queries: queries)

@@ -5,7 +5,7 @@ Shapes: Q queries of a rollout, B = Q × G responses of T tokens.
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -114,6 +114,8 @@ class Rollout:
     queries: list[Query]  # B: that of each response
     responses: list[Response]  # B
     rewards: Rewards  # (B,)
+    adjustments: Mapping[str, Tensor]  # (B,) each: what training adds to the reward of a response
+    kl_estimates: Tensor  # (B,): the KL to the reference as its penalty estimates it, summed over the tokens
     batch: ResponseBatch
     old_logprobs: Tensor
     reference_logprobs: Tensor
@@ -142,6 +144,8 @@ class Rollout:
             rewards=Rewards(
                 self.rewards.total[rows], {name: part[rows] for name, part in self.rewards.components.items()}
             ),
+            adjustments={name: part[rows] for name, part in self.adjustments.items()},
+            kl_estimates=self.kl_estimates[rows],
             batch=batch,
             old_logprobs=self.old_logprobs[rows, :width],
             reference_logprobs=self.reference_logprobs[rows, :width],
@@ -152,15 +156,22 @@ class Rollout:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Means over the responses; of the entropy over their tokens. The KL is that to the reference, in nats."""
+        """Means over the responses; of the entropy over their tokens. `kl` is that to the reference, in nats.
+
+        `reward_trained_on` is the reward with all that is added to it, before whitening. `kl_trained_on` is the KL by
+        the estimator of the penalty; a KL in the loss is measured there, per token.
+        """
         mask, count = self.batch.response_mask, len(self.responses)
         asked = zip(self.queries, self.responses, strict=True)
         answers = [extract_answer(response.text, query.dataset) for query, response in asked]
         metrics = {f"reward/{name}": float(part.mean()) for name, part in self.rewards.components.items()}
+        metrics |= {f"reward/{name}": float(part.mean()) for name, part in self.adjustments.items()}
         metrics |= {
             "reward": float(self.rewards.total.mean()),
-            "reward_deviation": float(self.rewards.total.std()),
+            "reward_trained_on": float(sum(self.adjustments.values(), self.rewards.total).mean()),
+            "reward_deviation": float(self.rewards.total.std(correction=0)),
             "kl": float(((self.old_logprobs - self.reference_logprobs) * mask).sum(1).mean()),
+            "kl_trained_on": float(self.kl_estimates.mean()),
             "entropy": float(masked_mean(self.entropy, mask)),
             "response_tokens": float(mask.sum(1).float().mean()),
             "share_without_answer": answers.count(None) / count,
@@ -168,7 +179,8 @@ class Rollout:
         }
         if self.values is not None:
             metrics["explained_variance"] = float(explained_variance(self.values, self.returns, mask))
-        return metrics
+        # Rewards that are all alike leave no variance to explain; that is no divergence.
+        return {name: value for name, value in metrics.items() if name != "explained_variance" or math.isfinite(value)}
 
     def samples(self, count: int) -> list[dict[str, Any]]:
         """About so many of the responses with their rewards, to be read by a person."""
@@ -177,6 +189,7 @@ class Rollout:
                 "question": self.queries[row].question,
                 "response": self.responses[row].text,
                 "reward": round(float(self.rewards.total[row]), 4),
+                **{name: round(float(part[row]), 4) for name, part in self.rewards.components.items()},
             }
             for row in range(0, len(self.responses), max(1, len(self.responses) // count))
         ]
@@ -214,12 +227,18 @@ class Collector:
         # Made by the pass that is trained, not by the sampler: at the first minibatch only the order of sums differs.
         old = in_minibatches(self.policy, batch, self.prompts_per_pass, with_entropy=True)
         reference = in_minibatches(self.reference.to(batch.response_ids.device), batch, self.prompts_per_pass)
-        token_rewards = self._token_rewards(rewards, batch, old.logprobs, reference.logprobs, responses)
+        penalty = self.kl.per_token(old.logprobs, reference.logprobs, batch.response_mask)
+        adjustments = self._adjustments(rewards, responses)
+        token_rewards = self._token_rewards(rewards, adjustments, batch.response_mask, penalty)
+        if self.kl.place == "reward":
+            adjustments["kl_penalty"] = -self.kl.controller.coefficient * penalty.sum(1).cpu()
         advantages, returns = self.estimate_advantages(token_rewards, old.values, batch.response_mask)
         return Rollout(
             queries=asked,
             responses=responses,
             rewards=rewards,
+            adjustments=adjustments,
+            kl_estimates=penalty.sum(1).cpu(),
             batch=batch,
             old_logprobs=old.logprobs,
             reference_logprobs=reference.logprobs,
@@ -237,20 +256,25 @@ class Collector:
             for query_id, index, text, is_finished in zip(*fields, strict=True)
         ]
 
+    def _adjustments(self, rewards: Rewards, responses: Sequence[Response]) -> dict[str, Tensor]:
+        """What clipping and a missing end add to the reward of each response, (B,); only what is switched on."""
+        adjustments = {}
+        if self.scaling.clip is not None:
+            clipped = rewards.total.clamp(-self.scaling.clip, self.scaling.clip)
+            adjustments["clipping"] = clipped - rewards.total
+        if self.rollouts.missing_end_penalty:
+            is_cut = torch.tensor([not response.is_finished for response in responses])
+            adjustments["missing_end"] = -self.rollouts.missing_end_penalty * is_cut
+        return adjustments
+
     def _token_rewards(
-        self, rewards: Rewards, batch: ResponseBatch, logprobs: Tensor, reference: Tensor, responses: Sequence[Response]
+        self, rewards: Rewards, adjustments: Mapping[str, Tensor], mask: Tensor, penalty: Tensor
     ) -> Tensor:
         """r_t, (B, T): the reward on the last response token, and the KL penalty on every token."""
-        mask = batch.response_mask
-        scores = rewards.total.to(mask.device)
-        if self.scaling.clip is not None:
-            scores = scores.clamp(-self.scaling.clip, self.scaling.clip)
-        is_cut = torch.tensor([not response.is_finished for response in responses], device=mask.device)
-        scores = scores - self.rollouts.missing_end_penalty * is_cut
-        token_rewards = torch.zeros_like(logprobs)
-        token_rewards[torch.arange(len(scores)), mask.sum(1) - 1] = scores.to(logprobs.dtype)
+        scores = sum(adjustments.values(), rewards.total).to(mask.device)
+        token_rewards = torch.zeros_like(penalty)
+        token_rewards[torch.arange(len(scores)), mask.sum(1) - 1] = scores.to(penalty.dtype)
         if self.kl.place == "reward":
-            penalty = self.kl.per_token(logprobs, reference, mask)
             token_rewards = token_rewards - self.kl.controller.coefficient * penalty
         return scale(token_rewards, mask) if self.scaling.whiten else token_rewards
 

@@ -70,6 +70,11 @@ class Stages:
         }
         return {name: value for name, value in switches.items() if value}
 
+    @property
+    def training_recipe(self) -> dict[str, bool | int | str]:
+        """What of `training` decides the weights; devices and loggers do not."""
+        return self.shortened | ({"precision": self.training.precision} if self.training.precision else {})
+
 
 @dataclass(frozen=True)
 class Line:

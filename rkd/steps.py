@@ -109,7 +109,7 @@ class Steps:
         inputs = {
             "student": self.student,
             "examples": digest_of_examples(examples),
-            "validation": digest_of(self._validated_on(validation).labels),
+            "validation": self._validation_recipe(validation),
         }
         return self._fit("sft", self.stages.sft, inputs, self.student, examples, validate=self._validator(validation))
 
@@ -153,7 +153,7 @@ class Steps:
             "labels": training.answers,
             "reward_mix": s.reward_mix,
             "reward_model": reward_model,
-            "validation": digest_of(self._validated_on(validation).labels),
+            "validation": self._validation_recipe(validation),
         }
 
         def build_reward() -> RewardFunction:
@@ -227,7 +227,7 @@ class Steps:
         s = self.stages
         checkpoint = self.workshop.checkpoint(
             name,
-            {"stage": stage, "prompt": s.zero_shot, "seed": s.seed, **inputs, **s.shortened},
+            {"stage": stage, "prompt": s.zero_shot, "seed": s.seed, **inputs, **s.training_recipe},
             lambda folder: stage.fit(
                 *arguments, prompt=s.zero_shot, training=s.training, logger=s.tracker.logger_for(name),
                 folder=folder, seed=s.seed, **options,
@@ -241,6 +241,10 @@ class Steps:
         """The validation queries that decide which weights a training stage keeps."""
         known, first = validation.with_label(), slice(self.stages.validation_queries)
         return Labelled(known.split, known.queries[first], known.labels[first], known.scored[first])
+
+    def _validation_recipe(self, validation: Labelled) -> dict[str, Any]:
+        limit = self.stages.evaluation.max_response_tokens
+        return {"labels": digest_of(self._validated_on(validation).labels), "max_response_tokens": limit}
 
     def _validator(self, validation: Labelled) -> Callable[[PreTrainedModel], float]:
         """Greedy accuracy of a student on the validation queries that have a pseudo-label (METHOD 5.7)."""

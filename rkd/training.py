@@ -22,7 +22,6 @@ from transformers import PreTrainedModel
 
 from rkd.callbacks import StageProgress, StopOnNaN
 
-MetricLoggers = Callable[[str], Logger | bool]
 """A stage's name to what its trainer logs to: `Tracker.logger_for`."""
 
 Validate = Callable[[PreTrainedModel], float]
@@ -82,6 +81,7 @@ class Training:
         val_check_interval: int | float | None = None,
         shown_metrics: tuple[str, ...] = (),
         learning_rate_key: str | None = None,
+        log_every_n_steps: int | None = None,
         **options: Any,
     ) -> Trainer:
         """A Lightning trainer for one stage; it writes no checkpoint of its own.
@@ -93,6 +93,7 @@ class Training:
             val_check_interval: batches, or share of an epoch, between validations; None: once an epoch.
             shown_metrics: logged metrics that stand beside the progress.
             learning_rate_key: the rate's config key, for the same advice; None: `<stage>.learning_rate`.
+            log_every_n_steps: batches between two records of the tracker; None: as set for all stages.
             options: further arguments of Lightning's `Trainer`.
         """
         quiet_lightning()
@@ -107,7 +108,7 @@ class Training:
             fast_dev_run=self.fast_dev_run,
             overfit_batches=self.overfit_batches,
             logger=logger,
-            log_every_n_steps=self.log_every_n_steps,
+            log_every_n_steps=log_every_n_steps or self.log_every_n_steps,
             max_epochs=max_epochs,
             max_steps=max_steps,
             gradient_clip_val=gradient_clip,

@@ -235,6 +235,13 @@ def test_evaluate_only_makes_nothing_but_evaluations(world, tmp_path):
     assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["evaluation"]
 
 
+@pytest.mark.parametrize("override", ["threads=0", "threads=two", "evaluate_only=no"])
+def test_a_wrong_value_of_the_job_itself_is_refused_at_once(world, tmp_path, override):
+    key, _, value = override.partition("=")
+    assert f"{key}={value!r}" in failure(world, tmp_path, override).replace("=0", "='0'")
+    assert not (tmp_path / "artifacts").exists()
+
+
 def test_evaluate_only_is_another_job_than_the_training(world, same_store):
     assert "finished already" not in run(world, same_store, "evaluate_only=true")[1]
 

@@ -149,6 +149,20 @@ def test_two_results_of_one_seed_are_refused():
         seeds_table([run(0), run(0)])
 
 
+def test_other_data_or_models_are_other_rows_and_a_failure_gives_way_to_the_run_that_finished():
+    def on(dataset: str, student: str = "small") -> dict:
+        return {"dataset": {"name": dataset}, "teacher": {"name": "large"}, "student": {"name": student}}
+
+    failed = run(0, config=on("math"), models=[], comparisons=[], failure="out of memory")
+    runs = [run(0, config=on("math")), failed, run(0, config=on("stories")), run(0, config=on("math", "tiny"))]
+    for order in (runs, runs[::-1]):
+        text = seeds_table(order)
+        assert "**Ours** on math, large teaches small, seeds 0" in text
+        assert "**Ours** on stories, large teaches small, seeds 0" in text
+        assert "**Ours** on math, large teaches tiny, seeds 0" in text
+        assert "out of memory" not in text
+
+
 def test_no_result_is_refused():
     with pytest.raises(ValueError, match=r"give folders that hold a result\.json"):
         seeds_table([])

@@ -62,6 +62,7 @@ def test_every_component_of_the_checked_reward_is_reported():
         "learned": LEARNED.tolist(),
         "answered": [1, 1, 1, 1, 0],
         "consistent": [1, 1, 0, 0, 0],
+        "check": [0, 0, -2, 0, -9],  # what the checks change of 1.5, -0.5, 2, -3, 4
     }
 
 

@@ -1,5 +1,6 @@
 """Reinforcement learning: what a rollout is trained on, what is kept, what is written, and that it learns at all."""
 
+import csv
 import dataclasses
 import json
 from collections import Counter
@@ -19,6 +20,7 @@ from rkd.protocols import Rewards, Sampling
 from rkd.records import Checkpoint
 from rkd.rl import RL, NoRL, Optimisation, PolicyModule
 from rkd.rollouts import KLPenalty, RewardScaling, Rollout, Rollouts, queries_of_rollouts
+from rkd.tracking import CsvTracker
 from rkd.training import Training
 
 QUERIES = tiny_world.queries(400, 16)
@@ -72,7 +74,7 @@ def collect(own: PolicyModule, queries=QUERIES[:8]) -> Rollout:
     return own.collector.collect(queries, seed=0)
 
 
-def fit(stage, student, folder, *, validate=lambda _: 0.5, seed=0, queries=QUERIES, reward=says_two):
+def fit(stage, student, folder, *, validate=lambda _: 0.5, seed=0, queries=QUERIES, reward=says_two, logger=False):
     return stage.fit(
         student,
         queries,
@@ -80,7 +82,7 @@ def fit(stage, student, folder, *, validate=lambda _: 0.5, seed=0, queries=QUERI
         prompt=tiny_world.PROMPT,
         validate=validate,
         training=Training(accelerator="cpu"),
-        logger=False,
+        logger=logger,
         folder=folder,
         seed=seed,
     )
@@ -144,6 +146,8 @@ def test_a_response_cut_at_the_limit_loses_the_penalty(student):
     stage = dataclasses.replace(stage, advantages=recorder, kl=KLPenalty(controller=FixedKL(0.0)))
     rollout = collect(module(student, stage, reward=uneven))
     assert rollout.metrics()["share_truncated"] == 1.0
+    assert rollout.metrics()["reward/missing_end"] == -2.5
+    assert rollout.metrics()["reward_trained_on"] == rollout.metrics()["reward"] - 2.5
     # The reward itself is reported as it was given; 2.5 is taken off what is trained on.
     assert rollout.rewards.total.tolist() == list(range(32))
     torch.testing.assert_close(recorder.token_rewards[:, 2], torch.arange(32.0) - 2.5)
@@ -173,8 +177,34 @@ def test_a_kl_in_the_reward_is_taken_off_every_token(student, other):
     torch.testing.assert_close(recorder.token_rewards, -0.5 * difference)
     assert rollout.metrics()["kl"] == pytest.approx(float(difference.sum(1).mean()), rel=1e-5)
     assert rollout.metrics()["kl"] > 1  # nats: the reference is another model
+    assert rollout.metrics()["kl_trained_on"] == pytest.approx(
+        rollout.metrics()["kl"], rel=1e-5
+    )  # k1 is the difference
+    assert rollout.metrics()["reward/kl_penalty"] == pytest.approx(-0.5 * rollout.metrics()["kl"], rel=1e-5)
+    assert rollout.metrics()["reward_trained_on"] == rollout.metrics()["reward/kl_penalty"]
     _, measured = own.loss(rollout)
     assert "kl_trained_on" not in measured
+
+
+def test_rewards_that_are_all_alike_are_no_divergence(student, tmp_path):
+    def nothing(_, responses):
+        return Rewards(torch.zeros(len(responses)), {})
+
+    whole_trace = dataclasses.replace(STAGE, advantages=GAE(trace_decay=1.0), kl=KLPenalty(controller=FixedKL(0.0)))
+    report = fit(whole_trace, student, tmp_path, reward=nothing)
+    assert report.rollouts == STAGE.rollouts.count
+    assert "explained_variance" not in next(row for row in read(tmp_path / "history.jsonl") if "reward" in row)
+
+
+def test_every_rollout_reaches_the_tracker(student, tmp_path):
+    tracker = CsvTracker()
+    tracker.start({}, "row", "group", [], tmp_path)
+    stage = changed(STAGE, episodes=12 * STAGE.rollouts.responses_per_rollout)
+    fit(stage, student, tmp_path / "rl", logger=tracker.logger_for("rl"))
+    tracker.finish()
+    with (tmp_path / "tracking" / "history" / "rl" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["rl/reward"]]
+    assert len(rows) == 12
 
 
 @pytest.mark.parametrize(("target", "is_zero"), [("reference", False), ("old", True)])
@@ -328,7 +358,8 @@ def test_history_holds_every_metric_of_every_rollout(student, tmp_path):
     assert [row["episodes"] for row in validations] == [0, 32, 64, 96]
     assert [row["episodes"] for row in rollouts] == [32, 64, 96]
     wanted = (
-        "reward reward/two reward/length kl kl_coefficient entropy clip_fraction ratio policy_loss value_loss "
+        "reward reward/two reward/length reward/kl_penalty reward_trained_on kl kl_trained_on kl_coefficient entropy "
+        "clip_fraction ratio policy_loss value_loss "
         "explained_variance response_tokens share_without_answer share_truncated gradient_norm"
     )
     for row in rollouts:
