@@ -69,23 +69,22 @@ class AdaptiveKL:
     target of some nats per response.
     """
 
-    initial_coefficient: float
+    coefficient: float  # β at the start, and then what it has become
     target: float  # nats per response
     horizon: int  # episodes
-    coefficient: float = field(init=False)
+    initial_coefficient: float = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.initial_coefficient <= 0 or self.target <= 0 or self.horizon <= 0:
+        if self.coefficient <= 0 or self.target <= 0 or self.horizon <= 0:
             raise ValueError(
-                f"initial_coefficient={self.initial_coefficient}, target={self.target}, horizon={self.horizon}: "
-                "all must be above 0."
+                f"coefficient={self.coefficient}, target={self.target}, horizon={self.horizon}: all must be above 0."
             )
-        self.coefficient = self.initial_coefficient
+        self.initial_coefficient = self.coefficient
 
     def recipe(self) -> dict[str, float]:
         """What decides its course: how it starts, not the coefficient that a training has arrived at."""
         return {
-            "initial_coefficient": self.initial_coefficient,
+            "coefficient": self.initial_coefficient,
             "target": self.target,
             "horizon": self.horizon,
         }

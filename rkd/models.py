@@ -30,8 +30,13 @@ Pooling = Literal["last", "mean"]
 """Which states of a response a reward is read from."""
 
 
+RESERVED_FOR_PADDING = ("<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<|pad|>", "<pad>", "[PAD]")
+
+
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder, padding on the left.
+
+    One that comes without a padding token, as those of Llama 3 do, pads with a token that its vocabulary reserves.
 
     Raises:
         FileNotFoundError: the folder is missing.
@@ -39,6 +44,9 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
             finished one.
     """
     tokenizer = AutoTokenizer.from_pretrained(existing_model(folder), padding_side="left")
+    if tokenizer.pad_token_id is None:
+        vocabulary = tokenizer.get_vocab()
+        tokenizer.pad_token = next((token for token in RESERVED_FOR_PADDING if token in vocabulary), None)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise ValueError(
             f"the tokenizer of {folder} has no padding token of its own (pad={tokenizer.pad_token!r}, "

@@ -186,6 +186,12 @@ class Steps:
 
             value = self.workshop.value("evaluation", recipe, measure, shown=f"{line.role} on {name}")
             results[name] = result_from_json(TestSetResult, value)
+            if results[name].share_truncated > 0.5:
+                self.workshop.warn(
+                    f"{results[name].share_truncated:.0%} of the responses of {line.role} to {name} do not stop within "
+                    f"evaluation.max_response_tokens={s.evaluation.max_response_tokens}: raise it, or train the model "
+                    "to stop (more sft.epochs)."
+                )
         return ModelResult(line.role, results)
 
     def _queries(self, split: str, *, labelled: bool) -> list[Query]:

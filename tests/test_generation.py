@@ -546,8 +546,18 @@ def test_a_tokenizer_is_read_back_padding_on_the_left(tokenizer, tmp_path):
     assert load_tokenizer(tmp_path).padding_side == "left"
 
 
+def test_a_tokenizer_that_names_no_padding_token_takes_one_that_its_vocabulary_reserves(tokenizer, tmp_path):
+    saved(tokenizer, tmp_path, None)
+    names = [tokenizer.pad_token, "<|reserved_special_token_0|>"]
+    for file in tmp_path.glob("tokenizer*.json"):
+        file.write_text(file.read_text().replace(*names))
+    assert load_tokenizer(tmp_path).pad_token == "<|reserved_special_token_0|>"
+
+
 @pytest.mark.parametrize("has_pad", [True, False])
 def test_a_padding_token_of_its_own_is_demanded(tokenizer, tmp_path, has_pad):
     saved(tokenizer, tmp_path, tokenizer.eos_token if has_pad else None)
+    for file in tmp_path.glob("tokenizer*.json"):  # no name that a vocabulary reserves for padding
+        file.write_text(file.read_text().replace(tokenizer.pad_token, "<|other|>"))
     with pytest.raises(ValueError, match="has no padding token of its own"):
         load_tokenizer(tmp_path)

@@ -235,10 +235,12 @@ def test_evaluate_only_makes_nothing_but_evaluations(world, tmp_path):
     assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["evaluation"]
 
 
-@pytest.mark.parametrize("override", ["threads=0", "threads=two", "evaluate_only=no"])
-def test_a_wrong_value_of_the_job_itself_is_refused_at_once(world, tmp_path, override):
-    key, _, value = override.partition("=")
-    assert f"{key}={value!r}" in failure(world, tmp_path, override).replace("=0", "='0'")
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("threads=0", "threads=0: "), ("threads=two", "threads='two': "), ("evaluate_only=no", "evaluate_only='no': ")],
+)
+def test_a_wrong_value_of_the_job_itself_is_refused_at_once(world, tmp_path, override, message):
+    assert message in failure(world, tmp_path, override)
     assert not (tmp_path / "artifacts").exists()
 
 

@@ -392,7 +392,7 @@ def test_the_kept_folder_samples_in_plain_form(student, tmp_path):
 
 def test_an_adaptive_coefficient_rises_above_its_target_and_falls_below(student, tmp_path):
     for name, target, rises in (("above", 1e-6, True), ("below", 1e6, False)):
-        kl = KLPenalty(controller=AdaptiveKL(initial_coefficient=0.1, target=target, horizon=320))
+        kl = KLPenalty(controller=AdaptiveKL(coefficient=0.1, target=target, horizon=320))
         stage = dataclasses.replace(STAGE, kl=kl)
         fit(stage, student, tmp_path / name)
         coefficients = [row["kl_coefficient"] for row in read(tmp_path / name / "history.jsonl") if "reward" in row]
@@ -404,7 +404,7 @@ def test_an_adaptive_coefficient_rises_above_its_target_and_falls_below(student,
 
 
 def test_an_adaptive_coefficient_has_a_recipe():
-    kl = KLPenalty(controller=AdaptiveKL(initial_coefficient=0.1, target=6.0, horizon=320))
+    kl = KLPenalty(controller=AdaptiveKL(coefficient=0.1, target=6.0, horizon=320))
     before = as_recipe(kl)
     kl.controller.update(100.0, 32)
     assert as_recipe(kl) == before
