@@ -36,14 +36,14 @@ def check_ranges(group: str, settings: object, ranges: Mapping[str, Range]) -> N
 
 
 def check_types(config: DictConfig, whole: type) -> None:
-    """Refuse values of a type that their part does not take.
+    """Refuse settings that their part does not have, and values of a type that it does not take.
 
     Args:
         config: parts are its nodes with a `_target_`, and the config itself.
         whole: the dataclass that takes the config's own values.
 
     Raises:
-        ValueError: it says which value, and what may stand there.
+        ValueError: it says which, and what may stand there.
     """
     for key, value, declared in [*_values("", config, whole), *_values_of_parts("", config)]:
         allowed = _simple_types(declared)
@@ -58,8 +58,18 @@ def _values_of_parts(key: str, node: DictConfig) -> Iterator[tuple[str, Any, Any
             continue
         inner = f"{key}{name}."
         if "_target_" in child and not OmegaConf.is_missing(child, "_target_"):
-            yield from _values(inner, child, get_object(child["_target_"]))
+            part = get_object(child["_target_"])
+            _refuse_unknown(inner, child, part)
+            yield from _values(inner, child, part)
         yield from _values_of_parts(inner, child)
+
+
+def _refuse_unknown(key: str, node: DictConfig, part: Any) -> None:
+    if isinstance(part, type) and dataclasses.is_dataclass(part):
+        known = [field.name for field in dataclasses.fields(part) if field.init]
+        for name in node:
+            if name not in known and not name.startswith("_"):
+                raise ValueError(f"{key}{name}: there is no such setting; {key[:-1]} has {', '.join(known)}.")
 
 
 def _values(key: str, node: DictConfig, part: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -53,6 +53,11 @@ def test_what_a_part_takes_passes(values):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        (
+            {"cuont": 2},
+            "part.cuont: there is no such setting; part has count, rate, is_on, name, limit, "
+            "place, function, anything.",
+        ),
         ({"count": "two"}, "part.count=two: must be a whole number."),
         ({"count": 1.5}, "part.count=1.5: must be a whole number."),
         ({"count": True}, "part.count=True: must be a whole number."),
