@@ -31,8 +31,8 @@ from rkd.teacher import Schedule
 STUDENT = "student"
 # A backward pass costs about two forward passes, so a forward pass alone is a third of a training step.
 FORWARD = 1 / 3
-MEASURED_RESPONSES = 512  # several to a query; 96 of them cost 1.6 to 2.2 times as much each, greedy ones as much
-MEASURED_GREEDY, MEASURED_BATCH = 128, 64
+MEASURED_RESPONSES = 384  # several to a query; 96 of them cost 1.6 to 2.2 times as much each, greedy ones as much
+MEASURED_GREEDY, MEASURED_BATCH = 64, 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
