@@ -1,8 +1,8 @@
 """What a job is going to do: the parts of a row enter; its stages, their sizes and an estimate of their time leave.
 
 Sizes are expected ones: which queries keep a label, and which pairs there are, only the stages can find out, so the
-shares that one job of the mini world found stand for them (`EXPECTED`). Time is measured, not guessed: the models
-answer some of the real queries in each way that a stage will ask them to, the student is trained on some of these
+shares that one job of the mini world found stand for them (`EXPECTED`). Time is measured, not guessed: each model
+answers some of the real queries, once greedily and once with several samples, the student is trained on some of these
 answers, and what that cost is multiplied. Models too large to be loaded for an estimate get none.
 """
 
