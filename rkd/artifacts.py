@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import enum
 import errno
+import functools
 import hashlib
 import json
 import logging
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path, PurePath
@@ -201,6 +202,23 @@ def package_versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions
+
+
+def digest_of_files(paths: Iterable[Path]) -> str:
+    """A digest of the files' names and contents, in the order of their paths: 16 hexadecimal digits.
+
+    Many recipes name the same files, and they are large: each is read once while size and time of change stay.
+    """
+    stats = [(path, path.stat()) for path in sorted(path.absolute() for path in paths)]
+    return _digest_of_unchanged_files(*((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+
+
+@functools.cache
+def _digest_of_unchanged_files(*files: tuple[Path, int, int]) -> str:
+    sha = hashlib.sha256()
+    for path, _, _ in files:
+        sha.update(path.name.encode() + path.read_bytes())
+    return sha.hexdigest()[:16]
 
 
 def _make(name: str, recipe: dict[str, Any], folder: Path, make: Callable[[Path], None]) -> None:

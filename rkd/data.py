@@ -5,21 +5,19 @@ per line (UTF-8), is named after its split (`train.jsonl` or `train.jsonl.gz`) a
 A bad row stops the run with its file and line: a silently smaller dataset would change every number of a table.
 """
 
-import gzip
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from rkd.answers import canonical_number
 from rkd.records import Query
+from rkd.rows import Row, question_key, rows_of, text_in
 
 HUB = "hub"
-Row = Mapping[str, Any]
 
 
 class QuerySource(Protocol):
@@ -52,7 +50,7 @@ class NumberColumns:
         Raises:
             ValueError: the reason why the row is bad.
         """
-        question, answer = _text(row, self.question), _text(row, self.answer)
+        question, answer = text_in(row, self.question), text_in(row, self.answer)
         if answer == self.unanswerable:
             return None
         if self.answer_marker not in answer:
@@ -62,11 +60,11 @@ class NumberColumns:
         if gold_answer is None:
             raise ValueError(f"`{self.answer}` holds no number: {number.strip()[:60]!r}")
         return Query(
-            id=f"{dataset}-{_text(row, self.id) if self.id else row_id}",
+            id=f"{dataset}-{text_in(row, self.id) if self.id else row_id}",
             dataset=dataset,
             question=question,
             gold_answer=gold_answer,
-            category=_text(row, self.category) if self.category else None,
+            category=text_in(row, self.category) if self.category else None,
         )
 
 
@@ -201,7 +199,7 @@ class Data:
         queries = self.training.queries()
         first: dict[str, Query] = {}
         for query in queries:
-            first.setdefault(_question_key(query), query)
+            first.setdefault(question_key(query.question), query)
         distinct = list(first.values())
         repeated = len(queries) - len(distinct)
         if self.validation is not None:
@@ -227,10 +225,6 @@ class _Split:
     repeated: int
 
 
-def _question_key(query: Query) -> str:
-    return " ".join(query.question.split()).casefold()
-
-
 def _subset(queries: list[Query], limit: int | None, seed: int) -> list[Query]:
     """At most `limit` queries in their order; a smaller subset lies within every larger one."""
     if limit is None or limit >= len(queries):
@@ -241,19 +235,6 @@ def _subset(queries: list[Query], limit: int | None, seed: int) -> list[Query]:
 
 def _labelled(queries: list[Query], labelled: bool) -> list[Query]:
     return list(queries) if labelled else [replace(query, gold_answer=None) for query in queries]
-
-
-def _text(row: Row, column: str) -> str:
-    if column not in row:
-        raise ValueError(f"`{column}` is missing (present: {', '.join(map(str, row)) or 'nothing'})")
-    text = row[column]
-    if not isinstance(text, str):
-        raise ValueError(f"`{column}` is {type(text).__name__} instead of text")
-    if not text.strip():
-        raise ValueError(f"`{column}` is empty")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError(f"`{column}` holds half a surrogate pair, which no UTF-8 file can")
-    return text
 
 
 def _folder_rows(dataset: StoredDataset, split: str) -> Iterator[tuple[str, Row]]:
@@ -268,28 +249,7 @@ def _folder_rows(dataset: StoredDataset, split: str) -> Iterator[tuple[str, Row]
             f"(present: {present or 'none'}). Set `dataset.source` to the folder that holds {dataset.name}/, or to "
             "`hub` to fetch it."
         )
-    path = files[0]
-    for number, line in enumerate(_lines(path), start=1):
-        place = f"{path}, line {number}"
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{place}: not UTF-8 ({error.reason}). Save the file in UTF-8.") from error
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{place}: no JSON object ({error}). Each line must hold one.") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{place}: {type(row).__name__} instead of a JSON object. Each line must hold one.")
-        yield place, row
-
-
-def _lines(path: Path) -> list[bytes]:
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError) as error:
-            raise ValueError(f"{path}: no complete gzip file ({error}). Copy it again.") from error
-    return content.removesuffix(b"\n").split(b"\n") if content else []
+    yield from rows_of(files[0])
 
 
 def _hub_rows(dataset: StoredDataset, split: str) -> Iterator[tuple[str, Row]]:

@@ -3,8 +3,6 @@
 Each (query, sample) draws its noise from a seed of its own, so a response does not depend on its neighbours.
 """
 
-import functools
-import hashlib
 import re
 import zlib
 from collections import Counter
@@ -18,6 +16,7 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rkd.artifacts import digest_of_files
 from rkd.batches import ResponseBatch, encode, join, pad
 from rkd.decoding import sample_tokens
 from rkd.models import existing_model, load_causal_lm, load_tokenizer
@@ -25,6 +24,7 @@ from rkd.prompts import PromptTemplate
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query, Response
 from rkd.side_by_side import is_small, map_over_copies
+from rkd.stored import StoredResponses
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -174,11 +174,10 @@ class LocalModel:
     name_or_path: str
     prompt: PromptTemplate
 
-    def checkpoint(self) -> Checkpoint:
+    def source(self) -> Checkpoint:
         """The folder, and a digest of its weights and vocabulary."""
         folder = self._folder()
-        files = [(file, file.stat()) for file in sorted(folder.absolute().glob("*")) if file.suffix in DIGESTED]
-        return Checkpoint(folder, _digest_of_files(*((file, stat.st_size, stat.st_mtime_ns) for file, stat in files)))
+        return Checkpoint(folder, digest_of_files(file for file in folder.glob("*") if file.suffix in DIGESTED))
 
     def _folder(self) -> Path:
         for folder in (Path(self.name_or_path), REPOSITORY / self.name_or_path):
@@ -200,22 +199,14 @@ class LocalModel:
             ) from error
 
 
-@functools.cache
-def _digest_of_files(*files: tuple[Path, int, int]) -> str:
-    """A digest of the names and contents; path, size and time of change (ns) tell whether it is known already.
-
-    Many recipes name a model, and weights are large: they are read once.
-    """
-    sha = hashlib.sha256()
-    for file, _, _ in files:
-        sha.update(file.name.encode())
-        sha.update(file.read_bytes())
-    return sha.hexdigest()[:16]
-
-
 def open_generator(
-    checkpoint: Checkpoint, prompt: PromptTemplate, name: str, progress: Callable[[int], None] = lambda _: None
-) -> LocalGenerator:
-    """A generator over the model of a checkpoint."""
-    model = load_causal_lm(checkpoint.folder)
-    return LocalGenerator(name, model, load_tokenizer(checkpoint.folder), prompt, progress=progress)
+    source: Checkpoint | StoredResponses,
+    prompt: PromptTemplate | None,
+    name: str,
+    progress: Callable[[int], None] = lambda _: None,
+) -> LocalGenerator | StoredResponses:
+    """What answers queries: a generator over the model of a checkpoint, or the recorded responses themselves."""
+    if isinstance(source, StoredResponses):
+        return source
+    model = load_causal_lm(source.folder)
+    return LocalGenerator(name, model, load_tokenizer(source.folder), prompt, progress=progress)

@@ -22,6 +22,7 @@ from rkd.report import final_table, final_table_markdown, learning_curves
 from rkd.results import RESULT_FILE, RunResult, failed_result, read_result, write_result
 from rkd.side_by_side import cores, is_small
 from rkd.stages import Stages
+from rkd.stored import StoredResponses, StoredTeacher
 from rkd.tracking import TrackingError
 from rkd.workshop import Workshop
 
@@ -46,9 +47,9 @@ def run_job(config: DictConfig) -> float | None:
             plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
             _check(plain)
             stages = build_stages(config)
-            models = [model.checkpoint() for model in _models(stages, config)]
+            models = [model.source() for model in _models(stages, config)]
             folder, digest = _folder_of(stages, config, models)
-            are_small = all(is_small(parameters(model.folder)) for model in models)
+            are_small = all(is_small(parameters(model.folder)) for model in models if isinstance(model, Checkpoint))
         except Exception as error:  # Hydra wraps what a constructor refused in an exception of its own
             raise JobError(_reason(error)) from error
         if (folder / RESULT_FILE).is_file() and (finished := read_result(folder)).failure is None:
@@ -141,11 +142,11 @@ def _check(plain: dict[str, Any]) -> None:
         raise ValueError(f"evaluate_only={only!r}: must be true or false.")
 
 
-def _models(stages: Stages, config: DictConfig) -> list[LocalModel]:
+def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher]:
     return [stages.student] if config.evaluate_only else [stages.student, stages.teacher]
 
 
-def _folder_of(stages: Stages, config: DictConfig, models: Sequence[Checkpoint]) -> tuple[Path, str]:
+def _folder_of(stages: Stages, config: DictConfig, models: Sequence[Checkpoint | StoredResponses]) -> tuple[Path, str]:
     """The job's folder and digest."""
     digest = job_digest(stages, evaluate_only=config.evaluate_only, models=models)
     name = f"{row_of(stages, evaluate_only=config.evaluate_only)}-{stages.dataset.name}-seed{stages.seed}-{digest}"

@@ -143,16 +143,22 @@ class CorrectResponses:
         ]
 
 
+class Pass(Protocol):
+    """A pass of the teacher over the queries."""
+
+    samples_per_query: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllResponses:
     """The teaching set of `SFT`: the teacher's first-pass responses, unfiltered, right or wrong, labelled or not.
 
     Args:
-        first_pass_samples: samples per query of the first pass; later ones are left out. None takes both passes.
+        first_pass: what the teacher's first pass draws; later samples are left out. None takes all.
         responses_per_query: at most so many different texts, the first in order of sampling; None takes all.
     """
 
-    first_pass_samples: int | None = None
+    first_pass: Pass | None = None
     responses_per_query: int | None = None
 
     def __post_init__(self) -> None:
@@ -160,7 +166,7 @@ class AllResponses:
 
     def select(self, scored: Sequence[Sequence[ScoredResponse]]) -> list[list[ScoredResponse]]:
         """The responses to train on, for each query; equal texts of a query are trained on once."""
-        limit = self.first_pass_samples
+        limit = self.first_pass.samples_per_query if self.first_pass else None
         return [
             _distinct(
                 [one for one in own if limit is None or one.response.sample_index < limit], self.responses_per_query

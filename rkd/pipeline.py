@@ -18,6 +18,7 @@ from rkd.results import ModelResult, Overlap, RunResult
 from rkd.settings import check_types
 from rkd.stages import Stages, pretrained_lines, table_lines
 from rkd.steps import Steps
+from rkd.stored import StoredResponses
 from rkd.workshop import Workshop
 
 
@@ -52,7 +53,7 @@ def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]
     # 7: reinforcement learning under the reward.
     policy = steps.fit_policy(sft, reward_model, queries, training, validation)
     # 8: evaluation.
-    made = {"teacher": stages.teacher.checkpoint(), "student": steps.student, "sft": sft, "rl": policy}
+    made = {"teacher": stages.teacher.source(), "student": steps.student, "sft": sft, "rl": policy}
     models = [steps.evaluate(line, made[line.model]) for line in table_lines(stages)]
     return result_of(stages.row, steps, config, models, overlaps)
 
@@ -83,18 +84,20 @@ def result_of(
         counts=steps.counts,
         costs=steps.workshop.costs,
         models=models,
-        comparisons=[compare(own, other, name) for other in others for name in own.test_sets],
+        comparisons=[
+            compare(own, other, name) for other in others for name in own.test_sets if name in other.test_sets
+        ],
         failure=None,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         overlaps=overlaps,
     )
 
 
-def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Checkpoint] = ()) -> str:
+def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Checkpoint | StoredResponses] = ()) -> str:
     """What names the job's folder and its W&B run: everything that decides the result.
 
     Args:
-        models: the checkpoints of teacher and student: other weights in the same folder are another job.
+        models: what teacher and student are made of: other weights in the same folder are another job.
     """
     parts = {field.name: getattr(s, field.name) for field in dataclasses.fields(s)}
     for without_effect in ("tracker", "training"):

@@ -16,16 +16,17 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerBase
 
 from rkd.batches import ResponseBatch, collate, encode, encode_responses, in_parts
-from rkd.generation import LocalGenerator, open_generator
+from rkd.generation import LocalGenerator, LocalModel, open_generator
 from rkd.labels import AllResponses
 from rkd.models import Policy, existing_model
 from rkd.protocols import Sampling
-from rkd.records import Query
+from rkd.records import Query, Response
 from rkd.reward_model import RewardModel
 from rkd.rl import RL
 from rkd.sft import SFT
 from rkd.side_by_side import SMALL, mean_loss, worker_count
 from rkd.stages import FEW_SHOT, TEACHER, Line, Stages, samples_student, table_lines
+from rkd.stored import StoredResponses, StoredTeacher
 from rkd.teacher import Schedule
 
 STUDENT = "student"
@@ -127,6 +128,9 @@ def planned_work(s: Stages, expected: Expected = EXPECTED) -> list[Work]:
 
 
 def _teacher_work(s: Stages, queries: int, expected: Expected) -> list[Work]:
+    if isinstance(s.teacher, StoredTeacher):
+        return []
+
     def one(name: str, schedule: Schedule, asked: float) -> Work:
         sampling = s.teacher_samples.sampling(schedule)
         amount = f"{asked:,.0f} queries × {sampling.samples_per_query} samples"
@@ -144,8 +148,10 @@ def _sft_work(s: Stages, training: int, validated: float, expected: Expected) ->
         of_query = expected.first_pass_texts
     examples = training * min(of_query, s.teaching_set.responses_per_query or of_query)
     asked = s.sft.epochs * s.sft.validations_per_epoch * validated
+    # How long recorded responses are is not known before they are read.
+    limit = s.sft.max_tokens if isinstance(s.teacher, StoredTeacher) else s.teacher_samples.max_response_tokens
     return Work(
-        "sft", f"{_about(examples)} responses, {_epochs(s.sft.epochs)}", STUDENT, s.teacher_samples.max_response_tokens,
+        "sft", f"{_about(examples)} responses, {_epochs(s.sft.epochs)}", STUDENT, limit,
         [(asked, s.evaluation.greedy)], trained=s.sft.epochs * examples,
     )  # fmt: skip
 
@@ -181,7 +187,7 @@ def _evaluation_work(s: Stages) -> list[Work]:
     if s.evaluation.pass_at_k_samples:  # for the first test set
         asked.append((s.evaluation.pass_at_k_queries(tests[0]), s.evaluation.pass_at_k))
     responses = sum(queries * sampling.samples_per_query for queries, sampling in asked)
-    lines = [_sampled_as(line) for line in table_lines(s)]
+    lines = [_sampled_as(line) for line in table_lines(s) if line.prompt is not None]
     return [
         Work(
             f"evaluation, {model}", f"{lines.count(model)} × {responses:,} responses", model,
@@ -200,26 +206,27 @@ def _sampled_as(line: Line) -> str:
 
 def measure(s: Stages, work: Sequence[Work], *, largest: int = SMALL) -> Speed | None:
     """What the parts of this work cost here; None where a model has more than `largest` parameters."""
-    if max(parameters(model.checkpoint().folder) for model in (s.teacher, s.student)) > largest:
+    if max(parameters(model.source().folder) for model in _loaded(s)) > largest:
         return None
     queries = s.dataset.validation_queries()[:MEASURED_RESPONSES]
     generators = {
-        TEACHER: open_generator(s.teacher.checkpoint(), s.teacher.prompt, TEACHER),
-        FEW_SHOT: open_generator(s.student.checkpoint(), s.student.prompt, FEW_SHOT),
-        STUDENT: open_generator(s.student.checkpoint(), s.zero_shot, STUDENT),
+        FEW_SHOT: open_generator(s.student.source(), s.student.prompt, FEW_SHOT),
+        STUDENT: open_generator(s.student.source(), s.zero_shot, STUDENT),
     }
-    several = {
-        TEACHER: s.teacher_samples.sampling(s.teacher_samples.first_pass),
-        FEW_SHOT: s.student_samples.sampling,
-        STUDENT: s.student_samples.sampling,
-    }
+    several = {FEW_SHOT: s.student_samples.sampling, STUDENT: s.student_samples.sampling}
+    teacher = open_generator(s.teacher.source(), s.teacher.prompt, TEACHER)
+    if isinstance(teacher, LocalGenerator):
+        generators[TEACHER] = teacher
+        several[TEACHER] = s.teacher_samples.sampling(s.teacher_samples.first_pass)
     measured = {
         model: _sampling_cost(generator, queries, s.evaluation.greedy, several[model])
         for model, generator in generators.items()
     }
     # SFT teaches the student to answer as its teacher does, and so at the same length.
     tokenizer = generators[STUDENT].tokenizer
-    taught, own = (_tokens(generators[model], queries, s.evaluation.greedy, tokenizer) for model in (TEACHER, STUDENT))
+    taught, own = (
+        _tokens(generator, queries, s.evaluation.greedy, tokenizer) for generator in (teacher, generators[STUDENT])
+    )
     student, longer = measured[STUDENT], sum(map(len, taught)) / sum(map(len, own))
     sampling = {**measured, STUDENT: SamplingCost(student.query, student.response * longer)}
     prompts = encode(tokenizer, [s.zero_shot.render(query) for query in queries])
@@ -251,10 +258,18 @@ def _sampling_cost(
 
 
 def _tokens(
-    generator: LocalGenerator, queries: Sequence[Query], sampling: Sampling, tokenizer: PreTrainedTokenizerBase
+    generator: LocalGenerator | StoredResponses,
+    queries: Sequence[Query],
+    sampling: Sampling,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> list[list[int]]:
     """The first answers to so many queries as a training step has, in tokens."""
-    texts = [own[0].text for own in generator.generate(queries[:MEASURED_BATCH], sampling, 0)]
+    asked = queries[:MEASURED_BATCH]
+    if isinstance(generator, StoredResponses):
+        responses = [own for own in generator.recorded(asked) if own] or [[Response("", "", 0, "–", True)]]
+    else:
+        responses = generator.generate(asked, sampling, 0)
+    texts = [own[0].text for own in responses]
     return encode_responses(tokenizer, texts, [True] * len(texts))
 
 
@@ -294,19 +309,27 @@ def plan_lines(work: Sequence[Work], speed: Speed | None) -> list[str]:
     return [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
 
 
+def _loaded(s: Stages) -> list[LocalModel]:
+    """The models of the row that are loaded."""
+    return [model for model in (s.teacher, s.student) if isinstance(model, LocalModel)]
+
+
 def describe(s: Stages) -> list[str]:
     """The row, its data and its models, one line each."""
     tests = ", ".join(f"{name} {len(queries):,}" for name, queries in s.dataset.test_sets().items())
-    models = [
-        f"{role} {model.name}, {_short(parameters(model.checkpoint().folder))} parameters"
-        for role, model in ((TEACHER, s.teacher), (STUDENT, s.student))
-    ]
+    models = [f"{role} {model.name}, {_size(model)}" for role, model in ((TEACHER, s.teacher), (STUDENT, s.student))]
     return [
         f"{s.row} on {s.dataset.name}, seed {s.seed}",
         f"  queries  {len(s.dataset.training_queries()):,} training, {len(s.dataset.validation_queries()):,} "
         f"validation; tests: {tests}",
         f"  models   {'; '.join(models)}",
     ]
+
+
+def _size(model: LocalModel | StoredTeacher) -> str:
+    if isinstance(model, StoredTeacher):
+        return f"{model.source().count:,} recorded responses"
+    return f"{_short(parameters(model.source().folder))} parameters"
 
 
 def parameters(folder: Path) -> int:

@@ -13,8 +13,9 @@ from rkd.reward_model import NoRewardModel
 from rkd.rewards import RewardMix
 from rkd.rl import NoRL
 from rkd.sft import NoSFT
+from rkd.stored import StoredTeacher
 from rkd.student_samples import StudentSamples
-from rkd.teacher import TeacherSamples
+from rkd.teacher import RecordedSamples, TeacherSamples
 from rkd.tracking import Tracker
 from rkd.training import Training
 
@@ -34,8 +35,8 @@ class Stages:
     sampling_seed: int
     few_shot: bool
     dataset: Data
-    teacher: LocalModel
-    teacher_samples: TeacherSamples
+    teacher: LocalModel | StoredTeacher
+    teacher_samples: TeacherSamples | RecordedSamples
     labels: Labels
     student: LocalModel
     teaching_set: Any
@@ -54,6 +55,11 @@ class Stages:
         for name, smallest in (("seed", 0), ("sampling_seed", 0), ("validation_queries", 1)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least {smallest}.")
+        if isinstance(self.teacher, StoredTeacher) != isinstance(self.teacher_samples, RecordedSamples):
+            raise ValueError(
+                f"teacher={self.teacher.name} does not go with these teacher_samples: a stored teacher needs "
+                "teacher_samples=recorded, which `teacher=stored` chooses, and no other teacher takes it."
+            )
 
     @property
     def zero_shot(self) -> PromptTemplate:
@@ -78,11 +84,14 @@ class Stages:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a row's table: a model, named for the stage that leaves it, under a prompt."""
+    """A line of a row's table: a model, named for the stage that leaves it, under a prompt.
+
+    Recorded responses have no prompt: they were asked for elsewhere.
+    """
 
     role: str
     model: str
-    prompt: PromptTemplate
+    prompt: PromptTemplate | None
 
     def is_same_as(self, other: "Line") -> bool:
         """Whether both are one model under one prompt."""

@@ -4,16 +4,15 @@ A step's recipe names everything that decides what it makes, so that rows and se
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from rkd.artifacts import MANIFEST
+from rkd.artifacts import MANIFEST, digest_of_files
 from rkd.evaluation import accuracy
-from rkd.generation import LocalGenerator, open_generator
+from rkd.generation import DIGESTED, LocalGenerator, open_generator
 from rkd.labels import label_statistics, score, two_pass
 from rkd.mini.overlap import summarize_overlap
 from rkd.models import load_tokenizer
@@ -23,6 +22,7 @@ from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response
 from rkd.results import ModelResult, Overlap, TestSetResult, result_from_json
 from rkd.rewards import RewardInputs
 from rkd.stages import Line, Stages, samples_student
+from rkd.stored import StoredResponses
 from rkd.student_samples import balanced
 from rkd.workshop import REPORT_FILE, Workshop
 
@@ -55,7 +55,7 @@ class Steps:
 
     def __init__(self, stages: Stages, workshop: Workshop) -> None:
         self.stages, self.workshop = stages, workshop
-        self.student = stages.student.checkpoint()
+        self.student = stages.student.source()
         self.counts: dict[str, int | float] = {}
 
     def overlaps(self) -> dict[str, Overlap]:
@@ -89,9 +89,12 @@ class Steps:
         first = self._teacher_responses("first", split, queries)
         labels, responses = two_pass(s.labels, queries, first, second_pass)
         labelled = Labelled(split, queries, labels, score(queries, responses, labels))
-        without = len(queries) - len(labelled.answers)
+        without, unanswered = len(queries) - len(labelled.answers), sum(not own for own in responses)
         self.counts |= {f"{split}_queries": len(queries), f"{split}_without_label": without}
-        self.workshop.say(f"    {len(queries)} {split} queries, {without} without consensus")
+        if unanswered:
+            self.counts[f"{split}_without_response"] = unanswered
+        said = f", {unanswered} without a response" if unanswered else ""
+        self.workshop.say(f"    {len(queries)} {split} queries, {without} without consensus{said}")
         if split == "training":
             self._note_precision(labels)
             if not labelled.answers:
@@ -161,16 +164,23 @@ class Steps:
 
         return self._fit("rl", s.rl, inputs, sft, queries, build_reward, validate=self._validator(validation))
 
-    def evaluate(self, line: Line, checkpoint: Checkpoint) -> ModelResult:
+    def evaluate(self, line: Line, source: Checkpoint | StoredResponses) -> ModelResult:
         """The model of a line on every test set; pass@8 on the first one, the dataset's own.
 
         No training seed is in the recipe, and copies of a model share it: teacher and pretrained student are evaluated
-        once for all seeds and rows.
+        once for all seeds and rows. Recorded responses are evaluated where they answer a whole test set, one to each
+        query.
         """
-        s, model = self.stages, content_of(checkpoint)
+        s, model, is_stored = self.stages, content_of(source), isinstance(source, StoredResponses)
         results: dict[str, TestSetResult] = {}
         for place, (name, queries) in enumerate(s.dataset.test_sets().items()):
-            stage = s.evaluation if place == 0 else s.evaluation.without_pass_at_k()
+            if is_stored and (answered := source.answered(queries)) < len(queries):
+                self.workshop.say(
+                    f"    {line.role}: {answered} of {len(queries)} queries of {name} have a recorded response, so it "
+                    "is not evaluated there"
+                )
+                continue
+            stage = s.evaluation if place == 0 and not is_stored else s.evaluation.without_pass_at_k()
             sampled = stage.pass_at_k_queries(len(queries))
             recipe = {
                 "stage": stage, "model": model, "prompt": line.prompt, "test_set": name,
@@ -181,7 +191,7 @@ class Steps:
                 name: str = name, queries: list[Query] = queries, stage: Any = stage, sampled: int = sampled
             ) -> dict[str, Any]:
                 with self.workshop.progress(f"evaluating {line.role} on {name}", len(queries) + sampled) as advance:
-                    generator = open_generator(checkpoint, line.prompt, line.role, advance)
+                    generator = open_generator(source, line.prompt, line.role, advance)
                     return dataclasses.asdict(stage.evaluate(generator, queries, s.sampling_seed, test_set=name))
 
             value = self.workshop.value("evaluation", recipe, measure, shown=f"{line.role} on {name}")
@@ -200,16 +210,16 @@ class Steps:
         return of_split(labelled=labelled)
 
     def _teacher_responses(self, which: str, split: str, queries: list[Query]) -> list[list[Response]]:
-        s, teacher = self.stages, self.stages.teacher
+        s, teacher, source = self.stages, self.stages.teacher, self.stages.teacher.source()
         draw = {"first": s.teacher_samples.first, "second": s.teacher_samples.second}[which]
         return self._responses(
             f"teacher_{which}_{split}",
             {
-                "stage": s.teacher_samples, "model": teacher.checkpoint(), "prompt": teacher.prompt,
+                "stage": s.teacher_samples, "model": source, "prompt": teacher.prompt,
                 "sampling_seed": s.sampling_seed, "pass": which,
             },
             queries,
-            ("teacher", teacher.checkpoint(), teacher.prompt, draw),
+            ("teacher", source, teacher.prompt, draw),
         )  # fmt: skip
 
     def _responses(
@@ -217,14 +227,14 @@ class Steps:
         name: str,
         recipe: Mapping[str, Any],
         queries: list[Query],
-        source: tuple[str, Checkpoint, PromptTemplate, Draw],
+        asked: tuple[str, Checkpoint | StoredResponses, PromptTemplate | None, Draw],
     ) -> list[list[Response]]:
-        """Responses to the queries, which the source's last part draws."""
-        role, checkpoint, prompt, draw = source
+        """Responses to the queries; `asked` is a role, what stands in it, its prompt, and what draws from it."""
+        role, source, prompt, draw = asked
 
         def sample() -> list[list[Response]]:
             with self.workshop.progress(f"sampling from the {role}", len(queries)) as advance:
-                return draw(open_generator(checkpoint, prompt, role, advance), queries, self.stages.sampling_seed)
+                return draw(open_generator(source, prompt, role, advance), queries, self.stages.sampling_seed)
 
         return self.workshop.responses(name, recipe, queries, sample)
 
@@ -289,13 +299,14 @@ class Steps:
             )
 
 
-def content_of(checkpoint: Checkpoint) -> Checkpoint:
+def content_of(source: Checkpoint | StoredResponses) -> Checkpoint | StoredResponses:
     """The checkpoint under a digest of what decides its answers: weights, configuration and tokenizer."""
-    sha = hashlib.sha256()
-    for file in sorted(checkpoint.folder.iterdir()):
-        if file.suffix in (".safetensors", ".json") and file.name not in (MANIFEST, REPORT_FILE):
-            sha.update(file.name.encode() + file.read_bytes())
-    return Checkpoint(checkpoint.folder, sha.hexdigest()[:16])
+    if isinstance(source, StoredResponses):
+        return source
+    decisive = [
+        file for file in source.folder.iterdir() if file.suffix in DIGESTED and file.name not in (MANIFEST, REPORT_FILE)
+    ]
+    return Checkpoint(source.folder, digest_of_files(decisive))
 
 
 def digest_of_examples(examples: Sequence[tuple[Query, str]]) -> str:

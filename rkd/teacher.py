@@ -1,7 +1,8 @@
 """Stage 1, teacher generation (paper D, section 3, appendix): queries enter, the teacher's responses leave.
 
 Paper D: five samples at each of the temperatures 0, 0.1, 0.2, 0.3; a query left without consensus gets a second pass,
-five at each of 0.1, 0.2, …, 1.0. Which queries these are, the vote decides (`rkd.labels.two_pass`).
+five at each of 0.1, 0.2, …, 1.0. Which queries these are, the vote decides (`rkd.labels.two_pass`). A stored
+teacher has answered already.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 
 from rkd.protocols import Sampling, TextGenerator
 from rkd.records import Query, Response
+from rkd.stored import StoredResponses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,35 @@ class TeacherSamples:
             voting = [response for response, count in zip(own, votes, strict=True) for _ in range(count)]
             responses.append([replace(one, sample_index=index) for index, one in enumerate(voting, start=first_index)])
         return responses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedSamples:
+    """What a stored teacher answered: every recorded response, in one pass."""
+
+    first_pass: None = None  # how they were drawn is not known
+    second_pass: None = None
+
+    def first(self, generator: StoredResponses, queries: Sequence[Query], seed: int) -> list[list[Response]]:  # noqa: ARG002
+        """All responses to each query.
+
+        Raises:
+            ValueError: the teacher is none that was recorded, or answered none of the queries.
+        """
+        if not isinstance(generator, StoredResponses):
+            raise ValueError("teacher_samples=recorded takes the responses of a file: choose teacher=stored.")
+        responses = generator.recorded(queries)
+        if not any(responses):
+            raise ValueError(
+                f"{generator.path} has no response to any of the {len(queries)} queries (first: {queries[0].id!r}). "
+                f"Its column `{generator.query_column}` must hold their ids or questions; name another with "
+                "`teacher.query_column`."
+            )
+        return responses
+
+    def second(self, generator: StoredResponses, queries: Sequence[Query], seed: int) -> list[list[Response]]:  # noqa: ARG002
+        """No further responses."""
+        return [[] for _ in queries]
 
 
 def _seed_of(seed: int, sample_index: int) -> int:

@@ -8,9 +8,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rkd"
 
 FLOORS = [
-    {"records", "losses", "muon", "callbacks", "artifacts", "statistics", "results", "settings"},
+    {"records", "losses", "muon", "callbacks", "artifacts", "statistics", "results", "settings", "rows"},
     {"protocols", "advantages", "kl_control", "prompts", "answers", "mini", "batches"},
-    {"models", "data", "training", "decoding", "side_by_side"},
+    {"models", "data", "training", "decoding", "side_by_side", "stored"},
     {"generation", "pairs", "pretrain_text", "supervised"},
     {"rewards", "teacher", "labels", "student_samples", "preferences", "rollouts", "pretrain_report"},
     {"pretrain", "sft", "reward_model", "rl", "evaluation"},

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[1]
 PARTS_OF_OTHERS = {"queries", "prompt", "pretrain", "experiments", "sweeps"}
 NEEDED = {
     "reward_mix=own": ["reward_mix.function.path=builtins.len"],
-    "teaching_set=all": ["teaching_set.first_pass_samples=8"],
+    "teaching_set=all": ["teaching_set.first_pass=null"],
 }
 
 
@@ -47,6 +47,8 @@ def test_every_option_builds(option):
     group, _, name = option.partition("=")
     if group in ("scale", "debug"):  # they choose values of the other groups, and have no part of their own
         build_stages(compose("config", overrides=[option]))
+    elif option == "teacher=stored":  # it chooses teacher_samples too
+        build_stages(compose("config", overrides=[option, "teacher.path=responses.jsonl"]))
     elif option == "callbacks=none":
         assert build_stages(compose("config", overrides=[option])).training.callbacks == {}
     else:
@@ -99,7 +101,7 @@ def test_every_row_has_a_label_of_its_own():
 )
 def test_the_row_sft_takes_the_responses_of_the_first_pass_alone(overrides, samples):
     config = compose("config", overrides=["experiments=sft", *overrides])
-    assert instantiate(config.teaching_set, _convert_="all").first_pass_samples == samples
+    assert instantiate(config.teaching_set, _convert_="all").first_pass.samples_per_query == samples
 
 
 def test_tracking_callbacks_and_hardware_do_not_change_the_digest(digests):

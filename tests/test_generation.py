@@ -519,18 +519,18 @@ def test_a_models_digest_follows_its_files_and_is_computed_once(tmp_path):
     llama().save_pretrained(tmp_path)
     model = LocalModel(name="tiny", name_or_path=str(tmp_path), prompt=PROMPT)
     file = tmp_path / "model.safetensors"
-    content, first = file.read_bytes(), model.checkpoint().digest
+    content, first = file.read_bytes(), model.source().digest
     other = content[:-1] + bytes([content[-1] ^ 1])
     file.write_bytes(other)
     os.utime(file, ns=(0, 0))
-    second = model.checkpoint().digest
+    second = model.source().digest
     assert second != first
     # Same size and time: nobody reads it again.
     file.write_bytes(content)
     os.utime(file, ns=(0, 0))
-    assert model.checkpoint().digest == second
+    assert model.source().digest == second
     os.utime(file, ns=(0, 1))
-    assert model.checkpoint().digest == first
+    assert model.source().digest == first
 
 
 def saved(tokenizer: PreTrainedTokenizerBase, folder, pad_token: str | None) -> None:

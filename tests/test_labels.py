@@ -1,6 +1,7 @@
 """The vote, the scores, the teaching set: counts worked by hand."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from fakes import query, responses, says, scored
@@ -157,7 +158,8 @@ def test_the_unfiltered_set_holds_wrong_and_unlabelled_responses_too():
 
 
 def test_the_unfiltered_set_can_leave_out_the_second_pass():
-    assert texts(AllResponses(first_pass_samples=2).select(SCORED)) == [["a", "b"], ["d", "e"]]
+    first_pass = SimpleNamespace(samples_per_query=2)
+    assert texts(AllResponses(first_pass=first_pass).select(SCORED)) == [["a", "b"], ["d", "e"]]
 
 
 def test_a_limit_counts_different_texts_in_order_of_sampling():

@@ -124,12 +124,12 @@ def test_a_stage_left_out_is_not_in_the_plan(models):
 
 
 def test_parameters_are_those_of_the_model(models):
-    folder = models["teacher"].checkpoint().folder
+    folder = models["teacher"].source().folder
     assert plan.parameters(folder) == sum(p.numel() for p in load_causal_lm(folder).parameters())
 
 
 def test_a_truncated_file_is_named(models, tmp_path):
-    whole = models["student"].checkpoint().folder
+    whole = models["student"].source().folder
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes((whole / "model.safetensors").read_bytes()[:500])
     with pytest.raises(ValueError, match=r"model\.safetensors are truncated or altered.*rkd\.pretrain"):

@@ -1,0 +1,132 @@
+"""Recorded responses as a teacher: a file of texts enters, a `TextGenerator` over them leaves.
+
+Whatever answered the queries before, a model behind an endpoint, another tool, a public record, teaches as a local
+model does: through labels, SFT and the rest. The file has one JSON object per line, one for each response:
+
+    {"query": "How many …?", "response": "Step 1: …\\nThe answer is 5.", "is_finished": true}
+
+`query` is the question's text, or its id with or without the dataset's name before it ("svamp-chal-7", "chal-7", 7);
+`is_finished` may be missing, and is false where the text was cut at a length limit. Several responses to one query are
+its samples, in the order of the file; the first stands for its greedy one. Other columns are ignored.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from rkd.artifacts import digest_of_files
+from rkd.protocols import Sampling
+from rkd.records import Query, Response
+from rkd.rows import question_key, rows_of, text_in, value_in
+
+
+@dataclass(frozen=True)
+class StoredResponses:
+    """A `TextGenerator` over a file of responses.
+
+    Args:
+        name: recorded with each response.
+        path: the file.
+        query_column: the column that says which query a response belongs to.
+        response_column: the column of the text.
+    """
+
+    name: str
+    path: Path
+    query_column: str
+    response_column: str
+
+    def recipe(self) -> Mapping[str, str]:
+        """What stands for it in the recipe of a later stage: its content, not its place."""
+        columns = {"query_column": self.query_column, "response_column": self.response_column}
+        return {"digest": digest_of_files([self.path]), **columns}
+
+    @property
+    def count(self) -> int:
+        """How many responses there are."""
+        return sum(map(len, self._texts.values()))
+
+    def answered(self, queries: Sequence[Query]) -> int:
+        """How many of the queries have a response."""
+        return sum(bool(self._of(query)) for query in queries)
+
+    def recorded(self, queries: Sequence[Query]) -> list[list[Response]]:
+        """All responses to each query; none where none was recorded."""
+        return [
+            [Response(query.id, self.name, index, *text) for index, text in enumerate(self._of(query))]
+            for query in queries
+        ]
+
+    def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:  # noqa: ARG002
+        """The first `sampling.samples_per_query` responses to each query; temperature and seed are the record's own.
+
+        Raises:
+            ValueError: a query has fewer.
+        """
+        wanted, responses = sampling.samples_per_query, self.recorded(queries)
+        lacking = [query.id for query, own in zip(queries, responses, strict=True) if len(own) < wanted]
+        if lacking:
+            raise ValueError(
+                f"{self.path} has fewer than {wanted} responses to {len(lacking)} of {len(queries)} queries "
+                f"(first: {lacking[0]})."
+            )
+        return [own[:wanted] for own in responses]
+
+    def _of(self, query: Query) -> Sequence[tuple[str, bool]]:
+        names = (query.question, query.id, query.id.removeprefix(f"{query.dataset}-"))
+        return [text for key in dict.fromkeys(map(question_key, names)) for text in self._texts.get(key, ())]
+
+    @cached_property
+    def _texts(self) -> Mapping[str, Sequence[tuple[str, bool]]]:
+        """Text and `is_finished` of the responses, by the key of their query."""
+        texts: dict[str, list[tuple[str, bool]]] = {}
+        for place, row in rows_of(self.path):
+            try:
+                query = value_in(row, self.query_column)
+                if isinstance(query, bool) or not isinstance(query, str | int) or not str(query).strip():
+                    raise ValueError(f"`{self.query_column}` is {query!r} instead of a question or an id")
+                response, is_finished = text_in(row, self.response_column), row.get("is_finished", True)
+                if not isinstance(is_finished, bool):
+                    raise ValueError(f"`is_finished` is {is_finished!r} instead of true or false")
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}. Correct or remove this row, or name its columns.") from error
+            texts.setdefault(question_key(str(query)), []).append((response, is_finished))
+        return texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTeacher:
+    """A file of responses in the role of teacher.
+
+    Args:
+        name: recorded with each response and printed in tables.
+        path: the file.
+        query_column: the column that says which query a response belongs to.
+        response_column: the column of the text.
+    """
+
+    name: str
+    path: str
+    query_column: str = "query"
+    response_column: str = "response"
+
+    prompt = None  # it was asked elsewhere
+
+    def source(self) -> StoredResponses:
+        """The responses.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        path = Path(self.path).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"teacher.path={self.path} is no file. Name the JSONL file of the recorded responses; "
+                "the head of rkd/stored.py describes it."
+            )
+        return StoredResponses(self.name, path, self.query_column, self.response_column)
+
+    def recipe(self) -> Mapping[str, object]:
+        """What of it decides a job's result: its name, which tables print, and the responses."""
+        return {"name": self.name, "responses": self.source()}

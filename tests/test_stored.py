@@ -1,0 +1,89 @@
+"""Recorded responses as a teacher: how they find their queries, and what is refused."""
+
+import json
+
+import pytest
+
+from rkd.protocols import Sampling
+from rkd.records import Query, Response
+from rkd.stored import StoredTeacher
+from rkd.teacher import RecordedSamples
+
+QUERIES = [Query("sums-a", "sums", "What is 1 + 1?"), Query("sums-7", "sums", "What is 2 + 2?")]
+ROWS = [
+    {"query": "what is  1 + 1?\n", "response": "It is 2."},
+    {"query": 7, "response": "It is 5.", "is_finished": False},
+    {"query": "7", "response": "It is 4.", "other": None},
+    {"query": "unasked", "response": "It is 6."},
+]
+
+
+def written(folder, rows=ROWS, name="responses.jsonl"):
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def stored(path, **columns):
+    return StoredTeacher(name="recorded", path=str(path), **columns).source()
+
+
+def test_a_response_finds_its_query_by_question_or_id_and_keeps_its_place(tmp_path):
+    assert stored(written(tmp_path)).recorded(QUERIES) == [
+        [Response("sums-a", "recorded", 0, "It is 2.", True)],
+        [Response("sums-7", "recorded", 0, "It is 5.", False), Response("sums-7", "recorded", 1, "It is 4.", True)],
+    ]
+
+
+def test_an_id_may_carry_the_name_of_its_dataset(tmp_path):
+    source = stored(written(tmp_path, [{"query": "sums-a", "response": "It is 2."}]))
+    assert [source.answered([query]) for query in QUERIES] == [1, 0]
+
+
+def test_columns_of_other_names_are_read(tmp_path):
+    path = written(tmp_path, [{"question": "What is 1 + 1?", "output": "It is 2."}])
+    source = stored(path, query_column="question", response_column="output")
+    assert source.recorded(QUERIES[:1])[0][0].text == "It is 2."
+
+
+def test_the_first_responses_answer_a_query_that_is_asked(tmp_path):
+    source, greedy = stored(written(tmp_path)), Sampling(0.0, 1, 16)
+    assert [own[0].text for own in source.generate(QUERIES, greedy, seed=0)] == ["It is 2.", "It is 5."]
+    with pytest.raises(ValueError, match=r"fewer than 2 responses to 1 of 2 queries \(first: sums-a\)"):
+        source.generate(QUERIES, Sampling(0.5, 2, 16), seed=0)
+
+
+def test_the_content_of_the_file_is_in_its_recipe_and_its_place_is_not(tmp_path):
+    (tmp_path / "other").mkdir()
+    recipe = stored(written(tmp_path)).recipe()
+    assert stored(written(tmp_path / "other")).recipe() == recipe
+    assert stored(written(tmp_path, ROWS[:1])).recipe() != recipe
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"response": "It is 2."}, "`query` is missing"),
+        ({"query": None, "response": "It is 2."}, "`query` is None instead of a question or an id"),
+        ({"query": True, "response": "It is 2."}, "`query` is True instead"),
+        ({"query": " ", "response": "It is 2."}, "`query` is ' ' instead"),
+        ({"query": "a"}, "`response` is missing"),
+        ({"query": "a", "response": ["It is 2."]}, "`response` is list instead of text"),
+        ({"query": "a", "response": "It", "is_finished": "no"}, "`is_finished` is 'no' instead of true or false"),
+    ],
+)
+def test_a_bad_row_is_refused_with_file_line_and_reason(tmp_path, row, reason):
+    source = stored(written(tmp_path, [*ROWS, row]))
+    with pytest.raises(ValueError, match=rf"responses\.jsonl, line 5: {reason}"):
+        source.recorded(QUERIES)
+
+
+def test_a_file_that_is_not_there_is_named_with_its_key(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"teacher\.path=.*absent\.jsonl is no file"):
+        stored(tmp_path / "absent.jsonl")
+
+
+def test_responses_to_other_queries_are_refused(tmp_path):
+    source = stored(written(tmp_path, ROWS[3:]))
+    with pytest.raises(ValueError, match=r"no response to any of the 2 queries \(first: 'sums-a'\)"):
+        RecordedSamples().first(source, QUERIES, seed=0)
