@@ -10,6 +10,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
+LETTERS = "ABCDEFGHIJ"  # of options; MMLU-Pro has up to ten
 MAX_DIGITS = 40  # a longer number is a run-away generation, and Python refuses to convert more than 4,300 digits
 MATCH_TOLERANCE = Fraction(1, 10_000)  # for values that can only be written rounded, relative above 1
 _ROUNDED_PLACES = 4  # a decimal this long is taken to be rounded: 0.3333 stands for 1/3, 0.33 does not

@@ -132,7 +132,9 @@ def encode_responses(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], is_finished: Sequence[bool]
 ) -> list[list[int]]:
     """The tokens of each response, ended by the end-of-sequence token where the response is finished."""
-    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    # A special token that a text spells out is text: it must not end the response.
+    options = {"add_special_tokens": False, "split_special_tokens": True}
+    rows = tokenizer(list(texts), **options)["input_ids"] if texts else []
     return [row + [tokenizer.eos_token_id] * done for row, done in zip(rows, is_finished, strict=True)]
 
 

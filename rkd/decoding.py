@@ -37,7 +37,7 @@ def sample_tokens(
     sampling: Sampling,
     *,
     uniforms: Tensor | None,
-    eos_id: int,
+    eos_ids: Sequence[int],
     pad_id: int,
     stop_ids: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
@@ -46,20 +46,22 @@ def sample_tokens(
     Args:
         prompt_ids, prompt_mask: (Q, P), padded on the left.
         uniforms: noise in [0, 1) that chooses token t of row b, (B, T); None if all temperatures are 0.
-        stop_ids: tokens that end a row once it has written them in this order; none ends it at `eos_id` alone.
+        eos_ids: tokens that end a row, each.
+        stop_ids: tokens that end a row once it has written them in this order; none ends it at `eos_ids` alone.
 
     Returns:
         The tokens, (B, longest), `pad_id` after a row's end, and their mask. A row's end-of-sequence token counts.
     """
     was_training = model.training
     model.eval()
+    ends = torch.tensor(list(eos_ids), device=prompt_ids.device)
     decoding = _Decoding(model, prompt_ids, prompt_mask, sampling, pad_id)
     temperatures = torch.tensor(sampling.temperatures, device=prompt_ids.device).repeat(len(prompt_ids))
     with decoding.context.attention_of(model):
         for step in range(sampling.max_response_tokens):
             noise = None if uniforms is None else uniforms[decoding.open, step]
             decoding.write(choose(decoding.logits[decoding.branch_of], sampling, noise, temperatures[decoding.open]))
-            decoding.close(eos_id, stop_ids)
+            decoding.close(ends, stop_ids)
             if step + 1 == sampling.max_response_tokens or not len(decoding.open):
                 break
             decoding.branch()
@@ -103,9 +105,9 @@ class _Decoding:
         self.mask[self.open, self.step] = True
         self.step += 1
 
-    def close(self, eos_id: int, stop_ids: Sequence[int]) -> None:
+    def close(self, eos_ids: Tensor, stop_ids: Sequence[int]) -> None:
         """Close the samples that have just ended."""
-        is_open = self.tokens[self.open, self.step - 1] != eos_id
+        is_open = ~torch.isin(self.tokens[self.open, self.step - 1], eos_ids)
         if stop_ids and self.step >= len(stop_ids):
             written = self.tokens[self.open, self.step - len(stop_ids) : self.step]
             is_open &= (written != torch.tensor(stop_ids, device=written.device)).any(1)

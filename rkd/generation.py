@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rkd.artifacts import digest_of_files
-from rkd.batches import ResponseBatch, encode, join, pad
+from rkd.batches import ResponseBatch, join, pad
 from rkd.decoding import sample_tokens
 from rkd.models import existing_model, load_causal_lm, load_tokenizer
 from rkd.prompts import PromptTemplate
@@ -56,7 +56,7 @@ class LocalGenerator:
 
     def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
         """See `TextGenerator`."""
-        prompts = encode(self.tokenizer, [self.prompt.render(query) for query in queries])
+        prompts = self.prompt.encode(queries, self.tokenizer)
         # Alike lengths side by side waste the least padding; the responses return in the order of the queries.
         order = sorted(range(len(queries)), key=lambda index: len(prompts[index]))
         per_batch = self._queries_per_batch(sampling)
@@ -85,7 +85,7 @@ class LocalGenerator:
 
         A row ends at the end-of-sequence token alone: a policy in training has to learn to end by itself.
         """
-        prompts = encode(self.tokenizer, [self.prompt.render(query) for query in queries])
+        prompts = self.prompt.encode(queries, self.tokenizer)
         prompt_ids, prompt_mask = pad(prompts, self.tokenizer.pad_token_id, left=True)
         noise, samples = _noise(queries, sampling, seed), sampling.samples_per_query
         per_batch = self._queries_per_batch(sampling)
@@ -118,7 +118,7 @@ class LocalGenerator:
             prompt_mask,
             sampling,
             uniforms=None if noise is None else noise.to(model.device),
-            eos_id=self.tokenizer.eos_token_id,
+            eos_ids=self.eos_ids,
             pad_id=self.tokenizer.pad_token_id,
             stop_ids=stop_ids,
         )
@@ -130,8 +130,18 @@ class LocalGenerator:
 
     def is_finished(self, batch: ResponseBatch) -> list[bool]:
         """Whether each response came to its end-of-sequence token."""
-        eos = (batch.response_ids == self.tokenizer.eos_token_id) & batch.response_mask
-        return eos.any(1).tolist()
+        eos = torch.isin(batch.response_ids, torch.tensor(self.eos_ids, device=batch.response_ids.device))
+        return (eos & batch.response_mask).any(1).tolist()
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """Tokens that end a response: the tokenizer's, and those that the model's generation config names besides.
+
+        Chat models have several: one ends a text, others a turn.
+        """
+        named = getattr(self.model.generation_config, "eos_token_id", None)
+        also = named if isinstance(named, list) else [] if named is None else [named]
+        return sorted({self.tokenizer.eos_token_id, *also})
 
     def _decoded(self, batch: ResponseBatch) -> list[str]:
         return self.tokenizer.batch_decode(batch.response_ids, skip_special_tokens=True)

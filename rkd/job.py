@@ -98,8 +98,9 @@ def _announce(stages: Stages, console: Console) -> None:
 
 
 def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder: Path) -> None:
-    """Write result, table and figure; log them; print the table and where everything is."""
+    """Write result, ids of the queries, table and figure; log them; print the table and where everything is."""
     places = {"result": str(write_result(result, folder))}
+    (folder / "splits.json").write_text(json.dumps(stages.dataset.ids(), indent=0) + "\n", encoding="utf-8")
     table = folder / "table.md"
     table.write_text(final_table_markdown(result), encoding="utf-8")
     tracker = stages.tracker

@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rkd.batches import ResponseBatch, collate, encode, encode_responses
+from rkd.batches import ResponseBatch, collate, encode_responses
 from rkd.prompts import PromptTemplate
 from rkd.records import PreferencePair
 
@@ -74,7 +74,7 @@ def tokenize_pairs(
 ) -> tuple[list[TokenizedPair], int]:
     """The pairs whose responses both fit into `max_tokens`, and how many do not."""
     queries = list(dict.fromkeys(pair.query for pair in pairs))
-    prompts = dict(zip(queries, encode(tokenizer, [prompt.render(query) for query in queries]), strict=True))
+    prompts = dict(zip(queries, prompt.encode(queries, tokenizer), strict=True))
     sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
     responses = list({side.response: None for side in sides})
     rows = encode_responses(

@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerBase
 
-from rkd.batches import ResponseBatch, collate, encode, encode_responses, in_parts
+from rkd.batches import ResponseBatch, collate, encode_responses, in_parts
 from rkd.generation import LocalGenerator, LocalModel, open_generator
 from rkd.labels import AllResponses
 from rkd.models import Policy, existing_model
@@ -229,7 +229,7 @@ def measure(s: Stages, work: Sequence[Work], *, largest: int = SMALL) -> Speed |
     )
     student, longer = measured[STUDENT], sum(map(len, taught)) / sum(map(len, own))
     sampling = {**measured, STUDENT: SamplingCost(student.query, student.response * longer)}
-    prompts = encode(tokenizer, [s.zero_shot.render(query) for query in queries])
+    prompts = s.zero_shot.encode(queries, tokenizer)
     policy = Policy(generators[STUDENT].model)
     training = {
         size: _training_seconds(policy, _batch(prompts, taught, size, tokenizer.pad_token_id))
@@ -318,10 +318,11 @@ def describe(s: Stages) -> list[str]:
     """The row, its data and its models, one line each."""
     tests = ", ".join(f"{name} {len(queries):,}" for name, queries in s.dataset.test_sets().items())
     models = [f"{role} {model.name}, {_size(model)}" for role, model in ((TEACHER, s.teacher), (STUDENT, s.student))]
+    repeated = f" ({s.dataset.repeated_questions} repeated ones dropped)" if s.dataset.repeated_questions else ""
     return [
         f"{s.row} on {s.dataset.name}, seed {s.seed}",
         f"  queries  {len(s.dataset.training_queries()):,} training, {len(s.dataset.validation_queries()):,} "
-        f"validation; tests: {tests}",
+        f"validation{repeated}; tests: {tests}",
         f"  models   {'; '.join(models)}",
     ]
 

@@ -6,7 +6,7 @@ themselves are data: `conf/prompt/*.yaml`, or a folder of such files.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,13 +20,17 @@ _RESPONSE = "{response}"
 
 
 class ChatTokenizer(Protocol):
-    """What `render_chat` needs of a Hugging Face tokenizer."""
+    """What a template needs of a Hugging Face tokenizer."""
 
     chat_template: str | None
     all_special_tokens: Sequence[str]
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> str:
         """The conversation as one text."""
+        ...
+
+    def __call__(self, texts: list[str], **options: Any) -> Mapping[str, list[list[int]]]:
+        """The tokens of each text, as `input_ids`."""
         ...
 
 
@@ -45,6 +49,7 @@ class PromptTemplate:
     Args:
         template: the text around one question; it holds `{question}` exactly once, and braces mean nothing else.
         examples: worked examples, put before the query in the same template; none makes the zero-shot form.
+        is_chat: whether a model that has a chat template is asked in it.
         stop: a text that begins the next question. A model that has not learned to end its response writes it and
             goes on; `response_text` cuts there. An empty `stop` cuts nothing.
     """
@@ -52,6 +57,7 @@ class PromptTemplate:
     template: str
     examples: Sequence[Example] = ()
     stop: str = ""
+    is_chat: bool = True
 
     def __post_init__(self) -> None:
         _check_slot(self.template, _QUESTION)
@@ -59,6 +65,21 @@ class PromptTemplate:
         for example in self.examples:
             if not example.question.strip() or not example.response.strip():
                 raise ValueError(f"an example of the prompt is empty: {example}. Give it a question and a response.")
+
+    def encode(self, queries: Sequence[Query], tokenizer: ChatTokenizer) -> list[list[int]]:
+        """The tokens of each query's prompt: in the chat form where the tokenizer has one, otherwise as plain text.
+
+        A special token spelled out in a question is broken by a blank, so that a question can neither open a turn nor
+        end a text.
+        """
+        if not queries:
+            return []
+        names = tokenizer.all_special_tokens
+        asked = [replace(query, question=_without_special_tokens(query.question, names)) for query in queries]
+        if self.is_chat and tokenizer.chat_template:
+            texts = [self.render_chat(query, tokenizer) for query in asked]
+            return tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return tokenizer([self.render(query) for query in asked])["input_ids"]
 
     def render(self, query: Query) -> str:
         """The prompt as plain text: the examples, each ended by a blank line, then the query."""
@@ -68,8 +89,7 @@ class PromptTemplate:
     def render_chat(self, query: Query, tokenizer: ChatTokenizer) -> str:
         """The prompt in the tokenizer's chat form, the examples as earlier turns, ready for the assistant's text.
 
-        The result holds the special tokens already: tokenize it with `add_special_tokens=False`. A special token
-        spelled out in the question is broken by a blank, so that a question cannot open a turn.
+        The result holds the special tokens already: tokenize it with `add_special_tokens=False`.
 
         Raises:
             ValueError: the tokenizer has no chat template.
@@ -80,8 +100,7 @@ class PromptTemplate:
         for example in self.examples:
             turns.append({"role": "user", "content": self._ask(example.question).rstrip()})
             turns.append({"role": "assistant", "content": example.response.strip()})
-        question = _without_special_tokens(query.question, tokenizer.all_special_tokens)
-        turns.append({"role": "user", "content": self._ask(question).rstrip()})
+        turns.append({"role": "user", "content": self._ask(query.question).rstrip()})
         return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
     def response_text(self, generated: str) -> str:
@@ -97,6 +116,11 @@ class PromptTemplate:
         return before + question + after
 
 
+def of_dataset(prompt: PromptTemplate) -> PromptTemplate:
+    """The prompt that a dataset brings; a target for configs, which name what stands in a part."""
+    return prompt
+
+
 def read_template(folder: str | Path, name: str) -> PromptTemplate:
     """The template in `{folder}/{name}.yaml`, a file with the keys of `conf/prompt/*.yaml`.
 
@@ -109,7 +133,7 @@ def read_template(folder: str | Path, name: str) -> PromptTemplate:
         present = ", ".join(sorted(file.stem for file in Path(folder).glob("*.yaml")))
         raise FileNotFoundError(
             f"prompts.folder={folder} holds no {path.name} (present: {present or 'none'}). "
-            f"Copy conf/prompt/{name}.yaml there and edit it."
+            f"Copy a file of conf/prompt there as {path.name} and edit it."
         )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

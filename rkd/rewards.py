@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rkd.answers import answers_match, extract_answer
-from rkd.batches import ResponseBatch, collate, encode, encode_responses
+from rkd.batches import ResponseBatch, collate, encode_responses
 from rkd.models import Scorer, load_scorer, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction, Rewards
@@ -65,7 +65,7 @@ class LearnedReward:
         flat = [[row for group in zip(*rows, strict=True) for row in group] for rows in groups]
         batches = []
         for rows, own in zip(groups, flat, strict=True):
-            prompts = encode(self.tokenizer, [self.prompt.render(queries[first]) for first in rows[0]])
+            prompts = self.prompt.encode([queries[first] for first in rows[0]], self.tokenizer)
             texts, finished = [responses[row].text for row in own], [responses[row].is_finished for row in own]
             tokens = encode_responses(self.tokenizer, texts, finished)
             batches.append(collate(prompts, tokens, self.tokenizer.pad_token_id))

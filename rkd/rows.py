@@ -59,6 +59,18 @@ def text_in(row: Row, column: str) -> str:
     return text
 
 
+def id_in(row: Row, column: str) -> str:
+    """The id in a column, a text or a whole number.
+
+    Raises:
+        ValueError: it is missing or neither.
+    """
+    value = value_in(row, column)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return text_in(row, column).strip()
+
+
 def question_key(question: str) -> str:
     """The same for questions that differ in case and white space alone."""
     return " ".join(question.split()).casefold()

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rkd.batches import ResponseBatch, collate, encode, encode_responses, in_parts
+from rkd.batches import ResponseBatch, collate, encode_responses, in_parts
 from rkd.losses import sft_loss
 from rkd.models import Policy, copy_model, load_causal_lm, load_tokenizer
 from rkd.prompts import PromptTemplate
@@ -138,7 +138,7 @@ def _encode(
 ) -> tuple[list[Tokens], int]:
     """The examples that fit into `max_tokens`, and how many do not."""
     queries = list(dict.fromkeys(query for query, _ in examples))
-    prompts = dict(zip(queries, encode(tokenizer, [prompt.render(query) for query in queries]), strict=True))
+    prompts = dict(zip(queries, prompt.encode(queries, tokenizer), strict=True))
     responses = encode_responses(tokenizer, [text for _, text in examples], [True] * len(examples))
     tokens = [(prompts[query], response) for (query, _), response in zip(examples, responses, strict=True)]
     kept = [example for example in tokens if sum(map(len, example)) <= max_tokens]

@@ -18,7 +18,7 @@ from pathlib import Path
 from rkd.artifacts import digest_of_files
 from rkd.protocols import Sampling
 from rkd.records import Query, Response
-from rkd.rows import question_key, rows_of, text_in, value_in
+from rkd.rows import id_in, question_key, rows_of, text_in
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,13 @@ class StoredResponses:
         texts: dict[str, list[tuple[str, bool]]] = {}
         for place, row in rows_of(self.path):
             try:
-                query = value_in(row, self.query_column)
-                if isinstance(query, bool) or not isinstance(query, str | int) or not str(query).strip():
-                    raise ValueError(f"`{self.query_column}` is {query!r} instead of a question or an id")
+                query = id_in(row, self.query_column)
                 response, is_finished = text_in(row, self.response_column), row.get("is_finished", True)
                 if not isinstance(is_finished, bool):
                     raise ValueError(f"`is_finished` is {is_finished!r} instead of true or false")
             except ValueError as error:
                 raise ValueError(f"{place}: {error}. Correct or remove this row, or name its columns.") from error
-            texts.setdefault(question_key(str(query)), []).append((response, is_finished))
+            texts.setdefault(question_key(query), []).append((response, is_finished))
         return texts
 
 

@@ -10,6 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "rkd"
 FLOORS = [
     {"records", "losses", "muon", "callbacks", "artifacts", "statistics", "results", "settings", "rows"},
     {"protocols", "advantages", "kl_control", "prompts", "answers", "mini", "batches"},
+    {"columns"},
+    {"sources"},
     {"models", "data", "training", "decoding", "side_by_side", "stored"},
     {"generation", "pairs", "pretrain_text", "supervised"},
     {"rewards", "teacher", "labels", "student_samples", "preferences", "rollouts", "pretrain_report"},

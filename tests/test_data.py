@@ -1,16 +1,22 @@
 import gzip
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from rkd.data import Data, GeneratedDataset, NumberColumns, StoredDataset
+from rkd.columns import ChoiceColumns, InstructionColumns, NumberColumns
+from rkd.data import Data
 from rkd.records import Query
+from rkd.sources import GeneratedDataset, StoredDataset
 
 CONF = Path(__file__).parents[1] / "conf"
+HUB_DATASETS = [
+    "gsm8k", "gsm_plus", "svamp", "mawps_asdiv", "mmlu_pro", "ultrafeedback", "alpaca_eval", "gsm8k_aug", "gsm_symbolic"
+]  # fmt: skip
 COLUMNS = NumberColumns(question="question", answer="answer")
 
 
@@ -140,7 +146,7 @@ def test_an_answer_without_its_marker_is_refused(tmp_path):
 
 
 def test_an_id_that_occurs_twice_is_refused(tmp_path):
-    columns = NumberColumns(question="question", answer="answer", id="id")
+    columns = NumberColumns(question="question", answer="answer", id=["id"])
     rows = [row | {"id": "same"} for row in rows_of(2)]
     with pytest.raises(ValueError, match=r"line 2: the id 'sums-same' occurs a second time"):
         stored(written(tmp_path, rows), columns).queries()
@@ -185,6 +191,94 @@ def test_impossible_values_are_refused_by_their_key(tmp_path, options):
         data_of(tmp_path, rows_of(2), **options)
 
 
+CHOICES = ChoiceColumns(question="question", options="options", answer="answer", id=["question_id"], category="field")
+CHOICE = {"question": " Which? ", "options": ["one ", "two", "three"], "answer": "B", "question_id": 7, "field": "law"}
+
+
+def test_a_choice_becomes_a_question_with_lettered_options():
+    assert CHOICES.query(CHOICE, "quiz", "0") == Query(
+        "quiz-7", "quiz", "Which?\nOptions:\n(A) one\n(B) two\n(C) three", gold_answer="B", category="law"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"options": "one, two"}, "`options` is no list of texts"),
+        ({"options": ["one", 2]}, "`options` is no list of texts"),
+        ({"options": ["one"]}, "`options` has 1 entries instead of 2 to 10"),
+        ({"options": ["one"] * 11}, "`options` has 11 entries"),
+        ({"answer": "D"}, "`answer` is 'D', no letter of the 3 options"),
+        ({"answer": "AB"}, "`answer` is 'AB', no letter"),
+        ({"answer": 1}, "`answer` is int instead of text"),
+        ({"question_id": 1.5}, "`question_id` is float instead of text"),
+    ],
+)
+def test_a_bad_choice_is_refused_with_its_reason(change, reason):
+    with pytest.raises(ValueError, match=reason):
+        CHOICES.query(CHOICE | change, "quiz", "0")
+
+
+def test_an_instruction_has_no_answer_and_is_left_out_where_nothing_rates_responses_to_it():
+    columns = InstructionColumns(question="instruction", rated="completions")
+    row = {"instruction": "Write a limerick.", "completions": [{"response": "There was …"}]}
+    assert columns.query(row, "open", "train-0") == Query("open-train-0", "open", "Write a limerick.")
+    assert columns.query(row | {"completions": []}, "open", "train-0") is None
+    with pytest.raises(ValueError, match="`completions` is missing"):
+        columns.query({"instruction": "Write."}, "open", "train-0")
+
+
+def test_a_test_set_can_be_drawn_from_the_training_rows_with_each_categorys_share(tmp_path):
+    rows = [row | {"kind": "many" if i < 70 else "few"} for i, row in enumerate(rows_of(100))]
+    columns = NumberColumns(question="question", answer="answer", category="kind")
+    source = stored(written(tmp_path, rows), columns)
+    data = Data(name="sums", training=source, tests={}, test_fraction=0.15, split_seed=3)
+    (test,) = data.test_sets().values()
+    kinds = [query.category for query in test]
+    assert (kinds.count("many"), kinds.count("few")) in {(11, 4), (10, 5)}  # 15 % of 70 and 30 are 10.5 and 4.5
+    assert (len(data.training_queries()), len(data.validation_queries())) == (77, 8)  # 90 and 10 % of the other 85
+    ids = data.ids()
+    assert ids["tests"] == {"sums": [query.id for query in test]}
+    drawn = [*ids["training"], *ids["validation"], *ids["tests"]["sums"]]
+    assert sorted(drawn) == sorted(query.id for query in source.queries())
+    other = Data(name="sums", training=source, tests={}, test_fraction=0.15, split_seed=4)
+    assert other.ids()["tests"] != ids["tests"]
+
+
+@pytest.mark.parametrize("form", ["save_to_disk", "copy of the hub's repository"])
+def test_what_the_library_datasets_wrote_is_read_as_well(tmp_path, form):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list(rows_of(3))
+    if form == "save_to_disk":
+        datasets.DatasetDict({"train": rows}).save_to_disk(str(tmp_path / "sums"))
+    else:
+        (tmp_path / "sums" / "data").mkdir(parents=True)
+        rows.to_parquet(str(tmp_path / "sums" / "data" / "train-00000-of-00001.parquet"))
+    assert stored(tmp_path).queries() == stored(written(tmp_path / "lines", rows_of(3))).queries()
+    with pytest.raises(FileNotFoundError, match=r"dataset=sums could not be loaded from the .*split dev"):
+        replace(stored(tmp_path), splits=["dev"]).queries()
+
+
+def test_hub_and_local_folder_give_the_same_queries(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"question": "Why?", "answer": "5 + 1 = 6\n#### 6"}, {"question": "How?", "answer": "#### 1,234"}]
+    columns = NumberColumns(question="question", answer="answer", answer_marker="####")
+    asked = []
+
+    def load_dataset(*arguments, **options):
+        asked.append((arguments, options))
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    hub = stored("hub", columns, hub_path="someone/sums", hub_config="main")
+    assert hub.queries() == stored(written(tmp_path, rows), columns).queries()
+    replace(hub, hub_files={"train": "rows.json"}).queries()
+    assert asked == [
+        (("someone/sums", "main"), {"split": "train"}),
+        (("json",), {"data_files": "hf://datasets/someone/sums/rows.json", "split": "train"}),
+    ]
+
+
 def sums(split, size, seed):
     return [Query(f"{split}-{i}", "sums", f"What is {i} + {seed}?", str(i + seed)) for i in range(size)]
 
@@ -208,6 +302,13 @@ def test_a_generator_that_repeats_an_id_or_falls_short_is_refused():
         ("gsm_plus", 6726, 747, {"gsm_plus": 2100}, 0),  # 2,400 rows less 300 without an answer
         ("svamp", 630, 70, {"svamp": 300}, 0),
         ("mawps_asdiv", 2759, 306, {"svamp": 1000}, 11),  # 3,076 rows, eleven of them repeated
+        (
+            "mmlu_pro",
+            9083,
+            1009,
+            {"mmlu_pro": 1781},
+            159,
+        ),  # of 12,032 rows; 15 % of 11,873 are the test
     ],
 )
 def test_the_public_datasets_have_their_known_sizes(shared_data, name, training, validation, tests, repeated):
@@ -218,6 +319,12 @@ def test_the_public_datasets_have_their_known_sizes(shared_data, name, training,
     assert data.repeated_questions == repeated
 
 
+def test_the_recorded_baseline_of_alpaca_eval_holds_its_instructions(shared_data):
+    split = "dataset.tests.alpaca_eval.splits=[reference_gpt4_1106_preview]"
+    queries = dataset_of("alpaca_eval", f"dataset.source={shared_data}", split).test_sets()["alpaca_eval"]
+    assert (len(queries), {query.gold_answer for query in queries}) == (805, {None})
+
+
 def test_all_gsm8k_rows_load_in_under_three_seconds(shared_data):
     start = time.process_time()
     data = dataset_of("gsm8k", f"dataset.source={shared_data / 'gsm8k'}")
@@ -226,7 +333,7 @@ def test_all_gsm8k_rows_load_in_under_three_seconds(shared_data):
     assert time.process_time() - start < 3
 
 
-@pytest.mark.parametrize("name", ["gsm8k", "gsm_plus", "svamp", "mawps_asdiv"])
+@pytest.mark.parametrize("name", HUB_DATASETS)
 def test_every_dataset_config_composes_with_the_hub_as_its_source(name):
     data = dataset_of(name)
     assert data.name == name

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import tiny_models
+import tiny_world
 import torch
 from fakes import query
 from tiny_models import PROMPT
@@ -25,7 +26,7 @@ from transformers import (
 
 from rkd.batches import ResponseBatch, collate, encode_responses, pad
 from rkd.decoding import choose, common_beginning, sample_tokens
-from rkd.generation import LocalGenerator, LocalModel
+from rkd.generation import LocalGenerator, LocalModel, open_generator
 from rkd.mini.tokenizer import train_tokenizer
 from rkd.models import Policy, Scorer, load_causal_lm, load_scorer, load_tokenizer, new_scorer, response_states
 from rkd.protocols import Sampling
@@ -64,7 +65,7 @@ both_scorers = pytest.mark.parametrize("build", [llama_scorer, gpt2_scorer])
 
 def greedy(model: PreTrainedModel, prompts=PROMPTS, tokens: int = 30) -> tuple[ResponseBatch, Tensor]:
     ids, mask = pad(prompts, PAD, left=True)
-    sampled = sample_tokens(model, ids, mask, Sampling(0.0, 1, tokens), uniforms=None, eos_id=EOS, pad_id=PAD)
+    sampled = sample_tokens(model, ids, mask, Sampling(0.0, 1, tokens), uniforms=None, eos_ids=[EOS], pad_id=PAD)
     return ResponseBatch(ids, mask, *sampled), sampled[1].sum(1)
 
 
@@ -104,7 +105,7 @@ def test_samples_that_share_their_prompt_are_those_with_a_copy_each(build: Build
     model, sampling = build(), Sampling(1.0, 3, 30)
     ids, mask = pad(PROMPTS, PAD, left=True)
     noise = torch.rand((15, 30), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    draw = functools.partial(sample_tokens, model, ids, mask, sampling, uniforms=noise, eos_id=EOS, pad_id=PAD)
+    draw = functools.partial(sample_tokens, model, ids, mask, sampling, uniforms=noise, eos_ids=[EOS], pad_id=PAD)
     shared, lengths = draw()
     assert model.config._attn_implementation == "sdpa"
     monkeypatch.setattr("rkd.decoding.PLAIN_ATTENTION", ())
@@ -120,7 +121,7 @@ def test_a_beginning_that_is_read_once_changes_no_token(build: Build, samples: i
     beginning = [3 + place % 20 for place in range(18)]
     ids, mask = pad([beginning + prompt for prompt in [*PROMPTS, PROMPTS[0][:1]]], PAD, left=True)
     noise = torch.rand((len(ids) * samples, 30), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    draw = functools.partial(sample_tokens, model, ids, mask, sampling, uniforms=noise, eos_id=EOS, pad_id=PAD)
+    draw = functools.partial(sample_tokens, model, ids, mask, sampling, uniforms=noise, eos_ids=[EOS], pad_id=PAD)
     assert common_beginning(ids, mask) == 18
     at_once, lengths = draw()
     monkeypatch.setattr("rkd.decoding.SMALLEST_BEGINNING", 100)
@@ -139,13 +140,15 @@ def test_samples_are_read_once_until_they_part(build: Build):
     # Four samples of each prompt whose noise is the same, but for that of one sample from its third token on.
     noise = torch.full((8, 6), 0.3, dtype=torch.float64)
     noise[1, 2:] = 0.999
-    tokens, _ = sample_tokens(model, ids, mask, Sampling(1.0, 4, 6), uniforms=noise, eos_id=-1, pad_id=PAD)
+    tokens, _ = sample_tokens(model, ids, mask, Sampling(1.0, 4, 6), uniforms=noise, eos_ids=[-1], pad_id=PAD)
     assert read[-5:] == [2, 2, 3, 3, 3]
     first, parted, *others = tokens[:4]
     assert all(torch.equal(first, other) for other in others)
     assert torch.equal(first[:2], parted[:2])
     assert first[2] != parted[2]
-    alone, _ = sample_tokens(model, ids[:1], mask[:1], Sampling(1.0, 1, 6), uniforms=noise[1:2], eos_id=-1, pad_id=PAD)
+    alone, _ = sample_tokens(
+        model, ids[:1], mask[:1], Sampling(1.0, 1, 6), uniforms=noise[1:2], eos_ids=[-1], pad_id=PAD
+    )
     assert torch.equal(alone[0], parted)
 
 
@@ -163,7 +166,7 @@ def test_each_sample_of_a_query_has_its_own_temperature(build: Build):
 
     def draw(temperature, samples: int, noise: Tensor | None) -> Tensor:
         sampling = Sampling(temperature, samples, 20)
-        tokens, _ = sample_tokens(model, ids, mask, sampling, uniforms=noise, eos_id=-1, pad_id=PAD)
+        tokens, _ = sample_tokens(model, ids, mask, sampling, uniforms=noise, eos_ids=[-1], pad_id=PAD)
         return tokens.view(len(PROMPTS), samples, 20)
 
     mixed = draw((0.0, 0.5, 1.5), 3, noise.flatten(0, 1))
@@ -189,7 +192,7 @@ def test_a_sampled_padding_token_counts_as_a_token(build: Build):
     # Noise 0 chooses the first token of the vocabulary, which is the padding token, at every step.
     ids, mask = pad(PROMPTS[:2], PAD, left=True)
     noise = torch.zeros((2, 4), dtype=torch.float64)
-    sampled, counts = sample_tokens(build(), ids, mask, Sampling(1.0, 1, 4), uniforms=noise, eos_id=EOS, pad_id=PAD)
+    sampled, counts = sample_tokens(build(), ids, mask, Sampling(1.0, 1, 4), uniforms=noise, eos_ids=[EOS], pad_id=PAD)
     assert (sampled == PAD).all()
     assert counts.tolist() == [[True] * 4] * 2
 
@@ -210,7 +213,7 @@ def test_a_policy_can_be_trained_on_what_was_sampled(build: Build, samples: int)
     ids, mask = pad(PROMPTS, PAD, left=True)
     noise = torch.rand((5 * samples, 6), dtype=torch.float64)
     sampling = Sampling(1.0, samples, 6)
-    sampled = sample_tokens(model, ids, mask, sampling, uniforms=noise, eos_id=EOS, pad_id=PAD)
+    sampled = sample_tokens(model, ids, mask, sampling, uniforms=noise, eos_ids=[EOS], pad_id=PAD)
     Policy(model)(ResponseBatch(ids, mask, *sampled)).logprobs.sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
@@ -331,9 +334,9 @@ def test_a_response_that_goes_on_to_the_next_question_is_cut_there_and_finished(
 def test_a_row_is_decoded_no_further_than_its_stop_tokens(build: Build):
     ids, mask = pad(PROMPTS[:1], PAD, left=True)
     draw = functools.partial(sample_tokens, build(), ids, mask, Sampling(0.0, 1, 12), uniforms=None, pad_id=PAD)
-    tokens = draw(eos_id=-1)[0][0].tolist()
+    tokens = draw(eos_ids=[-1])[0][0].tolist()
     first = next(place for place in range(2, 12) if tokens[place - 2 : place] == tokens[3:5])
-    assert draw(eos_id=-1, stop_ids=tokens[3:5])[0][0].tolist() == tokens[:first]
+    assert draw(eos_ids=[-1], stop_ids=tokens[3:5])[0][0].tolist() == tokens[:first]
 
 
 @pytest.mark.parametrize("responses", [1, 6, 100])
@@ -561,3 +564,23 @@ def test_a_padding_token_of_its_own_is_demanded(tokenizer, tmp_path, has_pad):
         file.write_text(file.read_text().replace(tokenizer.pad_token, "<|other|>"))
     with pytest.raises(ValueError, match="has no padding token of its own"):
         load_tokenizer(tmp_path)
+
+
+def test_every_end_token_that_the_model_names_ends_a_response(tmp_path):
+    generator = open_generator(tiny_world.random_model(tmp_path), PROMPT, "random")
+    queries, sampling = tiny_world.queries(0, 4), Sampling(0.0, 1, 8)
+    whole = generator.sample(queries, sampling, seed=0)
+    third = whole.response_ids[0, 2].item()
+    generator.model.generation_config.eos_token_id = [generator.tokenizer.eos_token_id, third]
+    cut = generator.sample(queries, sampling, seed=0)
+    at = whole.response_ids[0].tolist().index(third)
+    assert cut.response_ids[0][cut.response_mask[0]].tolist() == whole.response_ids[0, : at + 1].tolist()
+    assert generator.is_finished(cut)[0]
+    assert generator.generate(queries, sampling, seed=0)[0][0].is_finished
+
+
+def test_a_special_token_spelled_out_in_a_response_does_not_end_it(tmp_path):
+    tokenizer = load_tokenizer(tiny_world.random_model(tmp_path).folder)
+    (tokens,) = encode_responses(tokenizer, [f"1{tokenizer.eos_token}2"], [True])
+    assert tokens.count(tokenizer.eos_token_id) == 1
+    assert tokens[-1] == tokenizer.eos_token_id

@@ -116,7 +116,7 @@ def finished(world, tmp_path_factory):
 def test_a_job_leaves_result_table_and_figure(finished):
     root, accuracy, _ = finished
     result, folder = only_result(root)
-    assert {path.name for path in folder.iterdir()} == {RESULT_FILE, "table.md", "learning_curves.png"}
+    assert {path.name for path in folder.iterdir()} == {RESULT_FILE, "splits.json", "table.md", "learning_curves.png"}
     assert [model.role for model in result.models] == ROLES
     assert result.failure is None
     assert result.models[-1].test_sets["svamp"].accuracy == accuracy

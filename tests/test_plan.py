@@ -31,6 +31,7 @@ class FixedData:
     """100 training and 20 validation queries, and a test set of 50."""
 
     name = "fixed"
+    repeated_questions = 0
 
     def training_queries(self):
         return tiny_world.queries(0, 100)

@@ -64,9 +64,9 @@ def test_the_content_of_the_file_is_in_its_recipe_and_its_place_is_not(tmp_path)
     ("row", "reason"),
     [
         ({"response": "It is 2."}, "`query` is missing"),
-        ({"query": None, "response": "It is 2."}, "`query` is None instead of a question or an id"),
-        ({"query": True, "response": "It is 2."}, "`query` is True instead"),
-        ({"query": " ", "response": "It is 2."}, "`query` is ' ' instead"),
+        ({"query": None, "response": "It is 2."}, "`query` is NoneType instead of text"),
+        ({"query": True, "response": "It is 2."}, "`query` is bool instead of text"),
+        ({"query": " ", "response": "It is 2."}, "`query` is empty"),
         ({"query": "a"}, "`response` is missing"),
         ({"query": "a", "response": ["It is 2."]}, "`response` is list instead of text"),
         ({"query": "a", "response": "It", "is_finished": "no"}, "`is_finished` is 'no' instead of true or false"),

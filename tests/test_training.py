@@ -3,15 +3,11 @@
 import logging
 from pathlib import Path
 
-import hydra
 import pytest
 import pytorch_lightning as pl
 import torch
-from omegaconf import OmegaConf
 
 from rkd.callbacks import LogLearningRate
-from rkd.reward_model import RewardModel
-from rkd.sft import SFT, NoSFT
 from rkd.supervised import length_batches, training_loader
 from rkd.training import KeepBest, Training, learning_rate_factor, one_validation, seeded
 
@@ -159,21 +155,6 @@ def test_seeded_draws_repeat_and_leave_the_generator_where_it_was():
             draws.append(torch.rand(3))
     assert torch.equal(*draws)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("sft/mini", SFT),
-        ("sft/paper", SFT),
-        ("sft/none", NoSFT),
-        ("reward_model/mini", RewardModel),
-        ("reward_model/paper", RewardModel),
-        ("trainer/default", Training),
-    ],
-)
-def test_config_builds_its_stage(path, kind):
-    assert type(hydra.utils.instantiate(OmegaConf.load(CONF / f"{path}.yaml"))) is kind
 
 
 def trainers(training: Training, folder, **options):
