@@ -2,6 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
+EXTRAS ?=    # optional requirements, as in `make test EXTRAS="lora"`
 
 .PHONY: run test format lint clean
 
@@ -21,7 +22,8 @@ lint: $(VENV)/installed
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt \
+		$(foreach extra,$(EXTRAS),-r requirements-$(extra).txt)
 	touch $@
 
 clean:

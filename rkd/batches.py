@@ -45,6 +45,13 @@ class ResponseBatch:
         """The same batch on another device."""
         return ResponseBatch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
 
+    def with_own_prompts(self) -> "ResponseBatch":
+        """The same responses, each with a copy of its prompt."""
+        prompt_ids, prompt_mask = (
+            rows.repeat_interleave(self.group_size, 0) for rows in (self.prompt_ids, self.prompt_mask)
+        )
+        return dataclasses.replace(self, prompt_ids=prompt_ids, prompt_mask=prompt_mask)
+
     def select_prompts(self, indices: Tensor) -> "ResponseBatch":
         """The prompts at `indices` and all their responses, padded no longer than these need."""
         rows = self.rows_of(indices)

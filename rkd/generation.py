@@ -7,7 +7,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rkd.artifacts import digest_of_files
 from rkd.batches import ResponseBatch, join, pad
 from rkd.decoding import sample_tokens
-from rkd.models import existing_model, load_causal_lm, load_tokenizer
+from rkd.models import ModelOptions, existing_model, load_causal_lm, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query, Response
@@ -178,11 +178,13 @@ class LocalModel:
         name_or_path: a folder in `save_pretrained` form, given from the current folder or from the repository's, or
             else a name on the Hugging Face hub.
         prompt: how queries are put to it.
+        options: how it is loaded, placed and, a student, trained.
     """
 
     name: str
     name_or_path: str
     prompt: PromptTemplate
+    options: ModelOptions = field(default_factory=ModelOptions)
 
     def source(self) -> Checkpoint:
         """The folder, and a digest of its weights and vocabulary."""
@@ -214,9 +216,10 @@ def open_generator(
     prompt: PromptTemplate | None,
     name: str,
     progress: Callable[[int], None] = lambda _: None,
+    options: ModelOptions = ModelOptions(),
 ) -> LocalGenerator | StoredResponses:
     """What answers queries: a generator over the model of a checkpoint, or the recorded responses themselves."""
     if isinstance(source, StoredResponses):
         return source
-    model = load_causal_lm(source.folder)
+    model = load_causal_lm(source.folder, options, placed=True)
     return LocalGenerator(name, model, load_tokenizer(source.folder), prompt, progress=progress)

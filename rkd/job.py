@@ -27,7 +27,15 @@ from rkd.tracking import TrackingError
 from rkd.workshop import Workshop
 
 # What a user can cause and mend: told in one message. Anything else is a fault of ours and keeps its traceback.
-USER_ERRORS = (ValueError, TypeError, FileNotFoundError, ArtifactError, TrainingDivergedError, TrackingError)
+USER_ERRORS = (
+    ValueError,
+    TypeError,
+    FileNotFoundError,
+    ModuleNotFoundError,
+    ArtifactError,
+    TrainingDivergedError,
+    TrackingError,
+)
 SAMPLES_LOGGED = 1000  # of the sampled responses, from the whole training
 
 

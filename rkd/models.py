@@ -5,9 +5,10 @@ predicts response token t: state 0 stands on the prompt's last token, state T on
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from transformers import (
 )
 
 from rkd.batches import ResponseBatch
+from rkd.lora import LoRA, adapters_off
 from rkd.losses import token_entropy, token_logprobs
 
 # Logits are turned into log-probabilities in float32 so many numbers at a time (256 MB), never as a whole.
@@ -28,6 +30,56 @@ CHUNK_ELEMENTS = 2**26
 
 Pooling = Literal["last", "mean"]
 """Which states of a response a reward is read from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """How the models of a role are loaded, placed and trained.
+
+    Args:
+        dtype: of the loaded weights; "auto": float32 on a CPU, bfloat16 on a GPU. Training without adapters is in
+            float32 whatever is loaded, mixed with lower precision as `training.precision` says.
+        attention: the implementation, as transformers names them ("sdpa", "eager", "flash_attention_2"); None takes
+            the model's own.
+        device: where a model is sampled from; "auto": a GPU if there is one; "spread": over all GPUs (needs
+            accelerate); or a device as torch names them. Training goes where `training.accelerator` says.
+        gradient_checkpointing: training keeps less in memory and computes it again.
+        lora: adapters to train instead of all weights.
+    """
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attention: str | None = None
+    device: str = "auto"
+    gradient_checkpointing: bool = False
+    lora: LoRA | None = None
+
+    def load(self) -> dict[str, Any]:
+        """What `from_pretrained` is to be told."""
+        on_gpu = torch.cuda.is_available() and self.device != "cpu"
+        dtype = ("bfloat16" if on_gpu else "float32") if self.dtype == "auto" else self.dtype
+        named = {"attn_implementation": self.attention} if self.attention else {}
+        return {"dtype": getattr(torch, dtype), **named}
+
+    def placed(self) -> dict[str, Any]:
+        """The same, and where a model is put to be sampled from."""
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        if device == "cpu":
+            return self.load()
+        return self.load() | {"device_map": "auto" if device == "spread" else device}
+
+    def prepare(self, model: PreTrainedModel, *, trained_whole: Sequence[str] = ()) -> PreTrainedModel:
+        """The model, ready to be trained; `merge` makes a plain one of it again.
+
+        Args:
+            trained_whole: parts without adapters, as the head of a reward model.
+        """
+        if self.lora is not None:
+            self.lora.attach(model, trained_whole=trained_whole)
+        else:
+            model.float()  # small updates would vanish in bfloat16
+        if self.gradient_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        return model
 
 
 RESERVED_FOR_PADDING = ("<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<|pad|>", "<pad>", "[PAD]")
@@ -55,20 +107,22 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_causal_lm(folder: str | Path) -> PreTrainedModel:
-    """A causal language model in evaluation mode, in float32 on the CPU and in bfloat16 on a GPU.
+def load_causal_lm(
+    folder: str | Path, options: ModelOptions = ModelOptions(), *, placed: bool = False
+) -> PreTrainedModel:
+    """A causal language model in evaluation mode; `placed` where the options say it is sampled from.
 
     Raises:
         FileNotFoundError: the folder, or its safetensors file, is missing.
-        ValueError: the weights are truncated or belong to another architecture.
+        ValueError: the weights are truncated or belong to another architecture, or an option does not fit them.
     """
-    return _load(AutoModelForCausalLM, folder)
+    return _load(AutoModelForCausalLM, folder, **(options.placed() if placed else options.load()))
 
 
-def load_scorer(folder: str | Path) -> "Scorer":
+def load_scorer(folder: str | Path, options: ModelOptions = ModelOptions(), *, placed: bool = False) -> "Scorer":
     """A reward model saved by `Scorer.save_pretrained`, or a backbone that gets a new head; errors as above."""
-    model = _load(AutoModelForSequenceClassification, folder, num_labels=1)
-    return Scorer(model)
+    how = options.placed() if placed else options.load()
+    return Scorer(_load(AutoModelForSequenceClassification, folder, num_labels=1, **how))
 
 
 def copy_model(folder: Path, into: Path) -> None:
@@ -84,6 +138,8 @@ def response_states(backbone: nn.Module, batch: ResponseBatch) -> Tensor:
     With several responses per prompt the prompt is read once and its keys and values are shared, gradients included;
     with one, prompt and response are read in one pass.
     """
+    if backbone.is_activation_checkpointing and backbone.training:  # which keeps no cache that prompts could share
+        batch = batch.with_own_prompts()
     positions = (batch.prompt_mask.long().cumsum(1) - 1).clamp(min=0)
     if batch.group_size == 1:
         lengths = batch.prompt_mask.sum(1, keepdim=True)
@@ -163,6 +219,24 @@ def _unpacked(values: Tensor, mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
 
 
+class AdaptersOff(Policy):
+    """A policy without its adapters: the one that its training started from, without a second copy of the weights."""
+
+    def forward(self, batch: ResponseBatch, *, with_entropy: bool = False) -> PolicyOutput:
+        """See `Policy`."""
+        with adapters_off(self.lm):
+            return super().forward(batch, with_entropy=with_entropy)
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Set every dropout to zero, for a model that has to be in training mode and yet the same in each pass."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
 class Scorer(nn.Module):
     """A backbone and one linear head on a response's states (METHOD 2.6); a batch to (B,).
 
@@ -190,9 +264,9 @@ class Scorer(nn.Module):
         self.model.save_pretrained(folder)
 
 
-def new_scorer(student_folder: str | Path, pooling: Pooling = "last") -> Scorer:
+def new_scorer(student_folder: str | Path, pooling: Pooling = "last", options: ModelOptions = ModelOptions()) -> Scorer:
     """A reward model on the student's backbone, its head at zero: all responses start at R = 0."""
-    scorer = load_scorer(student_folder)
+    scorer = load_scorer(student_folder, options)
     scorer.model.config.reward_pooling = pooling
     nn.init.zeros_(scorer.model.score.weight)
     return scorer
@@ -217,11 +291,12 @@ def _load(auto_class: type, folder: str | Path, **options: object) -> PreTrained
     path = existing_model(folder)
     if not any(path.glob("*.safetensors")):
         raise FileNotFoundError(f"{path} holds no safetensors file: weights in other formats are not loaded.")
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     try:
-        model = auto_class.from_pretrained(path, dtype=dtype, use_safetensors=True, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"the model in {path} cannot be loaded, it may be truncated: {error}") from error
+        model = auto_class.from_pretrained(path, use_safetensors=True, **options)
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        raise ValueError(
+            f"the model in {path} cannot be loaded: it may be truncated, or `options` do not fit it: {error}"
+        ) from error
     except Exception as error:  # safetensors raises a class of its own, which derives from Exception alone
         if type(error).__module__.startswith("safetensors"):
             raise ValueError(f"the weights in {path} are truncated or altered ({error}). Make them anew.") from error

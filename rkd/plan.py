@@ -210,11 +210,12 @@ def measure(s: Stages, work: Sequence[Work], *, largest: int = SMALL) -> Speed |
         return None
     queries = s.dataset.validation_queries()[:MEASURED_RESPONSES]
     generators = {
-        FEW_SHOT: open_generator(s.student.source(), s.student.prompt, FEW_SHOT),
-        STUDENT: open_generator(s.student.source(), s.zero_shot, STUDENT),
+        FEW_SHOT: open_generator(s.student.source(), s.student.prompt, FEW_SHOT, options=s.student.options),
+        STUDENT: open_generator(s.student.source(), s.zero_shot, STUDENT, options=s.student.options),
     }
     several = {FEW_SHOT: s.student_samples.sampling, STUDENT: s.student_samples.sampling}
-    teacher = open_generator(s.teacher.source(), s.teacher.prompt, TEACHER)
+    own_options = {"options": s.teacher.options} if isinstance(s.teacher, LocalModel) else {}
+    teacher = open_generator(s.teacher.source(), s.teacher.prompt, TEACHER, **own_options)
     if isinstance(teacher, LocalGenerator):
         generators[TEACHER] = teacher
         several[TEACHER] = s.teacher_samples.sampling(s.teacher_samples.first_pass)

@@ -16,8 +16,9 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from rkd.batches import in_parts
+from rkd.lora import merge
 from rkd.losses import bradley_terry_loss, classification_loss
-from rkd.models import Pooling, Scorer, load_tokenizer, new_scorer
+from rkd.models import ModelOptions, Pooling, Scorer, load_tokenizer, new_scorer
 from rkd.pairs import PairBatch, TokenizedPair, collate_pairs, ranking_metrics, tokenize_pairs
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, PreferencePair
@@ -120,6 +121,7 @@ class RewardModel(SupervisedTraining):
         logger: Logger | bool,
         folder: Path,
         seed: int,
+        options: ModelOptions = ModelOptions(),
         highest_score: float = 1.0,
     ) -> RewardModelReport:
         """Train R on the pairs, and write model and tokenizer of the best validation to `folder`.
@@ -128,6 +130,7 @@ class RewardModel(SupervisedTraining):
             sft: the student that R starts from.
             validation_pairs: of other queries; none keeps the last weights.
             prompt: the one that the student is asked with.
+            options: how the student is loaded and trained.
             highest_score: ℓ*: 1 where answers are verifiable, 5 where the teacher grades by the rubric.
 
         Raises:
@@ -143,8 +146,8 @@ class RewardModel(SupervisedTraining):
         batches = length_batches(kept, lambda pair: pair.longest_part, self.batch_size, seed)
         loader = training_loader(batches, lambda batch: collate_pairs(batch, pad_id), seed)
         with seeded(seed):
-            # Weights in float32 whatever the folder or device holds: small updates would vanish in bfloat16.
-            scorer = new_scorer(sft.folder, self.pooling).float()
+            scorer = new_scorer(sft.folder, self.pooling, options)
+            options.prepare(scorer.model, trained_whole=["score"])
             scorer.model.config.pad_token_id = pad_id  # transformers finds a batch's last tokens by it
             module = RewardModelModule(scorer, self, lambda scorer: self.evaluate(scorer, held_out, pad_id)).train()
             trainer = self.train(
@@ -158,6 +161,7 @@ class RewardModel(SupervisedTraining):
                 folder=folder,
             )
         if trainer.is_global_zero:
+            merge(scorer.model)
             scorer.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         prefix = "validation/"

@@ -23,8 +23,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rkd.advantages import AdvantageEstimator, GroupRelative
 from rkd.batches import in_parts
 from rkd.generation import LocalGenerator
+from rkd.lora import merge
 from rkd.losses import clipped_surrogate_loss, masked_mean, value_loss
-from rkd.models import Policy, copy_model, load_causal_lm, load_tokenizer
+from rkd.models import AdaptersOff, ModelOptions, Policy, copy_model, load_causal_lm, load_tokenizer, without_dropout
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, Query
@@ -90,7 +91,7 @@ class PolicyModule(LightningModule):
         """AdamW; its rate is set for each rollout in `training_step`."""
         options = self.optimisation
         return torch.optim.AdamW(
-            self.policy.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.95)
+            _trained(self.policy), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.95)
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ARG002
@@ -118,7 +119,8 @@ class PolicyModule(LightningModule):
 
     def train_on(self, rollout: Rollout) -> dict[str, float]:
         """Epochs of minibatches over one rollout; the means of what they measured."""
-        self.policy.eval()  # dropout stays off, or the ratio would be noise
+        # Gradient checkpoints are only made in training mode; dropout is off in both, or the ratio would be noise.
+        self.policy.train(self.policy.lm.is_activation_checkpointing)
         options, optimizer = self.optimisation, self.optimizers()
         order = torch.Generator().manual_seed(self._rollout_seed)
         totals: dict[str, float] = {}
@@ -130,7 +132,7 @@ class PolicyModule(LightningModule):
                 loss, measured = mean_loss(self.policy, self.loss, parts)
                 optimizer.zero_grad()
                 self.manual_backward(loss)
-                norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), options.gradient_clip or float("inf"))
+                norm = torch.nn.utils.clip_grad_norm_(_trained(self.policy), options.gradient_clip or float("inf"))
                 optimizer.step()
                 updates += 1
                 for name, value in {**measured, "gradient_norm": norm}.items():
@@ -232,11 +234,13 @@ class RL:
         logger: Logger | bool,
         folder: Path,
         seed: int,
+        options: ModelOptions = ModelOptions(),
     ) -> RLReport:
         """Train on `queries` and write the best policy, `history.jsonl` and `samples.jsonl` to `folder`.
 
         Args:
             build_reward: makes the reward function; a function, so that a row without this stage needs no reward.
+            options: how the student is loaded and trained. With adapters the reference is the policy without them.
 
         Raises:
             ValueError: there are no queries.
@@ -248,12 +252,13 @@ class RL:
             )
         tokenizer = load_tokenizer(student.folder)
         with seeded(seed):
-            reference = load_causal_lm(student.folder)
-            lm = copy.deepcopy(reference).float()
+            reference = load_causal_lm(student.folder, options)
+            lm = options.prepare(reference if options.lora else copy.deepcopy(reference))
             module = self.module(lm, reference, tokenizer, prompt, build_reward(), validate=validate, seed=seed)
             best = KeepBest("validation_accuracy", "max", folder, self.patience)
             self._train(module, queries_of_rollouts(queries, self.rollouts, seed), best, training, logger, folder)
         best.restore(module)
+        merge(lm)
         lm.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         _write_lines(folder / "history.jsonl", module.history)
@@ -271,12 +276,16 @@ class RL:
         validate: Validate | None,
         seed: int,
     ) -> PolicyModule:
-        """The parts put together; `lm` is trained, and gets a value head if the advantages need one."""
+        """The parts put together; `lm` is trained, and gets a value head if the advantages need one.
+
+        Where `reference` is `lm` itself, the reference policy is the one without adapters.
+        """
         temperature = self.rollouts.temperature
+        without_dropout(lm)
         policy = Policy(lm, has_value_head=self.advantages.needs_values, temperature=temperature)
         collector = Collector(
             policy=policy,
-            reference=Policy(reference, temperature=temperature).eval(),
+            reference=(AdaptersOff if reference is lm else Policy)(reference, temperature=temperature).eval(),
             generator=LocalGenerator("policy", lm, tokenizer, prompt, batch_responses=SAMPLED_AT_ONCE),
             reward=reward,
             estimate_advantages=self.advantages,
@@ -320,6 +329,10 @@ class NoRL:
         """Copy the student."""
         copy_model(student.folder, folder)
         return RLReport(0, 0, None)
+
+
+def _trained(policy: Policy) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in policy.parameters() if parameter.requires_grad]
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rkd.batches import ResponseBatch, collate, encode_responses, in_parts
+from rkd.lora import merge
 from rkd.losses import sft_loss
-from rkd.models import Policy, copy_model, load_causal_lm, load_tokenizer
+from rkd.models import ModelOptions, Policy, copy_model, load_causal_lm, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, Query
 from rkd.side_by_side import mean_loss, worker_count
@@ -82,6 +83,7 @@ class SFT(SupervisedTraining):
         logger: Logger | bool,
         folder: Path,
         seed: int,
+        options: ModelOptions = ModelOptions(),
     ) -> SFTReport:
         """Train `student` on the examples, and write model and tokenizer of the best validation to `folder`.
 
@@ -89,6 +91,7 @@ class SFT(SupervisedTraining):
             examples: queries and complete responses; a query may come with several.
             prompt: how the student is asked, here and wherever it is sampled.
             validate: None keeps the last weights.
+            options: how the student is loaded and trained.
 
         Raises:
             ValueError: no example is left to train on.
@@ -102,8 +105,8 @@ class SFT(SupervisedTraining):
         loader = training_loader(batches, lambda batch: collate(*zip(*batch, strict=True), pad_id), seed)
         best = KeepBest("validation/accuracy", "max", folder, self.patience)
         with seeded(seed):
-            # Weights in float32 whatever the folder or device holds: small updates would vanish in bfloat16.
-            module = SFTModule(Policy(load_causal_lm(student.folder).float()), self, validate).train()
+            lm = options.prepare(load_causal_lm(student.folder, options))
+            module = SFTModule(Policy(lm), self, validate).train()
             trainer = self.train(
                 module,
                 loader,
@@ -115,7 +118,8 @@ class SFT(SupervisedTraining):
                 folder=folder,
             )
         if trainer.is_global_zero:
-            module.policy.lm.save_pretrained(folder)
+            merge(lm)
+            lm.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         return SFTReport(trainer.global_step, len(tokens), dropped, best.best)
 

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 
 from rkd.artifacts import MANIFEST, digest_of_files
 from rkd.evaluation import accuracy
-from rkd.generation import DIGESTED, LocalGenerator, open_generator
+from rkd.generation import DIGESTED, LocalGenerator, LocalModel, open_generator
 from rkd.labels import label_statistics, score, two_pass
 from rkd.mini.overlap import summarize_overlap
-from rkd.models import load_tokenizer
+from rkd.models import ModelOptions, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
@@ -83,6 +83,8 @@ class Steps:
         queries = self._queries(split, labelled=s.labels.uses_gold)
 
         def second_pass(undecided: list[Query]) -> list[list[Response]]:
+            if s.teacher_samples.second_pass is None:
+                return [[] for _ in undecided]
             self.counts[f"{split}_second_pass_queries"] = len(undecided)
             return self._teacher_responses("second", split, undecided)
 
@@ -126,7 +128,13 @@ class Steps:
         s, split, known = self.stages, labelled.split, labelled.with_label()
         sampled = self._responses(
             f"student_samples_{split}",
-            {"stage": s.student_samples, "student": sft, "prompt": s.zero_shot, "sampling_seed": s.sampling_seed},
+            {
+                "stage": s.student_samples,
+                "student": sft,
+                "prompt": s.zero_shot,
+                "sampling_seed": s.sampling_seed,
+                "options": s.student.options,
+            },
             known.queries,
             ("student", sft, s.zero_shot, s.student_samples.sample),
         )
@@ -184,6 +192,7 @@ class Steps:
             sampled = stage.pass_at_k_queries(len(queries))
             recipe = {
                 "stage": stage, "model": model, "prompt": line.prompt, "test_set": name,
+                "options": self._options(line.model),
                 "queries": digest_of(queries), "sampling_seed": s.sampling_seed if sampled else None,
             }  # fmt: skip
 
@@ -191,7 +200,7 @@ class Steps:
                 name: str = name, queries: list[Query] = queries, stage: Any = stage, sampled: int = sampled
             ) -> dict[str, Any]:
                 with self.workshop.progress(f"evaluating {line.role} on {name}", len(queries) + sampled) as advance:
-                    generator = open_generator(source, line.prompt, line.role, advance)
+                    generator = open_generator(source, line.prompt, line.role, advance, self._options(line.model))
                     return dataclasses.asdict(stage.evaluate(generator, queries, s.sampling_seed, test_set=name))
 
             value = self.workshop.value("evaluation", recipe, measure, shown=f"{line.role} on {name}")
@@ -203,6 +212,11 @@ class Steps:
                     "to stop (more sft.epochs)."
                 )
         return ModelResult(line.role, results)
+
+    def _options(self, model: str) -> ModelOptions:
+        """How the teacher, or a model that came of the student, is loaded."""
+        own = self.stages.teacher if model == "teacher" else self.stages.student
+        return own.options if isinstance(own, LocalModel) else ModelOptions()
 
     def _queries(self, split: str, *, labelled: bool) -> list[Query]:
         data = self.stages.dataset
@@ -216,7 +230,7 @@ class Steps:
             f"teacher_{which}_{split}",
             {
                 "stage": s.teacher_samples, "model": source, "prompt": teacher.prompt,
-                "sampling_seed": s.sampling_seed, "pass": which,
+                "sampling_seed": s.sampling_seed, "pass": which, "options": self._options("teacher"),
             },
             queries,
             ("teacher", source, teacher.prompt, draw),
@@ -234,7 +248,8 @@ class Steps:
 
         def sample() -> list[list[Response]]:
             with self.workshop.progress(f"sampling from the {role}", len(queries)) as advance:
-                return draw(open_generator(source, prompt, role, advance), queries, self.stages.sampling_seed)
+                generator = open_generator(source, prompt, role, advance, self._options(role))
+                return draw(generator, queries, self.stages.sampling_seed)
 
         return self.workshop.responses(name, recipe, queries, sample)
 
@@ -243,10 +258,13 @@ class Steps:
         s = self.stages
         checkpoint = self.workshop.checkpoint(
             name,
-            {"stage": stage, "prompt": s.zero_shot, "seed": s.seed, **inputs, **s.training_recipe},
+            {
+                "stage": stage, "prompt": s.zero_shot, "seed": s.seed, "options": s.student.options, **inputs,
+                **s.training_recipe,
+            },
             lambda folder: stage.fit(
                 *arguments, prompt=s.zero_shot, training=s.training, logger=s.tracker.logger_for(name),
-                folder=folder, seed=s.seed, **options,
+                folder=folder, seed=s.seed, options=s.student.options, **options,
             ),
         )  # fmt: skip
         report = flat_numbers(self.workshop.report(checkpoint))

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rkd"
 
 FLOORS = [
-    {"records", "losses", "muon", "callbacks", "artifacts", "statistics", "results", "settings", "rows"},
+    {"records", "losses", "muon", "callbacks", "artifacts", "statistics", "results", "settings", "rows", "lora"},
     {"protocols", "advantages", "kl_control", "prompts", "answers", "mini", "batches"},
     {"columns"},
     {"sources"},

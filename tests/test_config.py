@@ -16,6 +16,8 @@ REPOSITORY = Path(__file__).parents[1]
 PARTS_OF_OTHERS = {"queries", "prompt", "pretrain", "experiments", "sweeps"}
 NEEDED = {
     "reward_mix=own": ["reward_mix.function.path=builtins.len"],
+    "student=hf": ["student.name_or_path=someone/model"],
+    "teacher=hf": ["teacher.name_or_path=someone/model"],
     "teaching_set=all": ["teaching_set.first_pass=null"],
 }
 
