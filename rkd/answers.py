@@ -1,15 +1,19 @@
 r"""The final answer of a response: y = Extract(a) of paper D, section 3.
 
-A text enters, a canonical answer leaves: a number (`"1000.5"`, `"-3/4"`), a letter A to J, or None. A response without
-an answer phrase ("The answer is N.", `#### N`, `A: N`, `Answer: N`, `\boxed{N}`) has no answer: nothing is guessed
-from its other numbers or letters. What follows a new `Q:` or `Question:` line answers another question and is cut off.
+A text enters, a canonical answer leaves: a number (`"1000.5"`, `"-3/4"`), a LaTeX expression that is no plain number
+(`"\sqrt{16}"`), a letter A to J, or None. A response without an answer phrase ("The answer is N.", `#### N`, `A: N`,
+`Answer: N`, `\boxed{N}`) has no answer: nothing is guessed from its other numbers or letters. What follows a new `Q:`
+or `Question:` line answers another question and is cut off.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
+from rkd.equivalence import canonical_expression, have_same_value
+
+_CHOICE_DATASETS = ("mmlu_pro", "mini_choice")  # the answer of any other dataset is a number
 LETTERS = "ABCDEFGHIJ"  # of options; MMLU-Pro has up to ten
 MAX_DIGITS = 40  # a longer number is a run-away generation, and Python refuses to convert more than 4,300 digits
 MATCH_TOLERANCE = Fraction(1, 10_000)  # for values that can only be written rounded, relative above 1
@@ -26,14 +30,19 @@ _STATED = f"answer{_IS}|Answer{_IS}|ANSWER{_IS}|" + r"\\boxed\{"
 _NUMBER_PHRASE = re.compile(
     _STATED + r"|\#\#\#\#|A:(?<![^\n]A:)(?=[^\d\n]{0,12}[\d,./ e-]++[^\d\n]{0,80}+$)", re.MULTILINE
 )
-_LETTER_PHRASE = re.compile(_STATED)
+_LETTER_PHRASE = re.compile(rf"{_STATED}|correct (?:option|choice|alternative|letter){_IS}")
 
-_OPENING = r"[\s\u00a0*_:=<(\[{$€£¥₹≈~\"'`]|\\[(\[$]|\\(?:text|mathrm|mathbf|approx)\b"
+_OPENING = r"[\s\u00a0*_:=<(\[{$€£¥₹≈~\"'`]|\\[(\[$]|\\(?:text|textbf|textrm|mathrm|mathbf|approx)\b"
 _HEDGES = "approximately|approx\\.?|about|around|roughly|exactly|only|just|simply|therefore|thus|a total of|equal to"
 _NUMBER_LEAD = re.compile(rf"(?:{_OPENING}|(?:{_HEDGES}|USD|US|Rs\.?) ?|[A-Za-z]\w{{0,20}} {{0,2}}=)*+", re.IGNORECASE)
-_LETTER_LEAD = re.compile(rf"(?:{_OPENING}|(?:option|choice|letter) ?)*+", re.IGNORECASE)
+_LETTER_LEAD = re.compile(
+    rf"(?:{_OPENING}|(?:(?:the )?(?:option|choice|letter|one)|closest to|nearest to|most likely|therefore|thus),? ?)*+",
+    re.IGNORECASE,
+)
 _LETTER = re.compile(r"(?:(?<=\()([A-Ja-j])(?=\))|([A-J])(?![A-Za-z]))")
 
+_FORMULA = re.compile(r"[\s*:]{0,4}(?:\$([^$\n]{1,110})\$|\\\(([^\n]{1,110}?)\\\))")  # $…$ or \(…\)
+_LONE_LETTER = re.compile(r"\b[A-J]\b")
 _STARTS_LIKE_A_NUMBER = re.compile(r"(?:[-+−–] ?|negative |minus )?[$€£¥₹]?[-−–]?\.?[0-9½⅓⅔¼¾⅛\\]")
 _ARITHMETIC = re.compile(r"[\d .,+\-×x*/÷()$%]{1,80}+= {0,2}")
 _NUMBER = re.compile(
@@ -44,7 +53,8 @@ _NUMBER = re.compile(
     r"|(?P<integer>\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d{1,3}(?: \d{3})+(?![\d-])|\d{1,41}(?!\d))?"
     r"(?P<decimals>\.\d{1,41}(?!\d))?(?:e(?P<exponent>[-+]?\d{1,2}))?"
     r")"
-    r"(?!\d|,\d|\.\d|:\d| ?[*×÷/^+x-] ?[-(]?[$\d.]| ?[xyz]\b)",
+    r"(?!\d|,\d|\.\d|:\d| ?[*×÷/^+x-] ?[-(]?[$\d.]| ?[xyz]\b"
+    r"|\^(?!\{?(?:\\circ|\\text|th|st|nd|rd))| ?\\(?:[dt]?frac|sqrt|pi|cdot|times|div)(?![a-zA-Z]))",
     re.ASCII,
 )
 
@@ -70,18 +80,53 @@ def extract_answer(text: str, dataset: str) -> str | None:
     """
     new_question = _NEW_QUESTION.search(text)
     own_text = text[: new_question.start()] if new_question else text
-    return _EXTRACTORS.get(dataset, _extract_number)(own_text)
+    return (_extract_letter if is_choice(dataset) else _extract_number)(own_text)
 
 
 def answers_match(a: str | None, b: str | None, dataset: str) -> bool:
     """Whether two answers are the same; None matches nothing, not even None.
 
-    Numbers are compared exactly as fractions. Where either can only be a rounded value (a fraction without finite
-    decimal form, a decimal of four or more places) they match when less than 1e-4 · max(1, |a|, |b|) apart.
+    Numbers are compared exactly as fractions, expressions by `rkd.equivalence`. Where either number can only be a
+    rounded value (a fraction without finite decimal form, a decimal of four or more places) they match when less than
+    1e-4 · max(1, |a|, |b|) apart.
     """
     if a is None or b is None:
         return False
-    return _COMPARISONS.get(dataset, _numbers_match)(a, b)
+    return a == b if is_choice(dataset) else _numbers_match(a, b)
+
+
+def last_letter(text: str) -> str | None:
+    """The last capital A to J that stands alone, whatever it means there; not an answer, but a guess.
+
+    MMLU-Pro's published evaluation takes it where a response states no answer.
+    """
+    letters = _LONE_LETTER.findall(text)
+    return letters[-1] if letters else None
+
+
+def is_choice(dataset: str) -> bool:
+    """Whether the answers of a dataset are letters."""
+    return dataset in _CHOICE_DATASETS
+
+
+def count_votes(answers: Sequence[str | None], dataset: str) -> dict[str, int]:
+    """Votes by answer, in order of first appearance; an answer stands for all later ones that match it."""
+    votes: dict[str, int] = {}
+    stands_for: dict[str, str] = {}
+    for answer in answers:
+        if answer is None:
+            continue
+        if answer not in stands_for:
+            stands_for[answer] = next((seen for seen in votes if answers_match(seen, answer, dataset)), answer)
+        votes[stands_for[answer]] = votes.get(stands_for[answer], 0) + 1
+    return votes
+
+
+def majority(answers: Sequence[str | None], dataset: str) -> str | None:
+    """The answer with most votes, of equal ones the first; None where there is no answer."""
+    votes = count_votes(answers, dataset)
+    # The papers do not say who wins a tie: a random choice would hang on the seed.
+    return max(votes, key=votes.__getitem__) if votes else None
 
 
 @lru_cache(maxsize=65_536)
@@ -141,7 +186,27 @@ def _extract_number(text: str) -> str | None:
         stated = text[end : end + _ANSWER_CHARACTERS]
         if _STARTS_LIKE_A_NUMBER.match(stated, _NUMBER_LEAD.match(stated).end()):
             # A last number that cannot be read is no answer: an earlier one would be a guess.
-            return canonical_number(stated)
+            return canonical_number(stated) or _stated_expression(text, end)
+    return None
+
+
+def _stated_expression(text: str, start: int) -> str | None:
+    """The expression that stands alone between the signs of LaTeX at `start`."""
+    if text.endswith("\\boxed{", 0, start):
+        stated = _within_braces(text[start : start + _ANSWER_CHARACTERS])
+    else:
+        formula = _FORMULA.match(text, start, start + _ANSWER_CHARACTERS)
+        stated = formula and (formula[1] or formula[2])
+    return canonical_expression(stated) if stated else None
+
+
+def _within_braces(text: str) -> str | None:
+    """What stands before the brace that closes the one opened before `text`."""
+    depth = 1
+    for place, character in enumerate(text):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return text[:place]
     return None
 
 
@@ -169,18 +234,12 @@ def _value(number: str) -> tuple[Fraction, bool] | None:
 def _numbers_match(a: str, b: str) -> bool:
     a_value, b_value = _value(a), _value(b)
     if a_value is None or b_value is None:
-        return False
+        a_expression, b_expression = canonical_expression(a), canonical_expression(b)
+        if not (a_value or a_expression) or not (b_value or b_expression):
+            return False
+        return a_expression == b_expression or have_same_value(a, b)
     (a_exact, a_is_rounded), (b_exact, b_is_rounded) = a_value, b_value
     if a_exact == b_exact:
         return True
     tolerance = MATCH_TOLERANCE * max(1, abs(a_exact), abs(b_exact))
     return (a_is_rounded or b_is_rounded) and abs(a_exact - b_exact) < tolerance
-
-
-def _letters_match(a: str, b: str) -> bool:
-    return a == b
-
-
-# The answer of any other dataset is a number.
-_EXTRACTORS: dict[str, Callable[[str], str | None]] = {"mmlu_pro": _extract_letter, "mini_choice": _extract_letter}
-_COMPARISONS: dict[str, Callable[[str, str], bool]] = {"mmlu_pro": _letters_match, "mini_choice": _letters_match}

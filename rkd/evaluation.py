@@ -1,21 +1,23 @@
 """Stage 8, evaluation (paper D, section 4.1: temperature 0): a model and labelled test queries enter, results leave.
 
-Accuracy is the share of greedy responses whose answer matches the label; n: questions of a test set.
+Accuracy is the share of greedy responses whose answer matches the label; n: questions of a test set. pass@k is the
+chance that one of k samples is right, maj@k whether the majority of k samples is.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
-from rkd.answers import answers_match, extract_answer
+from rkd.answers import answers_match, extract_answer, is_choice, last_letter, majority
 from rkd.protocols import Sampling, TextGenerator
 from rkd.records import PseudoLabel, Query, Response
 from rkd.results import CategoryResult, Comparison, ModelResult, TestSetResult
 from rkd.statistics import paired_comparison, pass_at_k, wilson_interval
 
-PASS_AT = 8  # the k that results and tables name
+SAMPLES = 8  # the k of pass@k and maj@k that results and tables name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,20 +26,23 @@ class Evaluation:
 
     Args:
         max_response_tokens: tokens of the model's tokenizer.
-        pass_at_k_samples: samples per query for pass@8, at least 8; 0 leaves pass@8 out.
+        pass_at_k_samples: samples per query for pass@8 and maj@8, at least 8, of which maj@8 takes 8; 0 leaves both out.
         pass_at_k_temperature: of these samples; the papers give none, 0.7 is paper D's for the student.
         max_pass_at_k_queries: at most so many queries for pass@8, the same for every model and seed; None takes all.
+        unstated: what counts where a response to a question with options states no answer: "none", or the
+            "last_letter" in it, as in MMLU-Pro's published evaluation. Labels and rewards never guess.
     """
 
     max_response_tokens: int
-    pass_at_k_samples: int = PASS_AT
+    pass_at_k_samples: int = SAMPLES
     pass_at_k_temperature: float = 0.7
     max_pass_at_k_queries: int | None = None
+    unstated: Literal["none", "last_letter"] = "none"
 
     def __post_init__(self) -> None:
-        if self.pass_at_k_samples != 0 and self.pass_at_k_samples < PASS_AT:
+        if self.pass_at_k_samples != 0 and self.pass_at_k_samples < SAMPLES:
             raise ValueError(
-                f"evaluation.pass_at_k_samples={self.pass_at_k_samples}: pass@{PASS_AT} needs at least {PASS_AT} "
+                f"evaluation.pass_at_k_samples={self.pass_at_k_samples}: pass@{SAMPLES} needs at least {SAMPLES} "
                 "samples; 0 leaves it out."
             )
         if self.pass_at_k_temperature <= 0 or (
@@ -55,13 +60,13 @@ class Evaluation:
 
     @property
     def pass_at_k(self) -> Sampling:
-        """How a query is answered for pass@8; only where `pass_at_k_samples` is not 0."""
+        """How a query is answered for pass@8 and maj@8; only where `pass_at_k_samples` is not 0."""
         return Sampling(self.pass_at_k_temperature, self.pass_at_k_samples, self.max_response_tokens)
 
     def evaluate(
         self, generator: TextGenerator, queries: Sequence[Query], seed: int, *, test_set: str
     ) -> TestSetResult:
-        """The result on one test set; `seed` is for the samples of pass@8 alone.
+        """The result on one test set; `seed` is for the samples of pass@8 and maj@8 alone.
 
         Raises:
             ValueError: there is no query, or one has no gold answer.
@@ -73,10 +78,11 @@ class Evaluation:
                 f"(first: {without[0] if without else 'no query at all'}). Evaluate on `Data.test_sets()`."
             )
         responses = [own[0] for own in generator.generate(queries, self.greedy, seed)]
-        answers = [_answer(query, response) for query, response in zip(queries, responses, strict=True)]
+        answers = [self._answer(query, response) for query, response in zip(queries, responses, strict=True)]
         outcomes = [_is_right(query, answer) for query, answer in zip(queries, answers, strict=True)]
         n, correct = len(outcomes), sum(outcomes)
         low, high = wilson_interval(correct, n)
+        pass_at_8, maj_at_8 = self._sampled(generator, queries, seed)
         return TestSetResult(
             test_set=test_set,
             n=n,
@@ -84,7 +90,8 @@ class Evaluation:
             accuracy=correct / n,
             interval_low=low,
             interval_high=high,
-            pass_at_8=self._pass_at_8(generator, queries, seed),
+            pass_at_8=pass_at_8,
+            maj_at_8=maj_at_8,
             outcomes=outcomes,
             answers=answers,
             question_ids=[query.id for query in queries],
@@ -98,22 +105,32 @@ class Evaluation:
         return replace(self, pass_at_k_samples=0)
 
     def pass_at_k_queries(self, queries: int) -> int:
-        """How many of so many queries are sampled for pass@8."""
+        """How many of so many queries are sampled for pass@8 and maj@8."""
         if self.pass_at_k_samples == 0:
             return 0
         return queries if self.max_pass_at_k_queries is None else min(queries, self.max_pass_at_k_queries)
 
-    def _pass_at_8(self, generator: TextGenerator, queries: Sequence[Query], seed: int) -> float | None:
+    def _sampled(
+        self, generator: TextGenerator, queries: Sequence[Query], seed: int
+    ) -> tuple[float | None, float | None]:
+        """pass@8 and maj@8 over the queries that are sampled."""
         if self.pass_at_k_samples == 0:
-            return None
+            return None, None
         # A fixed seed: two rows are compared on the same questions.
         order = np.random.default_rng(0).permutation(len(queries))
         asked = [queries[i] for i in sorted(order[: self.max_pass_at_k_queries])]
-        estimates = [
-            pass_at_k(len(own), sum(_is_right(query, _answer(query, response)) for response in own), PASS_AT)
-            for query, own in zip(asked, generator.generate(asked, self.pass_at_k, seed), strict=True)
-        ]
-        return sum(estimates) / len(estimates)
+        passed, voted = [], []
+        for query, own in zip(asked, generator.generate(asked, self.pass_at_k, seed), strict=True):
+            answers = [self._answer(query, response) for response in own]
+            passed.append(pass_at_k(len(own), sum(_is_right(query, answer) for answer in answers), SAMPLES))
+            voted.append(_is_right(query, majority(answers[:SAMPLES], query.dataset)))
+        return sum(passed) / len(asked), sum(voted) / len(asked)
+
+    def _answer(self, query: Query, response: Response) -> str | None:
+        answer = extract_answer(response.text, query.dataset)
+        if answer is None and self.unstated == "last_letter" and is_choice(query.dataset):
+            return last_letter(response.text)
+        return answer
 
 
 def accuracy(
@@ -133,7 +150,7 @@ def accuracy(
     asked = [query for query, _ in labelled]
     responses = generator.generate(asked, Sampling(0.0, 1, max_response_tokens), seed=0)
     right = sum(
-        answers_match(_answer(query, own[0]), label.answer, query.dataset)
+        answers_match(extract_answer(own[0].text, query.dataset), label.answer, query.dataset)
         for (query, label), own in zip(labelled, responses, strict=True)
     )
     return right / len(labelled)
@@ -162,10 +179,6 @@ def compare(first: ModelResult, second: ModelResult, test_set: str) -> Compariso
         difference=paired.difference,
         p_value=paired.p_value,
     )
-
-
-def _answer(query: Query, response: Response) -> str | None:
-    return extract_answer(response.text, query.dataset)
 
 
 def _is_right(query: Query, answer: str | None) -> bool:

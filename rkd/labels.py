@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from rkd.answers import answers_match, extract_answer
+from rkd.answers import answers_match, count_votes, extract_answer, majority
 from rkd.records import PseudoLabel, Query, Response, ScoredResponse
 
 CONSENSUS_BINS = 10
@@ -50,12 +50,11 @@ class MajorityVote:
         return [self._vote(query, own) for query, own in zip(queries, responses, strict=True)]
 
     def _vote(self, query: Query, responses: Sequence[Response]) -> PseudoLabel:
-        votes = _votes([extract_answer(response.text, query.dataset) for response in responses], query.dataset)
-        if not votes:
+        answers = [extract_answer(response.text, query.dataset) for response in responses]
+        winner = majority(answers, query.dataset)
+        if winner is None:
             return PseudoLabel(query.id, None, 0.0)
-        # A tie goes to the first in order of sampling: the paper does not say, a random choice would hang on the seed.
-        winner = max(votes, key=votes.__getitem__)
-        consensus = votes[winner] / len(responses)
+        consensus = count_votes(answers, query.dataset)[winner] / len(responses)
         return PseudoLabel(query.id, winner if consensus >= self.threshold else None, consensus)
 
 
@@ -203,19 +202,6 @@ def label_statistics(labels: Sequence[PseudoLabel], labelled_queries: Sequence[Q
         "precision": right / len(given) if given else None,
         "consensus_histogram": histogram,
     }
-
-
-def _votes(answers: Sequence[str | None], dataset: str) -> dict[str, int]:
-    """Votes by answer, in order of first appearance; an answer stands for all later ones that match it."""
-    votes: dict[str, int] = {}
-    stands_for: dict[str, str] = {}
-    for answer in answers:
-        if answer is None:
-            continue
-        if answer not in stands_for:
-            stands_for[answer] = next((seen for seen in votes if answers_match(seen, answer, dataset)), answer)
-        votes[stands_for[answer]] = votes.get(stands_for[answer], 0) + 1
-    return votes
 
 
 def _score(query: Query, response: Response, label: PseudoLabel) -> ScoredResponse:

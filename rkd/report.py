@@ -142,6 +142,10 @@ def _final_content(result: RunResult) -> tuple[list[str], list[list[str]], list[
         rows.append(cells)
     sizes = {name: test.n for model in result.models for name, test in model.test_sets.items()}
     notes = [_paired_test(result, main), "n: " + ", ".join(f"{name} {sizes[name]:,}" for name in names) + "."]
+    voted = [(m.role, m.test_sets[main].maj_at_8) for m in result.models if main in m.test_sets]
+    if any(share is not None for _, share in voted):
+        listed = ", ".join(f"{role} {_percent(share)}" for role, share in voted if share is not None)
+        notes.append(f"maj@8, of the samples of pass@8: {listed}.")
     if result.failure is not None:
         notes.append(f"The job failed: {result.failure}.")
     return columns, rows, notes

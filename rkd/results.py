@@ -29,9 +29,9 @@ class CategoryResult:
 class TestSetResult:
     """One model on one test set: `outcomes`, `answers` and `question_ids` have n entries, in the same order.
 
-    `interval_low` and `interval_high` bound the 95 % interval of `accuracy`; `pass_at_8` is None where only the greedy
-    response was drawn; an entry of `answers` is None where none could be extracted. `share_truncated` counts responses
-    cut at the length limit.
+    `interval_low` and `interval_high` bound the 95 % interval of `accuracy`; `pass_at_8` and `maj_at_8` are None where
+    only the greedy response was drawn; an entry of `answers` is None where none could be extracted. `share_truncated`
+    counts responses cut at the length limit.
     """
 
     __test__ = False  # by its name pytest would take it for a test class
@@ -49,6 +49,7 @@ class TestSetResult:
     share_without_answer: float
     share_truncated: float
     by_category: dict[str, CategoryResult] = dataclasses.field(default_factory=dict)
+    maj_at_8: float | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.outcomes), len(self.answers), len(self.question_ids), self.n}

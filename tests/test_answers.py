@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rkd.answers import answers_match, canonical_number, extract_answer
+from rkd.answers import answers_match, canonical_number, extract_answer, last_letter, majority
+from rkd.equivalence import SECONDS, canonical_expression
 
 MODELS = ["6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"]
 
@@ -67,6 +68,10 @@ def test_a_stated_number_is_read_in_canonical_form(text, answer):
         "The answer is 10:30.",
         "The answer is 1.2.3",
         "The answer is 2x",
+        "The answer is $3 + 4$.",
+        "The answer is $x^2$.",
+        "The answer is $\\mathrm{import}(2^2)$.",
+        "The answer is $2^" + "{2^" * 60 + "2" + "}" * 60 + "$.",
         "The answer is " + "9" * 41,
         "The answer is " + "9" * 5000,
         "The answer is 1e40",  # 41 digits
@@ -75,6 +80,55 @@ def test_a_stated_number_is_read_in_canonical_form(text, answer):
 )
 def test_a_text_without_a_readable_stated_answer_has_none(text):
     assert extract_answer(text, "gsm8k") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is $\\sqrt{16}$.", "\\sqrt{16}"),
+        ("The answer is \\(2^{10}\\) dollars.", "2^{10}"),
+        ("So \\boxed{ \\dfrac{\\sqrt{2}}{2} } it is.", "\\frac{\\sqrt{2}}{2}"),
+        ("The answer is $\\boxed{\\frac{3}{4} \\cdot 8^2}$", "\\frac{3}{4}\\cdot8^2"),
+        ("The answer is $30^\\circ$.", "30"),
+    ],
+)
+def test_a_stated_expression_that_is_no_plain_number_is_kept(text, answer):
+    assert extract_answer(text, "gsm8k") == answer
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "is_match"),
+    [
+        ("\\sqrt{16}", "4", True),
+        ("2^{10}", "1024", True),
+        ("\\frac{\\sqrt{2}}{2}", "\\frac{1}{\\sqrt{2}}", True),
+        ("\\frac{3}{4}\\cdot8^2", "48", True),
+        ("\\sqrt{16}", "5", False),
+        ("\\sqrt{16}", "one", False),
+        ("\\sqrt{", "4", False),
+    ],
+)
+def test_expressions_match_by_value_in_either_order(a, b, is_match):
+    assert answers_match(a, b, "gsm8k") is is_match
+    assert answers_match(b, a, "gsm8k") is is_match
+
+
+def test_an_endless_expression_is_given_up_and_the_next_one_is_compared():
+    start = time.monotonic()
+    assert not answers_match("9^{9^{9^{9}}}", "7", "gsm8k")
+    assert time.monotonic() - start < 2 * SECONDS + 5
+    assert answers_match("3^{2}", "9", "gsm8k")
+
+
+def test_the_majority_counts_equal_values_as_one_and_a_tie_goes_to_the_first():
+    assert majority(["0.5", "2", "1/2", None], "gsm8k") == "0.5"
+    assert majority(["2", "3", None], "gsm8k") == "2"
+    assert majority([None, None], "gsm8k") is None
+
+
+def test_the_last_lone_letter_is_a_guess_of_its_own():
+    assert last_letter("(A) and B are wrong. I think so") == "I"
+    assert last_letter("ABC abc K") is None
 
 
 def test_the_last_stated_number_counts():
@@ -100,6 +154,12 @@ def test_the_answer_to_a_question_the_model_went_on_with_is_not_taken():
         ("\\boxed{\\text{(J)}}", "J"),
         ("The answer is option (B).", "B"),
         ("The answer is (A). No, the answer is (B).", "A"),
+        ("The answer is closest to (A).", "A"),
+        ("The answer is the option C.", "C"),
+        ("The correct choice is **D**.", "D"),
+        ("**Answer: (E)**", "E"),
+        ("Final answer: \\boxed{\\textbf{(F)}}", "F"),
+        ("The correct answer is therefore G, as shown.", "G"),
         ("The answer is (K).", None),
         ("The answer is Bob.", None),
         ("The answer is not among the choices. I think of C.", None),
@@ -155,7 +215,23 @@ def test_every_fraction_matches_itself_before_and_after_reading(over, under):
 
 
 PIECES = st.sampled_from(
-    ["The answer is ", "answer", "####", "\\boxed{", "\nA: ", "\nQ: ", "(C)", "1,000", "1/2", "\\frac{1}", "e9", "10^"]
+    [
+        "The answer is ",
+        "answer",
+        "####",
+        "\\boxed{",
+        "\nA: ",
+        "\nQ: ",
+        "(C)",
+        "1,000",
+        "1/2",
+        "\\frac{1}",
+        "e9",
+        "10^",
+        "$",
+        "\\sqrt{",
+        "}",
+    ]
 )
 
 
@@ -164,12 +240,30 @@ PIECES = st.sampled_from(
 def test_any_text_gives_none_or_an_answer_that_reads_as_itself(pieces):
     text = "".join(pieces)
     number, letter = extract_answer(text, "gsm8k"), extract_answer(text, "mmlu_pro")
-    assert number is None or re.fullmatch(r"-?\d+(\.\d+|/\d+)?", number)
-    assert number is None or canonical_number(number) == number
+    if number is not None and canonical_expression(number) != number:
+        assert re.fullmatch(r"-?\d+(\.\d+|/\d+)?", number)
+        assert canonical_number(number) == number
     assert letter is None or letter in "ABCDEFGHIJ"
 
 
-HOSTILE = ["answer is ", "answer to ", "####", "\\boxed{", "A: 1 ", "1,", "1 ", "((", " ", "\n", "answer is 1+1=", "<<"]
+HOSTILE = [
+    "answer is ",
+    "answer to ",
+    "####",
+    "\\boxed{",
+    "A: 1 ",
+    "1,",
+    "1 ",
+    "((",
+    " ",
+    "\n",
+    "answer is 1+1=",
+    "<<",
+    "answer is $",
+    "\\boxed{{",
+    "^{",
+    "A ",
+]
 
 
 @pytest.mark.parametrize("piece", HOSTILE)
@@ -193,14 +287,18 @@ def test_recorded_correctness_of_real_gsm8k_solutions_is_reproduced(shared_data,
     assert is_right == [row[model]["is_correct"] for row in rows]
 
 
-@pytest.mark.parametrize("model", ["8b", "70b"])
-def test_recorded_predictions_of_mmlu_pro_are_reproduced_wherever_an_answer_is_stated(shared_data, model):
+@pytest.mark.parametrize(("model", "stated", "unstated"), [("8b", 5495, 176), ("70b", 5887, 31)])
+def test_recorded_predictions_of_mmlu_pro_are_reproduced(shared_data, model, stated, unstated):
     with gzip.open(shared_data / "mmlu_pro" / f"outputs_llama31_{model}_instruct.jsonl.gz", "rt") as file:
         rows = [json.loads(line) for line in file]
-    is_stated = re.compile(r"answer is \(?[A-J]")
-    stated = [row for row in rows if is_stated.search(row["model_output"])]
-    agreed = sum(extract_answer(row["model_output"], "mmlu_pro") == row["pred"] for row in stated)
-    assert agreed / len(stated) > 0.999
-    # Elsewhere the recording takes the last capital letter of the text, or G; no answer is stated, and none is read.
-    unstated = [row["model_output"] for row in rows if not is_stated.search(row["model_output"])]
-    assert [text for text in unstated if extract_answer(text, "mmlu_pro") is not None] == []
+    # Without any lone capital A to J the recorded prediction is a filler, and there is nothing to read.
+    fillers = [row for row in rows if last_letter(row["model_output"]) is None]
+    assert {extract_answer(row["model_output"], "mmlu_pro") for row in fillers} == {None}
+    predicted = [row for row in rows if last_letter(row["model_output"]) is not None]
+    answers = [extract_answer(row["model_output"], "mmlu_pro") for row in predicted]
+    read = [(answer, row["pred"]) for answer, row in zip(answers, predicted, strict=True) if answer is not None]
+    assert (len(read), len(answers) - len(read)) == (stated, unstated)
+    assert all(answer == recorded for answer, recorded in read)
+    # Where no answer is stated (nearly all are run-aways, cut off in the middle) the record guesses; so can we.
+    published = [answer or last_letter(row["model_output"]) for answer, row in zip(answers, predicted, strict=True)]
+    assert published == [row["pred"] for row in predicted]

@@ -8,7 +8,19 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rkd"
 
 FLOORS = [
-    {"records", "losses", "muon", "callbacks", "artifacts", "statistics", "results", "settings", "rows", "lora"},
+    {
+        "records",
+        "losses",
+        "muon",
+        "callbacks",
+        "artifacts",
+        "statistics",
+        "results",
+        "settings",
+        "rows",
+        "lora",
+        "equivalence",
+    },
     {"protocols", "advantages", "kl_control", "prompts", "answers", "mini", "batches"},
     {"columns"},
     {"sources"},

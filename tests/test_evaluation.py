@@ -6,7 +6,7 @@ import pytest
 from fakes import ScriptedGenerator, query, says
 
 from rkd.evaluation import Evaluation, accuracy, compare
-from rkd.records import PseudoLabel
+from rkd.records import PseudoLabel, Query
 from rkd.results import CategoryResult, ModelResult
 
 QUERIES = [query("a", "1", "add"), query("b", "2", "add"), query("c", "3", "divide"), query("d", "4")]
@@ -54,6 +54,25 @@ def test_pass_at_8_is_the_unbiased_estimate():
     assert evaluation.evaluate(generator, QUERIES[:2], 3, test_set="test").pass_at_8 == pytest.approx(0.4)
     _, sampling, seed = generator.asked[1]
     assert (sampling.temperature, sampling.samples_per_query, seed) == (0.5, 10, 3)
+
+
+def test_maj_at_8_is_the_share_of_queries_whose_first_8_samples_have_the_right_majority():
+    sampled = {
+        "a": [says(1)] * 4 + [says("1.0")] + [says(0)] * 3,  # 5 of 8
+        "b": [says(0)] * 3 + [says(2)] * 3 + ["Step 1: and so on"] * 2,  # a tie, and the wrong answer came first
+    }
+    generator = ScriptedGenerator(greedy=GREEDY, sampled=sampled)
+    evaluation = Evaluation(max_response_tokens=64)
+    assert evaluation.evaluate(generator, QUERIES[:2], 3, test_set="test").maj_at_8 == 0.5
+
+
+def test_what_a_response_leaves_open_is_guessed_only_where_that_is_asked_for():
+    asked = [Query("x", "mmlu_pro", "Which?", "B"), Query("y", "mmlu_pro", "Which?", "C")]
+    generator = ScriptedGenerator(greedy={"x": "(A) is wrong, so I think of B", "y": "The answer is C. Not D."})
+    published = replace(GREEDY_ONLY, unstated="last_letter")
+    assert GREEDY_ONLY.evaluate(generator, asked, 0, test_set="test").answers == [None, "C"]
+    assert published.evaluate(generator, asked, 0, test_set="test").answers == ["B", "C"]
+    assert published.evaluate(GENERATOR, QUERIES, 0, test_set="test").answers == result().answers
 
 
 def test_pass_at_8_can_be_held_to_some_queries_the_same_for_every_seed():

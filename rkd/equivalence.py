@@ -1,0 +1,116 @@
+"""Whether two LaTeX expressions have the same value, where plain numbers cannot be compared: math-verify decides.
+
+It runs in a process of its own, which is killed when it exceeds its time: an expression that a model wrote can keep a
+computer algebra system busy for ever. The process reads a JSON list of two expressions from each line of its input and
+answers true or false. Only digits, operators and a few commands get that far, and no expression is ever executed.
+"""
+
+import atexit
+import contextlib
+import json
+import logging
+import os
+import re
+import select
+import subprocess
+import sys
+import threading
+from functools import lru_cache
+from pathlib import Path
+
+SECONDS = 2.0  # for one comparison
+SECONDS_TO_START = 60.0  # importing sympy takes one or two, on a busy machine more
+MEMORY_BYTES = 2 * 2**30
+MAX_CHARACTERS = 120
+
+_COMMANDS = r"\\(?:[dt]?frac|sqrt|pi|cdot|times|div|left|right|pm)(?![a-zA-Z])"
+_EXPRESSION = re.compile(rf"(?:{_COMMANDS}|[\d\s.,+\-*/^(){{}}!])+")
+_NEEDS_ALGEBRA = re.compile(r"\\(?:[dt]?frac|sqrt|pi)(?![a-zA-Z])|\^")
+
+
+def canonical_expression(text: str) -> str | None:
+    """The expression without blanks and sizes of brackets; None where it is none that is compared here."""
+    text = re.sub(r"\\(?:left|right)(?![a-zA-Z])|\\[,!; ]", "", text.strip())
+    if len(text) > MAX_CHARACTERS or not _NEEDS_ALGEBRA.search(text) or not _EXPRESSION.fullmatch(text):
+        return None
+    return re.sub(r"\\[dt]frac", r"\\frac", re.sub(r"\s+(?![a-zA-Z])", "", text))
+
+
+@lru_cache(maxsize=65_536)
+def have_same_value(a: str, b: str) -> bool:
+    """Whether two expressions, or an expression and a number, are equal; False where that is not found in time."""
+    return _worker.compare(a, b)
+
+
+class _Worker:
+    """The process, started when it is first needed and again after it was killed."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen | None = None
+        self._lock = threading.Lock()
+
+    def compare(self, a: str, b: str) -> bool:
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            answer = None
+            with contextlib.suppress(OSError):  # it died of an earlier line
+                self._process.stdin.write(json.dumps([a, b]) + "\n")
+                self._process.stdin.flush()
+                answer = self._line(SECONDS)
+            if answer is None:
+                self.stop()
+            return answer == "true"
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def _start(self) -> None:
+        root = str(Path(__file__).resolve().parents[1])
+        environment = {**os.environ, "PYTHONPATH": root}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "rkd.equivalence"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
+        )  # fmt: skip
+        if self._line(SECONDS_TO_START) != "ready":
+            self.stop()
+            raise RuntimeError(
+                "the process that compares expressions did not start: try `python -m rkd.equivalence`, and check that "
+                "math-verify is installed (`pip install -r requirements.txt`)."
+            )
+
+    def _line(self, seconds: float) -> str | None:
+        """The next line of the process; None if it takes longer, or has died."""
+        readable, _, _ = select.select([self._process.stdout], [], [], seconds)
+        return self._process.stdout.readline().strip() or None if readable else None
+
+
+_worker = _Worker()
+atexit.register(_worker.stop)
+
+
+def main() -> None:
+    """The process: compares what it reads until its input ends."""
+    import resource
+
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    logging.disable(logging.WARNING)  # math-verify's own limit, by signal, is off: the parent's kills
+    # Without its other way of reading, which calls sympy's parser of Python expressions.
+    latex = [LatexExtractionConfig()]
+    print("ready", flush=True)
+    for line in sys.stdin:
+        try:
+            a, b = (parse(f"${text}$", extraction_config=latex, parsing_timeout=None) for text in json.loads(line))
+            is_same = bool(a and b) and verify(a, b, timeout_seconds=None)
+        except Exception:  # whatever an expression does to the library, it is not shown to be equal
+            is_same = False
+        print(json.dumps(bool(is_same)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
