@@ -26,7 +26,7 @@ class Evaluation:
 
     Args:
         max_response_tokens: tokens of the model's tokenizer.
-        pass_at_k_samples: samples per query for pass@8 and maj@8, at least 8, of which maj@8 takes 8; 0 leaves both out.
+        pass_at_k_samples: samples per query for pass@8 and maj@8, at least 8, maj@8 takes 8 of them; 0: neither.
         pass_at_k_temperature: of these samples; the papers give none, 0.7 is paper D's for the student.
         max_pass_at_k_queries: at most so many queries for pass@8, the same for every model and seed; None takes all.
         unstated: what counts where a response to a question with options states no answer: "none", or the

@@ -10,15 +10,18 @@ model does: through labels, SFT and the rest. The file has one JSON object per l
 its samples, in the order of the file; the first stands for its greedy one. Other columns are ignored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from rkd.artifacts import digest_of_files
 from rkd.protocols import Sampling
 from rkd.records import Query, Response
 from rkd.rows import id_in, question_key, rows_of, text_in
+
+Rewrite = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,19 @@ class StoredResponses:
         path: the file.
         query_column: the column that says which query a response belongs to.
         response_column: the column of the text.
+        rewrite: makes of a response the text that is taught, or None, which leaves it out; None takes it as it is.
     """
 
     name: str
     path: Path
     query_column: str
     response_column: str
+    rewrite: Rewrite | None = None
 
-    def recipe(self) -> Mapping[str, str]:
+    def recipe(self) -> Mapping[str, Any]:
         """What stands for it in the recipe of a later stage: its content, not its place."""
         columns = {"query_column": self.query_column, "response_column": self.response_column}
-        return {"digest": digest_of_files([self.path]), **columns}
+        return {"digest": digest_of_files([self.path]), **columns, "rewrite": self.rewrite}
 
     @property
     def count(self) -> int:
@@ -89,7 +94,8 @@ class StoredResponses:
                     raise ValueError(f"`is_finished` is {is_finished!r} instead of true or false")
             except ValueError as error:
                 raise ValueError(f"{place}: {error}. Correct or remove this row, or name its columns.") from error
-            texts.setdefault(question_key(query), []).append((response, is_finished))
+            if (taught := self.rewrite(response) if self.rewrite else response) is not None:
+                texts.setdefault(question_key(query), []).append((taught, is_finished))
         return texts
 
 
@@ -102,12 +108,14 @@ class StoredTeacher:
         path: the file.
         query_column: the column that says which query a response belongs to.
         response_column: the column of the text.
+        rewrite: makes of a response the text that is taught, or None, which leaves it out; None takes it as it is.
     """
 
     name: str
     path: str
     query_column: str = "query"
     response_column: str = "response"
+    rewrite: Rewrite | None = None
 
     prompt = None  # it was asked elsewhere
 
@@ -123,7 +131,7 @@ class StoredTeacher:
                 f"teacher.path={self.path} is no file. Name the JSONL file of the recorded responses; "
                 "the head of rkd/stored.py describes it."
             )
-        return StoredResponses(self.name, path, self.query_column, self.response_column)
+        return StoredResponses(self.name, path, self.query_column, self.response_column, self.rewrite)
 
     def recipe(self) -> Mapping[str, object]:
         """What of it decides a job's result: its name, which tables print, and the responses."""

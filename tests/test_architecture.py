@@ -22,7 +22,7 @@ FLOORS = [
         "equivalence",
     },
     {"protocols", "advantages", "kl_control", "prompts", "answers", "mini", "batches"},
-    {"columns"},
+    {"columns", "calculations"},
     {"sources"},
     {"models", "data", "training", "decoding", "side_by_side", "stored"},
     {"generation", "pairs", "pretrain_text", "supervised"},

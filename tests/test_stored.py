@@ -46,6 +46,11 @@ def test_columns_of_other_names_are_read(tmp_path):
     assert source.recorded(QUERIES[:1])[0][0].text == "It is 2."
 
 
+def test_a_response_can_be_rewritten_or_left_out_by_a_function(tmp_path):
+    source = stored(written(tmp_path), rewrite=lambda text: None if "5" in text else text.upper())
+    assert [[one.text for one in own] for own in source.recorded(QUERIES)] == [["IT IS 2."], ["IT IS 4."]]
+
+
 def test_the_first_responses_answer_a_query_that_is_asked(tmp_path):
     source, greedy = stored(written(tmp_path)), Sampling(0.0, 1, 16)
     assert [own[0].text for own in source.generate(QUERIES, greedy, seed=0)] == ["It is 2.", "It is 5."]
