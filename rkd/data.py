@@ -33,8 +33,8 @@ class Data:
         max_response_tokens: longest response, in all stages that refer to it.
         max_tokens: longest prompt + response, in the stages that train on examples.
         source: where stored rows come from (`hub` or a folder); the parts refer to it.
-        test_fraction: share of the training rows, in (0, 1), that becomes the first test set, named as the dataset:
-            drawn by `split_seed`, from each category its share. None where the dataset has a test of its own.
+        test_fraction: share of the training rows, in (0, 1), that becomes a further test set, named as the dataset:
+            drawn by `split_seed`, from each category its share. None where there is no need of one.
         validation_fraction: share of the training rows, in (0, 1), that becomes validation.
         split_seed: draws that share, and the subsets below; it is no part of a run's seed, so all seeds share it.
         max_training_queries: at most so many, a random subset in the rows' order; None takes all.
@@ -76,7 +76,7 @@ class Data:
     def test_sets(self) -> dict[str, list[Query]]:
         """The queries of each test set, with gold answers; repeated questions stay, as in the published sets."""
         drawn = {self.name: self._split.test} if self.test_fraction is not None else {}
-        tests = drawn | {name: test.queries() for name, test in self.tests.items()}
+        tests = {name: test.queries() for name, test in self.tests.items()} | drawn
         return {name: _subset(queries, self.max_test_queries, self.split_seed) for name, queries in tests.items()}
 
     def ids(self) -> dict[str, Any]:
