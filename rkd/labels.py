@@ -1,17 +1,15 @@
 """Stage 2, labels (paper D, section 3, Eq. 1 and 2): queries and responses enter, pseudo-labels and scores leave.
 
-Lists run in parallel: `responses[i]`, `labels[i]` and `scored[i]` belong to `queries[i]`. A gold answer is read in two
-places only: by `GoldLabels`, which says so in its name, and by `label_statistics`, which evaluates labels made before.
+Lists run in parallel: `responses[i]`, `labels[i]` and `scored[i]` belong to `queries[i]`. A gold answer is read in one
+place only: by `GoldLabels`, which says so in its name.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from rkd.answers import answers_match, count_votes, extract_answer, majority
 from rkd.records import PseudoLabel, Query, Response, ScoredResponse
-
-CONSENSUS_BINS = 10
 
 
 class Labels(Protocol):
@@ -172,36 +170,6 @@ class AllResponses:
             )
             for own in scored
         ]
-
-
-def label_statistics(labels: Sequence[PseudoLabel], labelled_queries: Sequence[Query]) -> dict[str, Any]:
-    """How good the labels are, for the report alone: nothing that trains may see it.
-
-    Args:
-        labelled_queries: the queries with their gold answers, in the order of the labels.
-
-    Returns:
-        `queries`, their number; `share_without_label`; `precision`, the share of right ones among the labels given,
-        None if there is none; `consensus_histogram`, queries by p* in ten bins of width 0.1, 1 being in the last.
-
-    Raises:
-        ValueError: there is no query, one has no gold answer, or the labels belong to other queries.
-    """
-    if not labelled_queries:
-        raise ValueError("label statistics of no queries: pass the labelled copies of the training queries.")
-    _check_ids(labelled_queries, [label.query_id for label in labels])
-    _check_gold(labelled_queries, "label statistics", "Pass the labelled copies of the training queries.")
-    given = [(label, query) for label, query in zip(labels, labelled_queries, strict=True) if label.answer is not None]
-    right = sum(answers_match(label.answer, query.gold_answer, query.dataset) for label, query in given)
-    histogram = [0] * CONSENSUS_BINS
-    for label in labels:
-        histogram[min(int(label.consensus * CONSENSUS_BINS), CONSENSUS_BINS - 1)] += 1
-    return {
-        "queries": len(labels),
-        "share_without_label": (len(labels) - len(given)) / len(labels),
-        "precision": right / len(given) if given else None,
-        "consensus_histogram": histogram,
-    }
 
 
 def _score(query: Query, response: Response, label: PseudoLabel) -> ScoredResponse:

@@ -90,6 +90,8 @@ def result_of(
         failure=None,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         overlaps=overlaps,
+        labels=steps.labels,
+        verdicts=steps.verdicts,
     )
 
 

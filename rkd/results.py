@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 RESULT_FILE = "result.json"
+CONSENSUS_BINS = 10
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,6 +70,61 @@ class ModelResult:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class LabelStatistics:
+    """Pseudo-labels against the gold answers: of `queries`, `labelled` have one, and `right` of these are right.
+
+    `consensus_histogram` counts the queries by p* in ten bins of width 0.1, 1 being in the last.
+    """
+
+    queries: int
+    labelled: int
+    right: int
+    consensus_histogram: list[int]
+
+    @property
+    def share_without_label(self) -> float:
+        """Table 10."""
+        return 1 - self.labelled / self.queries
+
+    @property
+    def precision(self) -> float | None:
+        """The share of right labels among those given; None where none was."""
+        return self.right / self.labelled if self.labelled else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VerdictCounts:
+    """Responses by what the teacher called them and what they are; `without_verdict`: it called them nothing."""
+
+    right_called_right: int
+    wrong_called_right: int
+    right_called_wrong: int
+    wrong_called_wrong: int
+    without_verdict: int
+
+    @property
+    def precision_of_right(self) -> float | None:
+        """Table 5, class True: the share of right responses among those called right; None where none was."""
+        return _share(self.right_called_right, self.right_called_right + self.wrong_called_right)
+
+    @property
+    def precision_of_wrong(self) -> float | None:
+        """Table 5, class False: the share of wrong responses among those called wrong; None where none was."""
+        return _share(self.wrong_called_wrong, self.right_called_wrong + self.wrong_called_wrong)
+
+    @property
+    def shares(self) -> dict[str, float] | None:
+        """Fig. 9: the shares of the four kinds among the responses with a verdict; None where there is none."""
+        counts = {name: value for name, value in dataclasses.asdict(self).items() if name != "without_verdict"}
+        total = sum(counts.values())
+        return {name: value / total for name, value in counts.items()} if total else None
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Comparison:
     """Two roles on the same questions: how many only the first, only the second got right.
 
@@ -106,7 +162,8 @@ class RunResult:
     """One job. `counts`: queries, samples, pairs, dropped, …; `costs`: `seconds` and `seconds_this_job` of each stage.
 
     `failure` is the reason why the job ended early, None for a finished one; `created` is an ISO 8601 time;
-    `overlaps`: of each test set with the training questions.
+    `overlaps`: of each test set with the training questions. `labels`, `verdicts`: of the training queries, and of the
+    teacher's first-pass responses to them; None where a job makes no labels.
     """
 
     row: str
@@ -121,6 +178,8 @@ class RunResult:
     failure: str | None
     created: str
     overlaps: dict[str, Overlap] = dataclasses.field(default_factory=dict)
+    labels: LabelStatistics | None = None
+    verdicts: VerdictCounts | None = None
 
 
 def write_result(result: RunResult, folder: Path) -> Path:
@@ -174,6 +233,9 @@ def result_from_json(kind: type[_Kind], value: Any) -> _Kind:
             raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}")
         return kind(**{name: result_from_json(hints[name], item) for name, item in value.items()})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    records = [one for one in arguments if dataclasses.is_dataclass(one)]
+    if origin is types.UnionType and records and value is not None:  # a record or None
+        return result_from_json(records[0], value)
     if origin is list and not isinstance(arguments[0], types.UnionType):
         return [result_from_json(arguments[0], item) for item in value]
     if origin in (dict, Mapping):

@@ -13,13 +13,14 @@ from transformers import PreTrainedModel
 from rkd.artifacts import MANIFEST, digest_of_files
 from rkd.evaluation import accuracy
 from rkd.generation import DIGESTED, LocalGenerator, LocalModel, open_generator
-from rkd.labels import label_statistics, score, two_pass
+from rkd.label_statistics import label_statistics, verdict_counts
+from rkd.labels import score, two_pass
 from rkd.mini.overlap import summarize_overlap
 from rkd.models import ModelOptions, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
-from rkd.results import ModelResult, Overlap, TestSetResult, result_from_json
+from rkd.results import LabelStatistics, ModelResult, Overlap, TestSetResult, VerdictCounts, result_from_json
 from rkd.rewards import RewardInputs
 from rkd.stages import Line, Stages, samples_student
 from rkd.stored import StoredResponses
@@ -51,12 +52,14 @@ class Labelled:
 
 
 class Steps:
-    """The steps of one row; `counts` keeps, for the result, what they dealt with."""
+    """The steps of one row; `counts`, `labels` and `verdicts` keep, for the result, what they dealt with."""
 
     def __init__(self, stages: Stages, workshop: Workshop) -> None:
         self.stages, self.workshop = stages, workshop
         self.student = stages.student.source()
         self.counts: dict[str, int | float] = {}
+        self.labels: LabelStatistics | None = None
+        self.verdicts: VerdictCounts | None = None
 
     def overlaps(self) -> dict[str, Overlap]:
         """How near the questions of each test set are to the training questions."""
@@ -98,7 +101,7 @@ class Steps:
         said = f", {unanswered} without a response" if unanswered else ""
         self.workshop.say(f"    {len(queries)} {split} queries, {without} without consensus{said}")
         if split == "training":
-            self._note_precision(labels)
+            self._note_labels(labelled)
             if not labelled.answers:
                 raise ValueError(
                     f"no query is left after the vote: none of {len(queries)} reached the consensus threshold. "
@@ -292,11 +295,18 @@ class Steps:
 
         return validate
 
-    def _note_precision(self, labels: list[PseudoLabel]) -> None:
-        """Count how many training labels are right: for the report alone, nothing that trains may see it."""
-        precision = label_statistics(labels, self._queries("training", labelled=True))["precision"]
-        if precision is not None:
-            self.counts["label_precision"] = precision
+    def _note_labels(self, labelled: Labelled) -> None:
+        """Note how good the training labels are: for the report alone, nothing that trains may see it."""
+        gold, first_pass = self._queries("training", labelled=True), self.stages.teacher_samples.first_pass
+        limit = first_pass.samples_per_query if first_pass else None
+        self.labels = label_statistics(labelled.labels, gold)
+        self.verdicts = verdict_counts(gold, [own[:limit] for own in labelled.scored])
+        if self.labels.precision is not None:
+            right, wrong = self.verdicts.precision_of_right, self.verdicts.precision_of_wrong
+            self.workshop.say(
+                f"    {self.labels.precision:.1%} of the labels are right; of the teacher's responses, "
+                f"{_percent(right)} of those with the label's answer are right, {_percent(wrong)} of the others wrong"
+            )
 
     def _note_student_samples(
         self, split: str, scored: Sequence[Sequence[ScoredResponse]], kept: Sequence[int]
@@ -315,6 +325,10 @@ class Steps:
                 f"student_samples.max_response_tokens={self.stages.student_samples.max_response_tokens}: raise it, or "
                 "train the student to stop (sft=mini, more sft.epochs)."
             )
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{share:.1%}"
 
 
 def content_of(source: Checkpoint | StoredResponses) -> Checkpoint | StoredResponses:

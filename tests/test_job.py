@@ -279,7 +279,7 @@ def test_poisoned_gold_answers_change_no_weight_of_a_label_free_row(world, finis
     clean, _, _ = finished
     run(world, tmp_path, f"dataset.source={world / 'poisoned'}")
     result, _ = only_result(tmp_path)
-    assert result.counts["label_precision"] == 0.0  # the poison is there, and only the report has seen it
+    assert result.labels.precision == 0.0  # the poison is there, and only the report has seen it
     for stage in ("sft", "reward_model", "rl"):
         a, b = weights(clean, stage), weights(tmp_path, stage)
         assert all(a[name].equal(b[name]) for name in a), stage

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from fakes import query, responses, says, scored
 
-from rkd.labels import AllResponses, CorrectResponses, GoldLabels, MajorityVote, label_statistics, score, two_pass
+from rkd.labels import AllResponses, CorrectResponses, GoldLabels, MajorityVote, score, two_pass
 from rkd.preferences import Pairs
 from rkd.records import PseudoLabel
 from rkd.student_samples import balanced
@@ -170,31 +170,6 @@ def test_a_limit_counts_different_texts_in_order_of_sampling():
 def test_the_best_score_of_an_open_ended_task_is_five():
     graded = [scored("q", ("a", 5.0), ("b", 4.0), ("c", 1.0))]
     assert texts(CorrectResponses(best_score=5.0).select(graded)) == [["a"]]
-
-
-def test_label_statistics_are_shares_of_all_queries_and_of_labels_given():
-    labels = [
-        PseudoLabel("a", "1", 1.0),
-        PseudoLabel("b", "2", 0.75),
-        PseudoLabel("c", "3", 0.7),
-        PseudoLabel("d", None, 0.25),
-    ]
-    gold = [query("a", "1"), query("b", "2.0"), query("c", "4"), query("d", "5")]
-    assert label_statistics(labels, gold) == {
-        "queries": 4,
-        "share_without_label": 0.25,
-        "precision": 2 / 3,  # a and b of a, b, c
-        "consensus_histogram": [0, 0, 1, 0, 0, 0, 0, 2, 0, 1],
-    }
-
-
-def test_the_precision_of_no_labels_is_none():
-    assert label_statistics([PseudoLabel("q", None, 0.5)], [query("q", "1")])["precision"] is None
-
-
-def test_label_statistics_refuse_queries_without_gold_answers():
-    with pytest.raises(ValueError, match="label statistics needs gold answers: 1 of 1"):
-        label_statistics([PseudoLabel("q", "1", 1.0)], [Q])
 
 
 def test_poisoned_gold_answers_change_neither_labels_nor_pairs_nor_samples():
