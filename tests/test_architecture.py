@@ -22,10 +22,10 @@ FLOORS = [
         "equivalence",
     },
     {"protocols", "advantages", "kl_control", "prompts", "answers", "mini", "batches"},
-    {"columns", "calculations"},
+    {"columns", "calculations", "alpaca_eval"},
     {"sources"},
     {"models", "data", "training", "decoding", "side_by_side", "stored"},
-    {"generation", "pairs", "pretrain_text", "supervised"},
+    {"generation", "pairs", "pretrain_text", "supervised", "label_statistics"},
     {
         "rewards",
         "teacher",
