@@ -10,6 +10,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+import rkd.settings  # noqa: F401, what `${published:…}` in a config stands for
+
 # Hydra then hands its errors on instead of printing them, and `run` below says what to do about them.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 

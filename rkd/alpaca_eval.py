@@ -105,7 +105,7 @@ def length_controlled_win_rate(
 def fit_length_control(annotations: Sequence[Annotation], difficulty: Mapping[int, float]) -> LengthControl:
     """The coefficients of greatest likelihood; a preference between 1 and 2 counts as that share of a win."""
     differences = np.array([one.baseline_characters - one.model_characters for one in annotations], dtype=np.float64)
-    spread = differences.std(ddof=1) or 1.0  # all outputs are as long as the baseline's
+    spread = differences.std(ddof=min(1, len(differences) - 1)) or 1.0  # 0: all differ by the same length
     features = np.column_stack(
         [np.tanh(differences / spread), _difficulties(annotations, difficulty), np.ones(len(annotations))]
     )

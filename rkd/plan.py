@@ -19,6 +19,7 @@ from rkd.batches import ResponseBatch, collate, encode_responses, in_parts
 from rkd.generation import LocalGenerator, LocalModel, open_generator
 from rkd.labels import AllResponses
 from rkd.models import Policy, existing_model
+from rkd.preferences import StoredPairs
 from rkd.protocols import Sampling
 from rkd.records import Query, Response
 from rkd.reward_model import RewardModel
@@ -157,8 +158,13 @@ def _sft_work(s: Stages, training: int, validated: float, expected: Expected) ->
 
 
 def _reward_model_work(s: Stages, training: int, validation: int, expected: Expected) -> Work:
-    of_query = expected.labelled * expected.balanced * expected.pairs * s.pairs.max_pairs_per_query
-    pairs, held_out, epochs = training * of_query, validation * of_query, s.reward_model.epochs
+    if isinstance(s.pairs, StoredPairs):
+        pairs = len(s.pairs.pairs_of(s.dataset.training_queries()))
+        held_out = len(s.pairs.pairs_of(s.dataset.validation_queries()))
+    else:
+        of_query = expected.labelled * expected.balanced * expected.pairs * s.pairs.max_pairs_per_query
+        pairs, held_out = training * of_query, validation * of_query
+    epochs = s.reward_model.epochs
     passes = epochs * (pairs + s.reward_model.validations_per_epoch * FORWARD * held_out)
     amount, limit = f"{_about(pairs)} pairs, {_epochs(epochs)}", s.student_samples.max_response_tokens
     return Work("reward model", amount, STUDENT, limit, trained=2 * passes, group_size=2)

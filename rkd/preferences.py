@@ -2,11 +2,15 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from rkd.artifacts import digest_of_files
+from rkd.pair_files import read_pairs
 from rkd.records import PreferencePair, Query, ScoredResponse
+from rkd.rows import question_key
 
 _Side = tuple[ScoredResponse, ScoredResponse]
 
@@ -73,6 +77,42 @@ class Pairs:
         teacher_pairs = [(t, s) for t in best_of_teacher for s in best_of_student if t.response.text != s.response.text]
         student_pairs = [(a, b) for a in student for b in student if a.score > b.score]
         return teacher_pairs, student_pairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPairs:
+    """Pairs that were made elsewhere, from a file (`rkd.pair_files`).
+
+    Args:
+        path: the file; its pairs find their queries by the question.
+    """
+
+    path: str
+
+    def pairs_of(self, queries: Sequence[Query]) -> list[PreferencePair]:
+        """The pairs whose question is that of a query, in the order of the file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: a row is bad.
+        """
+        path = Path(self.path).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"pairs.path={self.path} is no file. Name a JSONL file of preference pairs.")
+        by_question = {question_key(query.question): query for query in queries}
+        pairs = []
+        for pair in read_pairs(path, queries[0].dataset if queries else ""):
+            if (query := by_question.get(question_key(pair.query.question))) is not None:
+                chosen, rejected = (
+                    replace(side, response=replace(side.response, query_id=query.id))
+                    for side in (pair.chosen, pair.rejected)
+                )
+                pairs.append(PreferencePair(query, chosen, rejected))
+        return pairs
+
+    def recipe(self) -> dict[str, str]:
+        """What of it decides a result: the file's content, not its place."""
+        return {"digest": digest_of_files([Path(self.path).expanduser()])}
 
 
 def _judged(scored: Sequence[ScoredResponse]) -> list[ScoredResponse]:

@@ -19,6 +19,7 @@ from rkd.batches import in_parts
 from rkd.lora import merge
 from rkd.losses import bradley_terry_loss, classification_loss
 from rkd.models import ModelOptions, Pooling, Scorer, load_tokenizer, new_scorer
+from rkd.pair_files import write_pairs
 from rkd.pairs import PairBatch, TokenizedPair, collate_pairs, ranking_metrics, tokenize_pairs
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, PreferencePair
@@ -29,9 +30,10 @@ from rkd.training import KeepBest, Training, seeded
 # What the best validation can be chosen by, and which way is better.
 CRITERIA = {"right_over_wrong_accuracy": "max", "pair_accuracy": "max", "auc": "max", "loss": "min"}
 
+PAIRS_FILE = "pairs.jsonl"
 NO_PAIR = (
-    "each query's samples were all right or all wrong (Eq. 4). Draw more of them, or take more queries: "
-    "`python run.py dataset.max_training_queries=null`."
+    "each query's samples were all right or all wrong (Eq. 4), or the questions of `pairs.path` are others. Draw more "
+    "samples, or take more queries: `python run.py dataset.max_training_queries=null`."
 )
 
 
@@ -124,7 +126,7 @@ class RewardModel(SupervisedTraining):
         options: ModelOptions = ModelOptions(),
         highest_score: float = 1.0,
     ) -> RewardModelReport:
-        """Train R on the pairs, and write model and tokenizer of the best validation to `folder`.
+        """Train R on the pairs, and write them, model and tokenizer of the best validation to `folder`.
 
         Args:
             sft: the student that R starts from.
@@ -141,6 +143,8 @@ class RewardModel(SupervisedTraining):
         held_out, held_out_dropped = tokenize_pairs(tokenizer, prompt, validation_pairs, self.max_tokens, highest_score)
         self.check_left(kept, len(pairs), "pair", NO_PAIR)
         self._check_criterion(held_out)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_pairs(folder / PAIRS_FILE, pairs, prompt)
         best = KeepBest(f"validation/{self.criterion}", CRITERIA[self.criterion], folder, self.patience)
         pad_id = tokenizer.pad_token_id
         batches = length_batches(kept, lambda pair: pair.longest_part, self.batch_size, seed)

@@ -20,6 +20,22 @@ SHARE: Range = (lambda value: 0 <= value <= 1, "in [0, 1]")
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
 
 
+def published(key: str, default: float, *, _root_: DictConfig) -> float:
+    """What `${published:KEY,DEFAULT}` in a config stands for: the paper's value for the models and dataset of the job.
+
+    The table is `published` (conf/scale/paper.yaml). Where it names no value for the dataset, that for GSM8K holds, and
+    for models that it does not know, or without the table, the default.
+    """
+    student, teacher, dataset = (OmegaConf.select(_root_, f"{role}.name") for role in ("student", "teacher", "dataset"))
+    values = OmegaConf.select(_root_, "published") or {}
+    for name in (student, teacher, key):
+        values = values.get(name) or {}
+    return values.get(dataset, values.get("gsm8k", default))
+
+
+OmegaConf.register_new_resolver("published", published, replace=True)
+
+
 def check_ranges(group: str, settings: object, ranges: Mapping[str, Range]) -> None:
     """Refuse a setting outside its range; None is in every range, its type says whether it may be.
 

@@ -7,7 +7,7 @@ from rkd.data import Data
 from rkd.evaluation import Evaluation
 from rkd.generation import LocalModel
 from rkd.labels import Labels
-from rkd.preferences import Pairs
+from rkd.preferences import Pairs, StoredPairs
 from rkd.prompts import PromptTemplate
 from rkd.reward_model import NoRewardModel
 from rkd.rewards import RewardMix
@@ -42,7 +42,7 @@ class Stages:
     teaching_set: Any
     sft: Any
     student_samples: StudentSamples
-    pairs: Pairs
+    pairs: Pairs | StoredPairs
     reward_model: Any
     reward_mix: RewardMix
     rl: Any

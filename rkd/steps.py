@@ -17,6 +17,7 @@ from rkd.label_statistics import label_statistics, verdict_counts
 from rkd.labels import score, two_pass
 from rkd.mini.overlap import summarize_overlap
 from rkd.models import ModelOptions, load_tokenizer
+from rkd.preferences import StoredPairs
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
@@ -145,7 +146,10 @@ class Steps:
         kept = balanced(scores)
         self._note_student_samples(split, scores, kept)
         queries = [known.queries[i] for i in kept]
-        pairs = s.pairs.pair(queries, [known.scored[i] for i in kept], [scores[i] for i in kept], s.sampling_seed)
+        if isinstance(s.pairs, StoredPairs):
+            pairs = s.pairs.pairs_of(known.queries)
+        else:
+            pairs = s.pairs.pair(queries, [known.scored[i] for i in kept], [scores[i] for i in kept], s.sampling_seed)
         self.counts |= {f"{split}_balanced_queries": len(queries), f"{split}_pairs": len(pairs)}
         return queries, pairs
 

@@ -22,7 +22,7 @@ FLOORS = [
         "equivalence",
     },
     {"protocols", "advantages", "kl_control", "prompts", "answers", "mini", "batches"},
-    {"columns", "calculations", "alpaca_eval"},
+    {"columns", "calculations", "alpaca_eval", "pair_files"},
     {"sources"},
     {"models", "data", "training", "decoding", "side_by_side", "stored"},
     {"generation", "pairs", "pretrain_text", "supervised", "label_statistics"},

@@ -18,6 +18,7 @@ NEEDED = {
     "reward_mix=own": ["reward_mix.function.path=builtins.len"],
     "student=hf": ["student.name_or_path=someone/model"],
     "teacher=hf": ["teacher.name_or_path=someone/model"],
+    "pairs=stored": ["pairs.path=pairs.jsonl"],
     "teaching_set=all": ["teaching_set.first_pass=null"],
 }
 
@@ -72,8 +73,32 @@ def test_every_row_composes_at_the_papers_scale(row):
     config = compose("config", overrides=[f"experiments={row}", "scale=paper"])
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert plain["dataset"]["name"] == "gsm8k"
-    assert plain["student"]["name"] == "llama3.2_1b"
+    assert plain["student"]["name"] == "llama3_2_1b"
     assert plain["rl"].get("rollouts", {}).get("temperature", 1.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sft", "reward_model", "rl", "learning_rate"),
+    [
+        ([], 84, 48, 40, 1e-5),
+        (["student=paper_3"], 74, 16, 16, 5e-6),
+        (["student=paper_3", "teacher=paper_small", "dataset=gsm_plus"], 70, 16, 16, 5e-6),  # trains on GSM8K
+        (["student=paper_3", "dataset=mmlu_pro"], 32, 16, 8, 1e-5),
+        (["dataset=mmlu_pro"], 40, 48, 40, 5e-6),
+        (["dataset=ultrafeedback"], 48, 48, 64, 2e-6),
+        (["student=hf", "student.name_or_path=someone/model-1.5b"], 84, 48, 40, 1e-5),
+    ],
+)
+def test_the_papers_scale_has_the_papers_values(overrides, sft, reward_model, rl, learning_rate):
+    """Paper D, Tables 7 and 8, and its experimental set-up."""
+    config = compose("config", overrides=["scale=paper", *overrides])
+    assert (config.sft.batch_size, config.reward_model.batch_size) == (sft, reward_model)
+    assert (config.rl.rollouts.queries_per_rollout, config.rl.optimisation.learning_rate) == (rl, learning_rate)
+    assert (config.rl.rollouts.episodes, config.rl.kl.controller.coefficient) == (200_000, 0.2)
+    assert (config.sft.learning_rate, config.reward_model.learning_rate, config.sft.epochs) == (5e-6, 5e-5, 4)
+    lengths = {"gsm8k": 512, "gsm_plus": 512, "mmlu_pro": 1024, "ultrafeedback": 800}
+    stages = (config.teacher_samples, config.student_samples, config.rl.rollouts, config.evaluation)
+    assert {stage.max_response_tokens for stage in stages} == {lengths[config.dataset.name]}
 
 
 def test_every_row_builds_and_has_a_digest_of_its_own(digests):
