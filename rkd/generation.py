@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rkd.artifacts import digest_of_files
 from rkd.batches import ResponseBatch, join, pad
 from rkd.decoding import sample_tokens
-from rkd.models import ModelOptions, existing_model, load_causal_lm, load_tokenizer
+from rkd.models import ModelOptions, count_weights, existing_model, load_causal_lm, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query, Response
@@ -178,12 +178,14 @@ class LocalModel:
         name_or_path: a folder in `save_pretrained` form, given from the current folder or from the repository's, or
             else a name on the Hugging Face hub.
         prompt: how queries are put to it.
+        parameters: how many weights it has, for estimates where it is not here; None: as its name says ("…-1.5B").
         options: how it is loaded, placed and, a student, trained.
     """
 
     name: str
     name_or_path: str
     prompt: PromptTemplate
+    parameters: float | None = None
     options: ModelOptions = field(default_factory=ModelOptions)
 
     def source(self) -> Checkpoint:
@@ -191,10 +193,30 @@ class LocalModel:
         folder = self._folder()
         return Checkpoint(folder, digest_of_files(file for file in folder.glob("*") if file.suffix in DIGESTED))
 
+    def weights(self) -> int:
+        """How many weights it has, counted where the model is here; it is neither loaded nor fetched.
+
+        Raises:
+            ValueError: the model is not here, and neither `parameters` nor its name says it.
+        """
+        if (folder := self._local_folder()) is not None:
+            return count_weights(folder)
+        if self.parameters is not None:
+            return round(self.parameters)
+        if said := re.search(r"(?<![\d.])(\d+(?:\.\d+)?)([bBmM])(?![a-zA-Z])", self.name_or_path):
+            return round(float(said[1]) * {"b": 1e9, "m": 1e6}[said[2].lower()])
+        raise ValueError(
+            f"model {self.name}: {self.name_or_path} is not here, and its name does not say its size. Set "
+            "student.parameters or teacher.parameters, as in `student.parameters=1.5e9`."
+        )
+
+    def _local_folder(self) -> Path | None:
+        folders = (Path(self.name_or_path), REPOSITORY / self.name_or_path)
+        return next((existing_model(folder) for folder in folders if folder.is_dir()), None)
+
     def _folder(self) -> Path:
-        for folder in (Path(self.name_or_path), REPOSITORY / self.name_or_path):
-            if folder.is_dir():
-                return existing_model(folder)
+        if (folder := self._local_folder()) is not None:
+            return folder
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name_or_path):
             raise FileNotFoundError(
                 f"model {self.name}: there is no folder {self.name_or_path}. The mini models are made by "

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from rkd.artifacts import ArtifactError, Store, code_revision, package_versions
+from rkd.bill import Bill
 from rkd.callbacks import TrainingDivergedError
 from rkd.generation import LocalModel
+from rkd.models import count_weights
 from rkd.pipeline import build_stages, evaluate_student, job_digest, row_of, run_experiment
-from rkd.plan import describe, measure, parameters, plan_lines, planned_work
+from rkd.plan import describe, measure, plan_lines, planned_work
 from rkd.records import Checkpoint
 from rkd.report import final_table, final_table_markdown, learning_curves
 from rkd.results import RESULT_FILE, RunResult, failed_result, read_result, write_result
@@ -55,9 +58,11 @@ def run_job(config: DictConfig) -> float | None:
             plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
             _check(plain)
             stages = build_stages(config)
+            if config.dry_run:
+                return _dry_run(stages, instantiate(config.bill), console)
             models = [model.source() for model in _models(stages, config)]
             folder, digest = _folder_of(stages, config, models)
-            are_small = all(is_small(parameters(model.folder)) for model in models if isinstance(model, Checkpoint))
+            are_small = all(is_small(count_weights(model.folder)) for model in models if isinstance(model, Checkpoint))
         except Exception as error:  # Hydra wraps what a constructor refused in an exception of its own
             raise JobError(_reason(error)) from error
         if (folder / RESULT_FILE).is_file() and (finished := read_result(folder)).failure is None:
@@ -92,6 +97,12 @@ def _run(stages: Stages, plain: dict[str, Any], folder: Path, digest: str, conso
     finally:
         stages.tracker.finish(exit_code)
     return _main_accuracy(result)
+
+
+def _dry_run(stages: Stages, bill: Bill, console: Console) -> None:
+    """Print what the job would do and cost; nothing is loaded but the dataset."""
+    lines = [*describe(stages), "", *bill.lines(stages, planned_work(stages)), ""]
+    console.print("\n".join(lines), markup=False)
 
 
 def _announce(stages: Stages, console: Console) -> None:
@@ -144,11 +155,12 @@ def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder:
 
 def _check(plain: dict[str, Any]) -> None:
     """The values that belong to no part of the method; of those that do, `build_stages` takes care."""
-    threads, only = plain["threads"], plain["evaluate_only"]
+    threads = plain["threads"]
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise ValueError(f"threads={threads!r}: give the number of cores to use, at least 1, or null for all.")
-    if not isinstance(only, bool):
-        raise ValueError(f"evaluate_only={only!r}: must be true or false.")
+    for name in ("evaluate_only", "dry_run"):
+        if not isinstance(plain[name], bool):
+            raise ValueError(f"{name}={plain[name]!r}: must be true or false.")
 
 
 def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher]:

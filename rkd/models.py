@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -270,6 +271,33 @@ def new_scorer(student_folder: str | Path, pooling: Pooling = "last", options: M
     scorer.model.config.reward_pooling = pooling
     nn.init.zeros_(scorer.model.score.weight)
     return scorer
+
+
+def count_weights(folder: Path) -> int:
+    """How many weights are stored in a model folder, from the headers of its safetensors files.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: one is truncated or altered.
+    """
+    files = sorted(existing_model(folder).glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no safetensors file: weights in other formats are not loaded.")
+    count = 0
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as weights:
+                for name in weights.keys():  # noqa: SIM118, it is no mapping
+                    size = 1
+                    for length in weights.get_slice(name).get_shape():
+                        size *= length
+                    count += size
+        except SafetensorError as error:
+            raise ValueError(
+                f"the weights in {path} are truncated or altered ({error}). Copy the file again; the mini models are "
+                "remade with `python -m rkd.pretrain`."
+            ) from error
+    return count
 
 
 def existing_model(folder: str | Path) -> Path:

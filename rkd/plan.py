@@ -10,15 +10,13 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerBase
 
 from rkd.batches import ResponseBatch, collate, encode_responses, in_parts
 from rkd.generation import LocalGenerator, LocalModel, open_generator
 from rkd.labels import AllResponses
-from rkd.models import Policy, existing_model
+from rkd.models import Policy
 from rkd.preferences import StoredPairs
 from rkd.protocols import Sampling
 from rkd.records import Query, Response
@@ -212,7 +210,7 @@ def _sampled_as(line: Line) -> str:
 
 def measure(s: Stages, work: Sequence[Work], *, largest: int = SMALL) -> Speed | None:
     """What the parts of this work cost here; None where a model has more than `largest` parameters."""
-    if max(parameters(model.source().folder) for model in _loaded(s)) > largest:
+    if max(model.weights() for model in _loaded(s)) > largest:
         return None
     queries = s.dataset.validation_queries()[:MEASURED_RESPONSES]
     generators = {
@@ -305,15 +303,24 @@ def _timed(work: Callable[[], object]) -> float:
 
 def plan_lines(work: Sequence[Work], speed: Speed | None) -> list[str]:
     """The stages with their sizes and, where it could be measured, the time they take."""
-    rows = [
-        (one.stage, one.amount, _short(one.tokens), _duration(speed.seconds(one)) if speed else "–") for one in work
-    ]
-    rows.insert(0, ("stage", "size, about", "tokens, at most", "time, about"))
+    rows = [("stage", "size, about", "tokens, at most", "time, about")]
+    for one in work:
+        time_of_stage = _duration(speed.seconds(one)) if speed else "–"
+        rows.append((one.stage, one.amount, short_number(one.tokens), time_of_stage))
     if speed:
         total = _duration(sum(speed.seconds(one) for one in work))
         rows.append(("all", "what was made before is reused and takes no time", "", total))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
+    return aligned(rows, left=2)
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left: int) -> list[str]:
+    """Rows as lines with columns of equal width, the first `left` of them aligned on the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        lines.append("  ".join(f"{cell:<{w}}" if at < left else f"{cell:>{w}}" for at, (cell, w) in enumerate(cells)))
+    return [f"  {line}" for line in lines]
 
 
 def _loaded(s: Stages) -> list[LocalModel]:
@@ -337,34 +344,7 @@ def describe(s: Stages) -> list[str]:
 def _size(model: LocalModel | StoredTeacher) -> str:
     if isinstance(model, StoredTeacher):
         return f"{model.source().count:,} recorded responses"
-    return f"{_short(parameters(model.source().folder))} parameters"
-
-
-def parameters(folder: Path) -> int:
-    """How many parameters are stored in a model folder, from the headers of its safetensors files.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: one is truncated or altered.
-    """
-    files = sorted(existing_model(folder).glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no safetensors file: weights in other formats are not loaded.")
-    count = 0
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as weights:
-                for name in weights.keys():  # noqa: SIM118, it is no mapping
-                    size = 1
-                    for length in weights.get_slice(name).get_shape():
-                        size *= length
-                    count += size
-        except SafetensorError as error:
-            raise ValueError(
-                f"the weights in {path} are truncated or altered ({error}). Copy the file again; the mini models are "
-                "remade with `python -m rkd.pretrain`."
-            ) from error
-    return count
+    return f"{short_number(model.weights())} parameters"
 
 
 def _epochs(count: int) -> str:
@@ -377,7 +357,8 @@ def _about(number: float) -> str:
     return f"{round(number, -digits):,.0f}"
 
 
-def _short(number: int) -> str:
+def short_number(number: float) -> str:
+    """Three digits and a unit."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.3g} {unit}"

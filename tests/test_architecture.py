@@ -40,7 +40,7 @@ FLOORS = [
     {"tracking", "report", "workshop"},
     {"stages"},
     {"plan", "steps"},
-    {"pipeline"},
+    {"pipeline", "bill"},
     {"job"},
 ]
 STAGES = {"pretrain", "teacher", "labels", "sft", "student_samples", "preferences", "reward_model", "rl", "evaluation"}

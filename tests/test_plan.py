@@ -13,7 +13,7 @@ from rkd.evaluation import Evaluation
 from rkd.generation import LocalModel
 from rkd.kl_control import FixedKL
 from rkd.labels import AllResponses, CorrectResponses
-from rkd.models import load_causal_lm
+from rkd.models import count_weights, load_causal_lm
 from rkd.preferences import Pairs
 from rkd.prompts import Example
 from rkd.protocols import Sampling
@@ -126,7 +126,7 @@ def test_a_stage_left_out_is_not_in_the_plan(models):
 
 def test_parameters_are_those_of_the_model(models):
     folder = models["teacher"].source().folder
-    assert plan.parameters(folder) == sum(p.numel() for p in load_causal_lm(folder).parameters())
+    assert count_weights(folder) == sum(p.numel() for p in load_causal_lm(folder).parameters())
 
 
 def test_a_truncated_file_is_named(models, tmp_path):
@@ -134,7 +134,7 @@ def test_a_truncated_file_is_named(models, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes((whole / "model.safetensors").read_bytes()[:500])
     with pytest.raises(ValueError, match=r"model\.safetensors are truncated or altered.*rkd\.pretrain"):
-        plan.parameters(tmp_path)
+        count_weights(tmp_path)
 
 
 def test_the_time_is_measured_and_multiplied(models):

@@ -1,0 +1,100 @@
+"""The bill of a dry run, worked by hand."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import tiny_world
+from test_job import run
+
+from rkd.bill import Bill
+from rkd.generation import LocalModel
+from rkd.models import count_weights
+from rkd.plan import Work
+from rkd.prompts import PromptTemplate
+from rkd.protocols import Sampling
+from rkd.stored import StoredTeacher
+
+# Ten operations a second, of which sampling reaches a half and training a fifth.
+BILL = Bill(
+    gpu_tflops=10e-12, gpu_memory_gb=80, sampling_share=0.5, training_share=0.2, gpu_hour_price=3.0, prompt_price=1e6,
+    response_price=2e6, characters_per_token=2,
+)  # fmt: skip
+SAMPLED = Work("teacher, first pass", "4 × 5", "teacher", 10, [(4, Sampling(1.0, 5, 10))])
+TRAINED = Work("rl", "8 responses", "student", 10, [(2, Sampling(1.0, 4, 10))], trained=8, group_size=4)
+
+
+def parts(teacher_parameters=36.0, **teacher):
+    prompt = PromptTemplate(template="{question}--")
+
+    class Data:
+        name, repeated_questions = "sums", 0
+
+        def training_queries(self):
+            return [tiny_world.Query("q", "sums", "12"), tiny_world.Query("r", "sums", "123456")]  # 6 characters each
+
+    local = LocalModel(name="big", name_or_path="nobody/absent", prompt=prompt, parameters=teacher_parameters)
+    student = LocalModel(name="small", name_or_path="nobody/absent-3B", prompt=prompt, parameters=9.0)
+    return SimpleNamespace(teacher=teacher.get("teacher", local), student=student, zero_shot=prompt, dataset=Data())
+
+
+def test_tokens_and_hours_of_each_stage():
+    lines = BILL.lines(parts(), [SAMPLED, TRAINED])
+    # Prompts of (4 + 8) / 2 = 6 characters are 3 tokens. Teacher: 4 prompts are 12 tokens, 20 responses of 10 are 200.
+    # 2 × 36 weights × 212 tokens at 5 a second: 3,052.8 s.
+    assert lines[1].split() == ["teacher,", "first", "pass", "4", "×", "5", "12", "200", "0", "0.85"]
+    # Student: 6 + 80 tokens at 5 a second: 2 × 9 × 86 / 5 = 309.6 s; 8 × (3 / 4 + 10) = 86 tokens, 6 × 9 × 86 at 2 a
+    # second: 2,322 s.
+    assert lines[2].split() == ["rl", "8", "responses", "6", "80", "86", "0.73"]
+    assert lines[3].split() == ["all", "1.58"]
+    text = "\n".join(lines)
+    assert "teacher  big: 12 tokens read, 200 written; 0.85 GPU hours" in text
+    assert "student  small: 6 tokens read, 80 written, 86 trained on; 0.73 GPU hours" in text
+    assert "judge    none in this row" in text
+    assert "cost     5 at 3 for a GPU hour" in text
+    assert "needs an endpoint" not in text
+
+
+def test_a_teacher_that_no_gpu_holds_needs_an_endpoint():
+    text = "\n".join(BILL.lines(parts(teacher_parameters=70e9), [SAMPLED]))
+    # 140 GB are two GPUs of 72 GB for weights; 12 tokens at 1 and 200 at 2 each.
+    assert "needs an endpoint, or 2 GPUs" in text
+    assert "An endpoint asks about 412 for these tokens" in text
+
+
+def test_recorded_responses_cost_nothing():
+    text = "\n".join(BILL.lines(parts(teacher=StoredTeacher(name="tape", path="absent.jsonl")), [TRAINED]))
+    assert "teacher  tape: its responses are recorded, nothing is asked" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "weights"),
+    [("meta/llama-3.2-1B-it", None, 10**9), ("x/galactica-125m", None, 125 * 10**6), ("x/y-7b", 8e9, 8 * 10**9)],
+)
+def test_the_size_of_an_absent_model_is_declared_or_read_from_its_name(name, parameters, weights):
+    model = LocalModel(name="m", name_or_path=name, prompt=PromptTemplate(template="{question}"), parameters=parameters)
+    assert model.weights() == weights
+    with pytest.raises(ValueError, match=r"its name does not say its size\. Set student\.parameters"):
+        dataclasses.replace(model, name_or_path="x/y", parameters=None).weights()
+
+
+def test_a_model_that_is_here_is_counted(tmp_path):
+    folder = tiny_world.random_model(tmp_path).folder
+    model = LocalModel(name="m", name_or_path=str(folder), prompt=PromptTemplate(template="{question}"), parameters=7.0)
+    assert model.weights() == count_weights(folder)
+
+
+def test_impossible_assumptions_are_refused_by_their_key():
+    with pytest.raises(ValueError, match=r"bill\.sampling_share=2: must be in \[0, 1\]"):
+        dataclasses.replace(BILL, sampling_share=2)
+
+
+def test_a_dry_run_loads_no_model_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    tiny_world.write_dataset(tmp_path / "data")
+    monkeypatch.setattr("rkd.models._load", None)
+    absent = [f"{role}.name_or_path=nobody/absent-{size}B" for role, size in (("teacher", 70), ("student", 1))]
+    accuracy, seen = run(tmp_path, tmp_path, *absent, "dry_run=true")
+    assert accuracy is None
+    assert "needs an endpoint" in seen
+    assert "rl" in seen
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
