@@ -96,11 +96,13 @@ class Bill:
             return []
         gpus = math.ceil(gigabytes / (0.9 * self.gpu_memory_gb))  # a tenth is for what is not weights
         price = (total.read * self.prompt_price + total.written * self.response_price) / 1e6
-        return [
-            f"           needs an endpoint, or {gpus} GPUs (teacher.options.device=spread): {gigabytes:,.0f} GB of weights",
-            f"           do not fit into {self.gpu_memory_gb:,.0f}. An endpoint asks about {price:,.0f} for these tokens;",
-            "           its responses teach from a file (teacher=stored teacher.path=FILE)",
-        ]
+        said = (
+            f"needs an endpoint, or {gpus} GPUs (teacher.options.device=spread):",
+            f"{gigabytes:,.0f} GB of weights do not fit into {self.gpu_memory_gb:,.0f}. An endpoint asks about",
+            f"{price:,.0f} for these tokens; its responses teach from a file",
+            "(teacher=stored teacher.path=FILE)",
+        )
+        return [" " * 11 + line for line in said]
 
     def _assumptions(self, hours: float) -> list[str]:
         return [

@@ -1,4 +1,4 @@
-"""From result files to tables and figures, and nothing else: every number here was computed by the job that wrote it.
+"""From result files to tables and figures: every number of a job was computed by the job; what joins seeds, here.
 
 In: `RunResult` records and the history that the RL stage logged. Out: a table for the terminal, Markdown, a PNG.
 Fractions become percent here.
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
@@ -21,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rkd.results import RESULT_FILE, ModelResult, RunResult, TestSetResult, read_result
+from rkd.statistics import bootstrap_over_seeds_and_questions
 
 OURS = "Ours"
 TEACHER = "teacher"
@@ -59,6 +61,22 @@ def final_table_markdown(result: RunResult) -> str:
     """The same table in Markdown."""
     columns, rows, notes = _final_content(result)
     return "\n\n".join([f"**{_final_title(result)}**", _markdown(columns, rows), *notes])
+
+
+def category_tables(result: RunResult) -> str:
+    """Markdown: for each test set with categories (kinds of perturbation, subjects), accuracy by category and model."""
+    parts = []
+    for name in _test_set_names(result.models):
+        tested = [(model.role, model.test_sets[name]) for model in result.models if name in model.test_sets]
+        categories = {category: own.n for _, test in tested for category, own in test.by_category.items()}
+        if not categories:
+            continue
+        rows = [
+            [category, str(n), *(_percent(test.by_category[category].accuracy) for _, test in tested)]
+            for category, n in sorted(categories.items())
+        ]
+        parts += [f"{name}, by category", _markdown(["category", "n", *(role for role, _ in tested)], rows)]
+    return "\n\n".join(parts)
 
 
 def seeds_table(results: Sequence[RunResult]) -> str:
@@ -205,6 +223,7 @@ def _seeds_part(row: str, setting: str, results: list[RunResult]) -> str:
         parts.append(_markdown(["model", *(f"{name}: accuracy %" for name in names)], rows))
         parts.append("Mean over seeds ± sample standard deviation; below, each seed with its 95 % interval.")
         parts += [f"Seed {result.seed}: {_paired_test(result, names[0])}" for result in finished]
+        parts += _over_seeds(finished, names)
     parts += [
         f"Seed {result.seed} is missing: {result.failure or 'no model was evaluated'}."
         for result in results
@@ -213,6 +232,38 @@ def _seeds_part(row: str, setting: str, results: list[RunResult]) -> str:
     if differing := _differing_keys(finished):
         parts.append(f"The configs differ in more than the seed: {', '.join(differing)}.")
     return "\n\n".join(parts)
+
+
+def _over_seeds(results: Sequence[RunResult], names: Sequence[str]) -> list[str]:
+    """On each test set, the row's own model against the best other student, over seeds and questions together."""
+    if len(results) < 2:
+        return []
+    own = results[0].models[-1].role
+    lines = []
+    for name in names:
+        outcomes = _outcomes(results, name)
+        rivals = [role for role in outcomes if role not in (own, TEACHER)]
+        if own not in outcomes or not rivals:
+            continue
+        best = max(rivals, key=lambda role: np.mean(outcomes[role]))
+        difference = bootstrap_over_seeds_and_questions(outcomes[own], outcomes[best])
+        low, high = 100 * difference.low, 100 * difference.high
+        lines.append(f"{name}: {own} − {best} {100 * difference.difference:+.1f} points [{low:+.1f}, {high:+.1f}]")
+    if not lines:
+        return []
+    return ["Over seeds and questions (bootstrap of both, 95 %): " + "; ".join(lines) + "."]
+
+
+def _outcomes(results: Sequence[RunResult], name: str) -> dict[str, list[list[bool]]]:
+    """Of each role, its outcomes on a test set under each seed, where all answered the same questions."""
+    outcomes: dict[str, list[list[bool]]] = {}
+    ids = {tuple(model.test_sets[name].question_ids) for r in results for model in r.models if name in model.test_sets}
+    if len(ids) == 1:
+        for result in results:
+            for model in result.models:
+                if name in model.test_sets:
+                    outcomes.setdefault(model.role, []).append(model.test_sets[name].outcomes)
+    return {role: own for role, own in outcomes.items() if len(own) == len(results)}
 
 
 def _seeds_cell(tests: Sequence[tuple[int, TestSetResult]]) -> str:
@@ -304,8 +355,8 @@ def main() -> int:
         table = seeds_table(results)
     except ValueError as error:
         parser.error(str(error))
-    sections = ["# Results", table, "# Each job", *(final_table_markdown(result) for result in results)]
-    arguments.output.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    jobs = [part for result in results for part in (final_table_markdown(result), category_tables(result)) if part]
+    arguments.output.write_text("\n\n".join(["# Results", table, "# Each job", *jobs]) + "\n", encoding="utf-8")
     print(table)
     print(f"\nWritten to {arguments.output}")
     return 0

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,17 @@ def overrides(world: Path, root: Path, *more: str, stages: list[str] | None = No
     ]  # fmt: skip
 
 
-def run(world: Path, root: Path, *more: str, stages: list[str] | None = None) -> tuple[float | None, str]:
-    """Run a tiny job in this process: what it returns, and what the user sees."""
+def run(
+    world: Path, root: Path, *more: str, stages: list[str] | None = None, without: tuple[str, ...] = ()
+) -> tuple[float | None, str]:
+    """Run a tiny job in this process: what it returns, and what the user sees.
+
+    Args:
+        without: beginnings of overrides that do not fit the job; `more` stays.
+    """
+    usual = [o for o in overrides(world, root, stages=stages) if not o.startswith(without or ("-",))]
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        config = compose("config", overrides=overrides(world, root, *more, stages=stages))
+        config = compose("config", overrides=[*usual, *more])
     seen = io.StringIO()
     with redirect_stdout(seen):
         accuracy = run_job(config)
@@ -171,6 +179,56 @@ def test_a_row_that_ends_with_sft_samples_no_student(world, same_store):
     _, seen = run(world, same_store, "experiments=ours_wo_r", stages=SFT)
     assert "reused" in line_of(seen, "sft")
     assert "student_samples" not in seen
+
+
+def stored_teacher(root: Path, *splits: tuple[int, int]) -> list[str]:
+    """The overrides for a teacher that is a file of right responses to these queries (first, count)."""
+    asked = [query for first, count in splits for query in tiny_world.queries(first, count)]
+    rows = [{"query": query.id, "response": tiny_world.response(query.gold_answer)} for query in asked]
+    root.mkdir(exist_ok=True)
+    (root / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return ["teacher=stored", f"teacher.path={root / 'responses.jsonl'}"]
+
+
+WITHOUT_MODEL = ("teacher.", "teacher_samples.")
+
+
+def test_recorded_responses_teach_as_a_model_does_and_are_tested_where_they_answer_all(world, tmp_path):
+    _, seen = run(world, tmp_path, *stored_teacher(tmp_path, (200, 40), (300, 12)), without=WITHOUT_MODEL)
+    result, _ = only_result(tmp_path)
+    assert "52 recorded responses" in seen
+    assert [model.role for model in result.models] == ROLES
+    assert result.models[0].test_sets["svamp"].accuracy == 1.0
+    assert result.labels.precision == 1.0
+    assert {comparison.second for comparison in result.comparisons} == set(ROLES[:4])
+
+
+def test_queries_without_a_recorded_response_are_left_out(world, tmp_path):
+    teacher = stored_teacher(tmp_path, (200, 30))
+    _, seen = run(world, tmp_path, *teacher, "experiments=sft", stages=SFT, without=WITHOUT_MODEL)
+    result, _ = only_result(tmp_path)
+    answered = result.counts["training_queries"] - result.counts["training_without_response"]
+    assert result.counts["sft_examples"] == answered < 36
+    assert "0 of 12 queries of svamp have a recorded response, so it is not evaluated there" in seen
+    assert result.models[0].test_sets == {}
+    assert "teacher" not in {comparison.second for comparison in result.comparisons}
+
+
+def test_a_file_of_pairs_can_train_the_reward_model(world, finished, tmp_path):
+    (made,) = (finished[0] / "artifacts" / "reward_model").glob("[!.]*/pairs.jsonl")
+    run(world, tmp_path, "pairs=stored", f"pairs.path={made}", without=("pairs.",))
+    (again,) = (tmp_path / "artifacts" / "reward_model").glob("[!.]*/pairs.jsonl")
+    assert again.read_text(encoding="utf-8") == made.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not find_spec("peft"), reason="requirements-lora.txt is not installed")
+def test_a_student_trains_with_adapters_through_every_stage(world, tmp_path):
+    lora = ["model_options@student.options=lora", "student.options.lora.rank=2"]
+    run(world, tmp_path, *lora, "student.options.gradient_checkpointing=true")
+    result, _ = only_result(tmp_path)
+    assert [model.role for model in result.models] == ROLES
+    for stage in ("sft", "reward_model", "rl"):
+        assert not any("lora" in name for name in weights(tmp_path, stage))
 
 
 def test_what_does_not_depend_on_the_training_seed_is_evaluated_once(world, same_store):

@@ -1,4 +1,4 @@
-"""The report: what a reader sees of given results. No number here is computed by the report but means over seeds."""
+"""The report: what a reader sees of given results. What joins seeds is computed here, all else by the jobs."""
 
 import dataclasses
 import io
@@ -10,8 +10,8 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from rkd.report import final_table, final_table_markdown, learning_curves, seeds_table
-from rkd.results import Comparison, ModelResult, RunResult, TestSetResult, write_result
+from rkd.report import category_tables, final_table, final_table_markdown, learning_curves, seeds_table
+from rkd.results import CategoryResult, Comparison, ModelResult, RunResult, TestSetResult, write_result
 
 
 def on_test_set(name: str, correct: int, n: int, low: float, high: float, pass_at_8: float | None = None):
@@ -130,6 +130,45 @@ def test_a_model_that_is_the_same_for_each_seed_is_told_once_and_each_seed_has_i
     assert "| teacher | 90.0 [70.0, 98.0] (n = 20), each seed |" in text
     assert "**65.0 ± 7.1** (n = 20)" in text  # 60 and 70
     assert "Seed 1: Ours − SFT (best other student), same questions: +20.0 points;" in text
+
+
+def test_seeds_and_questions_are_resampled_together():
+    table = seeds_table([run(0, ours_correct=14), run(1, ours_correct=16)])
+    # Ours right 14 and 16 of 20, SFT 10: 25 points; on `plus` Ours was not tested.
+    (line,) = (line for line in table.splitlines() if line.startswith("Over seeds and questions"))
+    low, high = map(float, line.split("[")[-1].rstrip("].").split(", "))
+    assert "math: Ours − SFT +25.0 points [" in line
+    assert "plus" not in line
+    assert 0 < low < 25 < high < 50
+    assert "Over seeds" not in seeds_table([run(0)])
+
+
+def test_results_on_other_questions_are_not_resampled_together():
+    other = run(1)
+    tests = {"math": dataclasses.replace(other.models[-1].test_sets["math"], question_ids=[f"x{i}" for i in range(20)])}
+    models = [*other.models[:-1], ModelResult("Ours", tests)]
+    assert "Over seeds" not in seeds_table([run(0), dataclasses.replace(other, models=models)])
+
+
+def test_the_majority_of_samples_is_told_below_the_table():
+    own = run()
+    voted = dataclasses.replace(own.models[-1].test_sets["math"], maj_at_8=0.8)
+    shown = final_table_markdown(
+        dataclasses.replace(own, models=[*own.models[:-1], ModelResult("Ours", {"math": voted})])
+    )
+    assert "maj@8, of the samples of pass@8: Ours 80.0." in shown
+    assert "maj@8" not in final_table_markdown(own)
+
+
+def test_categories_have_a_table_of_their_own():
+    own = run()
+    math = dataclasses.replace(
+        own.models[0].test_sets["math"], by_category={"add": CategoryResult(15, 0.8), "divide": CategoryResult(5, 0.2)}
+    )
+    shown = category_tables(dataclasses.replace(own, models=[ModelResult("Ours", {"math": math})]))
+    assert shown.splitlines()[0] == "math, by category"
+    assert shown.splitlines()[-2:] == ["| add | 15 | 80.0 |", "| divide | 5 | 20.0 |"]
+    assert category_tables(own) == ""
 
 
 def test_one_seed_has_no_deviation():
