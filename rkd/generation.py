@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rkd.artifacts import digest_of_files
 from rkd.batches import ResponseBatch, join, pad
 from rkd.decoding import sample_tokens
-from rkd.models import ModelOptions, count_weights, existing_model, load_causal_lm, load_tokenizer
+from rkd.loading import ModelOptions, count_weights, existing_model, load_causal_lm, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query, Response

@@ -17,13 +17,14 @@ from rkd.artifacts import ArtifactError, Store, code_revision, package_versions
 from rkd.bill import Bill
 from rkd.callbacks import TrainingDivergedError
 from rkd.generation import LocalModel
-from rkd.models import count_weights
+from rkd.loading import count_weights
 from rkd.pipeline import build_stages, evaluate_student, job_digest, row_of, run_experiment
-from rkd.plan import describe, measure, plan_lines, planned_work
+from rkd.plan import describe, planned_work
 from rkd.records import Checkpoint
 from rkd.report import final_table, final_table_markdown, learning_curves
 from rkd.results import RESULT_FILE, RunResult, failed_result, read_result, write_result
 from rkd.side_by_side import cores, is_small
+from rkd.speed import measure, plan_lines
 from rkd.stages import Stages
 from rkd.stored import StoredResponses, StoredTeacher
 from rkd.tracking import TrackingError

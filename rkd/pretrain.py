@@ -32,7 +32,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rkd.artifacts import Artifact, Store
-from rkd.models import load_causal_lm, load_tokenizer
+from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.muon import Muon
 from rkd.pretrain_report import judging_accuracy, sampled_responses, solving_accuracy, written_responses
 from rkd.pretrain_text import JUDGED, PackedRows, TokenWeights, load_documents, pack

@@ -11,9 +11,9 @@ import torch
 from rkd.answers import answers_match, extract_answer
 from rkd.batches import encode, pad
 from rkd.generation import open_generator
+from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.mini import corpus as mini_corpus
 from rkd.mini import math as mini_math
-from rkd.models import load_causal_lm, load_tokenizer
 from rkd.pairs import area_under_curve
 from rkd.prompts import JudgePrompt, PromptTemplate
 from rkd.protocols import Sampling

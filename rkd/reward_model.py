@@ -16,9 +16,10 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from rkd.batches import in_parts
+from rkd.loading import ModelOptions, load_tokenizer
 from rkd.lora import merge
 from rkd.losses import bradley_terry_loss, classification_loss
-from rkd.models import ModelOptions, Pooling, Scorer, load_tokenizer, new_scorer
+from rkd.models import Pooling, Scorer, new_scorer
 from rkd.pair_files import write_pairs
 from rkd.pairs import PairBatch, TokenizedPair, collate_pairs, ranking_metrics, tokenize_pairs
 from rkd.prompts import PromptTemplate

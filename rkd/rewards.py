@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rkd.answers import answers_match, extract_answer
 from rkd.batches import ResponseBatch, collate, encode_responses
-from rkd.models import Scorer, load_scorer, load_tokenizer
+from rkd.loading import load_tokenizer
+from rkd.models import Scorer, load_scorer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction, Rewards
 from rkd.records import Checkpoint, Query, Response
@@ -150,7 +151,7 @@ class DistilledReward:
                 "reward_mix=distilled needs a reward model, and reward_model=none makes none. Take "
                 "`python run.py reward_model=mini`, or the label alone as reward, `python run.py reward_mix=label`."
             )
-        learned = LearnedReward(load_scorer(folder).eval(), load_tokenizer(folder), inputs.prompt)
+        learned = LearnedReward(load_scorer(folder, placed=True).eval(), load_tokenizer(folder), inputs.prompt)
         return ConsistencyCheck(learned, inputs.labels, self.penalty, self.unanswered)
 
 

@@ -23,9 +23,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rkd.advantages import AdvantageEstimator, GroupRelative
 from rkd.batches import in_parts
 from rkd.generation import LocalGenerator
+from rkd.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
 from rkd.lora import merge
 from rkd.losses import clipped_surrogate_loss, masked_mean, value_loss
-from rkd.models import AdaptersOff, ModelOptions, Policy, copy_model, load_causal_lm, load_tokenizer, without_dropout
+from rkd.models import AdaptersOff, Policy, without_dropout
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, Query

@@ -14,9 +14,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rkd.batches import ResponseBatch, collate, encode_responses, in_parts
+from rkd.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
 from rkd.lora import merge
 from rkd.losses import sft_loss
-from rkd.models import ModelOptions, Policy, copy_model, load_causal_lm, load_tokenizer
+from rkd.models import Policy
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, Query
 from rkd.side_by_side import mean_loss, worker_count

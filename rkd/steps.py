@@ -15,8 +15,8 @@ from rkd.evaluation import accuracy
 from rkd.generation import DIGESTED, LocalGenerator, LocalModel, open_generator
 from rkd.label_statistics import label_statistics, verdict_counts
 from rkd.labels import score, two_pass
+from rkd.loading import ModelOptions, load_tokenizer
 from rkd.mini.overlap import summarize_overlap
-from rkd.models import ModelOptions, load_tokenizer
 from rkd.preferences import StoredPairs
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction

@@ -8,40 +8,21 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rkd"
 
 FLOORS = [
-    {
-        "records",
-        "losses",
-        "muon",
-        "callbacks",
-        "artifacts",
-        "statistics",
-        "results",
-        "settings",
-        "rows",
-        "lora",
-        "equivalence",
-    },
-    {"protocols", "advantages", "kl_control", "prompts", "answers", "mini", "batches"},
-    {"columns", "calculations", "alpaca_eval", "pair_files"},
-    {"sources"},
-    {"models", "data", "training", "decoding", "side_by_side", "stored"},
-    {"generation", "pairs", "pretrain_text", "supervised", "label_statistics"},
-    {
-        "rewards",
-        "teacher",
-        "labels",
-        "student_samples",
-        "preferences",
-        "rollouts",
-        "pretrain_report",
-        "label_statistics",
-    },
-    {"pretrain", "sft", "reward_model", "rl", "evaluation"},
-    {"tracking", "report", "workshop"},
-    {"stages"},
-    {"plan", "steps"},
-    {"pipeline", "bill"},
-    {"job"},
+    set(floor.split())
+    for floor in (
+        "records losses muon callbacks artifacts statistics results settings rows lora equivalence",
+        "protocols advantages kl_control prompts answers mini batches loading",
+        "columns calculations alpaca_eval pair_files",
+        "sources models training decoding side_by_side stored",
+        "data generation pairs pretrain_text supervised label_statistics",
+        "rewards teacher labels student_samples preferences rollouts pretrain_report",
+        "pretrain sft reward_model rl evaluation",
+        "tracking report workshop",
+        "stages",
+        "plan steps",
+        "pipeline speed bill",
+        "job",
+    )
 ]
 STAGES = {"pretrain", "teacher", "labels", "sft", "student_samples", "preferences", "reward_model", "rl", "evaluation"}
 

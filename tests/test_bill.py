@@ -9,7 +9,7 @@ from test_job import run
 
 from rkd.bill import Bill
 from rkd.generation import LocalModel
-from rkd.models import count_weights
+from rkd.loading import count_weights
 from rkd.plan import Work
 from rkd.prompts import PromptTemplate
 from rkd.protocols import Sampling
@@ -56,7 +56,7 @@ def test_tokens_and_hours_of_each_stage():
 
 
 def test_a_teacher_that_no_gpu_holds_needs_an_endpoint():
-    text = "\n".join(BILL.lines(parts(teacher_parameters=70e9), [SAMPLED]))
+    text = " ".join(" ".join(BILL.lines(parts(teacher_parameters=70e9), [SAMPLED])).split())
     # 140 GB are two GPUs of 72 GB for weights; 12 tokens at 1 and 200 at 2 each.
     assert "needs an endpoint, or 2 GPUs" in text
     assert "An endpoint asks about 412 for these tokens" in text
@@ -91,7 +91,7 @@ def test_impossible_assumptions_are_refused_by_their_key():
 
 def test_a_dry_run_loads_no_model_and_leaves_nothing_behind(tmp_path, monkeypatch):
     tiny_world.write_dataset(tmp_path / "data")
-    monkeypatch.setattr("rkd.models._load", None)
+    monkeypatch.setattr("rkd.loading._load", None)
     absent = [f"{role}.name_or_path=nobody/absent-{size}B" for role, size in (("teacher", 70), ("student", 1))]
     accuracy, seen = run(tmp_path, tmp_path, *absent, "dry_run=true")
     assert accuracy is None

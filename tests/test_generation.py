@@ -27,8 +27,9 @@ from transformers import (
 from rkd.batches import ResponseBatch, collate, encode_responses, pad
 from rkd.decoding import choose, common_beginning, sample_tokens
 from rkd.generation import LocalGenerator, LocalModel, open_generator
+from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.mini.tokenizer import train_tokenizer
-from rkd.models import Policy, Scorer, load_causal_lm, load_scorer, load_tokenizer, new_scorer, response_states
+from rkd.models import Policy, Scorer, load_scorer, new_scorer, response_states
 from rkd.protocols import Sampling
 
 PAD, EOS, VOCABULARY = 0, 1, 23

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rkd.advantages import GAE
 from rkd.batches import collate
 from rkd.kl_control import FixedKL
+from rkd.loading import ModelOptions, load_causal_lm, load_tokenizer
 from rkd.lora import LoRA, adapters_off, merge
-from rkd.models import AdaptersOff, ModelOptions, Policy, load_causal_lm, load_tokenizer, new_scorer
+from rkd.models import AdaptersOff, Policy, new_scorer
 from rkd.protocols import Rewards
 from rkd.records import Checkpoint, PreferencePair, Query, Response, ScoredResponse
 from rkd.reward_model import RewardModel

@@ -7,13 +7,13 @@ import pytest
 import tiny_world
 import torch
 
-from rkd import plan
+from rkd import plan, speed
 from rkd.advantages import GAE
 from rkd.evaluation import Evaluation
 from rkd.generation import LocalModel
 from rkd.kl_control import FixedKL
 from rkd.labels import AllResponses, CorrectResponses
-from rkd.models import count_weights, load_causal_lm
+from rkd.loading import count_weights, load_causal_lm
 from rkd.preferences import Pairs
 from rkd.prompts import Example
 from rkd.protocols import Sampling
@@ -139,18 +139,18 @@ def test_a_truncated_file_is_named(models, tmp_path):
 
 def test_the_time_is_measured_and_multiplied(models):
     own = parts(models)
-    speed = plan.measure(own, plan.planned_work(own, EXPECTED))
-    assert set(speed.sampling) == {"teacher", "student few-shot", "student"}
-    assert set(speed.training) == {1, 2, 5}
-    assert min(*speed.training.values(), *(cost.query + cost.response for cost in speed.sampling.values())) > 0
-    costs = {"student": plan.SamplingCost(query=2.0, response=0.5)}
+    measured = speed.measure(own, plan.planned_work(own, EXPECTED))
+    assert set(measured.sampling) == {"teacher", "student few-shot", "student"}
+    assert set(measured.training) == {1, 2, 5}
+    assert min(*measured.training.values(), *(cost.query + cost.response for cost in measured.sampling.values())) > 0
+    costs = {"student": speed.SamplingCost(query=2.0, response=0.5)}
     work = plan.Work("x", "", "student", 10, [(10, Sampling(1.0, 20, 10))], trained=30, group_size=4)
-    assert plan.Speed(costs, {4: 3.0}).seconds(work) == 10 * 2.0 + 200 * 0.5 + 30 * 3.0
+    assert speed.Speed(costs, {4: 3.0}).seconds(work) == 10 * 2.0 + 200 * 0.5 + 30 * 3.0
 
 
 def test_a_query_and_a_response_are_told_apart_by_two_measurements(monkeypatch):
     """One response takes 3 s a query and four take 6 s: 2 s for the query, 1 s for each response."""
-    monkeypatch.setattr(plan, "_timed", lambda work: work())
+    monkeypatch.setattr(speed, "_timed", lambda work: work())
     per_query = {1: 3.0, 4: 6.0}
 
     @dataclasses.dataclass(frozen=True)
@@ -161,26 +161,28 @@ def test_a_query_and_a_response_are_told_apart_by_two_measurements(monkeypatch):
         def generate(self, queries, sampling, _):
             return len(queries) * per_query[sampling.samples_per_query]
 
-    monkeypatch.setattr(plan, "worker_count", lambda _: 2)
-    cost = plan._sampling_cost(Clock(), tiny_world.queries(0, 600), Sampling(0.0, 1, 9), Sampling(1.0, 4, 9))
+    monkeypatch.setattr(speed, "worker_count", lambda _: 2)
+    cost = speed._sampling_cost(Clock(), tiny_world.queries(0, 600), Sampling(0.0, 1, 9), Sampling(1.0, 4, 9))
     assert (cost.query, cost.response) == (2.0, 1.0)
 
 
 def test_a_large_model_is_not_loaded_for_an_estimate(models):
-    assert plan.measure(parts(models), [], largest=1000) is None
+    assert speed.measure(parts(models), [], largest=1000) is None
 
 
 def test_the_lines_say_sizes_and_times(models):
     work = plan.planned_work(parts(models), EXPECTED)
     costs = {"teacher": (0.5, 0.75), "student": (0.25, 0.5), "student few-shot": (1.0, 0.5)}
-    speed = plan.Speed({model: plan.SamplingCost(*cost) for model, cost in costs.items()}, {1: 2.0, 2: 1.0, 5: 4.0})
-    lines = plan.plan_lines(work, speed)
+    own_speed = speed.Speed(
+        {model: speed.SamplingCost(*cost) for model, cost in costs.items()}, {1: 2.0, 2: 1.0, 5: 4.0}
+    )
+    lines = speed.plan_lines(work, own_speed)
     (samples,) = (line for line in lines if "student samples" in line)
     # 96 prompts at a quarter and 768 samples at half a second are 408 s, of at most 12 tokens each 9,216 tokens.
     assert "96 queries × 8 samples" in samples
     assert samples.endswith("7 min")
     assert "9.22 k" in samples
-    assert all(line.endswith("–") for line in plan.plan_lines(work, None)[1:])
+    assert all(line.endswith("–") for line in speed.plan_lines(work, None)[1:])
     # Teacher: 210 queries, 730 responses: 652.5 s; few-shot: 60 and 130: 125 s; student: 30 + 96 + 65 + 180 queries,
     # 30 + 768 + 145 + 390 responses: 759.25 s; trained on 320, 256 and 300: 2,096 s. 3,632.75 s in all.
     assert lines[-1].endswith("61 min")

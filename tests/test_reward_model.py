@@ -7,8 +7,9 @@ import torch
 from tiny_models import PROMPT, llama_folder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from rkd.loading import load_tokenizer
 from rkd.losses import reward_model_loss
-from rkd.models import load_scorer, load_tokenizer, new_scorer
+from rkd.models import load_scorer, new_scorer
 from rkd.pairs import area_under_curve, collate_pairs, ranking_metrics, tokenize_pairs
 from rkd.records import Checkpoint, PreferencePair, Query, Response, ScoredResponse
 from rkd.reward_model import NoRewardModel, RewardModel, RewardModelModule, score_pairs

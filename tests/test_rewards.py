@@ -7,7 +7,8 @@ from fakes import query, responses, says
 
 from rkd.artifacts import as_recipe
 from rkd.batches import collate, encode, encode_responses
-from rkd.models import Scorer, load_scorer, load_tokenizer
+from rkd.loading import load_tokenizer
+from rkd.models import Scorer, load_scorer
 from rkd.protocols import Rewards
 from rkd.records import Checkpoint, Response
 from rkd.rewards import (

@@ -15,7 +15,7 @@ from rkd.advantages import GAE, GroupRelative
 from rkd.artifacts import as_recipe
 from rkd.generation import open_generator
 from rkd.kl_control import AdaptiveKL, FixedKL
-from rkd.models import load_causal_lm, load_tokenizer
+from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.protocols import Rewards, Sampling
 from rkd.records import Checkpoint
 from rkd.rl import RL, NoRL, Optimisation, PolicyModule

@@ -9,7 +9,8 @@ from tiny_models import PROMPT, llama_folder, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rkd.batches import collate
-from rkd.models import Policy, load_causal_lm
+from rkd.loading import load_causal_lm
+from rkd.models import Policy
 from rkd.records import Checkpoint, Query
 from rkd.sft import SFT, NoSFT, SFTModule
 from rkd.training import Training

@@ -16,8 +16,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from rkd.loading import load_causal_lm
 from rkd.mini.tokenizer import train_tokenizer
-from rkd.models import load_causal_lm
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint
 

@@ -1,0 +1,163 @@
+"""How long the stages of a plan take here: measured, not guessed.
+
+Each model answers some of the real queries, once greedily and once with several samples, the student is trained on some
+of these answers, and what that cost is multiplied. Models too large to be loaded for an estimate get none.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedTokenizerBase
+
+from rkd.batches import ResponseBatch, collate, encode_responses, in_parts
+from rkd.generation import LocalGenerator, LocalModel, open_generator
+from rkd.models import Policy
+from rkd.plan import STUDENT, Work, aligned, short_number
+from rkd.protocols import Sampling
+from rkd.records import Query, Response
+from rkd.side_by_side import SMALL, mean_loss, worker_count
+from rkd.stages import FEW_SHOT, TEACHER, Stages
+from rkd.stored import StoredResponses
+
+MEASURED_RESPONSES = 384  # several to a query; 96 of them cost 1.6 to 2.2 times as much each, greedy ones as much
+MEASURED_GREEDY, MEASURED_BATCH = 64, 64
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingCost:
+    """Seconds for one query, and for each response to it."""
+
+    query: float
+    response: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What this machine needs."""
+
+    sampling: Mapping[str, SamplingCost]  # of each model
+    training: Mapping[int, float]  # seconds for one response of the student, by the responses that share a prompt
+
+    def seconds(self, work: Work) -> float:
+        """How long a stage takes about."""
+        cost = self.sampling[work.model]
+        trained = work.trained * self.training[work.group_size] if work.trained else 0.0
+        return work.queries * cost.query + work.sampled * cost.response + trained
+
+
+def measure(s: Stages, work: Sequence[Work], *, largest: int = SMALL) -> Speed | None:
+    """What the parts of this work cost here; None where a model has more than `largest` parameters."""
+    if max(model.weights() for model in _loaded(s)) > largest:
+        return None
+    queries = s.dataset.validation_queries()[:MEASURED_RESPONSES]
+    generators = {
+        FEW_SHOT: open_generator(s.student.source(), s.student.prompt, FEW_SHOT, options=s.student.options),
+        STUDENT: open_generator(s.student.source(), s.zero_shot, STUDENT, options=s.student.options),
+    }
+    several = {FEW_SHOT: s.student_samples.sampling, STUDENT: s.student_samples.sampling}
+    own_options = {"options": s.teacher.options} if isinstance(s.teacher, LocalModel) else {}
+    teacher = open_generator(s.teacher.source(), s.teacher.prompt, TEACHER, **own_options)
+    if isinstance(teacher, LocalGenerator):
+        generators[TEACHER] = teacher
+        several[TEACHER] = s.teacher_samples.sampling(s.teacher_samples.first_pass)
+    measured = {
+        model: _sampling_cost(generator, queries, s.evaluation.greedy, several[model])
+        for model, generator in generators.items()
+    }
+    # SFT teaches the student to answer as its teacher does, and so at the same length.
+    tokenizer = generators[STUDENT].tokenizer
+    taught, own = (
+        _tokens(generator, queries, s.evaluation.greedy, tokenizer) for generator in (teacher, generators[STUDENT])
+    )
+    student, longer = measured[STUDENT], sum(map(len, taught)) / sum(map(len, own))
+    sampling = {**measured, STUDENT: SamplingCost(student.query, student.response * longer)}
+    prompts = s.zero_shot.encode(queries, tokenizer)
+    policy = Policy(generators[STUDENT].model)
+    training = {
+        size: _training_seconds(policy, _batch(prompts, taught, size, tokenizer.pad_token_id))
+        for size in {one.group_size for one in work if one.trained}
+    }
+    return Speed(sampling, training)
+
+
+def _sampling_cost(
+    generator: LocalGenerator, queries: Sequence[Query], greedy: Sampling, several: Sampling
+) -> SamplingCost:
+    """The costs of a model by two measurements: one response to a query, and several.
+
+    Several cost less each than one: they share the reading of the prompt, and what they say alike.
+    """
+    cores, samples = worker_count(generator.model), several.samples_per_query
+
+    def seconds(responses: int, sampling: Sampling) -> float:
+        asked = queries[: max(1, responses // sampling.samples_per_query)]
+        for_each_core = replace(generator, batch_responses=math.ceil(responses / cores))
+        return _timed(lambda: for_each_core.generate(asked, sampling, 0)) / len(asked)
+
+    one, of_several = seconds(MEASURED_GREEDY, greedy), seconds(MEASURED_RESPONSES, several)
+    of_query = max(0.0, samples * one - of_several) / max(1, samples - 1)
+    return SamplingCost(of_query, max(0.0, of_several - of_query) / samples)
+
+
+def _tokens(
+    generator: LocalGenerator | StoredResponses,
+    queries: Sequence[Query],
+    sampling: Sampling,
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[list[int]]:
+    """The first answers to so many queries as a training step has, in tokens."""
+    asked = queries[:MEASURED_BATCH]
+    if isinstance(generator, StoredResponses):
+        responses = [own for own in generator.recorded(asked) if own] or [[Response("", "", 0, "–", True)]]
+    else:
+        responses = generator.generate(asked, sampling, 0)
+    texts = [own[0].text for own in responses]
+    return encode_responses(tokenizer, texts, [True] * len(texts))
+
+
+def _batch(prompts: Sequence[list[int]], responses: Sequence[list[int]], group_size: int, pad_id: int) -> ResponseBatch:
+    """As many prompts as these responses are enough for, each with its own response `group_size` times."""
+    count = max(1, min(MEASURED_BATCH, len(responses)) // group_size)
+    return collate(prompts[:count], [response for response in responses[:count] for _ in range(group_size)], pad_id)
+
+
+def _training_seconds(policy: Policy, batch: ResponseBatch) -> float:
+    """Of one forward and backward pass, for each response of the batch; the first pass warms up."""
+    parts = in_parts(batch, worker_count(policy))
+
+    def train() -> None:
+        mean_loss(policy, lambda part: (policy(part).logprobs.sum(), {}), parts)[0].backward()
+
+    train()
+    return _timed(train) / len(batch.response_ids)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def plan_lines(work: Sequence[Work], speed: Speed | None) -> list[str]:
+    """The stages with their sizes and, where it could be measured, the time they take."""
+    rows = [("stage", "size, about", "tokens, at most", "time, about")]
+    for one in work:
+        time_of_stage = _duration(speed.seconds(one)) if speed else "–"
+        rows.append((one.stage, one.amount, short_number(one.tokens), time_of_stage))
+    if speed:
+        total = _duration(sum(speed.seconds(one) for one in work))
+        rows.append(("all", "what was made before is reused and takes no time", "", total))
+    return aligned(rows, left=2)
+
+
+def _loaded(s: Stages) -> list[LocalModel]:
+    """The models of the row that are loaded."""
+    return [model for model in (s.teacher, s.student) if isinstance(model, LocalModel)]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
