@@ -32,6 +32,7 @@ class Data:
         prompt: how its questions are put to models that bring no prompt of their own; None where all do.
         max_response_tokens: longest response, in all stages that refer to it.
         max_tokens: longest prompt + response, in the stages that train on examples.
+        is_verifiable: whether its questions have answers that can be compared; instructions have none.
         source: where stored rows come from (`hub` or a folder); the parts refer to it.
         test_fraction: share of the training rows, in (0, 1), that becomes a further test set, named as the dataset:
             drawn by `split_seed`, from each category its share. None where there is no need of one.
@@ -47,6 +48,7 @@ class Data:
     prompt: PromptTemplate | None = None
     max_response_tokens: int = 512
     max_tokens: int = 512
+    is_verifiable: bool = True
     source: str = HUB
     test_fraction: float | None = None
     validation_fraction: float = 0.1

@@ -61,6 +61,7 @@ def run_job(config: DictConfig) -> float | None:
             stages = build_stages(config)
             if config.dry_run:
                 return _dry_run(stages, instantiate(config.bill), console)
+            _check_task(stages)
             models = [model.source() for model in _models(stages, config)]
             folder, digest = _folder_of(stages, config, models)
             are_small = all(is_small(count_weights(model.folder)) for model in models if isinstance(model, Checkpoint))
@@ -162,6 +163,15 @@ def _check(plain: dict[str, Any]) -> None:
     for name in ("evaluate_only", "dry_run"):
         if not isinstance(plain[name], bool):
             raise ValueError(f"{name}={plain[name]!r}: must be true or false.")
+
+
+def _check_task(stages: Stages) -> None:
+    if not stages.dataset.is_verifiable:
+        raise ValueError(
+            f"dataset={stages.dataset.name} has no answers that could be compared, and no stage labels or tests "
+            "open-ended responses yet. `dry_run=true` says what the job would cost; `python -m rkd.alpaca_eval` makes "
+            "win rates of recorded judgements."
+        )
 
 
 def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher]:

@@ -302,6 +302,12 @@ def test_a_wrong_value_of_the_job_itself_is_refused_at_once(world, tmp_path, ove
     assert not (tmp_path / "artifacts").exists()
 
 
+def test_an_open_ended_dataset_is_refused_before_anything_is_made(world, tmp_path):
+    message = failure(world, tmp_path, "+dataset.is_verifiable=false")
+    assert "dataset=svamp has no answers that could be compared" in message
+    assert not (tmp_path / "artifacts").exists()
+
+
 def test_evaluate_only_is_another_job_than_the_training(world, same_store):
     assert "finished already" not in run(world, same_store, "evaluate_only=true")[1]
 
