@@ -72,7 +72,7 @@ class _Worker:
         root = str(Path(__file__).resolve().parents[1])
         environment = {**os.environ, "PYTHONPATH": root}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "rkd.equivalence"],
+            [sys.executable, "-P", "-m", "rkd.equivalence"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
         )  # fmt: skip
         if self._line(SECONDS_TO_START) != "ready":
