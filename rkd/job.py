@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import re
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -212,4 +213,6 @@ def _reason(error: BaseException) -> str:
     """The message of the innermost cause: Hydra puts its own around it."""
     while error.__cause__ is not None and type(error).__module__.startswith(("hydra", "omegaconf")):
         error = error.__cause__
+    if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
+        return f"{missing[1]} has no value of its own: give it one, `python run.py {missing[1]}=...`."
     return str(error) or type(error).__name__

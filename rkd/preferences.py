@@ -96,12 +96,9 @@ class StoredPairs:
             FileNotFoundError: there is no such file.
             ValueError: a row is bad.
         """
-        path = Path(self.path).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(f"pairs.path={self.path} is no file. Name a JSONL file of preference pairs.")
         by_question = {question_key(query.question): query for query in queries}
         pairs = []
-        for pair in read_pairs(path, queries[0].dataset if queries else ""):
+        for pair in read_pairs(self._file(), queries[0].dataset if queries else ""):
             if (query := by_question.get(question_key(pair.query.question))) is not None:
                 chosen, rejected = (
                     replace(side, response=replace(side.response, query_id=query.id))
@@ -112,7 +109,13 @@ class StoredPairs:
 
     def recipe(self) -> dict[str, str]:
         """What of it decides a result: the file's content, not its place."""
-        return {"digest": digest_of_files([Path(self.path).expanduser()])}
+        return {"digest": digest_of_files([self._file()])}
+
+    def _file(self) -> Path:
+        path = Path(self.path).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"pairs.path={self.path} is no file. Name a JSONL file of preference pairs.")
+        return path
 
 
 def _judged(scored: Sequence[ScoredResponse]) -> list[ScoredResponse]:

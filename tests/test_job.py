@@ -302,6 +302,15 @@ def test_a_wrong_value_of_the_job_itself_is_refused_at_once(world, tmp_path, ove
     assert not (tmp_path / "artifacts").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "key"), [("teacher=stored", "teacher.path"), ("student=hf", "student.name_or_path")]
+)
+def test_a_value_that_only_the_user_knows_is_asked_for(world, tmp_path, option, key):
+    role = option.partition("=")[0]
+    with pytest.raises(JobError, match=rf"^{key} has no value of its own: give it one, `python run\.py {key}=\.\.\.`"):
+        run(world, tmp_path, option, without=(f"{role}.", "teacher_samples."))
+
+
 def test_an_open_ended_dataset_is_refused_before_anything_is_made(world, tmp_path):
     message = failure(world, tmp_path, "+dataset.is_verifiable=false")
     assert "dataset=svamp has no answers that could be compared" in message
