@@ -37,7 +37,7 @@ PANELS = (
 
 
 def final_table(result: RunResult) -> Table:
-    """The table that ends a job, for the terminal; the first test set of the first model is the main one."""
+    """The table that ends a job, for the terminal; the first test set of the last model is the main one."""
     columns, rows, notes = _final_content(result)
     # Text, not str: in a failure's reason, Rich would read brackets as markup.
     title, caption = Text(_final_title(result)), Text("\n".join(notes)) if notes else None
@@ -294,7 +294,8 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
 
 
 def _test_set_names(models: Sequence[ModelResult]) -> list[str]:
-    return list(dict.fromkeys(name for model in models for name in model.test_sets))
+    # The last model was tested on all of them, in the dataset's order; a stored teacher may not have been.
+    return list(dict.fromkeys(name for model in reversed(models) for name in model.test_sets))
 
 
 def _percent(fraction: float | None) -> str:

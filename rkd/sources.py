@@ -112,8 +112,8 @@ def _folder_rows(dataset: StoredDataset, split: str) -> Iterator[tuple[str, Row]
     present = ", ".join(sorted(path.name for path in folder.glob("*.jsonl*"))) if folder.is_dir() else ""
     raise FileNotFoundError(
         f"dataset={dataset.name} found no {split}.jsonl or {split}.jsonl.gz in {folder} "
-        f"(present: {present or 'none'}). Set `dataset.source` to the folder that holds {dataset.name}/, or to `hub` to "
-        "fetch it; where another split is meant, name it in the `splits` of conf/dataset/queries."
+        f"(present: {present or 'none'}). Set `dataset.source` to the folder that holds {dataset.name}/, or to "
+        "`hub` to fetch it; the keys `splits` in conf/dataset/queries name other splits."
     )
 
 
