@@ -22,6 +22,7 @@ SECONDS = 2.0  # for one comparison
 SECONDS_TO_START = 60.0  # importing sympy takes one or two, on a busy machine more
 MEMORY_BYTES = 2 * 2**30
 MAX_CHARACTERS = 120
+PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG")
 
 _COMMANDS = r"\\(?:[dt]?frac|sqrt|pi|cdot|times|div|left|right|pm)(?![a-zA-Z])"
 _EXPRESSION = re.compile(rf"(?:{_COMMANDS}|[\d\s.,+\-*/^(){{}}!])+")
@@ -69,8 +70,8 @@ class _Worker:
             self._process = None
 
     def _start(self) -> None:
-        root = str(Path(__file__).resolve().parents[1])
-        environment = {**os.environ, "PYTHONPATH": root}
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}  # and no key or token
+        environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "rkd.equivalence"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
