@@ -30,7 +30,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Responses in a batch, by whether the model is small: its steps cost little beside what goes on around them.
 BATCH_RESPONSES = {True: 512, False: 256}
-DIGESTED = (".safetensors", ".json")  # of a model folder: weights, vocabulary, and how they are read
+# Of a model folder: weights, vocabulary, chat template, and how they are read.
+DIGESTED = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 
 @dataclass(frozen=True)
@@ -223,9 +224,7 @@ class LocalModel:
                 "`python -m rkd.pretrain`; name a folder of yours with student.name_or_path= or teacher.name_or_path=."
             )
         try:
-            return Path(
-                snapshot_download(self.name_or_path, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"])
-            )
+            return Path(snapshot_download(self.name_or_path, allow_patterns=[f"*{ending}" for ending in DIGESTED]))
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"model {self.name}: {self.name_or_path} is no folder here and cannot be had from the hub ({error}). "

@@ -221,6 +221,24 @@ def test_a_file_of_pairs_can_train_the_reward_model(world, finished, tmp_path):
     assert again.read_text(encoding="utf-8") == made.read_text(encoding="utf-8")
 
 
+def test_a_chat_model_is_trained_and_asked_in_its_template(world, tmp_path):
+    turn = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}{{ eos_token }}{% endfor %}"
+    for role in ("student", "teacher"):
+        shutil.copytree(world / role, tmp_path / role)
+        template = turn + "{% if add_generation_prompt %}assistant:{% endif %}"
+        (tmp_path / role / "chat_template.jinja").write_text(template, encoding="utf-8")
+    folders = [f"{role}.name_or_path={tmp_path / role}" for role in ("student", "teacher")]
+    run(world, tmp_path, *folders, "labels.threshold=0.1")
+    result, _ = only_result(tmp_path)
+    assert [model.role for model in result.models] == ROLES
+    (sft,) = (tmp_path / "artifacts" / "sft").glob("[!.]*")
+    assert (sft / "chat_template.jinja").is_file()  # it goes on with the checkpoint
+    generator = open_generator(Checkpoint(sft, "sft"), tiny_world.PROMPT, "sft")
+    (tokens,) = generator.prompt.encode(tiny_world.queries(300, 1), generator.tokenizer)
+    asked = "user: " + tiny_world.PROMPT.render(tiny_world.queries(300, 1)[0]) + "<|end|>assistant:"
+    assert generator.tokenizer.decode(tokens) == asked
+
+
 @pytest.mark.skipif(not find_spec("peft"), reason="requirements-lora.txt is not installed")
 def test_a_student_trains_with_adapters_through_every_stage(world, tmp_path):
     lora = ["model_options@student.options=lora", "student.options.lora.rank=2"]
