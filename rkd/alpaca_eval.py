@@ -122,21 +122,15 @@ def fit_length_control(annotations: Sequence[Annotation], difficulty: Mapping[in
 
 def read_difficulty(path: Path) -> dict[int, float]:
     """γ_x by instruction, from a CSV file with the columns `index` and `instruction_difficulty`."""
-    return {
-        int(row["index"]): float(row["instruction_difficulty"])
-        for row in _csv(path, ["index", "instruction_difficulty"])
-    }
+    rows = _csv(path, ["index", "instruction_difficulty"])
+    return {int(_number(path, row, "index")): _number(path, row, "instruction_difficulty") for row in rows}
 
 
 def read_weights(path: Path) -> dict[str, LengthControl]:
     """The published coefficients by the model's name, from the CSV file of the AlpacaEval repository."""
-    length, difficulty, model = (
-        "np.tanh(std_delta_len)",
-        "instruction_difficulty",
-        "not_gamed_baseline.astype(float)",
-    )
-    rows = _csv(path, ["name", length, difficulty, model])
-    return {row["name"]: LengthControl(*(float(row[column]) for column in (length, difficulty, model))) for row in rows}
+    columns = ["np.tanh(std_delta_len)", "instruction_difficulty", "not_gamed_baseline.astype(float)"]
+    rows = _csv(path, ["name", *columns])
+    return {row["name"]: LengthControl(*(_number(path, row, column) for column in columns)) for row in rows}
 
 
 def _annotation(row: Row) -> Annotation:
@@ -178,6 +172,13 @@ def _csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if lacking := [column for column in columns if not rows or column not in rows[0]]:
         raise ValueError(f"{path} has no column {lacking[0]!r} (present: {', '.join(rows[0]) if rows else 'none'}).")
     return rows
+
+
+def _number(path: Path, row: Mapping[str, str | None], column: str) -> float:
+    try:
+        return float(row[column] or "")
+    except ValueError as error:
+        raise ValueError(f"{path}: {column!r} is {row[column]!r} instead of a number in the row {row}.") from error
 
 
 def main() -> int:

@@ -16,44 +16,62 @@ from rkd.equivalence import canonical_expression, have_same_value
 _CHOICE_DATASETS = ("mmlu_pro", "mini_choice")  # the answer of any other dataset is a number
 LETTERS = "ABCDEFGHIJ"  # of options; MMLU-Pro has up to ten
 MAX_DIGITS = 40  # a longer number is a run-away generation, and Python refuses to convert more than 4,300 digits
-MATCH_TOLERANCE = Fraction(1, 10_000)  # for values that can only be written rounded, relative above 1
+FLOAT_NOISE = Fraction(1, 10**9)  # relative: a model that calculates in floating point is off by that much
 _ROUNDED_PLACES = 4  # a decimal this long is taken to be rounded: 0.3333 stands for 1/3, 0.33 does not
-_POWER_OF_TEN_ABOVE_ALL = 10 ** (8 * MAX_DIGITS)  # every denominator of a finite decimal that we read divides it
 _ANSWER_CHARACTERS = 120  # looked at behind an answer phrase
 _MAX_PHRASES = 64  # answer phrases without an answer that are tried before giving up
 
 # Every quantifier is bounded or possessive: extraction is linear in the text, whatever a model wrote.
-_NEW_QUESTION = re.compile(r"^[ \t]*+(?:Q|Question)(?: ?\d{1,3})?:", re.MULTILINE)
-_IS = r"(?: to (?:the|this|your|our) (?:\w{1,12} )?(?:question|problem))?[\s*_]{0,4}(?:(?:is|IS|would be)\b|:|=)"
+# A line of at least three words, and not the first one, which may restate the question that is answered.
+_NEW_QUESTION = re.compile(r"(?<=\n)[ \t]*+(?:Q|Question)(?: ?\d{1,3})?:(?=(?:[^\w\n]*+\w++){3})")
+_IS = (
+    r"(?: to (?:the|this|your|our) (?:\w{1,12} )?(?:question|problem))?[\s*_]{0,4}"
+    r"(?:(?:is|IS|(?:would|should|will|must) be|equals)\b|:|=)"
+)
 # Every alternative starts with a plain character, which lets `re` skip the rest of the text at once.
-_STATED = f"answer{_IS}|Answer{_IS}|ANSWER{_IS}|" + r"\\boxed\{"
+_STATED = f"answer{_IS}|Answer{_IS}|ANSWER{_IS}|" + r"Final [Aa]nswer[ *_]{0,4}\n|\\boxed\{"
 _NUMBER_PHRASE = re.compile(
     _STATED + r"|\#\#\#\#|A:(?<![^\n]A:)(?=[^\d\n]{0,12}[\d,./ e-]++[^\d\n]{0,80}+$)", re.MULTILINE
 )
-_LETTER_PHRASE = re.compile(rf"{_STATED}|correct (?:option|choice|alternative|letter){_IS}")
+_LETTER_PHRASE = re.compile(_STATED)
+# Where no such phrase states a letter, the last of these does.
+_LETTER_CHOSEN = re.compile(
+    rf"(?:[Cc]orrect|[Bb]est|[Rr]ight) (?:answer )?(?:[Oo]ption|[Cc]hoice|alternative|letter){_IS}|I choose|"
+    r"closest (?:answer |option |choice |one )?(?:is|to)\b"
+)
+_LETTER_NAMED = re.compile(
+    r"(?:[Oo]ption|[Cc]hoice) (?:\(([A-J])\)|([A-J])) is (?:the )?(?:correct|right|best)\b"
+    r"|(?<![A-Za-z])(?:\(([A-J])\)|([A-J])) is the (?:correct|right|best) (?:answer|option|choice)\b"
+)
 
-_OPENING = r"[\s\u00a0*_:=<(\[{$€£¥₹≈~\"'`]|\\[(\[$]|\\(?:text|textbf|textrm|mathrm|mathbf|approx)\b"
+_OPENING = r"[\s\u00a0*_:=<(\[{$€£¥₹≈~\"'`]|\\[(\[$]|\\(?:text|textbf|textit|textrm|mathrm|mathbf|approx)\b"
 _HEDGES = "approximately|approx\\.?|about|around|roughly|exactly|only|just|simply|therefore|thus|a total of|equal to"
-_NUMBER_LEAD = re.compile(rf"(?:{_OPENING}|(?:{_HEDGES}|USD|US|Rs\.?) ?|[A-Za-z]\w{{0,20}} {{0,2}}=)*+", re.IGNORECASE)
+_NUMBER_LEAD = re.compile(
+    rf"(?:{_OPENING}|(?:{_HEDGES}|USD|US|EUR|GBP|Rs\.?) ?|[A-Za-z]\w{{0,20}} {{0,2}}=)*+", re.IGNORECASE
+)
 _LETTER_LEAD = re.compile(
-    rf"(?:{_OPENING}|(?:(?:the )?(?:option|choice|letter|one)|closest to|nearest to|most likely|therefore|thus),? ?)*+",
+    rf"(?:{_OPENING}|(?:(?:the )?(?:option|choice|letter|one)|closest to|nearest to|(?:most )?likely|probably|clearly"
+    r"|indeed|therefore|thus),? ?)*+",
     re.IGNORECASE,
 )
-_LETTER = re.compile(r"(?:(?<=\()([A-Ja-j])(?=\))|([A-J])(?![A-Za-z]))")
-
+# I is a letter, unless a sentence goes on: "I think".
+_LETTER = re.compile(
+    r"(?<=\()([A-Ja-j])(?=\))|([A-HJ](?![A-Za-z]|\d)|I(?![A-Za-z\d]|,? [a-z]|['’]))|([a-j])(?=[}.]?\s*(?:$|\n))"
+)
 _FORMULA = re.compile(r"[\s*:]{0,4}(?:\$([^$\n]{1,110})\$|\\\(([^\n]{1,110}?)\\\))")  # $…$ or \(…\)
 _LONE_LETTER = re.compile(r"\b[A-J]\b")
-_STARTS_LIKE_A_NUMBER = re.compile(r"(?:[-+−–] ?|negative |minus )?[$€£¥₹]?[-−–]?\.?[0-9½⅓⅔¼¾⅛\\]")
+_STARTS_LIKE_A_NUMBER = re.compile(r"(?:[-+−–] ?|[Nn]egative |[Mm]inus )?[$€£¥₹]?[-−–]?\.?[0-9½⅓⅔¼¾⅛\\]")
 _ARITHMETIC = re.compile(r"[\d .,+\-×x*/÷()$%]{1,80}+= {0,2}")
 _NUMBER = re.compile(
-    r"(?P<sign>[-+] ?|negative |minus )?[$€£¥₹]? ?(?P<inner_sign>-)?"
+    r"(?P<sign>[-+] ?|[Nn]egative |[Mm]inus )?[$€£¥₹]? ?(?P<inner_sign>-)?"
     r"(?>"
-    r"(?P<whole>\d{1,40}) ?(?:and )?(?<!\d)(?P<part>\d{1,40}) ?/ ?(?P<whole_of>\d{1,40})"
+    r"(?P<whole>\d{1,40}) {0,2}(?:and )?(?<!\d)(?P<part>\d{1,40}) ?/ ?(?P<whole_of>\d{1,40})"
     r"|(?P<over>\d{1,40}(?:\.\d{1,40})?) ?/ ?(?P<under>\d{1,40}(?:\.\d{1,40})?)"
     r"|(?P<integer>\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d{1,3}(?: \d{3})+(?![\d-])|\d{1,41}(?!\d))?"
     r"(?P<decimals>\.\d{1,41}(?!\d))?(?:e(?P<exponent>[-+]?\d{1,2}))?"
     r")"
     r"(?!\d|,\d|\.\d|:\d| ?[*×÷/^+x-] ?[-(]?[$\d.]| ?[xyz]\b"
+    r"|'\d| ?\*\*|% of \d| times \d| or \d|, ?[a-z] ?=| ?π| ?\.?\\overline"
     r"|\^(?!\{?(?:\\circ|\\text|th|st|nd|rd))| ?\\(?:[dt]?frac|sqrt|pi|cdot|times|div)(?![a-zA-Z]))",
     re.ASCII,
 )
@@ -67,8 +85,9 @@ _LATEX_FRACTION = re.compile(
     r"\\[dt]?frac ?(?:\{ ?([\d.]{1,40}) ?\} ?\{ ?([\d.]{1,40}) ?\}|(\d) ?(\d))"
 )  # \frac{3}{4} and \frac34
 _POWER_OF_TEN = re.compile(r" ?(?:×|x|\*|\\times|\\cdot) ?10\^\{?(-?\d{1,2})\}?")
-_LARGE_NUMBER = re.compile(r"(?<=[0-9]) (thousand|million|billion)\b")
-_ZEROS = {"thousand": 3, "million": 6, "billion": 9}
+_LARGE_NUMBER = re.compile(r"(?<=[0-9])(?: (hundred|thousand|million|billion|trillion)|([kKMB]))\b", re.IGNORECASE)
+_ZEROS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "k": 3, "M": 6, "B": 9}
+_LATEX_OPERATORS = {"\\times": "×", "\\cdot": "×", "\\div": "÷"}
 _CALCULATOR_MARK = re.compile(r"<<[^<>]{0,100}>>")  # GSM8K's <<3*4=12>>
 
 
@@ -78,6 +97,7 @@ def extract_answer(text: str, dataset: str) -> str | None:
     Of several stated numbers the last counts, as later steps correct earlier ones; of several letters the first, as
     in the recorded MMLU-Pro predictions. Units, currency and percent signs are dropped: "The answer is 50%." is "50".
     """
+    text = text.lstrip()
     new_question = _NEW_QUESTION.search(text)
     own_text = text[: new_question.start()] if new_question else text
     return (_extract_letter if is_choice(dataset) else _extract_number)(own_text)
@@ -86,9 +106,8 @@ def extract_answer(text: str, dataset: str) -> str | None:
 def answers_match(a: str | None, b: str | None, dataset: str) -> bool:
     """Whether two answers are the same; None matches nothing, not even None.
 
-    Numbers are compared exactly as fractions, expressions by `rkd.equivalence`. Where either number can only be a
-    rounded value (a fraction without finite decimal form, a decimal of four or more places) they match when less than
-    1e-4 · max(1, |a|, |b|) apart.
+    Numbers are compared exactly as fractions, expressions by `rkd.equivalence`. A decimal of four or more places is
+    taken to be rounded, and matches what is less than one in its last place away: 0.3333 matches 1/3.
     """
     if a is None or b is None:
         return False
@@ -142,8 +161,7 @@ def canonical_number(text: str) -> str | None:
         text = _LATEX_FRACTION.sub(lambda m: f" {m[1] or m[3]}/{m[2] or m[4]}", _LATEX_SPACE.sub("", text))
     if "10^" in text:
         text = _POWER_OF_TEN.sub(r"e\1", text)
-    if "illion" in text or "thousand" in text:
-        text = _LARGE_NUMBER.sub(lambda m: f"e{_ZEROS[m[1]]}", text)
+    text = _LARGE_NUMBER.sub(_power_of_ten, text)
     start = _NUMBER_LEAD.match(text).end()
     while equation := _ARITHMETIC.match(text, start):
         start = equation.end()
@@ -151,9 +169,18 @@ def canonical_number(text: str) -> str | None:
     return _canonical(match) if match else None
 
 
+def _power_of_ten(match: re.Match[str]) -> str:
+    word, unit = match.groups()
+    if unit in ("m", "b"):  # metres, bytes
+        return match[0]
+    return f"e{_ZEROS[word.lower() if word else unit.replace('K', 'k')]}"
+
+
 def _canonical(match: re.Match[str]) -> str | None:
     number = match.groupdict(default="")
-    is_negative = (number["sign"][:1] in ("-", "n", "m")) != bool(number["inner_sign"])  # + is the only other sign
+    is_negative = (number["sign"][:1] in ("-", "n", "N", "m", "M")) != bool(
+        number["inner_sign"]
+    )  # + is the only other sign
     if number["part"]:
         canonical = _canonical_fraction(number["part"], number["whole_of"], number["whole"])
     elif number["over"]:
@@ -197,7 +224,10 @@ def _stated_expression(text: str, start: int) -> str | None:
     else:
         formula = _FORMULA.match(text, start, start + _ANSWER_CHARACTERS)
         stated = formula and (formula[1] or formula[2])
-    return canonical_expression(stated) if stated else None
+    if not stated or stated.count("=") > 1:
+        return None
+    value = stated.rpartition("=")[2]  # of \\boxed{\\sqrt{16} = 4}
+    return canonical_number(value.strip()) if "=" in stated else canonical_expression(value)
 
 
 def _within_braces(text: str) -> str | None:
@@ -212,23 +242,29 @@ def _within_braces(text: str) -> str | None:
 
 def _extract_letter(text: str) -> str | None:
     for count, phrase in enumerate(_LETTER_PHRASE.finditer(text)):
-        lead = _LETTER_LEAD.match(text, phrase.end(), phrase.end() + _ANSWER_CHARACTERS)
-        letter = _LETTER.match(text, lead.end())
+        letter = _letter_behind(text, phrase)
         if letter or count >= _MAX_PHRASES:
-            return (letter[1] or letter[2]).upper() if letter else None
-    return None
+            return letter
+    chosen = [(phrase.start(), _letter_behind(text, phrase)) for phrase in _LETTER_CHOSEN.finditer(text)]
+    named = [(phrase.start(), phrase[phrase.lastindex]) for phrase in _LETTER_NAMED.finditer(text)]
+    stated = [found for found in chosen + named if found[1]]
+    return max(stated)[1] if stated else None
+
+
+def _letter_behind(text: str, phrase: re.Match[str]) -> str | None:
+    lead = _LETTER_LEAD.match(text, phrase.end(), phrase.end() + _ANSWER_CHARACTERS)
+    letter = _LETTER.match(text, lead.end())
+    return letter[letter.lastindex].upper() if letter else None
 
 
 @lru_cache(maxsize=65_536)
-def _value(number: str) -> tuple[Fraction, bool] | None:
-    """The exact value, and whether it stands for one that can only be written rounded."""
+def _value(number: str) -> tuple[Fraction, int | None] | None:
+    """The exact value, and the decimal places of one that is taken to be rounded."""
     canonical = canonical_number(number)
     if canonical is None:
         return None
-    value = Fraction(canonical)
-    if "/" not in canonical:
-        return value, len(canonical.partition(".")[2]) >= _ROUNDED_PLACES
-    return value, bool(_POWER_OF_TEN_ABOVE_ALL % value.denominator)
+    places = 0 if "/" in canonical else len(canonical.partition(".")[2])
+    return Fraction(canonical), places if places >= _ROUNDED_PLACES else None
 
 
 def _numbers_match(a: str, b: str) -> bool:
@@ -238,8 +274,11 @@ def _numbers_match(a: str, b: str) -> bool:
         if not (a_value or a_expression) or not (b_value or b_expression):
             return False
         return a_expression == b_expression or have_same_value(a, b)
-    (a_exact, a_is_rounded), (b_exact, b_is_rounded) = a_value, b_value
+    (a_exact, a_places), (b_exact, b_places) = a_value, b_value
     if a_exact == b_exact:
         return True
-    tolerance = MATCH_TOLERANCE * max(1, abs(a_exact), abs(b_exact))
-    return (a_is_rounded or b_is_rounded) and abs(a_exact - b_exact) < tolerance
+    places = [own for own in (a_places, b_places) if own is not None]
+    if not places:
+        return False
+    last_place = Fraction(1, 10 ** min(places))
+    return abs(a_exact - b_exact) < max(last_place, FLOAT_NOISE * max(abs(a_exact), abs(b_exact), 1))

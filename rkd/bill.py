@@ -1,9 +1,9 @@
 """What a job will cost, before it is started: the stages of the plan enter, tokens, GPU hours and a price leave.
 
-`dry_run=true` prints this and loads no model. Written and trained tokens are the most there can be: every response is
-taken to be as long as its limit allows. Hours follow from the floating-point operations of a transformer, 2 for each
-weight and token that is read or written and 6 for one that is trained on (Kaplan et al. 2020, arXiv:2001.08361), and
-from the shares of a GPU's peak that sampling and training reach.
+`dry_run=true` prints this and loads no model. Every response is taken to be as long as its limit allows, and how many
+there are is about what the mini world leaves of each stage. Hours follow from the floating-point operations of a
+transformer, 2 for each weight and token that is read or written and 6 for one that is trained on (Kaplan et al. 2020,
+arXiv:2001.08361), and from the shares of a GPU's peak that sampling and training reach.
 """
 
 import math
@@ -53,7 +53,7 @@ class Bill:
     def lines(self, s: Stages, work: Sequence[Work]) -> list[str]:
         """The bill of a job, to be printed."""
         entries = [self._entry(s, one) for one in work]
-        rows = [("stage", "size, about", "tokens read", "written ≤", "trained ≤", "GPU hours ≤")]
+        rows = [("stage", "size, about", "tokens read", "written", "trained on", "GPU hours")]
         for one, entry in zip(work, entries, strict=True):
             tokens = map(short_number, (entry.read, entry.written, entry.trained))
             rows.append((one.stage, one.amount, *tokens, f"{entry.hours:.2f}"))
@@ -88,7 +88,10 @@ class Bill:
             lines = [f"  teacher  {s.teacher.name}: its responses are recorded, nothing is asked"]
         else:
             lines = [f"  teacher  {s.teacher.name}: {teacher}", *self._where_it_runs(s.teacher, teacher)]
-        return [*lines, f"  student  {s.student.name}: {student}", "  judge    none in this row"]
+        judge = (
+            "none in this row" if s.dataset.is_verifiable else "not counted: no stage has one yet that grades responses"
+        )
+        return [*lines, f"  student  {s.student.name}: {student}", f"  judge    {judge}"]
 
     def _where_it_runs(self, teacher: LocalModel, total: "Entry") -> list[str]:
         gigabytes = BYTES * teacher.weights() / 1e9
@@ -109,7 +112,8 @@ class Bill:
             f"  cost     {hours * self.gpu_hour_price:,.0f} at {self.gpu_hour_price:g} for a GPU hour",
             f"  assumed  GPUs of {self.gpu_tflops:g} TFLOPS, of which sampling reaches {self.sampling_share:.0%} and "
             f"training {self.training_share:.0%} (bill.*);",
-            "           the shares of queries with a label and of pairs are those of mini_math",
+            "           responses as long as their limit; how many queries keep a label, and how many texts and pairs",
+            "           there are, as on mini_math; what another job has made already is free",
         ]
 
 

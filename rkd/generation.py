@@ -204,8 +204,8 @@ class LocalModel:
             return count_weights(folder)
         if self.parameters is not None:
             return round(self.parameters)
-        if said := re.search(r"(?<![\d.])(\d+(?:\.\d+)?)([bBmM])(?![a-zA-Z])", self.name_or_path):
-            return round(float(said[1]) * {"b": 1e9, "m": 1e6}[said[2].lower()])
+        if said := re.search(r"(?<![\d.])(?:(\d+)x)?(\d+(?:\.\d+)?)([bBmM])(?![a-zA-Z])", self.name_or_path):
+            return round(int(said[1] or 1) * float(said[2]) * {"b": 1e9, "m": 1e6}[said[3].lower()])
         raise ValueError(
             f"model {self.name}: {self.name_or_path} is not here, and its name does not say its size. Set "
             "student.parameters or teacher.parameters, as in `student.parameters=1.5e9`."
@@ -224,7 +224,13 @@ class LocalModel:
                 "`python -m rkd.pretrain`; name a folder of yours with student.name_or_path= or teacher.name_or_path=."
             )
         try:
-            return Path(snapshot_download(self.name_or_path, allow_patterns=[f"*{ending}" for ending in DIGESTED]))
+            return Path(
+                snapshot_download(
+                    self.name_or_path,
+                    allow_patterns=[f"*{ending}" for ending in DIGESTED],
+                    ignore_patterns="consolidated*",
+                )
+            )
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"model {self.name}: {self.name_or_path} is no folder here and cannot be had from the hub ({error}). "

@@ -61,7 +61,7 @@ def run_job(config: DictConfig) -> float | None:
             _check(plain)
             stages = build_stages(config)
             if config.dry_run:
-                return _dry_run(stages, instantiate(config.bill), console)
+                return _dry_run(stages, instantiate(config.bill), console, evaluate_only=config.evaluate_only)
             _check_task(stages)
             models = [model.source() for model in _models(stages, config)]
             folder, digest = _folder_of(stages, config, models)
@@ -102,9 +102,9 @@ def _run(stages: Stages, plain: dict[str, Any], folder: Path, digest: str, conso
     return _main_accuracy(result)
 
 
-def _dry_run(stages: Stages, bill: Bill, console: Console) -> None:
+def _dry_run(stages: Stages, bill: Bill, console: Console, *, evaluate_only: bool) -> None:
     """Print what the job would do and cost; nothing is loaded but the dataset."""
-    lines = [*describe(stages), "", *bill.lines(stages, planned_work(stages)), ""]
+    lines = [*describe(stages), "", *bill.lines(stages, planned_work(stages, evaluate_only=evaluate_only)), ""]
     console.print("\n".join(lines), markup=False)
 
 

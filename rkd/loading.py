@@ -77,21 +77,24 @@ class ModelOptions:
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder, padding on the left.
 
-    One that comes without a padding token, as those of Llama 3 do, pads with a token that its vocabulary reserves.
+    One that comes without a padding token of its own pads with a token that its vocabulary reserves, as that of Llama 3
+    does, or else with its unknown or its first token: masks say what is padding, so any but the end of sequence does.
 
     Raises:
         FileNotFoundError: the folder is missing.
-        ValueError: padding and end of sequence are the same token: a padded response could then not be told from a
-            finished one.
+        ValueError: there is no end of sequence, or no token besides it: a padded response could then not be told from
+            a finished one.
     """
     tokenizer = AutoTokenizer.from_pretrained(existing_model(folder), padding_side="left")
-    if tokenizer.pad_token_id is None:
-        vocabulary = tokenizer.get_vocab()
-        tokenizer.pad_token = next((token for token in RESERVED_FOR_PADDING if token in vocabulary), None)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        vocabulary = tokenizer.get_vocab()
+        first = tokenizer.convert_ids_to_tokens(0)
+        candidates = [token for token in (*RESERVED_FOR_PADDING, tokenizer.unk_token, first) if token in vocabulary]
+        tokenizer.pad_token = next((token for token in candidates if token != tokenizer.eos_token), None)
+    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
         raise ValueError(
-            f"the tokenizer of {folder} has no padding token of its own (pad={tokenizer.pad_token!r}, "
-            f"eos={tokenizer.eos_token!r}). Add one with `tokenizer.pad_token = ...` and save it beside the model."
+            f"the tokenizer of {folder} has no end of sequence, or no token besides it (pad={tokenizer.pad_token!r}, "
+            f"eos={tokenizer.eos_token!r}). Add one with `tokenizer.eos_token = ...` and save it beside the model."
         )
     return tokenizer
 
@@ -130,7 +133,7 @@ def count_weights(folder: Path) -> int:
         FileNotFoundError: there is no such file.
         ValueError: one is truncated or altered.
     """
-    files = sorted(existing_model(folder).glob("*.safetensors"))
+    files = sorted(existing_model(folder).glob("model*.safetensors"))
     if not files:
         raise FileNotFoundError(f"{folder} holds no safetensors file: weights in other formats are not loaded.")
     count = 0

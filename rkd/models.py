@@ -149,7 +149,7 @@ class Scorer(nn.Module):
             pooled = (states[:, 1:] * mask[..., None]).sum(1) / tokens[:, None]
         else:
             pooled = states[torch.arange(len(states), device=states.device), tokens]
-        return self.model.score(pooled).float().squeeze(-1)
+        return self.model.score(pooled.to(self.model.score.weight.dtype)).float().squeeze(-1)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write it as a plain `AutoModelForSequenceClassification`."""

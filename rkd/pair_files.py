@@ -1,7 +1,6 @@
 """Preference pairs as the JSONL that other tools read and write: `prompt`, `chosen` and `rejected` in each row.
 
-What we write holds the prompt as the student is asked, and further columns that bring the whole record back. What we
-read needs the three columns alone, as texts or as conversations (lists of `role` and `content`): the prompt is then the
+What we write holds the prompt as plain text, and further columns that bring the whole record back. What we read needs the three columns alone, as texts or as conversations (lists of `role` and `content`): the prompt is then the
 question, and without scores the chosen response counts as right and the rejected one as wrong.
 """
 
@@ -57,6 +56,8 @@ def _pair(row: Row, dataset: str, row_id: str) -> PreferencePair:
     query_id = id_in(row, "query_id") if "query_id" in row else row_id
     query = Query(query_id, text_in(row, "dataset") if "dataset" in row else dataset, question)
     chosen, rejected = (_side(row, side, query) for side in SIDES)
+    if chosen.response.text == rejected.response.text:
+        raise ValueError("`chosen` and `rejected` are the same")
     if chosen.score is not None and rejected.score is not None and chosen.score < rejected.score:
         raise ValueError(f"`chosen_score` {chosen.score} is below `rejected_score` {rejected.score}")
     return PreferencePair(query, chosen, rejected)
@@ -64,7 +65,7 @@ def _pair(row: Row, dataset: str, row_id: str) -> PreferencePair:
 
 def _side(row: Row, side: str, query: Query) -> ScoredResponse:
     score = row.get(f"{side}_score", SIDES[side])
-    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or score != score):
         raise ValueError(f"`{side}_score` is {score!r} instead of a number")
     is_finished, index = row.get(f"{side}_is_finished", True), row.get(f"{side}_sample_index", 0)
     if not isinstance(is_finished, bool) or not isinstance(index, int):

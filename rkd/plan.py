@@ -15,7 +15,7 @@ from rkd.protocols import Sampling
 from rkd.reward_model import RewardModel
 from rkd.rl import RL
 from rkd.sft import SFT
-from rkd.stages import FEW_SHOT, TEACHER, Line, Stages, samples_student, table_lines
+from rkd.stages import FEW_SHOT, TEACHER, Line, Stages, pretrained_lines, samples_student, table_lines
 from rkd.stored import StoredTeacher
 from rkd.teacher import Schedule
 
@@ -75,8 +75,10 @@ class Work:
         return round((self.sampled + self.trained) * self.max_response_tokens)
 
 
-def planned_work(s: Stages, expected: Expected = EXPECTED) -> list[Work]:
-    """The stages of a whole job, in order; a stage left out is not among them."""
+def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: bool = False) -> list[Work]:
+    """The stages of a job, in order; a stage left out is not among them."""
+    if evaluate_only:
+        return _evaluation_work(s, pretrained_lines(s))
     training, validation = len(s.dataset.training_queries()), len(s.dataset.validation_queries())
     validated = min(s.validation_queries, expected.labelled * validation)
     work = _teacher_work(s, training + validation, expected)
@@ -90,7 +92,7 @@ def planned_work(s: Stages, expected: Expected = EXPECTED) -> list[Work]:
         work.append(_reward_model_work(s, training, validation, expected))
     if isinstance(s.rl, RL):
         work.append(_rl_work(s, s.rl, validated))
-    return work + _evaluation_work(s)
+    return work + _evaluation_work(s, table_lines(s))
 
 
 def _teacher_work(s: Stages, queries: int, expected: Expected) -> list[Work]:
@@ -152,13 +154,13 @@ def _rl_work(s: Stages, rl: RL, validated: float) -> Work:
     )  # fmt: skip
 
 
-def _evaluation_work(s: Stages) -> list[Work]:
+def _evaluation_work(s: Stages, table: Sequence[Line]) -> list[Work]:
     tests = [len(queries) for queries in s.dataset.test_sets().values()]
     asked = [(sum(tests), s.evaluation.greedy)]
     if s.evaluation.pass_at_k_samples:  # for the first test set
         asked.append((s.evaluation.pass_at_k_queries(tests[0]), s.evaluation.pass_at_k))
     responses = sum(queries * sampling.samples_per_query for queries, sampling in asked)
-    lines = [_sampled_as(line) for line in table_lines(s) if line.prompt is not None]
+    lines = [_sampled_as(line) for line in table if line.prompt is not None]
     return [
         Work(
             f"evaluation, {model}", f"{lines.count(model)} × {responses:,} responses", model,

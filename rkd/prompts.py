@@ -24,6 +24,7 @@ class ChatTokenizer(Protocol):
 
     chat_template: str | None
     all_special_tokens: Sequence[str]
+    added_tokens_decoder: Mapping[int, Any]
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> str:
         """The conversation as one text."""
@@ -74,7 +75,7 @@ class PromptTemplate:
         """
         if not queries:
             return []
-        names = tokenizer.all_special_tokens
+        names = _special_tokens(tokenizer)
         asked = [replace(query, question=_without_special_tokens(query.question, names)) for query in queries]
         if self.is_chat and tokenizer.chat_template:
             texts = [self.render_chat(query, tokenizer) for query in asked]
@@ -121,19 +122,21 @@ def of_dataset(prompt: PromptTemplate) -> PromptTemplate:
     return prompt
 
 
-def read_template(folder: str | Path, name: str) -> PromptTemplate:
-    """The template in `{folder}/{name}.yaml`, a file with the keys of `conf/prompt/*.yaml`.
+def read_template(folder: str | Path | None, name: str) -> PromptTemplate:
+    """The template in `{folder}/{name}.yaml`, a file with the keys of `conf/prompt/math.yaml`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no prompt template; the message names the file.
     """
+    if folder is None:
+        raise ValueError("a prompt from a folder needs its folder: `prompts.folder=FOLDER`.")
     path = Path(folder) / f"{name}.yaml"
     if not path.is_file():
         present = ", ".join(sorted(file.stem for file in Path(folder).glob("*.yaml")))
         raise FileNotFoundError(
             f"prompts.folder={folder} holds no {path.name} (present: {present or 'none'}). "
-            f"Copy a file of conf/prompt there as {path.name} and edit it."
+            f"Copy conf/prompt/math.yaml there as {path.name} and edit it."
         )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -182,6 +185,12 @@ _DELIMITER = re.compile(r"<(?=\s{0,8}/?\s{0,8}response)", re.IGNORECASE)
 
 def _without_delimiters(text: str) -> str:
     return _DELIMITER.sub("(", text.strip())
+
+
+def _special_tokens(tokenizer: ChatTokenizer) -> list[str]:
+    """All texts that become a token with a meaning of its own: those with a role, and those that were only added."""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return list(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
 
 
 def _without_special_tokens(text: str, special_tokens: Sequence[str]) -> str:

@@ -245,7 +245,7 @@ def _over_seeds(results: Sequence[RunResult], names: Sequence[str]) -> list[str]
         rivals = [role for role in outcomes if role not in (own, TEACHER)]
         if own not in outcomes or not rivals:
             continue
-        best = max(rivals, key=lambda role: np.mean(outcomes[role]))
+        best = max(reversed(rivals), key=lambda role: np.mean(outcomes[role]))  # of equal ones the last, as above
         difference = bootstrap_over_seeds_and_questions(outcomes[own], outcomes[best])
         low, high = 100 * difference.low, 100 * difference.high
         lines.append(f"{name}: {own} − {best} {100 * difference.difference:+.1f} points [{low:+.1f}, {high:+.1f}]")

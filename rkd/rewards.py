@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rkd.answers import answers_match, extract_answer
 from rkd.batches import ResponseBatch, collate, encode_responses
-from rkd.loading import load_tokenizer
+from rkd.loading import ModelOptions, load_tokenizer
 from rkd.models import Scorer, load_scorer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction, Rewards
@@ -121,11 +121,12 @@ class ConsistencyCheck:
 
 @dataclass(frozen=True)
 class RewardInputs:
-    """What a reward may be made of: y* by query id, the reward model's folder, and the prompt of the student."""
+    """What a reward may be made of: y* by query id, the reward model's folder, the student's prompt and options."""
 
     labels: Mapping[str, str]
     reward_model: Checkpoint
     prompt: PromptTemplate
+    options: ModelOptions = field(default_factory=ModelOptions)
 
 
 class RewardMix(Protocol):
@@ -151,7 +152,9 @@ class DistilledReward:
                 "reward_mix=distilled needs a reward model, and reward_model=none makes none. Take "
                 "`python run.py reward_model=mini`, or the label alone as reward, `python run.py reward_mix=label`."
             )
-        learned = LearnedReward(load_scorer(folder, placed=True).eval(), load_tokenizer(folder), inputs.prompt)
+        learned = LearnedReward(
+            load_scorer(folder, inputs.options, placed=True).eval(), load_tokenizer(folder), inputs.prompt
+        )
         return ConsistencyCheck(learned, inputs.labels, self.penalty, self.unanswered)
 
 

@@ -4,6 +4,7 @@ A file has one JSON object per line (UTF-8), and may be compressed (`.gz`). A ba
 dataset would change every number of a table.
 """
 
+import codecs
 import gzip
 import json
 from collections.abc import Iterator, Mapping
@@ -77,7 +78,7 @@ def question_key(question: str) -> str:
 
 
 def _lines(path: Path) -> list[bytes]:
-    content = path.read_bytes()
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     if path.suffix == ".gz":
         try:
             content = gzip.decompress(content)

@@ -62,6 +62,11 @@ def check_types(config: DictConfig, whole: type) -> None:
         ValueError: it says which, and what may stand there.
     """
     for key, value, declared in [*_values("", config, whole), *_values_of_parts("", config)]:
+        if isinstance(value, str) and _is_part(declared):
+            raise ValueError(
+                f"{key}={value}: a part is chosen by its group, `GROUP@{key}={value}`, where `python run.py --help` "
+                "lists the groups."
+            )
         allowed = _simple_types(declared)
         if allowed is not None and not any(_fits(value, one) for one in allowed):
             raise ValueError(f"{key}={value}: must be {' or '.join(map(_name, allowed))}.")
@@ -98,6 +103,12 @@ def _values(key: str, node: DictConfig, part: Any) -> Iterator[tuple[str, Any, A
             value = node[field.name]
             if not OmegaConf.is_config(value):
                 yield f"{key}{field.name}", value, declared[field.name]
+
+
+def _is_part(declared: Any) -> bool:
+    """Whether a dataclass is to stand there."""
+    declared = [one for one in typing.get_args(declared) or (declared,) if one is not types.NoneType]
+    return all(isinstance(one, type) and dataclasses.is_dataclass(one) for one in declared)
 
 
 def _simple_types(declared: Any) -> list[Any] | None:

@@ -107,7 +107,8 @@ def _folder_rows(dataset: StoredDataset, split: str) -> Iterator[tuple[str, Row]
     files = [path for path in (folder / f"{split}.jsonl", folder / f"{split}.jsonl.gz") if path.is_file()]
     if files:
         return rows_of(files[0])
-    if any(folder.glob("**/*.parquet")) or any(folder.glob("**/*.arrow")):
+    of_datasets = ("README.md", dataset.hub_files.get(split, "README.md"), "**/*.parquet", "**/*.arrow")
+    if any(path.is_file() for pattern in of_datasets for path in folder.glob(pattern)):
         return _rows_of_datasets(dataset, split, folder)
     present = ", ".join(sorted(path.name for path in folder.glob("*.jsonl*"))) if folder.is_dir() else ""
     raise FileNotFoundError(
@@ -131,18 +132,18 @@ def _rows_of_datasets(dataset: StoredDataset, split: str, folder: Path | None) -
     """Each row with its place, by the library `datasets`; from the hub where there is no folder."""
     from datasets import load_dataset, load_from_disk  # seconds to import, and JSONL files need none of it
 
-    place = f"hub {dataset.hub_path}" if folder is None else str(folder)
+    place = f"the hub ({dataset.hub_path})" if folder is None else str(folder)
     try:
         if folder is not None and (folder / "dataset_dict.json").is_file():
             rows = load_from_disk(str(folder))[split]
-        elif folder is None and split in dataset.hub_files:
-            file = f"hf://datasets/{dataset.hub_path}/{dataset.hub_files[split]}"
-            rows = load_dataset("json", data_files=file, split="train")
+        elif split in dataset.hub_files:
+            root = f"hf://datasets/{dataset.hub_path}" if folder is None else folder
+            rows = load_dataset("json", data_files=f"{root}/{dataset.hub_files[split]}", split="train")
         else:
             rows = load_dataset(dataset.hub_path if folder is None else str(folder), dataset.hub_config, split=split)
     except (OSError, ValueError, KeyError) as error:
         raise FileNotFoundError(
-            f"dataset={dataset.name} could not be loaded from the {place}, split {split}: {error}. Connect to the "
+            f"dataset={dataset.name} could not be loaded from {place}, split {split}: {error}. Connect to the "
             f"network, or set `dataset.source` to a folder that holds {dataset.name}/{split}.jsonl."
         ) from error
     for number, row in enumerate(rows, start=1):

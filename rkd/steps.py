@@ -175,7 +175,7 @@ class Steps:
         }
 
         def build_reward() -> RewardFunction:
-            return s.reward_mix.build(RewardInputs(training.answers, reward_model, s.zero_shot))
+            return s.reward_mix.build(RewardInputs(training.answers, reward_model, s.zero_shot, s.student.options))
 
         return self._fit("rl", s.rl, inputs, sft, queries, build_reward, validate=self._validator(validation))
 

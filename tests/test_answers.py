@@ -2,13 +2,15 @@ import gzip
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rkd import equivalence
 from rkd.answers import answers_match, canonical_number, extract_answer, last_letter, majority
-from rkd.equivalence import SECONDS, canonical_expression
+from rkd.equivalence import SECONDS_TO_ANSWER, canonical_expression, have_same_value
 
 MODELS = ["6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"]
 
@@ -41,6 +43,20 @@ MODELS = ["6b_finetuning", "6b_verification", "175b_finetuning", "175b_verificat
         ("The answer is approximately 12 apples", "12"),
         ("The answer is x = 5", "5"),
         ("The answer is 3 + 4 = 7.", "7"),
+        ("The answer is 2 ¾ cups.", "11/4"),
+        ("The answer is 2 Million.", "2000000"),
+        ("The answer is 3 hundred", "300"),
+        ("The answer is 1.5 trillion.", "1500000000000"),
+        ("The answer is $2.5M.", "2500000"),
+        ("The answer is 5m.", "5"),
+        ("The answer is Negative 5", "-5"),
+        ("The answer is EUR 12", "12"),
+        ("The answer should be 12.", "12"),
+        ("The answer must be 12.", "12"),
+        ("**Final Answer**\n12", "12"),
+        ("\\boxed{3 \\times 4 = 12}", "12"),
+        ("\\boxed{\\sqrt{16} = 4}", "4"),
+        ("Q: What is 3 + 4 in all?\nA: The answer is 7.", "7"),
         ("The answer to the question is 12.", "12"),
         ("**Answer:** 5", "5"),
         ("#### 1,234", "1234"),
@@ -69,6 +85,14 @@ def test_a_stated_number_is_read_in_canonical_form(text, answer):
         "The answer is 1.2.3",
         "The answer is 2x",
         "The answer is $3 + 4$.",
+        "The answer is 2π.",
+        "The answer is $0.\\overline{3}$.",
+        "The answer is 1'000.",
+        "The answer is 2**3.",
+        "The answer is 20% of 50.",
+        "The answer is 5 times 3.",
+        "The answer is 12 or 13.",
+        "\\boxed{x = 5, y = 3}",
         "The answer is $x^2$.",
         "The answer is $\\mathrm{import}(2^2)$.",
         "The answer is $2^" + "{2^" * 60 + "2" + "}" * 60 + "$.",
@@ -115,9 +139,32 @@ def test_expressions_match_by_value_in_either_order(a, b, is_match):
 
 def test_an_endless_expression_is_given_up_and_the_next_one_is_compared():
     start = time.monotonic()
-    assert not answers_match("9^{9^{9^{9}}}", "7", "gsm8k")
-    assert time.monotonic() - start < 2 * SECONDS + 5
-    assert answers_match("3^{2}", "9", "gsm8k")
+    assert not have_same_value("9^{9^{9^{9}}}", "7")
+    assert time.monotonic() - start < SECONDS_TO_ANSWER + 10
+    assert have_same_value("3^{2}", "9")
+    assert canonical_expression("9^{9^{9^{9}}}") is None  # such a tower is not even asked
+    assert canonical_expression("9^{99999}") is None
+
+
+def test_an_interrupt_does_not_leave_its_answer_to_the_next_question(monkeypatch):
+    assert have_same_value("\\sqrt{49}", "7")
+    with monkeypatch.context() as patched:
+
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        patched.setattr(equivalence._worker, "_line", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            have_same_value("\\sqrt{36}", "6")
+    assert not have_same_value("\\sqrt{36}", "7")
+
+
+def test_threads_get_their_own_answers():
+    numbers = range(101, 121)
+    with ThreadPoolExecutor(8) as pool:
+        same = list(pool.map(lambda n: have_same_value(f"\\sqrt{{{n * n}}}", str(n)), numbers))
+        other = list(pool.map(lambda n: have_same_value(f"\\sqrt{{{n * n}}}", str(n + 1)), numbers))
+    assert (same, other) == ([True] * 20, [False] * 20)
 
 
 def test_the_majority_counts_equal_values_as_one_and_a_tie_goes_to_the_first():
@@ -160,6 +207,21 @@ def test_the_answer_to_a_question_the_model_went_on_with_is_not_taken():
         ("**Answer: (E)**", "E"),
         ("Final answer: \\boxed{\\textbf{(F)}}", "F"),
         ("The correct answer is therefore G, as shown.", "G"),
+        ("### Final Answer\n(A)", "A"),
+        ("Option A is correct.", "A"),
+        ("(B) is the correct answer.", "B"),
+        ("The correct answer choice is C.", "C"),
+        ("The best option is D", "D"),
+        ("I choose E.", "E"),
+        ("The answer is probably F.", "F"),
+        ("answer: a", "A"),
+        ("\\boxed{b}", "B"),
+        ("It is not among them, but the closest is (C).", "C"),
+        ("P | Q\nQ: false\nThe answer is (B).", "B"),
+        ("Option A is incorrect.", None),
+        ("The answer is I don't know.", None),
+        ("The answer is I think B", None),
+        ("The answer is H2O.", None),
         ("The answer is (K).", None),
         ("The answer is Bob.", None),
         ("The answer is not among the choices. I think of C.", None),
@@ -182,7 +244,10 @@ def test_the_first_stated_letter_is_read_and_none_guessed(text, letter):
         ("1/3", "0.33", False),
         ("1/3", "0.334", False),  # 6.7e-4
         ("2.9999999999999996", "3", True),
-        ("2.5", "2.50001", True),
+        ("2.5", "2.50001", False),  # rounded to five places
+        ("2/3", "0.6666", True),
+        ("0.00001", "0.00002", False),
+        ("1000000", "1000090.1111", False),
         ("2.5", "2.51", False),
         ("5", "5.01", False),
         ("0.0001", "0.0002", False),
@@ -287,8 +352,8 @@ def test_recorded_correctness_of_real_gsm8k_solutions_is_reproduced(shared_data,
     assert is_right == [row[model]["is_correct"] for row in rows]
 
 
-@pytest.mark.parametrize(("model", "stated", "unstated"), [("8b", 5495, 176), ("70b", 5887, 31)])
-def test_recorded_predictions_of_mmlu_pro_are_reproduced(shared_data, model, stated, unstated):
+@pytest.mark.parametrize(("model", "stated", "unstated", "differ"), [("8b", 5504, 167, 1), ("70b", 5889, 29, 0)])
+def test_recorded_predictions_of_mmlu_pro_are_reproduced(shared_data, model, stated, unstated, differ):
     with gzip.open(shared_data / "mmlu_pro" / f"outputs_llama31_{model}_instruct.jsonl.gz", "rt") as file:
         rows = [json.loads(line) for line in file]
     # Without any lone capital A to J the recorded prediction is a filler, and there is nothing to read.
@@ -298,7 +363,10 @@ def test_recorded_predictions_of_mmlu_pro_are_reproduced(shared_data, model, sta
     answers = [extract_answer(row["model_output"], "mmlu_pro") for row in predicted]
     read = [(answer, row["pred"]) for answer, row in zip(answers, predicted, strict=True) if answer is not None]
     assert (len(read), len(answers) - len(read)) == (stated, unstated)
-    assert all(answer == recorded for answer, recorded in read)
+    # "… the closest answer is A1's share … The answer is (E).": the record took the A.
+    assert [pair for pair in read if pair[0] != pair[1]] == [("E", "A")] * differ
     # Where no answer is stated (nearly all are run-aways, cut off in the middle) the record guesses; so can we.
     published = [answer or last_letter(row["model_output"]) for answer, row in zip(answers, predicted, strict=True)]
-    assert published == [row["pred"] for row in predicted]
+    agreed = sum(answer == row["pred"] for answer, row in zip(published, predicted, strict=True))
+    assert agreed == len(predicted) - differ
+    assert agreed / len(predicted) >= 0.995

@@ -28,7 +28,7 @@ def parts(teacher_parameters=36.0, **teacher):
     prompt = PromptTemplate(template="{question}--")
 
     class Data:
-        name, repeated_questions = "sums", 0
+        name, repeated_questions, is_verifiable = "sums", 0, True
 
         def training_queries(self):
             return [tiny_world.Query("q", "sums", "12"), tiny_world.Query("r", "sums", "123456")]  # 6 characters each
@@ -69,7 +69,12 @@ def test_recorded_responses_cost_nothing():
 
 @pytest.mark.parametrize(
     ("name", "parameters", "weights"),
-    [("meta/llama-3.2-1B-it", None, 10**9), ("x/galactica-125m", None, 125 * 10**6), ("x/y-7b", 8e9, 8 * 10**9)],
+    [
+        ("meta/llama-3.2-1B-it", None, 10**9),
+        ("x/galactica-125m", None, 125 * 10**6),
+        ("x/y-7b", 8e9, 8 * 10**9),
+        ("x/moe-8x7B", None, 56 * 10**9),
+    ],
 )
 def test_the_size_of_an_absent_model_is_declared_or_read_from_its_name(name, parameters, weights):
     model = LocalModel(name="m", name_or_path=name, prompt=PromptTemplate(template="{question}"), parameters=parameters)
@@ -98,3 +103,11 @@ def test_a_dry_run_loads_no_model_and_leaves_nothing_behind(tmp_path, monkeypatc
     assert "needs an endpoint" in seen
     assert "rl" in seen
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
+def test_the_bill_of_an_evaluation_has_no_training(tmp_path):
+    tiny_world.write_dataset(tmp_path / "data")
+    absent = [f"{role}.name_or_path=nobody/absent-{size}B" for role, size in (("teacher", 70), ("student", 1))]
+    _, seen = run(tmp_path, tmp_path, *absent, "dry_run=true", "evaluate_only=true")
+    assert "evaluation, student" in seen
+    assert not any(stage in seen for stage in ("first pass", "sft", "rl  "))

@@ -245,18 +245,30 @@ def test_a_test_set_can_be_drawn_from_the_training_rows_with_each_categorys_shar
     assert other.ids()["tests"] != ids["tests"]
 
 
-@pytest.mark.parametrize("form", ["save_to_disk", "copy of the hub's repository"])
-def test_what_the_library_datasets_wrote_is_read_as_well(tmp_path, form):
+FORMS = ["save_to_disk", "parquet", "README that names JSONL", "a file that the config names"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_folder_may_be_what_save_to_disk_wrote_or_a_copy_of_the_hubs_repository(tmp_path, form):
     datasets = pytest.importorskip("datasets")
-    rows = datasets.Dataset.from_list(rows_of(3))
+    rows, folder, source = datasets.Dataset.from_list(rows_of(3)), tmp_path / "sums", stored(tmp_path)
     if form == "save_to_disk":
-        datasets.DatasetDict({"train": rows}).save_to_disk(str(tmp_path / "sums"))
+        datasets.DatasetDict({"train": rows}).save_to_disk(str(folder))
+    elif form == "parquet":
+        (folder / "data").mkdir(parents=True)
+        rows.to_parquet(str(folder / "data" / "train-00000-of-00001.parquet"))
+    elif form == "README that names JSONL":
+        written(folder / "main", rows_of(3), "rows.jsonl")
+        files = "data_files: [{split: train, path: main/rows.jsonl}]"
+        (folder / "README.md").write_text(f"---\nconfigs: [{{config_name: main, {files}}}]\n---\n", encoding="utf-8")
+        source = replace(source, hub_config="main")
     else:
-        (tmp_path / "sums" / "data").mkdir(parents=True)
-        rows.to_parquet(str(tmp_path / "sums" / "data" / "train-00000-of-00001.parquet"))
-    assert stored(tmp_path).queries() == stored(written(tmp_path / "lines", rows_of(3))).queries()
-    with pytest.raises(FileNotFoundError, match=r"dataset=sums could not be loaded from the .*split dev"):
-        replace(stored(tmp_path), splits=["dev"]).queries()
+        folder.mkdir()
+        (folder / "all.json").write_text(json.dumps(rows_of(3)), encoding="utf-8")
+        source = replace(source, hub_files={"train": "all.json"})
+    assert source.queries() == stored(written(tmp_path / "lines", rows_of(3))).queries()
+    with pytest.raises(FileNotFoundError, match=r"dataset=sums (could not be loaded from|found no dev\.jsonl)"):
+        replace(source, splits=["dev"]).queries()
 
 
 def test_hub_and_local_folder_give_the_same_queries(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ Token 0 is padding, token 1 ends a sequence.
 
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Callable
 
@@ -562,11 +563,18 @@ def test_a_tokenizer_that_names_no_padding_token_takes_one_that_its_vocabulary_r
 
 
 @pytest.mark.parametrize("has_pad", [True, False])
-def test_a_padding_token_of_its_own_is_demanded(tokenizer, tmp_path, has_pad):
+def test_without_a_token_for_padding_any_but_the_end_of_sequence_will_do(tokenizer, tmp_path, has_pad):
     saved(tokenizer, tmp_path, tokenizer.eos_token if has_pad else None)
     for file in tmp_path.glob("tokenizer*.json"):  # no name that a vocabulary reserves for padding
         file.write_text(file.read_text().replace(tokenizer.pad_token, "<|other|>"))
-    with pytest.raises(ValueError, match="has no padding token of its own"):
+    assert load_tokenizer(tmp_path).pad_token == "<|other|>"  # the first of the vocabulary
+
+
+def test_a_tokenizer_without_an_end_of_sequence_is_refused(tokenizer, tmp_path):
+    saved(tokenizer, tmp_path, None)
+    for file in tmp_path.glob("tokenizer_config.json"):
+        file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "eos_token"}))
+    with pytest.raises(ValueError, match="has no end of sequence"):
         load_tokenizer(tmp_path)
 
 

@@ -151,6 +151,14 @@ def test_half_precision_weights_train_in_float32(student):
     assert whole.prepare(load_causal_lm(student.folder, whole)).dtype == torch.float32
 
 
+@needs_peft
+@pytest.mark.parametrize("stage", FITS)
+def test_adapters_train_on_half_precision_weights_on_a_cpu(student, tmp_path, stage):
+    FITS[stage](student, tmp_path, dataclasses.replace(ADAPTED, dtype="bfloat16"))
+    (weights_file,) = tmp_path.glob("*.safetensors")
+    assert weights_file.stat().st_size > 0
+
+
 def test_the_attention_that_is_asked_for_is_taken_and_an_unknown_one_is_refused(student):
     assert load_causal_lm(student.folder, ModelOptions(attention="eager")).config._attn_implementation == "eager"
     with pytest.raises(ValueError, match="`options` do not fit it"):
