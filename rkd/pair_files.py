@@ -1,7 +1,8 @@
 """Preference pairs as the JSONL that other tools read and write: `prompt`, `chosen` and `rejected` in each row.
 
-What we write holds the prompt as plain text, and further columns that bring the whole record back. What we read needs the three columns alone, as texts or as conversations (lists of `role` and `content`): the prompt is then the
-question, and without scores the chosen response counts as right and the rejected one as wrong.
+What we write holds the prompt as plain text, and further columns that bring the whole record back. What we read needs
+the three columns alone, as texts or as conversations (lists of `role` and `content`): the prompt is then the question,
+and without scores the chosen response counts as right and the rejected one as wrong.
 """
 
 import json
