@@ -126,8 +126,8 @@ def _sft_work(s: Stages, training: int, validated: float, expected: Expected) ->
 
 def _reward_model_work(s: Stages, training: int, validation: int, expected: Expected) -> Work:
     if isinstance(s.pairs, StoredPairs):
-        pairs = len(s.pairs.pairs_of(s.dataset.training_queries()))
-        held_out = len(s.pairs.pairs_of(s.dataset.validation_queries()))
+        pairs = len(s.pairs.pairs_of(s.dataset.training_queries(), s.zero_shot))
+        held_out = len(s.pairs.pairs_of(s.dataset.validation_queries(), s.zero_shot))
     else:
         of_query = expected.labelled * expected.balanced * expected.pairs * s.pairs.max_pairs_per_query
         pairs, held_out = training * of_query, validation * of_query

@@ -9,6 +9,7 @@ import numpy as np
 
 from rkd.artifacts import digest_of_files
 from rkd.pair_files import read_pairs
+from rkd.prompts import PromptTemplate
 from rkd.records import PreferencePair, Query, ScoredResponse
 from rkd.rows import question_key
 
@@ -84,19 +85,19 @@ class StoredPairs:
     """Pairs that were made elsewhere, from a file (`rkd.pair_files`).
 
     Args:
-        path: the file; its pairs find their queries by the question.
+        path: the file.
     """
 
     path: str
 
-    def pairs_of(self, queries: Sequence[Query]) -> list[PreferencePair]:
-        """The pairs whose question is that of a query, in the order of the file.
+    def pairs_of(self, queries: Sequence[Query], prompt: PromptTemplate) -> list[PreferencePair]:
+        """The pairs that ask one of the queries, by its question or by the prompt as text, in the order of the file.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: a row is bad.
         """
-        by_question = {question_key(query.question): query for query in queries}
+        by_question = {question_key(text): q for q in queries for text in (q.question, prompt.render(q))}
         pairs = []
         for pair in read_pairs(self._file(), queries[0].dataset if queries else ""):
             if (query := by_question.get(question_key(pair.query.question))) is not None:

@@ -147,7 +147,7 @@ class Steps:
         self._note_student_samples(split, scores, kept)
         queries = [known.queries[i] for i in kept]
         if isinstance(s.pairs, StoredPairs):
-            pairs = s.pairs.pairs_of(known.queries)
+            pairs = s.pairs.pairs_of(known.queries, s.zero_shot)
         else:
             pairs = s.pairs.pair(queries, [known.scored[i] for i in kept], [scores[i] for i in kept], s.sampling_seed)
         self.counts |= {f"{split}_balanced_queries": len(queries), f"{split}_pairs": len(pairs)}
