@@ -108,6 +108,11 @@ def table_lines(s: Stages) -> list[Line]:
     return [*(line for line in others if not line.is_same_as(own)), own]
 
 
+def trains(s: Stages) -> bool:
+    """Whether any stage of the row trains, and so needs the teacher's responses and labels."""
+    return not (isinstance(s.sft, NoSFT) and isinstance(s.reward_model, NoRewardModel) and isinstance(s.rl, NoRL))
+
+
 def samples_student(s: Stages) -> bool:
     """Whether a stage of the row learns from the student's samples."""
     return not (isinstance(s.reward_model, NoRewardModel) and isinstance(s.rl, NoRL))

@@ -23,7 +23,7 @@ from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
 from rkd.results import LabelStatistics, ModelResult, Overlap, TestSetResult, VerdictCounts, result_from_json
 from rkd.rewards import RewardInputs
-from rkd.stages import Line, Stages, samples_student
+from rkd.stages import Line, Stages, samples_student, trains
 from rkd.stored import StoredResponses
 from rkd.student_samples import balanced
 from rkd.workshop import REPORT_FILE, Workshop
@@ -80,11 +80,15 @@ class Steps:
     def label(self, split: str) -> Labelled:
         """The teacher answers the queries of a split in its two passes; its answers are labelled and scored.
 
+        A row that trains nothing gets no labels.
+
         Raises:
             ValueError: no training query is left.
         """
         s = self.stages
         queries = self._queries(split, labelled=s.labels.uses_gold)
+        if not trains(s):  # nobody is asked for what no stage would use
+            return Labelled(split, queries, [PseudoLabel(q.id, None, 0.0) for q in queries], [[] for _ in queries])
 
         def second_pass(undecided: list[Query]) -> list[list[Response]]:
             if s.teacher_samples.second_pass is None:

@@ -299,6 +299,8 @@ def test_a_row_without_any_training_evaluates_the_student_with_its_examples(worl
     few_shot = only_result(finished[0])[0].models[ROLES.index("student few-shot")]
     assert result.models[-1].test_sets == few_shot.test_sets
     assert not (folder / "learning_curves.png").exists()
+    assert not list((tmp_path / "artifacts").glob("teacher_*"))  # nobody was asked for labels
+    assert result.labels is None
     untouched = load_file(world / "student" / "model.safetensors")
     assert all(untouched[name].equal(value) for name, value in weights(tmp_path, "rl").items())
 
