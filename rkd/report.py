@@ -3,7 +3,7 @@
 In: `RunResult` records and the history that the RL stage logged. Out: a table for the terminal, Markdown, a PNG.
 Fractions become percent here.
 
-    python -m rkd.report RESULT_FOLDER... [--output report.md]
+    python -m rkd.report RESULT_FOLDER... [--output report.md] [--compare "Ours" "Ours w/o R"]
 """
 
 import argparse
@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rkd.results import RESULT_FILE, ModelResult, RunResult, TestSetResult, read_result
-from rkd.statistics import bootstrap_over_seeds_and_questions
+from rkd.statistics import bootstrap_over_seeds_and_questions, paired_comparison
 
 OURS = "Ours"
 TEACHER = "teacher"
@@ -103,6 +103,46 @@ def seeds_table(results: Sequence[RunResult]) -> str:
         if other is None or other.failure is not None:  # a job that failed once may have been run again
             of_row[result.seed] = result
     return "\n\n".join(_seeds_part(row, setting, list(found.values())) for (row, setting), found in rows.items())
+
+
+def row_comparison(results: Sequence[RunResult], first: str, second: str) -> str:
+    """Markdown: two rows on the same questions, seed by seed by McNemar's exact test, and over seeds and questions.
+
+    Raises:
+        ValueError: a row has no finished result, they share no seed, or were tested on other questions.
+    """
+    by_row = {
+        row: {result.seed: result.models[-1] for result in results if result.row == row and result.failure is None}
+        for row in (first, second)
+    }
+    for row, own in by_row.items():
+        if not own:
+            rows = ", ".join(dict.fromkeys(result.row for result in results))
+            raise ValueError(f"no finished result of the row {row!r}: there are {rows}.")
+    seeds = sorted(set(by_row[first]) & set(by_row[second]))
+    if not seeds:
+        raise ValueError(f"{first} and {second} have no seed in common: run both with the same `seed=`.")
+    parts = [f"**{first} − {second}**, the same questions"]
+    for name in _test_set_names([by_row[first][seeds[0]]]):
+        pairs = [(by_row[first][seed].test_sets[name], by_row[second][seed].test_sets.get(name)) for seed in seeds]
+        if any(b is None or a.question_ids != b.question_ids for a, b in pairs):
+            raise ValueError(f"{first} and {second} were not tested on the same questions of {name}.")
+        lines = []
+        for seed, (a, b) in zip(seeds, pairs, strict=True):
+            paired = paired_comparison(a.outcomes, b.outcomes)
+            counts = [_percent(a.accuracy), _percent(b.accuracy), f"{100 * paired.difference:+.1f}"]
+            lines.append([str(seed), *counts, str(paired.only_a), str(paired.only_b), _p_value(paired.p_value)])
+        columns = ["seed", first, second, "points", f"only {first} right", f"only {second} right", "McNemar, exact"]
+        parts += [f"{name} (n = {pairs[0][0].n})", _markdown(columns, lines)]
+        if len(seeds) > 1:
+            over = bootstrap_over_seeds_and_questions(
+                *([own.outcomes for own in side] for side in zip(*pairs, strict=True))
+            )
+            parts.append(
+                f"Over seeds and questions (bootstrap of both, 95 %): {100 * over.difference:+.1f} points "
+                f"[{100 * over.low:+.1f}, {100 * over.high:+.1f}]."
+            )
+    return "\n\n".join(parts)
 
 
 def learning_curves(
@@ -188,12 +228,15 @@ def _paired_test(result: RunResult, test_set: str) -> str:
         swapped = pair.first != ours
         difference = -pair.difference if swapped else pair.difference
         only_ours, only_best = (pair.only_second, pair.only_first) if swapped else (pair.only_first, pair.only_second)
-        p_value = "p < 0.001" if pair.p_value < 0.001 else f"p = {pair.p_value:.3f}"
         return (
             f"{ours} − {best} ({which}), same questions: {100 * difference:+.1f} points; "
-            f"only {ours} right {only_ours}, only {best} right {only_best}; McNemar, exact: {p_value}."
+            f"only {ours} right {only_ours}, only {best} right {only_best}; McNemar, exact: {_p_value(pair.p_value)}."
         )
     return f"No paired test of {ours} against {best} is recorded."
+
+
+def _p_value(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _setting(result: RunResult) -> str:
@@ -347,13 +390,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m rkd.report", description="Tables from result files.")
     parser.add_argument("folders", nargs="+", type=Path, help="job folders, or folders above them")
     parser.add_argument("--output", type=Path, default=Path("report.md"), help="Markdown file (default: report.md)")
+    parser.add_argument("--compare", nargs=2, metavar="ROW", help="two rows, by their labels, on the same questions")
     arguments = parser.parse_args()
     paths = sorted({path for folder in arguments.folders for path in folder.rglob(RESULT_FILE)})
     if not paths:
         parser.error(f"no {RESULT_FILE} under {', '.join(map(str, arguments.folders))}; `python run.py` writes one.")
     results = [read_result(path) for path in paths]
     try:
-        table = seeds_table(results)
+        table = row_comparison(results, *arguments.compare) if arguments.compare else seeds_table(results)
     except ValueError as error:
         parser.error(str(error))
     jobs = [part for result in results for part in (final_table_markdown(result), category_tables(result)) if part]

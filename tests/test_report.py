@@ -10,7 +10,14 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from rkd.report import category_tables, final_table, final_table_markdown, learning_curves, seeds_table
+from rkd.report import (
+    category_tables,
+    final_table,
+    final_table_markdown,
+    learning_curves,
+    row_comparison,
+    seeds_table,
+)
 from rkd.results import CategoryResult, Comparison, ModelResult, RunResult, TestSetResult, write_result
 
 
@@ -169,6 +176,32 @@ def test_categories_have_a_table_of_their_own():
     assert shown.splitlines()[0] == "math, by category"
     assert shown.splitlines()[-2:] == ["| add | 15 | 80.0 |", "| divide | 5 | 20.0 |"]
     assert category_tables(own) == ""
+
+
+def test_two_rows_are_compared_seed_by_seed_on_the_same_questions():
+    results = [run(0, ours_correct=14), run(1, ours_correct=16), run(0, ours_correct=10, row="Ours w/o R")]
+    table = row_comparison([*results, run(1, ours_correct=15, row="Ours w/o R")], "Ours", "Ours w/o R")
+    # Both are right on the first questions: 14 and 16 of 20 against 10 and 15.
+    assert "| 0 | 70.0 | 50.0 | +20.0 | 4 | 0 | p = 0.125 |" in table
+    assert "| 1 | 80.0 | 75.0 | +5.0 | 1 | 0 | p = 1.000 |" in table
+    assert "+12.5 points [" in table
+    assert "Over seeds" not in row_comparison(results, "Ours", "Ours w/o R")  # one seed in common
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"row": "SFT"}, "no finished result of the row 'Ours w/o R': there are Ours, SFT"),
+        ({"row": "Ours w/o R", "seed": 5}, "have no seed in common"),
+        (
+            {"row": "Ours w/o R", "models": [ModelResult("x", {"plus": on_test_set("plus", 1, 9, 0, 1)})]},
+            "same questions of math",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_compared_are_refused(other, reason):
+    with pytest.raises(ValueError, match=reason):
+        row_comparison([run(0), run(**other)], "Ours", "Ours w/o R")
 
 
 def test_one_seed_has_no_deviation():
