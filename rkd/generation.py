@@ -24,7 +24,7 @@ from rkd.prompts import PromptTemplate
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query, Response
 from rkd.side_by_side import is_small, map_over_copies
-from rkd.stored import StoredResponses
+from rkd.stored import StoredTeacher
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -239,14 +239,14 @@ class LocalModel:
 
 
 def open_generator(
-    source: Checkpoint | StoredResponses,
+    source: Checkpoint | StoredTeacher,
     prompt: PromptTemplate | None,
     name: str,
     progress: Callable[[int], None] = lambda _: None,
     options: ModelOptions = ModelOptions(),
-) -> LocalGenerator | StoredResponses:
+) -> LocalGenerator | StoredTeacher:
     """What answers queries: a generator over the model of a checkpoint, or the recorded responses themselves."""
-    if isinstance(source, StoredResponses):
+    if isinstance(source, StoredTeacher):
         return source
     model = load_causal_lm(source.folder, options, placed=True)
     return LocalGenerator(name, model, load_tokenizer(source.folder), prompt, progress=progress)

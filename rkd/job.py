@@ -17,17 +17,18 @@ from rich.console import Console
 from rkd.artifacts import ArtifactError, Store, code_revision, package_versions
 from rkd.bill import Bill
 from rkd.callbacks import TrainingDivergedError
+from rkd.figures import learning_curves
 from rkd.generation import LocalModel
 from rkd.loading import count_weights
 from rkd.pipeline import build_stages, evaluate_student, job_digest, row_of, run_experiment
 from rkd.plan import describe, planned_work
 from rkd.records import Checkpoint
-from rkd.report import final_table, final_table_markdown, learning_curves
+from rkd.report import final_table, final_table_markdown
 from rkd.results import RESULT_FILE, RunResult, failed_result, read_result, write_result
 from rkd.side_by_side import cores, is_small
 from rkd.speed import measure, plan_lines
 from rkd.stages import Stages
-from rkd.stored import StoredResponses, StoredTeacher
+from rkd.stored import StoredTeacher
 from rkd.tracking import TrackingError
 from rkd.workshop import Workshop
 
@@ -179,7 +180,7 @@ def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeach
     return [stages.student] if config.evaluate_only else [stages.student, stages.teacher]
 
 
-def _folder_of(stages: Stages, config: DictConfig, models: Sequence[Checkpoint | StoredResponses]) -> tuple[Path, str]:
+def _folder_of(stages: Stages, config: DictConfig, models: Sequence[Checkpoint | StoredTeacher]) -> tuple[Path, str]:
     """The job's folder and digest."""
     digest = job_digest(stages, evaluate_only=config.evaluate_only, models=models)
     name = f"{row_of(stages, evaluate_only=config.evaluate_only)}-{stages.dataset.name}-seed{stages.seed}-{digest}"

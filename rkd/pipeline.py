@@ -18,7 +18,7 @@ from rkd.results import ModelResult, Overlap, RunResult
 from rkd.settings import check_types
 from rkd.stages import Stages, pretrained_lines, table_lines
 from rkd.steps import Steps
-from rkd.stored import StoredResponses
+from rkd.stored import StoredTeacher
 from rkd.workshop import Workshop
 
 
@@ -95,7 +95,7 @@ def result_of(
     )
 
 
-def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Checkpoint | StoredResponses] = ()) -> str:
+def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Checkpoint | StoredTeacher] = ()) -> str:
     """What names the job's folder and its W&B run: everything that decides the result.
 
     Args:

@@ -19,7 +19,7 @@ from rkd.protocols import Sampling
 from rkd.records import Query, Response
 from rkd.side_by_side import SMALL, mean_loss, worker_count
 from rkd.stages import FEW_SHOT, TEACHER, Stages
-from rkd.stored import StoredResponses
+from rkd.stored import StoredTeacher
 
 MEASURED_RESPONSES = 384  # several to a query; 96 of them cost 1.6 to 2.2 times as much each, greedy ones as much
 MEASURED_GREEDY, MEASURED_BATCH = 64, 64
@@ -102,14 +102,14 @@ def _sampling_cost(
 
 
 def _tokens(
-    generator: LocalGenerator | StoredResponses,
+    generator: LocalGenerator | StoredTeacher,
     queries: Sequence[Query],
     sampling: Sampling,
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[list[int]]:
     """The first answers to so many queries as a training step has, in tokens."""
     asked = queries[:MEASURED_BATCH]
-    if isinstance(generator, StoredResponses):
+    if isinstance(generator, StoredTeacher):
         responses = [own for own in generator.recorded(asked) if own] or [[Response("", "", 0, "–", True)]]
     else:
         responses = generator.generate(asked, sampling, 0)

@@ -24,7 +24,7 @@ from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response
 from rkd.results import LabelStatistics, ModelResult, Overlap, TestSetResult, VerdictCounts, result_from_json
 from rkd.rewards import RewardInputs
 from rkd.stages import Line, Stages, samples_student, trains
-from rkd.stored import StoredResponses
+from rkd.stored import StoredTeacher
 from rkd.student_samples import balanced
 from rkd.workshop import REPORT_FILE, Workshop
 
@@ -183,14 +183,14 @@ class Steps:
 
         return self._fit("rl", s.rl, inputs, sft, queries, build_reward, validate=self._validator(validation))
 
-    def evaluate(self, line: Line, source: Checkpoint | StoredResponses) -> ModelResult:
+    def evaluate(self, line: Line, source: Checkpoint | StoredTeacher) -> ModelResult:
         """The model of a line on every test set; pass@8 on the first one, the dataset's own.
 
         No training seed is in the recipe, and copies of a model share it: teacher and pretrained student are evaluated
         once for all seeds and rows. Recorded responses are evaluated where they answer a whole test set, one to each
         query.
         """
-        s, model, is_stored = self.stages, content_of(source), isinstance(source, StoredResponses)
+        s, model, is_stored = self.stages, content_of(source), isinstance(source, StoredTeacher)
         results: dict[str, TestSetResult] = {}
         for place, (name, queries) in enumerate(s.dataset.test_sets().items()):
             if is_stored and (answered := source.answered(queries)) < len(queries):
@@ -252,7 +252,7 @@ class Steps:
         name: str,
         recipe: Mapping[str, Any],
         queries: list[Query],
-        asked: tuple[str, Checkpoint | StoredResponses, PromptTemplate | None, Draw],
+        asked: tuple[str, Checkpoint | StoredTeacher, PromptTemplate | None, Draw],
     ) -> list[list[Response]]:
         """Responses to the queries; `asked` is a role, what stands in it, its prompt, and what draws from it."""
         role, source, prompt, draw = asked
@@ -339,9 +339,9 @@ def _percent(share: float | None) -> str:
     return "none" if share is None else f"{share:.1%}"
 
 
-def content_of(source: Checkpoint | StoredResponses) -> Checkpoint | StoredResponses:
+def content_of(source: Checkpoint | StoredTeacher) -> Checkpoint | StoredTeacher:
     """The checkpoint under a digest of what decides its answers: weights, configuration and tokenizer."""
-    if isinstance(source, StoredResponses):
+    if isinstance(source, StoredTeacher):
         return source
     decisive = [
         file for file in source.folder.iterdir() if file.suffix in DIGESTED and file.name not in (MANIFEST, REPORT_FILE)

@@ -24,12 +24,12 @@ from rkd.rows import id_in, question_key, rows_of, text_in
 Rewrite = Callable[[str], str | None]
 
 
-@dataclass(frozen=True)
-class StoredResponses:
-    """A `TextGenerator` over a file of responses.
+@dataclass(frozen=True, kw_only=True)
+class StoredTeacher:
+    """A file of responses in the role of teacher; a `TextGenerator` over it, which is read once.
 
     Args:
-        name: recorded with each response.
+        name: recorded with each response and printed in tables.
         path: the file.
         query_column: the column that says which query a response belongs to.
         response_column: the column of the text.
@@ -37,15 +37,26 @@ class StoredResponses:
     """
 
     name: str
-    path: Path
-    query_column: str
-    response_column: str
+    path: str
+    query_column: str = "query"
+    response_column: str = "response"
     rewrite: Rewrite | None = None
+
+    prompt = None  # it was asked elsewhere
+
+    def source(self) -> "StoredTeacher":
+        """Itself: what a local model's checkpoint is to that model.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        self._file()
+        return self
 
     def recipe(self) -> Mapping[str, Any]:
         """What stands for it in the recipe of a later stage: its content, not its place."""
         columns = {"query_column": self.query_column, "response_column": self.response_column}
-        return {"digest": digest_of_files([self.path]), **columns, "rewrite": self.rewrite}
+        return {"name": self.name, "digest": digest_of_files([self._file()]), **columns, "rewrite": self.rewrite}
 
     @property
     def count(self) -> int:
@@ -86,7 +97,7 @@ class StoredResponses:
     def _texts(self) -> Mapping[str, Sequence[tuple[str, bool]]]:
         """Text and `is_finished` of the responses, by the key of their query."""
         texts: dict[str, list[tuple[str, bool]]] = {}
-        for place, row in rows_of(self.path):
+        for place, row in rows_of(self._file()):
             try:
                 query = id_in(row, self.query_column)
                 response, is_finished = text_in(row, self.response_column), row.get("is_finished", True)
@@ -98,41 +109,11 @@ class StoredResponses:
                 texts.setdefault(question_key(query), []).append((taught, is_finished))
         return texts
 
-
-@dataclass(frozen=True, kw_only=True)
-class StoredTeacher:
-    """A file of responses in the role of teacher.
-
-    Args:
-        name: recorded with each response and printed in tables.
-        path: the file.
-        query_column: the column that says which query a response belongs to.
-        response_column: the column of the text.
-        rewrite: makes of a response the text that is taught, or None, which leaves it out; None takes it as it is.
-    """
-
-    name: str
-    path: str
-    query_column: str = "query"
-    response_column: str = "response"
-    rewrite: Rewrite | None = None
-
-    prompt = None  # it was asked elsewhere
-
-    def source(self) -> StoredResponses:
-        """The responses.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-        """
+    def _file(self) -> Path:
         path = Path(self.path).expanduser()
         if not path.is_file():
             raise FileNotFoundError(
                 f"teacher.path={self.path} is no file. Name the JSONL file of the recorded responses; "
                 "the head of rkd/stored.py describes it."
             )
-        return StoredResponses(self.name, path, self.query_column, self.response_column, self.rewrite)
-
-    def recipe(self) -> Mapping[str, object]:
-        """What of it decides a job's result: its name, which tables print, and the responses."""
-        return {"name": self.name, "responses": self.source()}
+        return path

@@ -12,7 +12,7 @@ import numpy as np
 
 from rkd.protocols import Sampling, TextGenerator
 from rkd.records import Query, Response
-from rkd.stored import StoredResponses
+from rkd.stored import StoredTeacher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +89,13 @@ class RecordedSamples:
     first_pass: None = None  # how they were drawn is not known
     second_pass: None = None
 
-    def first(self, generator: StoredResponses, queries: Sequence[Query], seed: int) -> list[list[Response]]:  # noqa: ARG002
+    def first(self, generator: StoredTeacher, queries: Sequence[Query], seed: int) -> list[list[Response]]:  # noqa: ARG002
         """All responses to each query.
 
         Raises:
             ValueError: the teacher is none that was recorded, or answered none of the queries.
         """
-        if not isinstance(generator, StoredResponses):
+        if not isinstance(generator, StoredTeacher):
             raise ValueError("teacher_samples=recorded takes the responses of a file: choose teacher=stored.")
         responses = generator.recorded(queries)
         if not any(responses):
@@ -106,7 +106,7 @@ class RecordedSamples:
             )
         return responses
 
-    def second(self, generator: StoredResponses, queries: Sequence[Query], seed: int) -> list[list[Response]]:  # noqa: ARG002
+    def second(self, generator: StoredTeacher, queries: Sequence[Query], seed: int) -> list[list[Response]]:  # noqa: ARG002
         """No further responses."""
         return [[] for _ in queries]
 

@@ -17,7 +17,7 @@ FLOORS = [
         "data generation pairs pretrain_text supervised label_statistics",
         "rewards teacher labels student_samples preferences rollouts pretrain_report",
         "pretrain sft reward_model rl evaluation",
-        "tracking report workshop",
+        "tracking report figures workshop",
         "stages",
         "plan steps",
         "pipeline speed bill",

@@ -10,11 +10,11 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
+from rkd.figures import learning_curves
 from rkd.report import (
     category_tables,
     final_table,
     final_table_markdown,
-    learning_curves,
     row_comparison,
     seeds_table,
 )
