@@ -78,7 +78,8 @@ class StageProgress(Callback):
             batches = trainer.num_training_batches * (trainer.max_epochs or math.inf)
             known = min((limit for limit in (batches, trainer.max_steps) if 0 < limit < math.inf), default=None)
             self.total_steps = None if known is None else int(known)
-        self._step, self._start = 0, time.monotonic()
+        # A training that goes on has done some already.
+        self._step, self._start = trainer.fit_loop.total_batch_idx + 1, time.monotonic()
         self._last_line = self._start
         if self.console.is_terminal:
             self._bar = Progress(

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from rkd.artifacts import digest_of_files
 from rkd.batches import ResponseBatch, join, pad
 from rkd.decoding import sample_tokens
 from rkd.loading import ModelOptions, count_weights, existing_model, load_causal_lm, load_tokenizer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import Sampling
+from rkd.recipes import digest_of_files
 from rkd.records import Checkpoint, Query, Response
 from rkd.side_by_side import is_small, map_over_copies
 from rkd.stored import StoredTeacher
@@ -136,16 +136,21 @@ class LocalGenerator:
 
     @property
     def eos_ids(self) -> list[int]:
-        """Tokens that end a response: the tokenizer's, and those that the model's generation config names besides.
-
-        Chat models have several: one ends a text, others a turn.
-        """
-        named = getattr(self.model.generation_config, "eos_token_id", None)
-        also = named if isinstance(named, list) else [] if named is None else [named]
-        return sorted({self.tokenizer.eos_token_id, *also})
+        """Tokens that end a response."""
+        return end_ids(self.tokenizer, self.model.generation_config)
 
     def _decoded(self, batch: ResponseBatch) -> list[str]:
         return self.tokenizer.batch_decode(batch.response_ids, skip_special_tokens=True)
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None) -> list[int]:
+    """Tokens that end a response: the tokenizer's, and those that a model's generation config names besides.
+
+    Chat models have several: one ends a text, others a turn.
+    """
+    named = getattr(generation_config, "eos_token_id", None)
+    also = named if isinstance(named, list) else [] if named is None else [named]
+    return sorted({tokenizer.eos_token_id, *also})
 
 
 def sample_indices(query_ids: Sequence[str]) -> list[int]:
@@ -165,9 +170,18 @@ def _noise(queries: Sequence[Query], sampling: Sampling, seed: int) -> Tensor | 
     asked = [query.id for query in queries for _ in range(sampling.samples_per_query)]
     rows = []
     for query_id, index in zip(asked, sample_indices(asked), strict=True):
-        key = np.random.SeedSequence([seed, zlib.crc32(query_id.encode()), index])
-        rows.append(np.random.Generator(np.random.Philox(key)).random(sampling.max_response_tokens))
+        stream = np.random.Generator(np.random.Philox(_seed_sequence(seed, query_id, index)))
+        rows.append(stream.random(sampling.max_response_tokens))
     return torch.from_numpy(np.stack(rows))
+
+
+def seed_of(seed: int, query_id: str, index: int) -> int:
+    """A seed for a sample of a query, in [0, 2³²), for engines that draw noise themselves."""
+    return int(_seed_sequence(seed, query_id, index).generate_state(1)[0])
+
+
+def _seed_sequence(seed: int, query_id: str, index: int) -> np.random.SeedSequence:
+    return np.random.SeedSequence([seed, zlib.crc32(query_id.encode()), index])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from rkd.artifacts import ArtifactError, Store, code_revision, package_versions
 from rkd.bill import Bill
 from rkd.callbacks import TrainingDivergedError
 from rkd.figures import learning_curves
@@ -22,12 +21,14 @@ from rkd.generation import LocalModel
 from rkd.loading import count_weights
 from rkd.pipeline import build_stages, evaluate_student, job_digest, row_of, run_experiment
 from rkd.plan import describe, planned_work
+from rkd.provenance import code_revision, package_versions
 from rkd.records import Checkpoint
 from rkd.report import final_table, final_table_markdown
 from rkd.results import RESULT_FILE, RunResult, failed_result, read_result, write_result
 from rkd.side_by_side import cores, is_small
 from rkd.speed import measure, plan_lines
 from rkd.stages import Stages
+from rkd.store import ArtifactError
 from rkd.stored import StoredTeacher
 from rkd.tracking import TrackingError
 from rkd.workshop import Workshop
@@ -75,12 +76,21 @@ def run_job(config: DictConfig) -> float | None:
             return _main_accuracy(finished)
         folder.mkdir(parents=True, exist_ok=True)
         with cores(config.threads, small_models=are_small):
-            return _run(stages, plain, folder, digest, console)
+            return _run(stages, plain, models, folder, digest, console)
 
 
-def _run(stages: Stages, plain: dict[str, Any], folder: Path, digest: str, console: Console) -> float | None:
-    workshop = Workshop(Store(Path(plain["artifacts"]["root"])), console)
+def _run(
+    stages: Stages,
+    plain: dict[str, Any],
+    models: Sequence[Checkpoint | StoredTeacher],
+    folder: Path,
+    digest: str,
+    console: Console,
+) -> float | None:
+    workshop = Workshop(Path(plain["artifacts"]["root"]), console, job=folder)
     exit_code, row = 1, row_of(stages, evaluate_only=plain["evaluate_only"])
+    for model in models:
+        workshop.note_model(model)  # it may be what another job left in the store
     try:
         if not plain["evaluate_only"]:
             _announce(stages, console)

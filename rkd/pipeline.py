@@ -11,8 +11,9 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rkd.artifacts import code_revision, package_versions, recipe_digest
 from rkd.evaluation import compare
+from rkd.provenance import code_revision, package_versions
+from rkd.recipes import recipe_digest
 from rkd.records import Checkpoint
 from rkd.results import ModelResult, Overlap, RunResult
 from rkd.settings import check_types
@@ -106,5 +107,5 @@ def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Check
         del parts[without_effect]
     parts |= s.training_recipe
     if evaluate_only:
-        parts = {name: parts[name] for name in ("dataset", "student", "evaluation", "sampling_seed")}
+        parts = {name: parts[name] for name in ("dataset", "student", "evaluation", "generation", "sampling_seed")}
     return recipe_digest("job", {**parts, "evaluate_only": evaluate_only, "models": list(models)})

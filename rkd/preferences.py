@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rkd.artifacts import digest_of_files
 from rkd.pair_files import read_pairs
 from rkd.prompts import PromptTemplate
+from rkd.recipes import digest_of_files
 from rkd.records import PreferencePair, Query, ScoredResponse
 from rkd.rows import question_key
 

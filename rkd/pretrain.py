@@ -31,12 +31,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from rkd.artifacts import Artifact, Store
 from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.muon import Muon
 from rkd.pretrain_report import judging_accuracy, sampled_responses, solving_accuracy, written_responses
 from rkd.pretrain_text import JUDGED, PackedRows, TokenWeights, load_documents, pack
 from rkd.prompts import JudgePrompt, PromptTemplate
+from rkd.store import Artifact, Store
 from rkd.training import Training, learning_rate_factor, seeded
 
 CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rkd.artifacts import Artifact, Store
 from rkd.batches import encode, encode_responses
 from rkd.mini import corpus as mini_corpus
 from rkd.mini.tokenizer import train_tokenizer
+from rkd.progress import Progress
 from rkd.prompts import JudgePrompt, PromptTemplate
 from rkd.records import Query
+from rkd.store import Artifact, Store
 
 TOKENIZER_DOCUMENTS = 2000  # of each kind: the merges hardly change with more
 POOL_DOCUMENTS = 16  # among which the packer looks for the one that fits best
@@ -80,7 +81,7 @@ class Corpus:
         """
         recipe = {"corpus": self, "prompt": prompt.zero_shot(), "judge_prompt": judge_prompt, "world": _world_digest()}
 
-        def make(folder: Path) -> None:
+        def make(folder: Path, _: Progress) -> None:
             texts = {kind: self._texts(kind, prompt.zero_shot(), judge_prompt) for kind in self.documents_per_kind}
             sample = ("".join(map("".join, turns)) for own in texts.values() for turns in own[:TOKENIZER_DOCUMENTS])
             tokenizer = train_tokenizer(sample, self.vocabulary_size)

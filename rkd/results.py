@@ -7,12 +7,13 @@ In: counts and outcomes of the stages. Out: frozen records and their JSON form. 
 import dataclasses
 import datetime
 import json
-import os
 import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+from rkd.files import write_whole
 
 RESULT_FILE = "result.json"
 CONSENSUS_BINS = 10
@@ -183,20 +184,14 @@ class RunResult:
 
 
 def write_result(result: RunResult, folder: Path) -> Path:
-    """Write `folder/result.json`, beside first and then renamed, so that a reader never meets half a file.
+    """Write `folder/result.json`, so that a reader never meets half a file.
 
     Raises:
         ValueError: a number is not finite; name it None or leave it out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RESULT_FILE
-    text = json.dumps(dataclasses.asdict(result), ensure_ascii=False, allow_nan=False, indent=1)
-    beside = folder / f".{RESULT_FILE}.{os.getpid()}"
-    try:
-        beside.write_text(text + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, json.dumps(dataclasses.asdict(result), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
     return path
 
 

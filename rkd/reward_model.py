@@ -22,11 +22,13 @@ from rkd.losses import bradley_terry_loss, classification_loss
 from rkd.models import Pooling, Scorer, new_scorer
 from rkd.pair_files import write_pairs
 from rkd.pairs import PairBatch, TokenizedPair, collate_pairs, ranking_metrics, tokenize_pairs
+from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, PreferencePair
+from rkd.resuming import KeepBest
 from rkd.side_by_side import map_over_copies, mean_loss, worker_count
-from rkd.supervised import SupervisedTraining, length_batches, training_loader
-from rkd.training import KeepBest, Training, seeded
+from rkd.supervised import SupervisedTraining, length_batches
+from rkd.training import Training, seeded
 
 # What the best validation can be chosen by, and which way is better.
 CRITERIA = {"right_over_wrong_accuracy": "max", "pair_accuracy": "max", "auc": "max", "loss": "min"}
@@ -123,6 +125,7 @@ class RewardModel(SupervisedTraining):
         training: Training,
         logger: Logger | bool,
         folder: Path,
+        progress: Progress,
         seed: int,
         options: ModelOptions = ModelOptions(),
         highest_score: float = 1.0,
@@ -133,6 +136,7 @@ class RewardModel(SupervisedTraining):
             sft: the student that R starts from.
             validation_pairs: of other queries; none keeps the last weights.
             prompt: the one that the student is asked with.
+            progress: where an interrupted fit goes on from.
             options: how the student is loaded and trained.
             highest_score: ℓ*: 1 where answers are verifiable, 5 where the teacher grades by the rubric.
 
@@ -146,10 +150,9 @@ class RewardModel(SupervisedTraining):
         self._check_criterion(held_out)
         folder.mkdir(parents=True, exist_ok=True)
         write_pairs(folder / PAIRS_FILE, pairs, prompt)
-        best = KeepBest(f"validation/{self.criterion}", CRITERIA[self.criterion], folder, self.patience)
+        best = KeepBest(f"validation/{self.criterion}", CRITERIA[self.criterion], progress, self.patience)
         pad_id = tokenizer.pad_token_id
         batches = length_batches(kept, lambda pair: pair.longest_part, self.batch_size, seed)
-        loader = training_loader(batches, lambda batch: collate_pairs(batch, pad_id), seed)
         with seeded(seed):
             scorer = new_scorer(sft.folder, self.pooling, options)
             options.prepare(scorer.model, trained_whole=["score"])
@@ -157,13 +160,15 @@ class RewardModel(SupervisedTraining):
             module = RewardModelModule(scorer, self, lambda scorer: self.evaluate(scorer, held_out, pad_id)).train()
             trainer = self.train(
                 module,
-                loader,
+                batches,
+                lambda batch: collate_pairs(batch, pad_id),
                 best,
                 has_validation=bool(held_out),
                 shown_metrics=("train/loss", "train/pair_accuracy", best.metric),
                 training=training,
                 logger=logger,
                 folder=folder,
+                seed=seed,
             )
         if trainer.is_global_zero:
             merge(scorer.model)

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rkd.advantages import AdvantageEstimator, GroupRelative
@@ -27,13 +26,15 @@ from rkd.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
 from rkd.lora import merge
 from rkd.losses import clipped_surrogate_loss, masked_mean, value_loss
 from rkd.models import AdaptersOff, Policy, without_dropout
+from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, Query
+from rkd.resuming import TRAINING, Batches, KeepBest, fit
 from rkd.rollouts import Collector, KLPenalty, RewardScaling, Rollout, Rollouts, queries_of_rollouts
 from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
 from rkd.side_by_side import mean_loss, worker_count
-from rkd.training import KeepBest, Training, Validate, one_validation, seeded
+from rkd.training import Training, Validate, one_validation, seeded
 
 SAMPLED_AT_ONCE = 128  # so that even a small rollout is several batches, for several cores
 OPTIMISATION_RANGES = {
@@ -117,6 +118,17 @@ class PolicyModule(LightningModule):
         accuracy = self.validate(self.policy.lm)
         self.history.append({"episodes": float(self.episodes), "validation_accuracy": accuracy})
         self.log("validation_accuracy", accuracy, batch_size=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what Lightning does not know of."""
+        state = {"rollouts_done": self.rollouts_done, "history": self.history, "samples": self.samples}
+        checkpoint["rollouts"] = state | {"kl_controller": self.collector.kl.controller.state_dict()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on behind the last rollout."""
+        state = checkpoint["rollouts"]
+        self.rollouts_done, self.history, self.samples = state["rollouts_done"], state["history"], state["samples"]
+        self.collector.kl.controller.load_state_dict(state["kl_controller"])
 
     def train_on(self, rollout: Rollout) -> dict[str, float]:
         """Epochs of minibatches over one rollout; the means of what they measured."""
@@ -234,6 +246,7 @@ class RL:
         training: Training,
         logger: Logger | bool,
         folder: Path,
+        progress: Progress,
         seed: int,
         options: ModelOptions = ModelOptions(),
     ) -> RLReport:
@@ -241,6 +254,7 @@ class RL:
 
         Args:
             build_reward: makes the reward function; a function, so that a row without this stage needs no reward.
+            progress: where an interrupted fit goes on from.
             options: how the student is loaded and trained. With adapters the reference is the policy without them.
 
         Raises:
@@ -256,8 +270,12 @@ class RL:
             reference = load_causal_lm(student.folder, options)
             lm = options.prepare(reference if options.lora else copy.deepcopy(reference))
             module = self.module(lm, reference, tokenizer, prompt, build_reward(), validate=validate, seed=seed)
-            best = KeepBest("validation_accuracy", "max", folder, self.patience)
-            self._train(module, queries_of_rollouts(queries, self.rollouts, seed), best, training, logger, folder)
+            best = KeepBest("validation_accuracy", "max", progress, self.patience)
+            trainer = self._trainer(best, training, logger, folder, seed)
+            if progress.find(TRAINING) is None:
+                trainer.validate(module, one_validation(), verbose=False)
+            loader = Batches(queries_of_rollouts(queries, self.rollouts, seed), lambda queries: queries, seed=None)
+            fit(trainer, module, loader, one_validation(), progress)
         best.restore(module)
         merge(lm)
         lm.save_pretrained(folder)
@@ -297,29 +315,20 @@ class RL:
         )
         return PolicyModule(collector, self.optimisation, validate, seed)
 
-    def _train(
-        self,
-        module: PolicyModule,
-        rollouts: list[list[Query]],
-        best: KeepBest,
-        training: Training,
-        logger: Logger | bool,
-        folder: Path,
-    ) -> None:
-        trainer = training.trainer(
+    def _trainer(self, best: KeepBest, training: Training, logger: Logger | bool, folder: Path, seed: int) -> Trainer:
+        return training.trainer(
             "rl",
             logger=logger,
             folder=folder,
             max_epochs=1,
             callbacks=[best],
-            val_check_interval=min(self.rollouts_between_validations, len(rollouts)),
+            val_check_interval=min(self.rollouts_between_validations, self.rollouts.count),
             shown_metrics=("reward", "kl", "validation_accuracy"),
             learning_rate_key="rl.optimisation.learning_rate",
             log_every_n_steps=1,  # a batch is a whole rollout
+            progress=best.progress,
+            seed=seed,
         )
-        trainer.validate(module, one_validation(), verbose=False)
-        loader = DataLoader(rollouts, batch_size=None, collate_fn=lambda queries: queries)
-        trainer.fit(module, loader, one_validation())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,11 +18,13 @@ from rkd.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
 from rkd.lora import merge
 from rkd.losses import sft_loss
 from rkd.models import Policy
+from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, Query
+from rkd.resuming import KeepBest
 from rkd.side_by_side import mean_loss, worker_count
-from rkd.supervised import SupervisedTraining, length_batches, training_loader
-from rkd.training import KeepBest, Training, Validate, seeded
+from rkd.supervised import SupervisedTraining, length_batches
+from rkd.training import Training, Validate, seeded
 
 Tokens = tuple[list[int], list[int]]
 """The tokens of one prompt and of its response."""
@@ -83,6 +85,7 @@ class SFT(SupervisedTraining):
         training: Training,
         logger: Logger | bool,
         folder: Path,
+        progress: Progress,
         seed: int,
         options: ModelOptions = ModelOptions(),
     ) -> SFTReport:
@@ -92,6 +95,7 @@ class SFT(SupervisedTraining):
             examples: queries and complete responses; a query may come with several.
             prompt: how the student is asked, here and wherever it is sampled.
             validate: None keeps the last weights.
+            progress: where an interrupted fit goes on from.
             options: how the student is loaded and trained.
 
         Raises:
@@ -103,20 +107,21 @@ class SFT(SupervisedTraining):
         # By the longer part: prompts and responses are padded apart (GSM8K: 22 % of padding; by their sum 43 %).
         batches = length_batches(tokens, lambda example: max(map(len, example)), self.batch_size, seed)
         pad_id = tokenizer.pad_token_id
-        loader = training_loader(batches, lambda batch: collate(*zip(*batch, strict=True), pad_id), seed)
-        best = KeepBest("validation/accuracy", "max", folder, self.patience)
+        best = KeepBest("validation/accuracy", "max", progress, self.patience)
         with seeded(seed):
             lm = options.prepare(load_causal_lm(student.folder, options))
             module = SFTModule(Policy(lm), self, validate).train()
             trainer = self.train(
                 module,
-                loader,
+                batches,
+                lambda batch: collate(*zip(*batch, strict=True), pad_id),
                 best,
                 has_validation=validate is not None,
                 shown_metrics=("train/loss", best.metric),
                 training=training,
                 logger=logger,
                 folder=folder,
+                seed=seed,
             )
         if trainer.is_global_zero:
             merge(lm)

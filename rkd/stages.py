@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rkd.data import Data
+from rkd.engines import Engine
 from rkd.evaluation import Evaluation
 from rkd.generation import LocalModel
 from rkd.labels import Labels
@@ -27,6 +28,7 @@ class Stages:
     """The parts of one row. Each stage documents itself; a stage left out is an object that does nothing.
 
     Args:
+        generation: what samples from the models of checkpoints.
         few_shot: the row's model is evaluated with the student's examples (ICL); trained rows see none (METHOD 5.12).
     """
 
@@ -47,6 +49,7 @@ class Stages:
     reward_mix: RewardMix
     rl: Any
     evaluation: Evaluation
+    generation: Engine
     validation_queries: int
     training: Training
     tracker: Tracker

@@ -10,25 +10,28 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from rkd.artifacts import MANIFEST, digest_of_files
 from rkd.evaluation import accuracy
-from rkd.generation import DIGESTED, LocalGenerator, LocalModel, open_generator
+from rkd.generation import DIGESTED, LocalGenerator, LocalModel
 from rkd.label_statistics import label_statistics, verdict_counts
 from rkd.labels import score, two_pass
 from rkd.loading import ModelOptions, load_tokenizer
 from rkd.mini.overlap import summarize_overlap
 from rkd.preferences import StoredPairs
+from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
-from rkd.protocols import RewardFunction
+from rkd.protocols import RewardFunction, TextGenerator
+from rkd.recipes import digest_of_files
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
 from rkd.results import LabelStatistics, ModelResult, Overlap, TestSetResult, VerdictCounts, result_from_json
 from rkd.rewards import RewardInputs
+from rkd.shards import InShards
 from rkd.stages import Line, Stages, samples_student, trains
+from rkd.store import MANIFEST
 from rkd.stored import StoredTeacher
 from rkd.student_samples import balanced
 from rkd.workshop import REPORT_FILE, Workshop
 
-Draw = Callable[[LocalGenerator, Sequence[Query], int], list[list[Response]]]
+Draw = Callable[[TextGenerator | StoredTeacher, Sequence[Query], int], list[list[Response]]]
 """Samples responses to the queries from a generator, with a seed."""
 
 
@@ -69,7 +72,7 @@ class Steps:
         for name, queries in self.stages.dataset.test_sets().items():
             recipe = {"training": digest_of(training), "test": digest_of(queries)}
 
-            def measure(queries: list[Query] = queries) -> dict[str, Any]:
+            def measure(_: Progress, queries: list[Query] = queries) -> dict[str, Any]:
                 texts = ([query.question for query in own] for own in (queries, training))
                 return dataclasses.asdict(summarize_overlap(*texts))
 
@@ -142,6 +145,7 @@ class Steps:
                 "prompt": s.zero_shot,
                 "sampling_seed": s.sampling_seed,
                 "options": s.student.options,
+                "generation": s.generation,
             },
             known.queries,
             ("student", sft, s.zero_shot, s.student_samples.sample),
@@ -203,15 +207,20 @@ class Steps:
             sampled = stage.pass_at_k_queries(len(queries))
             recipe = {
                 "stage": stage, "model": model, "prompt": line.prompt, "test_set": name,
-                "options": self._options(line.model),
+                "options": self._options(line.model), "generation": None if is_stored else s.generation,
                 "queries": digest_of(queries), "sampling_seed": s.sampling_seed if sampled else None,
             }  # fmt: skip
 
             def measure(
-                name: str = name, queries: list[Query] = queries, stage: Any = stage, sampled: int = sampled
+                progress: Progress,
+                name: str = name,
+                queries: list[Query] = queries,
+                stage: Any = stage,
+                sampled: int = sampled,
             ) -> dict[str, Any]:
                 with self.workshop.progress(f"evaluating {line.role} on {name}", len(queries) + sampled) as advance:
-                    generator = open_generator(source, line.prompt, line.role, advance, self._options(line.model))
+                    asked = (line.role, line.model, source, line.prompt)
+                    generator = self._generator(*asked, progress, advance)
                     return dataclasses.asdict(stage.evaluate(generator, queries, s.sampling_seed, test_set=name))
 
             value = self.workshop.value("evaluation", recipe, measure, shown=f"{line.role} on {name}")
@@ -242,6 +251,7 @@ class Steps:
             {
                 "stage": s.teacher_samples, "model": source, "prompt": teacher.prompt,
                 "sampling_seed": s.sampling_seed, "pass": which, "options": self._options("teacher"),
+                "generation": None if isinstance(source, StoredTeacher) else s.generation,
             },
             queries,
             ("teacher", source, teacher.prompt, draw),
@@ -257,12 +267,27 @@ class Steps:
         """Responses to the queries; `asked` is a role, what stands in it, its prompt, and what draws from it."""
         role, source, prompt, draw = asked
 
-        def sample() -> list[list[Response]]:
+        def sample(progress: Progress) -> list[list[Response]]:
             with self.workshop.progress(f"sampling from the {role}", len(queries)) as advance:
-                generator = open_generator(source, prompt, role, advance, self._options(role))
+                generator = self._generator(role, role, source, prompt, progress, advance)
                 return draw(generator, queries, self.stages.sampling_seed)
 
         return self.workshop.responses(name, recipe, queries, sample)
+
+    def _generator(
+        self,
+        name: str,
+        model: str,
+        source: Checkpoint | StoredTeacher,
+        prompt: PromptTemplate | None,
+        progress: Progress,
+        advance: Callable[[int], None],
+    ) -> TextGenerator | StoredTeacher:
+        """What answers queries under this name: recorded responses, or a model that keeps its shards in `progress`."""
+        if isinstance(source, StoredTeacher):
+            return source
+        own = self.stages.generation.open(source, prompt, name, advance, self._options(model))
+        return InShards(own, progress, advance)
 
     def _fit(self, name: str, stage: Any, inputs: Mapping[str, Any], *arguments: Any, **options: Any) -> Checkpoint:
         """What a training stage makes of its inputs; what it reports is counted."""
@@ -273,9 +298,9 @@ class Steps:
                 "stage": stage, "prompt": s.zero_shot, "seed": s.seed, "options": s.student.options, **inputs,
                 **s.training_recipe,
             },
-            lambda folder: stage.fit(
+            lambda folder, progress: stage.fit(
                 *arguments, prompt=s.zero_shot, training=s.training, logger=s.tracker.logger_for(name),
-                folder=folder, seed=s.seed, options=s.student.options, **options,
+                folder=folder, progress=progress, seed=s.seed, options=s.student.options, **options,
             ),
         )  # fmt: skip
         report = flat_numbers(self.workshop.report(checkpoint))

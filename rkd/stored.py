@@ -16,8 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rkd.artifacts import digest_of_files
 from rkd.protocols import Sampling
+from rkd.recipes import digest_of_files
 from rkd.records import Query, Response
 from rkd.rows import id_in, question_key, rows_of, text_in
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
-from torch.utils.data import DataLoader
 
+from rkd.resuming import Batches, KeepBest, fit
 from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
-from rkd.training import KeepBest, Training, learning_rate_factor, one_validation
+from rkd.training import Training, learning_rate_factor, one_validation
 
 Example = TypeVar("Example")
 
@@ -94,7 +94,8 @@ class SupervisedTraining:
     def train(
         self,
         module: LightningModule,
-        loader: DataLoader,
+        batches: Sequence[Sequence[Example]],
+        collate: Callable[[Sequence[Example]], Any],
         best: KeepBest,
         *,
         has_validation: bool,
@@ -102,11 +103,14 @@ class SupervisedTraining:
         training: Training,
         logger: Logger | bool,
         folder: Path,
+        seed: int,
     ) -> Trainer:
         """Train over all epochs, or until patience ends; the module then has its best weights, on the first device.
 
         Args:
-            best: keeps them; without a validation they are the last ones.
+            batches: examples of one optimiser step and device each; their order is drawn anew each epoch.
+            collate: makes a batch of them.
+            best: keeps the weights, and has the progress of the stage; without a validation they are the last ones.
             shown_metrics: as `Training.trainer` takes them.
         """
         trainer = training.trainer(
@@ -118,8 +122,11 @@ class SupervisedTraining:
             callbacks=[best] if has_validation else [],
             val_check_interval=1 / self.validations_per_epoch,
             shown_metrics=shown_metrics,
+            progress=best.progress,
+            seed=seed,
         )
-        trainer.fit(module, loader, one_validation() if has_validation else None)
+        loader = Batches(batches, collate, None if training.overfit_batches else seed)
+        fit(trainer, module, loader, one_validation() if has_validation else None, best.progress)
         if trainer.is_global_zero:
             best.restore(module)
         return trainer
@@ -152,14 +159,3 @@ def length_batches(
         pool = sorted(order[start : start + POOL_BATCHES * batch_size], key=lambda index: length(examples[index]))
         batches += [[examples[i] for i in pool[at : at + batch_size]] for at in range(0, len(pool), batch_size)]
     return batches
-
-
-def training_loader(batches: Sequence[list[Example]], collate: Callable[[list[Example]], Any], seed: int) -> DataLoader:
-    """The batches, collated, in an order drawn anew each epoch from the seed."""
-    return DataLoader(
-        batches,
-        batch_size=None,
-        shuffle=True,
-        generator=torch.Generator().manual_seed(seed),
-        collate_fn=collate,
-    )

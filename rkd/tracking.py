@@ -21,7 +21,7 @@ from matplotlib.image import imread
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from rkd.artifacts import recipe_digest
+from rkd.recipes import recipe_digest
 
 log = logging.getLogger(__name__)
 

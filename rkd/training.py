@@ -11,16 +11,18 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
-from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from rkd.callbacks import StageProgress, StopOnNaN
+from rkd.progress import Progress
+from rkd.resuming import Checkpoints
+from rkd.settings import AT_LEAST_1, NOT_NEGATIVE, check_ranges
 
 """A stage's name to what its trainer logs to: `Tracker.logger_for`."""
 
@@ -38,6 +40,7 @@ class Training:
         deterministic: choose deterministic GPU kernels where there are any. On a CPU the same seed and thread count
             give the same weights without it.
         log_every_n_steps: optimiser steps between two logged training losses.
+        seconds_between_checkpoints: at least, from which an interrupted stage goes on.
         fast_dev_run: batches of training and of validation to try a stage with; False runs it whole.
         overfit_batches: train on so many batches again and again; 0 takes all.
         max_epochs: of every stage, with one validation at their end, so that none stops the stage early; None leaves
@@ -50,17 +53,15 @@ class Training:
     precision: str | None = None
     deterministic: bool = False
     log_every_n_steps: int = 10
+    seconds_between_checkpoints: float = 30.0
     fast_dev_run: bool | int = False
     overfit_batches: int = 0
     max_epochs: int | None = None
     callbacks: Mapping[str, Callable[[], Callback]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if self.log_every_n_steps < 1 or self.overfit_batches < 0:
-            raise ValueError(
-                f"log_every_n_steps={self.log_every_n_steps} must be at least 1, "
-                f"overfit_batches={self.overfit_batches} at least 0."
-            )
+        ranges = {"log_every_n_steps": AT_LEAST_1, "overfit_batches": NOT_NEGATIVE}
+        check_ranges("training", self, ranges | {"seconds_between_checkpoints": NOT_NEGATIVE})
         for name, make in self.callbacks.items():
             if not callable(make):
                 raise ValueError(
@@ -82,9 +83,11 @@ class Training:
         shown_metrics: tuple[str, ...] = (),
         learning_rate_key: str | None = None,
         log_every_n_steps: int | None = None,
+        progress: Progress | None = None,
+        seed: int = 0,
         **options: Any,
     ) -> Trainer:
-        """A Lightning trainer for one stage; it writes no checkpoint of its own.
+        """A Lightning trainer for one stage; it writes nothing but its progress.
 
         Args:
             stage: its name, which is also its config group: "`sft.learning_rate`" in the advice of `StopOnNaN`.
@@ -94,6 +97,8 @@ class Training:
             shown_metrics: logged metrics that stand beside the progress.
             learning_rate_key: the rate's config key, for the same advice; None: `<stage>.learning_rate`.
             log_every_n_steps: batches between two records of the tracker; None: as set for all stages.
+            progress: where the state of the training is saved now and then; None: nowhere.
+            seed: of the stage.
             options: further arguments of Lightning's `Trainer`.
         """
         quiet_lightning()
@@ -118,6 +123,7 @@ class Training:
                 StageProgress(stage, shown_metrics=shown_metrics),
                 *callbacks,
                 *(make() for make in self.callbacks.values()),
+                *self._checkpoints(progress, seed),  # last, for it saves the state of the others
             ],
             default_root_dir=folder,
             num_sanity_val_steps=0,
@@ -128,45 +134,15 @@ class Training:
             **options,
         )
 
+    def _checkpoints(self, progress: Progress | None, seed: int) -> list[Callback]:
+        if progress is None or self.fast_dev_run or self.overfit_batches:
+            return []
+        return [Checkpoints(progress, self.seconds_between_checkpoints, seed)]
+
     @property
     def on_gpu(self) -> bool:
         """Whether `accelerator` means a CUDA device here."""
         return self.accelerator in ("gpu", "cuda") or (self.accelerator == "auto" and torch.cuda.is_available())
-
-
-class KeepBest(Callback):
-    """Keeps the weights of the best validation in `folder`; stops after `patience` validations without a better one.
-
-    The first of equal validations is kept: it needed the fewest steps. `patience` None never stops early.
-    """
-
-    def __init__(self, metric: str, mode: Literal["max", "min"], folder: Path, patience: int | None = None) -> None:
-        self.metric = metric
-        self.sign = {"max": 1.0, "min": -1.0}[mode]
-        self.patience = patience
-        self.path = folder / "best.pt"
-        self.best: float | None = None
-        self.metrics: dict[str, float] = {}
-        self._without_better = 0
-
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        value = float(trainer.callback_metrics[self.metric])
-        if self.best is not None and self.sign * value <= self.sign * self.best:
-            self._without_better += 1
-            if self.patience is not None and self._without_better >= self.patience:
-                trainer.should_stop = True
-            return
-        self.best, self._without_better = value, 0
-        self.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if trainer.is_global_zero:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(module.state_dict(), self.path)
-
-    def restore(self, module: nn.Module) -> None:
-        """Give `module` the best weights, and remove their file; without any validation it keeps its own."""
-        if self.best is not None:
-            module.load_state_dict(torch.load(self.path, map_location="cpu", weights_only=True))
-            self.path.unlink()
 
 
 def one_validation() -> DataLoader:

@@ -12,35 +12,48 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
-from rkd.artifacts import Artifact, Store
+from rkd.files import write_whole
+from rkd.progress import Progress
 from rkd.records import Checkpoint, Query, Record, Response, digest_of, read_jsonl, write_jsonl
+from rkd.store import Artifact, Make, Store, label_of
 
 RECORDS_FILE, REPORT_FILE = "records.jsonl", "report.json"
+ARTIFACTS_FILE = "artifacts.json"  # in a job's folder: the labels of the artifacts that it uses
 
 
 class Workshop:
     """The store, the console and the bill of one job.
 
-    Where the console is no terminal, progress is a line every `seconds_between_lines`.
+    Args:
+        root: of the store.
+        job: the job's folder, where it notes what it uses; None notes nothing.
+        seconds_between_lines: where the console is no terminal, progress is a line now and then.
     """
 
-    def __init__(self, store: Store, console: Console, *, seconds_between_lines: float = 20.0) -> None:
-        self.store, self.console, self.seconds_between_lines = store, console, seconds_between_lines
+    def __init__(
+        self, root: Path, console: Console, *, job: Path | None = None, seconds_between_lines: float = 20.0
+    ) -> None:
+        self.store, self.console, self.job = Store(root, self.say), console, job
+        self.seconds_between_lines = seconds_between_lines
         self.costs: dict[str, dict[str, float]] = {}
         self.made: dict[str, Artifact] = {}
         self.warnings: list[str] = []
+        self._used = _noted(job)
 
     def records(
         self,
         name: str,
         recipe: Mapping[str, Any],
         record_type: type[Record],
-        make: Callable[[], Iterable[Record]],
+        make: Callable[[Progress], Iterable[Record]],
     ) -> list[Record]:
         """The records of a stage, in the order they were made in."""
-        artifact = self._get_or_make(name, recipe, lambda folder: write_jsonl(folder / RECORDS_FILE, make()))
+        artifact = self._get_or_make(
+            name, recipe, lambda folder, progress: write_jsonl(folder / RECORDS_FILE, make(progress))
+        )
         return read_jsonl(artifact.folder / RECORDS_FILE, record_type)
 
     def responses(
@@ -48,38 +61,57 @@ class Workshop:
         name: str,
         recipe: Mapping[str, Any],
         queries: Sequence[Query],
-        make: Callable[[], Sequence[Sequence[Response]]],
+        make: Callable[[Progress], Sequence[Sequence[Response]]],
     ) -> list[list[Response]]:
         """The responses of a stage, those of each query together, in the order of the queries."""
         recipe = {**recipe, "queries": digest_of(queries)}
-        flat = self.records(name, recipe, Response, lambda: (r for group in make() for r in group))
+        flat = self.records(name, recipe, Response, lambda progress: (r for group in make(progress) for r in group))
         groups: dict[str, list[Response]] = {query.id: [] for query in queries}
         for response in flat:
             groups[response.query_id].append(response)
         return list(groups.values())
 
-    def checkpoint(self, name: str, recipe: Mapping[str, Any], fit: Callable[[Path], Any]) -> Checkpoint:
+    def checkpoint(self, name: str, recipe: Mapping[str, Any], fit: Callable[[Path, Progress], Any]) -> Checkpoint:
         """The model of a stage; what `fit` returns, a report, is kept beside it."""
 
-        def make(folder: Path) -> None:
-            report = dataclasses.asdict(fit(folder))
+        def make(folder: Path, progress: Progress) -> None:
+            report = dataclasses.asdict(fit(folder, progress))
             (folder / REPORT_FILE).write_text(json.dumps(report, indent=1), encoding="utf-8")
 
         artifact = self._get_or_make(name, recipe, make)
         return Checkpoint(artifact.folder, artifact.digest)
 
     def value(
-        self, name: str, recipe: Mapping[str, Any], make: Callable[[], dict[str, Any]], *, shown: str | None = None
+        self,
+        name: str,
+        recipe: Mapping[str, Any],
+        make: Callable[[Progress], dict[str, Any]],
+        *,
+        shown: str | None = None,
     ) -> dict[str, Any]:
         """A small result in JSON form; `shown` stands for the stage's name in what is printed."""
-        artifact = self._get_or_make(
-            name, recipe, lambda folder: (folder / REPORT_FILE).write_text(json.dumps(make()), encoding="utf-8"), shown
-        )
+
+        def write(folder: Path, progress: Progress) -> None:
+            (folder / REPORT_FILE).write_text(json.dumps(make(progress)), encoding="utf-8")
+
+        artifact = self._get_or_make(name, recipe, write, shown)
         return json.loads((artifact.folder / REPORT_FILE).read_text(encoding="utf-8"))
 
     def report(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """What the fit of a checkpoint reported."""
         return json.loads((checkpoint.folder / REPORT_FILE).read_text(encoding="utf-8"))
+
+    def note_use(self, label: str) -> None:
+        """Write into the job's folder that it uses this artifact, before it does: what no job uses may be removed."""
+        if self.job is None or label in self._used:
+            return
+        self._used.add(label)
+        write_whole(self.job / ARTIFACTS_FILE, json.dumps(sorted(self._used), indent=0) + "\n")
+
+    def note_model(self, model: object) -> None:
+        """The same of a model, if it lies in the store."""
+        if isinstance(model, Checkpoint) and model.folder.resolve().parent.parent == self.store.root.resolve():
+            self.note_use(label_of(model.folder))
 
     def say(self, text: str) -> None:
         """One line to the user."""
@@ -95,7 +127,7 @@ class Workshop:
         """A function that takes note of so many more of `total`: a bar, or now and then a line in a log."""
         if self.console.is_terminal:
             columns = (BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-            with Progress(TextColumn("{task.description}"), *columns, console=self.console, transient=True) as bar:
+            with Bars(TextColumn("{task.description}"), *columns, console=self.console, transient=True) as bar:
                 task = bar.add_task(name, total=total)
                 yield lambda count: bar.advance(task, count)
             return
@@ -111,16 +143,15 @@ class Workshop:
 
         yield advance
 
-    def _get_or_make(
-        self, name: str, recipe: Mapping[str, Any], make: Callable[[Path], Any], shown: str | None = None
-    ) -> Artifact:
+    def _get_or_make(self, name: str, recipe: Mapping[str, Any], make: Make, shown: str | None = None) -> Artifact:
         started, was_made = time.monotonic(), False
 
-        def timed(folder: Path) -> None:
+        def timed(folder: Path, progress: Progress) -> None:
             nonlocal was_made
             was_made = True
-            make(folder)
+            make(folder, progress)
 
+        self.note_use(label_of(self.store.folder_of(name, recipe)))
         artifact = self.store.get_or_make(name, recipe, timed)
         seconds = float(artifact.manifest["seconds"])
         cost = self.costs.setdefault(name, {"seconds": 0.0, "seconds_this_job": 0.0})
@@ -130,3 +161,9 @@ class Workshop:
         done = f"made in {seconds:.0f} s" if was_made else f"reused, made before in {seconds:.0f} s"
         self.say(f"  [green]✓[/] {shown or name:<26} {done}   [dim]{artifact.folder}[/]")
         return artifact
+
+
+def _noted(job: Path | None) -> set[str]:
+    """What an earlier attempt of the job noted."""
+    file = None if job is None else job / ARTIFACTS_FILE
+    return set(json.loads(file.read_text(encoding="utf-8"))) if file is not None and file.is_file() else set()

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from rkd.progress import Progress
 from rkd.protocols import Sampling
 from rkd.records import Query, Response, ScoredResponse
 
@@ -55,3 +57,8 @@ def scored(query_id: str, *text_and_score: tuple[str, float | None]) -> list[Sco
     """Scored responses to one query; their answers do not matter."""
     own = responses(query_id, [text for text, _ in text_and_score])
     return [ScoredResponse(response, None, score) for response, (_, score) in zip(own, text_and_score, strict=True)]
+
+
+def progress_beside(folder: Path) -> Progress:
+    """The progress of a stage that fills `folder`, as the store would place it."""
+    return Progress(folder.with_name(f".{folder.name}.progress"))

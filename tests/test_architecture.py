@@ -10,15 +10,16 @@ PACKAGE = Path(__file__).parents[1] / "rkd"
 FLOORS = [
     set(floor.split())
     for floor in (
-        "records losses muon callbacks artifacts statistics results settings rows lora equivalence",
+        "files",
+        "records losses muon callbacks recipes provenance progress results statistics settings rows lora equivalence",
         "protocols advantages kl_control prompts answers mini batches loading",
-        "columns calculations alpaca_eval pair_files",
+        "columns calculations alpaca_eval pair_files store shards resuming",
         "sources models training decoding side_by_side stored",
         "data generation pairs pretrain_text supervised label_statistics",
-        "rewards teacher labels student_samples preferences rollouts pretrain_report",
+        "rewards teacher labels student_samples preferences rollouts pretrain_report engines",
         "pretrain sft reward_model rl evaluation",
         "tracking report figures workshop",
-        "stages",
+        "stages artifacts",
         "plan steps",
         "pipeline speed bill",
         "job",

@@ -1,248 +1,128 @@
-"""The stage store: made once, found again, never half there."""
+"""The command that looks after the store: what it lists and repairs, and that it removes only what no job uses."""
 
-import dataclasses
-import enum
-import os
-import signal
+import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from rkd.artifacts import Artifact, ArtifactError, Store, as_recipe, recipe_digest
+from rkd.store import Artifact, Store
 
 REPOSITORY = Path(__file__).parent.parent
 
-# A process that asks for one artifact. It counts its makes in `makes.txt`, and `pause` seconds pass between two files.
-SCRIPT = """
-import sys, time
-from pathlib import Path
-from rkd.artifacts import Store
 
-root, pause = Path(sys.argv[1]), float(sys.argv[2])
-
-def make(folder):
-    with (root / "makes.txt").open("a") as file:
-        file.write("made\\n")
-    (folder / "first.txt").write_text("first")
-    time.sleep(pause)
-    (folder / "second.txt").write_text("second")
-
-print(Store(root).get_or_make("teacher", {"seed": 0}, make).folder)
-"""
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """The command, as a user calls it in a folder with `artifacts` and `outputs`."""
+    return subprocess.run(
+        [sys.executable, "-m", "rkd.artifacts", *arguments],
+        cwd=folder, env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
 
-def start_process(root: Path, pause: float) -> subprocess.Popen:
-    root.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", SCRIPT, str(root), str(pause)]
-    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+def make(folder: Path, seed: int) -> Artifact:
+    """An artifact in the store of a folder."""
+    return Store(folder / "artifacts").get_or_make(
+        "sft", {"seed": seed}, lambda own, _: (own / "answer.txt").write_text("42")
+    )
 
 
-def run_command(*arguments: str, root: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "rkd.artifacts", *arguments, "--root", str(root)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+def interrupt(folder: Path, seed: int) -> Path:
+    """A stage that was interrupted after it had saved something; where its artifact would lie."""
+
+    def fail(_, progress):
+        progress.save("half", lambda path: path.write_text("half"))
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        Store(folder / "artifacts").get_or_make("rl", {"seed": seed}, fail)
+    return Store(folder / "artifacts").folder_of("rl", {"seed": seed})
 
 
-def write_answer(folder: Path) -> None:
-    (folder / "answer.txt").write_text("42 is the answer")
+def job(folder: Path, name: str, *labels: str) -> None:
+    """A job that says what it uses."""
+    (folder / "outputs" / name).mkdir(parents=True)
+    (folder / "outputs" / name / "artifacts.json").write_text(json.dumps(labels))
 
 
-def make_nothing(folder: Path) -> None:
-    raise AssertionError(f"{folder} should have been found")
+def test_list_names_size_and_users_of_each_artifact_and_unfinished_stage(tmp_path):
+    used, unused, unfinished = make(tmp_path, 0), make(tmp_path, 1), interrupt(tmp_path, 0)
+    job(tmp_path, "Ours-seed0", used.label, f"rl/{unfinished.name}")
+    lines = {line.split()[0]: line for line in command(tmp_path, "list").stdout.splitlines()}
+    assert lines[used.label].endswith("Ours-seed0")
+    assert lines[unused.label].endswith("no job")
+    assert "unfinished" in lines[f"rl/{unfinished.name}"]
+    assert lines[f"rl/{unfinished.name}"].endswith("Ours-seed0")
 
 
-class Precision(enum.Enum):
-    FULL = "float32"
+def test_show_prints_what_an_artifact_was_made_from(tmp_path):
+    artifact = make(tmp_path, 7)
+    shown = command(tmp_path, "show", artifact.label).stdout
+    assert "recipe:\n  seed: 7\n" in shown
+    assert "sha256" in shown
 
 
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    temperatures: tuple[float, ...]
-    folder: Path
-    precision: Precision
-
-
-class Teacher:
-    def recipe(self) -> dict[str, object]:
-        return {"decoding": Decoding((0.0, 0.1), Path("models/teacher"), Precision.FULL)}
-
-
-def test_second_request_finds_what_the_first_made(tmp_path):
-    made = Store(tmp_path).get_or_make("sft", {"seed": 1}, write_answer)
-    found = Store(tmp_path).get_or_make("sft", {"seed": 1}, make_nothing)
-    assert found == made
-    assert made.folder == tmp_path / "sft" / made.digest
-    assert (found.folder / "answer.txt").read_text() == "42 is the answer"
-
-
-def test_manifest_tells_files_recipe_versions_and_duration(tmp_path):
-    manifest = Store(tmp_path).get_or_make("sft", {"seed": 1}, write_answer).manifest
-    # By `printf '42 is the answer' | sha256sum`.
-    checksum = "6ee92b5b60d36f2001241ae499070d5544ff0dae2c3e9f5238a549ba050439e1"
-    assert manifest["files"] == {"answer.txt": {"size": 16, "sha256": checksum}}
-    assert manifest["recipe"] == {"seed": 1}
-    assert {"python", "torch", "transformers", "pytorch-lightning"} <= set(manifest["versions"])
-    assert 0 <= manifest["seconds"] < 10
-
-
-def test_another_recipe_or_name_gives_another_digest():
-    digests = {
-        recipe_digest("sft", {"seed": 1}),
-        recipe_digest("sft", {"seed": 2}),
-        recipe_digest("rl", {"seed": 1}),
+def test_gc_removes_what_no_job_uses_and_nothing_else(tmp_path):
+    used, unused = make(tmp_path, 0), make(tmp_path, 1)
+    kept, forgotten = interrupt(tmp_path, 0), interrupt(tmp_path, 1)
+    job(tmp_path, "Ours-seed0", used.label, f"rl/{kept.name}")
+    before = sorted(path.as_posix() for path in tmp_path.rglob("*"))
+    dry = command(tmp_path, "gc", "--dry-run")
+    assert f"would remove {unused.label}" in dry.stdout
+    assert before == sorted(path.as_posix() for path in tmp_path.rglob("*"))
+    done = command(tmp_path, "gc")
+    assert done.returncode == 0
+    assert {line for line in done.stdout.splitlines() if line.startswith("removed")} == {
+        f"removed {unused.label}, 0.0 MB",
+        f"removed rl/{forgotten.name}, 0.0 MB",
     }
-    assert len(digests) == 3
-    assert all(len(digest) == 16 for digest in digests)
+    store = Store(tmp_path / "artifacts")
+    assert store.folders() == [store.root / used.label]
+    assert store.unfinished() == [store.root / "rl" / kept.name]
+    assert not unused.folder.exists()
 
 
-def test_order_of_keys_does_not_change_the_digest():
-    assert recipe_digest("sft", {"seed": 1, "lr": 0.1}) == recipe_digest("sft", {"lr": 0.1, "seed": 1})
+def test_gc_without_the_jobs_would_remove_everything_and_is_refused(tmp_path):
+    artifact = make(tmp_path, 0)
+    done = command(tmp_path, "gc")
+    assert done.returncode == 2
+    assert "without the jobs, every artifact would be removed" in done.stderr
+    assert artifact.folder.exists()
 
 
-def test_recipes_spell_out_dataclasses_paths_tuples_enums_and_recipe_methods():
-    assert as_recipe({"teacher": Teacher()}) == {
-        "teacher": {
-            "_target_": f"{__name__}.Teacher",
-            "decoding": {
-                "_target_": f"{__name__}.Decoding",
-                "temperatures": [0.0, 0.1],
-                "folder": "models/teacher",
-                "precision": "float32",
-            },
-        }
-    }
-
-
-def test_recipe_of_a_later_stage_names_an_artifact_by_digest_not_by_place(tmp_path):
-    one = Store(tmp_path / "one").get_or_make("sft", {"seed": 1}, write_answer)
-    other = Store(tmp_path / "other").get_or_make("sft", {"seed": 1}, write_answer)
-    assert isinstance(one, Artifact)
-    assert recipe_digest("rl", {"student": one}) == recipe_digest("rl", {"student": other})
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        ({"rl": {"lrs": [1e-5, object()]}}, r"recipe\.rl\.lrs\[1\] is a builtins\.object"),
-        ({"rl": {"kl": float("nan")}}, r"recipe\.rl\.kl=nan"),
-        ({"sizes": {1, 2}}, r"recipe\.sizes is a builtins\.set"),
-        ({"rl": {3: "three"}}, r"recipe\.rl has the key 3"),
-        ({"loss": Teacher}, r"recipe\.loss is the class .*Teacher"),
-    ],
-)
-def test_unserialisable_recipe_is_refused_by_its_key(tmp_path, value, words):
-    with pytest.raises(TypeError, match=words):
-        Store(tmp_path).get_or_make("rl", value, make_nothing)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_two_processes_that_ask_at_once_make_it_once(tmp_path):
-    processes = [start_process(tmp_path, pause=1.0) for _ in range(2)]
-    folders = {process.communicate(timeout=30)[0].strip() for process in processes}
-    assert [process.returncode for process in processes] == [0, 0]
-    assert len(folders) == 1
-    assert (tmp_path / "makes.txt").read_text() == "made\n"
-
-
-def test_killed_process_leaves_nothing_that_looks_complete_and_the_next_run_succeeds(tmp_path):
-    process = start_process(tmp_path, pause=60)
-    deadline = time.monotonic() + 20
-    while not list(tmp_path.glob("teacher/.*/first.txt")):
-        assert time.monotonic() < deadline, "the process did not start to make its artifact"
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=10)
-    assert Store(tmp_path).folders() == []
-
-    artifact = Store(tmp_path).get_or_make("teacher", {"seed": 0}, write_answer)
-    assert sorted(path.name for path in artifact.folder.iterdir()) == ["answer.txt", "manifest.json"]
-    assert not list((tmp_path / "teacher").glob(".*.making-*"))
-
-
-def test_failing_make_keeps_nothing_and_its_own_error_reaches_the_caller(tmp_path):
-    def fail(folder: Path) -> None:
-        write_answer(folder)
-        raise ValueError("teacher=stored found no responses")
-
-    with pytest.raises(ValueError, match="teacher=stored"):
-        Store(tmp_path).get_or_make("teacher", {}, fail)
-    assert Store(tmp_path).folders() == []
-    assert not list((tmp_path / "teacher").glob(".*.making-*"))
-
-
-def test_truncated_file_is_named_with_the_command_that_repairs(tmp_path):
-    artifact = Store(tmp_path).get_or_make("sft", {}, write_answer)
-    (artifact.folder / "answer.txt").write_text("42")
-    with pytest.raises(
-        ArtifactError, match=r"answer\.txt has 2 bytes where the manifest says 16.*verify --root .*--rep"
-    ):
-        Store(tmp_path).get_or_make("sft", {}, make_nothing)
-
-
-def test_missing_manifest_is_damage_not_absence(tmp_path):
-    artifact = Store(tmp_path).get_or_make("sft", {}, write_answer)
-    (artifact.folder / "manifest.json").unlink()
-    with pytest.raises(ArtifactError, match=r"manifest\.json is missing"):
-        Store(tmp_path).get_or_make("sft", {}, make_nothing)
-
-
-def test_verify_sees_an_altered_file_of_the_same_size(tmp_path):
-    artifact = Store(tmp_path).get_or_make("sft", {}, write_answer)
-    artifact.verify()
-    (artifact.folder / "answer.txt").write_text("43 is the answer")
-    with pytest.raises(ArtifactError, match=r"answer\.txt was altered"):
-        artifact.verify()
-
-
-def test_verify_sees_a_file_that_does_not_belong(tmp_path):
-    artifact = Store(tmp_path).get_or_make("sft", {}, write_answer)
-    (artifact.folder / "model.bin").write_text("from elsewhere")
-    with pytest.raises(ArtifactError, match=r"model\.bin is not in the manifest"):
-        artifact.verify()
+def test_gc_refuses_a_job_that_does_not_say_what_it_uses(tmp_path):
+    artifact = make(tmp_path, 0)
+    (tmp_path / "outputs" / "old").mkdir(parents=True)
+    (tmp_path / "outputs" / "old" / "result.json").write_text("{}")
+    done = command(tmp_path, "gc")
+    assert done.returncode == 1
+    assert "outputs/old does not say which artifacts its job uses" in done.stderr
+    assert artifact.folder.exists()
 
 
 def test_repair_removes_the_damaged_artifact_and_keeps_the_whole_one(tmp_path):
-    damaged = Store(tmp_path).get_or_make("sft", {"seed": 0}, write_answer)
-    whole = Store(tmp_path).get_or_make("sft", {"seed": 1}, write_answer)
+    damaged, whole = make(tmp_path, 0), make(tmp_path, 1)
     (damaged.folder / "answer.txt").write_text("")
-
-    report = run_command("verify", root=tmp_path)
+    report = command(tmp_path, "verify")
     assert report.returncode == 1
     assert "1 of 2 artifacts" in report.stdout
     assert damaged.folder.exists()
-
-    assert run_command("verify", "--repair", root=tmp_path).returncode == 0
-    assert Store(tmp_path).folders() == [whole.folder]
-    assert Store(tmp_path).get_or_make("sft", {"seed": 0}, write_answer).folder == damaged.folder
-
-
-def test_list_shows_each_artifact_on_a_line(tmp_path):
-    artifact = Store(tmp_path).get_or_make("sft", {}, write_answer)
-    listing = run_command("list", root=tmp_path).stdout
-    assert listing.startswith(f"sft/{artifact.digest}")
-    assert len(listing.splitlines()) == 1
+    assert command(tmp_path, "verify", "--repair").returncode == 0
+    assert Store(tmp_path / "artifacts").folders() == [tmp_path / "artifacts" / whole.label]
+    assert make(tmp_path, 0).folder == damaged.folder
 
 
-def test_full_disk_is_explained_with_the_folder(tmp_path):
-    def fill_the_disk(folder: Path) -> None:  # noqa: ARG001
-        with open("/dev/full", "w") as file:
-            file.write("no device has room for this")
-
-    with pytest.raises(ArtifactError, match=r"disk was full while making .*sft.*artifacts\.root"):
-        Store(tmp_path).get_or_make("sft", {}, fill_the_disk)
-
-
-def test_root_that_cannot_be_a_folder_is_explained(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match=r"cannot be written \(Not a directory\).*artifacts\.root"):
-        Store(tmp_path / "file").get_or_make("sft", {}, write_answer)
-
-
-def test_error_of_make_about_a_file_elsewhere_is_not_blamed_on_the_store(tmp_path):
-    def read_elsewhere(folder: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(folder.root + "data/gsm8k.jsonl"))
-
-    with pytest.raises(PermissionError, match=r"gsm8k\.jsonl"):
-        Store(tmp_path).get_or_make("sft", {}, read_elsewhere)
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["list", "--root", "nowhere"], "--root nowhere is no folder"),
+        (["show"], "`show` takes an artifact"),
+        (["gc", "sft/1"], "the other commands take none"),
+        (["show", "sft/1"], "artifacts holds no artifact 'sft/1'"),
+    ],
+)
+def test_wrong_arguments_are_named(tmp_path, arguments, words):
+    make(tmp_path, 0)
+    done = command(tmp_path, *arguments)
+    assert done.returncode in (1, 2)
+    assert words in done.stderr

@@ -16,12 +16,12 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from rkd.answers import extract_answer
-from rkd.artifacts import Store, open_artifact
 from rkd.generation import open_generator
 from rkd.job import JobError, run_job
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint
 from rkd.results import RESULT_FILE, read_result
+from rkd.store import Store, label_of, open_artifact
 
 REPOSITORY = Path(__file__).parents[1]
 SFT = ["sft.epochs=1", "sft.learning_rate=1e-4"]
@@ -124,7 +124,9 @@ def finished(world, tmp_path_factory):
 def test_a_job_leaves_result_table_and_figure(finished):
     root, accuracy, _ = finished
     result, folder = only_result(root)
-    assert {path.name for path in folder.iterdir()} == {RESULT_FILE, "splits.json", "table.md", "learning_curves.png"}
+    assert {path.name for path in folder.iterdir()} == {
+        RESULT_FILE, "splits.json", "table.md", "learning_curves.png", "artifacts.json",
+    }  # fmt: skip
     assert [model.role for model in result.models] == ROLES
     assert result.failure is None
     assert result.models[-1].test_sets["svamp"].accuracy == accuracy
@@ -132,6 +134,13 @@ def test_a_job_leaves_result_table_and_figure(finished):
     assert (result.counts["training_queries"], result.counts["validation_queries"]) == (36, 4)
     assert result.models[0].test_sets["svamp"].n == 12
     assert result.config["dataset"]["name"] == "svamp"
+
+
+def test_a_job_notes_all_that_it_left_in_the_store(finished):
+    root, _, _ = finished
+    _, folder = only_result(root)
+    noted = json.loads((folder / "artifacts.json").read_text())
+    assert noted == sorted(label_of(path) for path in Store(root / "artifacts").folders())
 
 
 def test_a_user_sees_the_plan_each_stage_and_where_everything_is(finished):

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import pytest
 import tiny_models
 import torch
+from fakes import progress_beside
 from tiny_models import PROMPT, weights
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -40,16 +41,17 @@ def student(tmp_path_factory) -> Checkpoint:
 needs_peft = pytest.mark.skipif(not find_spec("peft"), reason="requirements-lora.txt is not installed")
 
 
-def shared(**more):
+def shared(folder):
     return {
-        "prompt": PROMPT, "training": Training(accelerator="cpu"), "logger": False, "seed": 0, **more
+        "prompt": PROMPT, "training": Training(accelerator="cpu"), "logger": False, "seed": 0,
+        "progress": progress_beside(folder),
     }  # fmt: skip
 
 
 def fit_sft(student, folder, options):
     stage = SFT(learning_rate=3e-2, epochs=4, batch_size=4, max_tokens=64)
     examples = [(query, f" The answer is {2 * i}.") for i, query in enumerate(QUERIES)]
-    return stage.fit(student, examples, validate=None, folder=folder, options=options, **shared())
+    return stage.fit(student, examples, validate=None, folder=folder, options=options, **shared(folder))
 
 
 def fit_reward_model(student, folder, options):
@@ -58,7 +60,7 @@ def fit_reward_model(student, folder, options):
 
     pairs = [PreferencePair(query, scored(query, " yes", 1.0), scored(query, " no", 0.0)) for query in QUERIES]
     stage = RewardModel(learning_rate=3e-2, epochs=4, batch_size=4, max_tokens=64)
-    return stage.fit(student, pairs, pairs[:4], folder=folder, options=options, **shared())
+    return stage.fit(student, pairs, pairs[:4], folder=folder, options=options, **shared(folder))
 
 
 def fit_rl(student, folder, options):
@@ -75,7 +77,13 @@ def fit_rl(student, folder, options):
     )
     scores = iter([0.1, 0.2, 0.3])
     return stage.fit(
-        student, QUERIES, lambda: reward, validate=lambda _: next(scores), folder=folder, options=options, **shared()
+        student,
+        QUERIES,
+        lambda: reward,
+        validate=lambda _: next(scores),
+        folder=folder,
+        options=options,
+        **shared(folder),
     )
 
 

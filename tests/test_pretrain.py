@@ -12,13 +12,13 @@ import torch
 from hydra.utils import instantiate
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rkd.artifacts import Store
 from rkd.mini import math as mini_math
 from rkd.mini.corpus import KINDS, Document
 from rkd.pretrain import Pretrain, weighted_token_loss
 from rkd.pretrain_report import judging_accuracy, sampled_responses, solving_accuracy, written_responses
 from rkd.pretrain_text import Corpus, TokenWeights, load_documents, pack, render
 from rkd.prompts import JudgePrompt, PromptTemplate
+from rkd.store import Store
 from rkd.training import Training
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from fakes import progress_beside
 from tiny_models import PROMPT, llama_folder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -57,6 +58,7 @@ def fit(stage, sft, folder, *, pairs=PAIRS, held_out=HELD_OUT, seed=0):
         training=Training(accelerator="cpu"),
         logger=False,
         folder=folder,
+        progress=progress_beside(folder),
         seed=seed,
     )
 

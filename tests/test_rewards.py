@@ -5,11 +5,11 @@ import tiny_world
 import torch
 from fakes import query, responses, says
 
-from rkd.artifacts import as_recipe
 from rkd.batches import collate, encode, encode_responses
 from rkd.loading import load_tokenizer
 from rkd.models import Scorer, load_scorer
 from rkd.protocols import Rewards
+from rkd.recipes import as_recipe
 from rkd.records import Checkpoint, Response
 from rkd.rewards import (
     ConsistencyCheck,

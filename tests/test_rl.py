@@ -9,14 +9,15 @@ from typing import ClassVar
 import pytest
 import tiny_world
 import torch
+from fakes import progress_beside
 from tiny_models import weights
 
 from rkd.advantages import GAE, GroupRelative
-from rkd.artifacts import as_recipe
 from rkd.generation import open_generator
 from rkd.kl_control import AdaptiveKL, FixedKL
 from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.protocols import Rewards, Sampling
+from rkd.recipes import as_recipe
 from rkd.records import Checkpoint
 from rkd.rl import RL, NoRL, Optimisation, PolicyModule
 from rkd.rollouts import KLPenalty, RewardScaling, Rollout, Rollouts, queries_of_rollouts
@@ -74,16 +75,28 @@ def collect(own: PolicyModule, queries=QUERIES[:8]) -> Rollout:
     return own.collector.collect(queries, seed=0)
 
 
-def fit(stage, student, folder, *, validate=lambda _: 0.5, seed=0, queries=QUERIES, reward=says_two, logger=False):
+def fit(
+    stage,
+    student,
+    folder,
+    *,
+    validate=lambda _: 0.5,
+    seed=0,
+    queries=QUERIES,
+    reward=says_two,
+    logger=False,
+    seconds=30,
+):
     return stage.fit(
         student,
         queries,
         lambda: reward,
         prompt=tiny_world.PROMPT,
         validate=validate,
-        training=Training(accelerator="cpu"),
+        training=Training(accelerator="cpu", seconds_between_checkpoints=seconds),
         logger=logger,
         folder=folder,
+        progress=progress_beside(folder),
         seed=seed,
     )
 
@@ -454,3 +467,33 @@ def test_no_rl_hands_the_student_on_and_needs_no_reward(student, tmp_path):
     assert dataclasses.astuple(report) == (0, 0, None)
     before, after = weights(student.folder), weights(tmp_path)
     assert all(before[name].equal(after[name]) for name in before)
+
+
+class Killed(BaseException):
+    """What stands for the end of the process; nothing may catch it."""
+
+
+@pytest.mark.parametrize("advantages", [PPO, GroupRelative(group_size=4)], ids=["PPO", "GRPO"])
+def test_a_training_that_is_killed_after_each_rollout_ends_like_one_that_was_not(student, tmp_path, advantages):
+    kl = KLPenalty(controller=AdaptiveKL(coefficient=0.1, target=0.01, horizon=320))
+    stage = dataclasses.replace(STAGE, kl=kl, advantages=advantages)
+    scores = {"whole": iter([0.1, 0.3, 0.2, 0.1]), "killed": iter([0.1, 0.3, 0.2, 0.1])}  # the start, then each rollout
+
+    def attempt(name: str, rollouts: int) -> None:
+        left = iter(range(rollouts))
+
+        def reward(queries, responses):
+            if next(left, None) is None:
+                raise Killed
+            return says_two(queries, responses)
+
+        fit(stage, student, tmp_path / name, reward=reward, validate=lambda _: next(scores[name]), seconds=0)
+
+    attempt("whole", 3)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            attempt("killed", 1)
+    attempt("killed", 1)
+    assert next(scores["killed"], None) is None  # no validation twice
+    for file in ("model.safetensors", "history.jsonl", "samples.jsonl"):
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

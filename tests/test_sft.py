@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from fakes import progress_beside
 from tiny_models import PROMPT, llama_folder, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -34,6 +35,7 @@ def fit(stage, student, folder, *, examples=EXAMPLES, validate=None, seed=0, tra
         training=training or Training(accelerator="cpu"),
         logger=False,
         folder=folder,
+        progress=progress_beside(folder),
         seed=seed,
     )
 

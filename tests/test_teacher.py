@@ -3,7 +3,7 @@
 import pytest
 from fakes import ScriptedGenerator, query
 
-from rkd.artifacts import as_recipe
+from rkd.recipes import as_recipe
 from rkd.teacher import Schedule, TeacherSamples
 
 PAPER = TeacherSamples(

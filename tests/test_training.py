@@ -8,8 +8,10 @@ import pytorch_lightning as pl
 import torch
 
 from rkd.callbacks import LogLearningRate
-from rkd.supervised import length_batches, training_loader
-from rkd.training import KeepBest, Training, learning_rate_factor, one_validation, seeded
+from rkd.progress import Progress
+from rkd.resuming import Batches, KeepBest
+from rkd.supervised import length_batches
+from rkd.training import Training, learning_rate_factor, one_validation, seeded
 
 CONF = Path(__file__).parents[1] / "conf"
 CPU = Training(accelerator="cpu")
@@ -36,7 +38,7 @@ class Counting(pl.LightningModule):
 
 
 def loader(count=2, seed=0):
-    return training_loader([[i] for i in range(count)], lambda batch: torch.tensor(batch), seed)
+    return Batches([[i] for i in range(count)], torch.tensor, seed)
 
 
 def fit(module, best, folder, *, epochs):
@@ -75,33 +77,32 @@ def test_divergence_names_the_key_of_the_learning_rate(tmp_path):
     ("mode", "scores", "best", "epoch"),
     [("max", [0.1, 0.5, 0.5, 0.2], 0.5, 2), ("min", [0.9, 0.3, 0.1, 0.1], 0.1, 3)],
 )
-def test_best_weights_are_restored_and_their_file_removed(tmp_path, mode, scores, best, epoch):
-    module, keep = Counting(scores), KeepBest("validation/score", mode, tmp_path)
+def test_best_weights_are_restored(tmp_path, mode, scores, best, epoch):
+    module, keep = Counting(scores), KeepBest("validation/score", mode, Progress(tmp_path))
     fit(module, keep, tmp_path, epochs=4)
     assert module.weight.item() == 8  # 4 epochs of 2 steps
     keep.restore(module)
     assert module.weight.item() == 2 * epoch
     assert keep.best == pytest.approx(best)
     assert keep.metrics["validation/score"] == pytest.approx(best)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_patience_counts_validations_without_a_better_one(tmp_path):
     # Better at validations 1 and 3; then two without: training ends after the fifth.
-    keep = KeepBest("validation/score", "max", tmp_path, patience=2)
+    keep = KeepBest("validation/score", "max", Progress(tmp_path), patience=2)
     trainer = fit(Counting([0.1, 0.0, 0.3, 0.2, 0.3, 0.9, 0.9]), keep, tmp_path, epochs=7)
     assert trainer.global_step == 10
 
 
 def test_without_validation_the_module_keeps_its_weights(tmp_path):
-    module, keep = Counting(), KeepBest("validation/score", "max", tmp_path)
+    module, keep = Counting(), KeepBest("validation/score", "max", Progress(tmp_path))
     keep.restore(module)
     assert module.weight.item() == 0
     assert keep.best is None
 
 
 def test_more_validations_than_batches_validate_after_each(tmp_path):
-    keep = KeepBest("validation/score", "max", tmp_path)
+    keep = KeepBest("validation/score", "max", Progress(tmp_path))
     trainer = CPU.trainer(
         "sft", logger=False, folder=tmp_path, max_epochs=1, callbacks=[keep], val_check_interval=1 / 4
     )

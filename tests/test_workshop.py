@@ -1,13 +1,13 @@
 """The workshop: what was made is read back, what it cost is remembered, and what the user is told."""
 
 import io
+import json
 from dataclasses import dataclass
 
 import pytest
 from fakes import query, responses
 from rich.console import Console
 
-from rkd.artifacts import Store
 from rkd.records import PseudoLabel
 from rkd.workshop import Workshop
 
@@ -31,7 +31,7 @@ class Counter:
 
 
 def workshop(folder, *, terminal: bool = False, **options) -> Workshop:
-    return Workshop(Store(folder), Console(file=io.StringIO(), width=200, force_terminal=terminal), **options)
+    return Workshop(folder, Console(file=io.StringIO(), width=200, force_terminal=terminal), **options)
 
 
 def seen(own: Workshop) -> str:
@@ -62,19 +62,19 @@ def test_responses_return_in_groups_in_the_order_of_the_queries(tmp_path):
     queries = [query("b"), query("a"), query("c")]
     groups = [responses("b", ["x", "y"]), responses("a", ["z"]), []]
     for own in (workshop(tmp_path), workshop(tmp_path)):
-        assert own.responses("samples", {}, queries, lambda: groups) == groups
+        assert own.responses("samples", {}, queries, lambda _: groups) == groups
 
 
 def test_other_queries_are_another_recipe(tmp_path):
     own = workshop(tmp_path)
-    own.responses("samples", {}, [query("a")], lambda: [responses("a", ["x"])])
-    assert own.responses("samples", {}, [query("b")], lambda: [responses("b", ["y"])])[0][0].text == "y"
+    own.responses("samples", {}, [query("a")], lambda _: [responses("a", ["x"])])
+    assert own.responses("samples", {}, [query("b")], lambda _: [responses("b", ["y"])])[0][0].text == "y"
 
 
 def test_a_checkpoint_has_the_stores_digest_and_its_report(tmp_path):
     own = workshop(tmp_path)
 
-    def fit(folder):
+    def fit(folder, _):
         (folder / "model").write_text("weights")
         return Report(7)
 
@@ -87,7 +87,7 @@ def test_a_checkpoint_has_the_stores_digest_and_its_report(tmp_path):
 
 def test_a_value_is_told_under_the_name_it_is_shown_by(tmp_path):
     own = workshop(tmp_path)
-    assert own.value("evaluation", {"x": 1}, lambda: {"n": 3}, shown="teacher on svamp") == {"n": 3}
+    assert own.value("evaluation", {"x": 1}, lambda _: {"n": 3}, shown="teacher on svamp") == {"n": 3}
     assert "✓ teacher on svamp" in seen(own)
 
 
@@ -95,7 +95,7 @@ def test_costs_add_up_over_a_name_and_reused_stages_cost_this_job_nothing(tmp_pa
     first, second = workshop(tmp_path), workshop(tmp_path)
     for own in (first, second):
         for x in (1, 2):
-            own.value("evaluation", {"x": x}, dict)
+            own.value("evaluation", {"x": x}, lambda _: {})
     assert first.costs["evaluation"]["seconds_this_job"] > 0
     assert second.costs["evaluation"]["seconds_this_job"] == 0
     stored = [artifact.folder for artifact in second.made.values()]
@@ -106,14 +106,14 @@ def test_costs_add_up_over_a_name_and_reused_stages_cost_this_job_nothing(tmp_pa
 def test_a_stage_that_fails_leaves_nothing_and_costs_nothing(tmp_path):
     own = workshop(tmp_path)
 
-    def fail():
+    def fail(_):
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
         own.value("evaluation", {}, fail)
     assert not own.made
     assert not own.costs
-    assert not Store(tmp_path).folders()
+    assert not own.store.folders()
 
 
 def test_a_warning_is_shown_and_remembered(tmp_path):
@@ -152,3 +152,18 @@ def test_on_a_terminal_a_bar_is_drawn_and_closed_when_the_work_fails(tmp_path):
     assert "sampling" in seen(own)
     with own.progress("again", 1):  # Rich refuses a second bar while one is open
         pass
+
+
+def test_a_job_notes_what_it_uses_before_it_does_and_keeps_what_an_earlier_attempt_noted(tmp_path):
+    def noted() -> list[str]:
+        return json.loads((tmp_path / "artifacts.json").read_text())
+
+    def make(_):
+        assert [label.split("/")[0] for label in noted()] == ["sft"]
+        return {}
+
+    own = workshop(tmp_path / "store", job=tmp_path)
+    own.value("sft", {}, make)
+    again = workshop(tmp_path / "store", job=tmp_path)
+    again.value("rl", {}, lambda _: {})
+    assert noted() == sorted(artifact.label for artifact in (own.made["sft"], again.made["rl"]))

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    CodeGenConfig,
+    CodeGenForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -45,6 +47,12 @@ def opt(*, seed: int = 0, hidden: int = 16, **options: object) -> PreTrainedMode
     sizes = {"hidden_size": hidden, "word_embed_proj_dim": hidden, "ffn_dim": 2 * hidden, "max_position_embeddings": 96}
     config = OPTConfig(num_hidden_layers=2, num_attention_heads=2, **sizes, **{"bos_token_id": None, **options})
     return _random(OPTForCausalLM, config, seed)
+
+
+def codegen(*, seed: int = 0, hidden: int = 16, **options: object) -> PreTrainedModel:
+    """A CodeGen of two layers, with attention code of its own; `options` are further ones of `CodeGenConfig`."""
+    sizes = {"n_embd": hidden, "n_layer": 2, "n_head": 4, "n_positions": 96, "rotary_dim": 4}
+    return _random(CodeGenForCausalLM, CodeGenConfig(**sizes, **{"bos_token_id": None, **options}), seed)
 
 
 def qwen2(*, seed: int = 0, hidden: int = 16, **options: object) -> PreTrainedModel:

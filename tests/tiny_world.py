@@ -7,6 +7,7 @@ taught the form of an answer, and guesses which. Both are made in seconds, by th
 import json
 from pathlib import Path
 
+from fakes import progress_beside
 from tiny_models import PROMPT, llama_folder
 
 from rkd.records import Checkpoint, Query
@@ -50,6 +51,7 @@ def taught(base: Checkpoint, folder: Path, *, guesses: bool) -> Checkpoint:
         training=Training(accelerator="cpu"),
         logger=False,
         folder=folder,
+        progress=progress_beside(folder),
         seed=0,
     )
     return Checkpoint(folder, f"taught-{guesses}")

@@ -1,0 +1,85 @@
+"""What a long stage has finished so far: files go in, and come out again after an interruption, whole or not at all.
+
+A stage saves under a name, again and again; the next attempt finds what was saved last. A file's name carries its
+checksum, so that one which a crash, a full disk or a stranger left behind is never taken for what was saved.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rkd.files import checksum, write_whole
+
+CLOCK = "clock.json"
+
+log = logging.getLogger(__name__)
+
+
+class Progress:
+    """The folder of one unfinished stage; it exists once something is saved.
+
+    Args:
+        folder: on the disk of the finished stage.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._started = time.monotonic()
+        self._before, self.attempts = self._read_clock()
+
+    def save(self, name: str, write: Callable[[Path], object]) -> Path:
+        """Keep what `write(path)` writes, in the place of what was saved under this name before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        beside = self.folder / f".{name}.{os.getpid()}"
+        write(beside)
+        _flush(beside)
+        kept = self.folder / f"{name}.{checksum(beside)[:16]}"
+        os.replace(beside, kept)
+        for older in self._saved(name):
+            if older != kept:
+                older.unlink()
+        self._write_clock()
+        return kept
+
+    def find(self, name: str) -> Path | None:
+        """What was saved last under this name; None where there is nothing whole."""
+        for path in self._saved(name):
+            if checksum(path)[:16] == path.suffix[1:]:
+                return path
+            log.warning("%s was altered after it had been saved; that part of the stage is made again.", path)
+        return None
+
+    def seconds(self) -> float:
+        """What the stage has taken, earlier attempts included up to what they saved last."""
+        return self._before + time.monotonic() - self._started
+
+    def remove(self) -> None:
+        """Forget everything: the stage is finished."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.folder)
+
+    def _saved(self, name: str) -> list[Path]:
+        """What lies there under this name, the last one first: a crash may leave an older one beside it."""
+        found = self.folder.glob(f"{name}.{'[0-9a-f]' * 16}")
+        return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+    def _read_clock(self) -> tuple[float, int]:
+        try:
+            clock = json.loads((self.folder / CLOCK).read_text(encoding="utf-8"))
+            return float(clock["seconds"]), int(clock["attempts"]) + 1
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0, 1
+
+    def _write_clock(self) -> None:
+        clock = {"seconds": round(self.seconds(), 3), "attempts": self.attempts}
+        write_whole(self.folder / CLOCK, json.dumps(clock))
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

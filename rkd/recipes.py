@@ -1,0 +1,90 @@
+"""Recipes: everything that decides what a stage makes enters, plain JSON and a digest of it leave."""
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import json
+import math
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+FORMAT_VERSION = 1  # part of every digest: raising it makes every stage anew
+
+
+def as_recipe(value: Any, where: str = "recipe") -> Any:
+    """Plain JSON for a value, by explicit rules.
+
+    A frozen dataclass becomes its fields, an object with a method `recipe()` what that returns, each with the class's
+    qualified name under `_target_`; a module's function becomes its dotted name, tuples become lists, paths text, enums
+    their value. `where` is the key path so far.
+
+    Raises:
+        TypeError: any other type, a key that is no text, or a number that is not finite; the message names the key.
+    """
+    if isinstance(value, enum.Enum):
+        return as_recipe(value.value, where)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{where}={value} has no JSON form: a recipe holds finite numbers only.")
+        return value
+    if isinstance(value, PurePath):
+        return value.as_posix()
+    if isinstance(value, list | tuple):
+        return [as_recipe(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        if unnamed := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(f"{where} has the key {unnamed[0]!r}: keys of a recipe are text.")
+        return {str(key): as_recipe(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, type):
+        raise TypeError(f"{where} is the class {_qualified_name(value)}: a recipe takes objects, or the name as text.")
+    if isinstance(value, types.FunctionType):
+        if "<" in value.__qualname__:
+            raise TypeError(
+                f"{where} is {value.__qualname__}: a recipe names functions, so give one defined in a module."
+            )
+        return f"{value.__module__}.{value.__qualname__}"
+    if callable(getattr(value, "recipe", None)):
+        return {"_target_": _qualified_name(type(value))} | as_recipe(value.recipe(), where)
+    if dataclasses.is_dataclass(value) and value.__dataclass_params__.frozen:
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {"_target_": _qualified_name(type(value))} | as_recipe(fields, where)
+    raise TypeError(
+        f"{where} is a {_qualified_name(type(value))}, which has no JSON form. Make it a frozen dataclass, or give it "
+        "a method `recipe()` that returns a mapping of what decides its results."
+    )
+
+
+def recipe_digest(name: str, recipe: Mapping[str, Any]) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of {name, recipe, format version} as canonical JSON."""
+    content = {"name": name, "recipe": as_recipe(recipe), "format_version": FORMAT_VERSION}
+    return hashlib.sha256(_canonical_json(content).encode()).hexdigest()[:16]
+
+
+def digest_of_files(paths: Iterable[Path]) -> str:
+    """A digest of the files' names and contents, in the order of their paths: 16 hexadecimal digits.
+
+    Many recipes name the same files, and they are large: each is read once while size and time of change stay.
+    """
+    stats = [(path, path.stat()) for path in sorted(path.absolute() for path in paths)]
+    return _digest_of_unchanged_files(*((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+
+
+@functools.cache
+def _digest_of_unchanged_files(*files: tuple[Path, int, int]) -> str:
+    sha = hashlib.sha256()
+    for path, _, _ in files:
+        sha.update(path.name.encode() + path.read_bytes())
+    return sha.hexdigest()[:16]
+
+
+def _canonical_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def _qualified_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,161 @@
+"""What lets an interrupted training go on: batches that know their place, the best weights, the trainer's state.
+
+In: a stage's `Progress` and its trainer's hooks. Out: files in the progress, found again by the next attempt, which
+then does what an attempt without interruption would have done from there.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import nn
+from torch.utils.data import DataLoader
+
+from rkd.progress import Progress
+
+TRAINING, BEST = "training", "best"  # what is saved: the trainer's state, the best weights
+
+Raw = TypeVar("Raw")
+Batch = TypeVar("Batch")
+
+
+class Batches(Generic[Raw, Batch]):
+    """A loader that goes on in the middle of an epoch: `state_dict` has its place, which Lightning saves and restores.
+
+    Args:
+        batches: what each batch is made of.
+        collate: makes it.
+        seed: of the order, drawn anew for each epoch; None keeps the order of `batches`.
+    """
+
+    def __init__(self, batches: Sequence[Raw], collate: Callable[[Raw], Batch], seed: int | None) -> None:
+        self.batches, self.collate, self.seed = batches, collate, seed
+        self.epoch, self.position = -1, len(batches)  # as if an epoch had just ended
+        self._goes_on = False
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # The body runs at the first batch, not before: Lightning makes iterators that it never uses.
+        if not self._goes_on or self.position >= len(self.batches):
+            self.epoch, self.position = self.epoch + 1, 0
+        self._goes_on = False
+        order = self._order()
+        while self.position < len(order):
+            self.position += 1
+            yield self.collate(self.batches[order[self.position - 1]])
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its batches were given out."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from where `state_dict` was taken."""
+        self.epoch, self.position, self._goes_on = state["epoch"], state["position"], True
+
+    def _order(self) -> list[int]:
+        """The order of this epoch, the same whether earlier epochs ran in this process or not."""
+        if self.seed is None:
+            return list(range(len(self.batches)))
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.epoch + 1):
+            # A DataLoader draws a seed for its workers before each order: as here, orders are those that it would give.
+            torch.empty((), dtype=torch.int64).random_(generator=generator)
+            order = torch.randperm(len(self.batches), generator=generator)
+        return order.tolist()
+
+
+class KeepBest(Callback):
+    """Keeps the weights of the best validation; stops after `patience` validations without a better one.
+
+    The first of equal validations is kept: it needed the fewest steps. `patience` None never stops early.
+    """
+
+    def __init__(
+        self, metric: str, mode: Literal["max", "min"], progress: Progress, patience: int | None = None
+    ) -> None:
+        self.metric = metric
+        self.sign = {"max": 1.0, "min": -1.0}[mode]
+        self.progress, self.patience = progress, patience
+        self.best: float | None = None
+        self.metrics: dict[str, float] = {}
+        self._without_better = 0
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        value = float(trainer.callback_metrics[self.metric])
+        if self.best is not None and self.sign * value <= self.sign * self.best:
+            self._without_better += 1
+            trainer.should_stop |= self._is_out_of_patience
+            return
+        self.best, self._without_better = value, 0
+        self.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if trainer.is_global_zero:
+            self.progress.save(BEST, lambda path: torch.save(module.state_dict(), path))
+
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:  # noqa: ARG002
+        trainer.should_stop |= self._is_out_of_patience  # before the interruption
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "metrics": self.metrics, "without_better": self._without_better}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.metrics = state_dict["best"], state_dict["metrics"]
+        self._without_better = state_dict["without_better"]
+
+    @property
+    def _is_out_of_patience(self) -> bool:
+        return self.patience is not None and self._without_better >= self.patience
+
+    def restore(self, module: nn.Module) -> None:
+        """Give `module` the best weights; without any validation it keeps its own."""
+        if self.best is not None:
+            module.load_state_dict(torch.load(self.progress.find(BEST), map_location="cpu", weights_only=True))
+
+
+class Checkpoints(Callback):
+    """Saves the state of a fit between batches, so often and no oftener, and makes its randomness that of its place.
+
+    Args:
+        progress: where the state is saved.
+        seconds: between two of them.
+        seed: of the stage, of which each batch gets a seed of its own: dropout is then the same in every attempt.
+    """
+
+    def __init__(self, progress: Progress, seconds: float, seed: int) -> None:
+        self.progress, self.seconds, self.seed = progress, seconds, seed
+        self._last = time.monotonic()
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        place = [self.seed, trainer.fit_loop.total_batch_idx, trainer.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        is_due = time.monotonic() - self._last >= self.seconds
+        if not trainer.strategy.broadcast(is_due):  # the clocks of two processes differ
+            return
+        if trainer.is_global_zero:
+            self.progress.save(TRAINING, lambda path: trainer.save_checkpoint(path))
+        else:
+            trainer.save_checkpoint(self.progress.folder / "unused")  # all processes take part, one writes
+        self._last = time.monotonic()
+
+
+def fit(
+    trainer: Trainer, module: LightningModule, loader: Batches, validation: DataLoader | None, progress: Progress
+) -> None:
+    """Train, from what an interrupted attempt saved if there is anything."""
+    saved: Path | None = progress.find(TRAINING)
+    trainer.fit(module, loader, validation, ckpt_path=saved, weights_only=True)

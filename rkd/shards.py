@@ -1,0 +1,54 @@
+"""Sampling that can be interrupted: a generator and a stage's progress enter, a generator that goes on leaves."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rkd.progress import Progress
+from rkd.protocols import Sampling, TextGenerator
+from rkd.recipes import recipe_digest
+from rkd.records import Query, Response, digest_of, read_jsonl, write_jsonl
+
+RESPONSES_PER_SHARD = 4096  # seconds of a mini model; of a large one minutes, which an interruption may cost
+
+
+@dataclass(frozen=True)
+class InShards:
+    """A `TextGenerator` that asks another one shard by shard, and keeps each shard until its stage is finished.
+
+    Shards are the same in every attempt, so the responses are those of an attempt without interruption.
+
+    Args:
+        generator: the one that is asked; the queries given to it are distinct.
+        progress: of the stage that the responses belong to.
+        advance: called with the number of queries that an earlier attempt has finished.
+    """
+
+    generator: TextGenerator
+    progress: Progress
+    advance: Callable[[int], None] = lambda _: None
+    responses_per_shard: int = RESPONSES_PER_SHARD
+
+    @property
+    def name(self) -> str:
+        """Recorded with each response."""
+        return self.generator.name
+
+    def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
+        """See `TextGenerator`."""
+        samples = sampling.samples_per_query
+        per_shard = max(1, self.responses_per_shard // samples)
+        responses: list[list[Response]] = []
+        for start in range(0, len(queries), per_shard):
+            shard = queries[start : start + per_shard]
+            asked = {"queries": digest_of(shard), "sampling": sampling, "seed": seed}
+            name = f"responses-{recipe_digest('responses', asked)}"
+            kept = self.progress.find(name)
+            if kept is None:
+                own = self.generator.generate(shard, sampling, seed)
+                self.progress.save(name, lambda path, own=own: write_jsonl(path, (r for group in own for r in group)))
+            else:
+                flat = read_jsonl(kept, Response)
+                own = [flat[at : at + samples] for at in range(0, len(flat), samples)]
+                self.advance(len(shard))
+            responses += own
+        return responses
