@@ -87,7 +87,8 @@ def _run(
     digest: str,
     console: Console,
 ) -> float | None:
-    workshop = Workshop(Path(plain["artifacts"]["root"]), console, job=folder)
+    root, per_shard = Path(plain["artifacts"]["root"]), plain["artifacts"]["responses_per_shard"]
+    workshop = Workshop(root, console, job=folder, responses_per_shard=per_shard)
     exit_code, row = 1, row_of(stages, evaluate_only=plain["evaluate_only"])
     for model in models:
         workshop.note_model(model)  # it may be what another job left in the store
@@ -169,12 +170,18 @@ def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder:
 
 def _check(plain: dict[str, Any]) -> None:
     """The values that belong to no part of the method; of those that do, `build_stages` takes care."""
-    threads = plain["threads"]
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+    threads, per_shard = plain["threads"], plain["artifacts"]["responses_per_shard"]
+    if threads is not None and not _is_count(threads):
         raise ValueError(f"threads={threads!r}: give the number of cores to use, at least 1, or null for all.")
+    if not _is_count(per_shard):
+        raise ValueError(f"artifacts.responses_per_shard={per_shard!r}: must be a whole number, at least 1.")
     for name in ("evaluate_only", "dry_run"):
         if not isinstance(plain[name], bool):
             raise ValueError(f"{name}={plain[name]!r}: must be true or false.")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _check_task(stages: Stages) -> None:

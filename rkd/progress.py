@@ -54,6 +54,11 @@ class Progress:
             log.warning("%s was altered after it had been saved; that part of the stage is made again.", path)
         return None
 
+    def forget(self, name: str) -> None:
+        """Remove what was saved under this name, if there is anything."""
+        for path in self._saved(name):
+            path.unlink()
+
     def seconds(self) -> float:
         """What the stage has taken, earlier attempts included up to what they saved last."""
         return self._before + time.monotonic() - self._started

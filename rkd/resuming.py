@@ -25,7 +25,7 @@ Batch = TypeVar("Batch")
 
 
 class Batches(Generic[Raw, Batch]):
-    """A loader that goes on in the middle of an epoch: `state_dict` has its place, which Lightning saves and restores.
+    """A loader that can go on in the middle of an epoch, where `state_dict` was taken.
 
     Args:
         batches: what each batch is made of.
@@ -85,7 +85,8 @@ class KeepBest(Callback):
         self.progress, self.patience = progress, patience
         self.best: float | None = None
         self.metrics: dict[str, float] = {}
-        self._without_better = 0
+        self._without_better = self._betters = 0
+        self._file: str | None = None
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         value = float(trainer.callback_metrics[self.metric])
@@ -95,57 +96,87 @@ class KeepBest(Callback):
             return
         self.best, self._without_better = value, 0
         self.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self._file = f"{BEST}-{self._betters}"
+        self._betters += 1
         if trainer.is_global_zero:
-            self.progress.save(BEST, lambda path: torch.save(module.state_dict(), path))
+            self.progress.save(self._file, lambda path: torch.save(module.state_dict(), path))
+            # The last checkpoint may name the one before, but none older: there is one behind every validation.
+            self.progress.forget(f"{BEST}-{self._betters - 3}")
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:  # noqa: ARG002
         trainer.should_stop |= self._is_out_of_patience  # before the interruption
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "metrics": self.metrics, "without_better": self._without_better}
+        counts = {"without_better": self._without_better, "betters": self._betters}
+        return {"best": self.best, "metrics": self.metrics, "file": self._file, **counts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.metrics = state_dict["best"], state_dict["metrics"]
-        self._without_better = state_dict["without_better"]
+        self._file = state_dict["file"]
+        self._without_better, self._betters = state_dict["without_better"], state_dict["betters"]
 
     @property
     def _is_out_of_patience(self) -> bool:
         return self.patience is not None and self._without_better >= self.patience
 
     def restore(self, module: nn.Module) -> None:
-        """Give `module` the best weights; without any validation it keeps its own."""
-        if self.best is not None:
-            module.load_state_dict(torch.load(self.progress.find(BEST), map_location="cpu", weights_only=True))
+        """Give `module` the best weights; without any validation it keeps its own.
+
+        Raises:
+            FileNotFoundError: somebody has removed or altered them.
+        """
+        if self._file is None:
+            return
+        if (path := self.progress.find(self._file)) is None:
+            raise FileNotFoundError(
+                f"the best weights, {self.progress.folder / self._file}.…, were removed or altered since they were "
+                "saved. Remove that folder and run again: the stage is then made from its start."
+            )
+        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 class Checkpoints(Callback):
-    """Saves the state of a fit between batches, so often and no oftener, and makes its randomness that of its place.
+    """Saves the state of a fit behind validations and batches, and makes its randomness that of its place.
 
     Args:
         progress: where the state is saved.
-        seconds: between two of them.
+        seconds: at least, between the saving behind a batch and the one before.
         seed: of the stage, of which each batch gets a seed of its own: dropout is then the same in every attempt.
     """
 
     def __init__(self, progress: Progress, seconds: float, seed: int) -> None:
         self.progress, self.seconds, self.seed = progress, seconds, seed
         self._last = time.monotonic()
+        self._place: dict[str, int] | None = None
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        checkpoint["batches"] = trainer.train_dataloader.state_dict()
+
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        self._place = checkpoint["batches"]
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        # Lightning does the same, but not where an optimiser has asked for the number of steps before.
+        if self._place is not None:
+            trainer.train_dataloader.load_state_dict(self._place)
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         place = [self.seed, trainer.fit_loop.total_batch_idx, trainer.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self._save(trainer)
+        # Where a validation follows, a checkpoint before it would be gone on from without that validation.
+        loop = trainer.fit_loop
+        is_due = time.monotonic() - self._last >= self.seconds
+        is_due = is_due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+        if trainer.strategy.broadcast(is_due):  # the clocks of two processes differ
+            self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        is_due = time.monotonic() - self._last >= self.seconds
-        if not trainer.strategy.broadcast(is_due):  # the clocks of two processes differ
-            return
         if trainer.is_global_zero:
             self.progress.save(TRAINING, lambda path: trainer.save_checkpoint(path))
         else:

@@ -287,7 +287,7 @@ class Steps:
         if isinstance(source, StoredTeacher):
             return source
         own = self.stages.generation.open(source, prompt, name, advance, self._options(model))
-        return InShards(own, progress, advance)
+        return InShards(own, progress, advance, self.workshop.responses_per_shard)
 
     def _fit(self, name: str, stage: Any, inputs: Mapping[str, Any], *arguments: Any, **options: Any) -> Checkpoint:
         """What a training stage makes of its inputs; what it reports is counted."""

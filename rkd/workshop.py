@@ -18,6 +18,7 @@ from rich.progress import Progress as Bars
 from rkd.files import write_whole
 from rkd.progress import Progress
 from rkd.records import Checkpoint, Query, Record, Response, digest_of, read_jsonl, write_jsonl
+from rkd.shards import RESPONSES_PER_SHARD
 from rkd.store import Artifact, Make, Store, label_of
 
 RECORDS_FILE, REPORT_FILE = "records.jsonl", "report.json"
@@ -30,14 +31,21 @@ class Workshop:
     Args:
         root: of the store.
         job: the job's folder, where it notes what it uses; None notes nothing.
+        responses_per_shard: after so many responses they are kept, for the next attempt of an interrupted stage.
         seconds_between_lines: where the console is no terminal, progress is a line now and then.
     """
 
     def __init__(
-        self, root: Path, console: Console, *, job: Path | None = None, seconds_between_lines: float = 20.0
+        self,
+        root: Path,
+        console: Console,
+        *,
+        job: Path | None = None,
+        responses_per_shard: int = RESPONSES_PER_SHARD,
+        seconds_between_lines: float = 20.0,
     ) -> None:
         self.store, self.console, self.job = Store(root, self.say), console, job
-        self.seconds_between_lines = seconds_between_lines
+        self.responses_per_shard, self.seconds_between_lines = responses_per_shard, seconds_between_lines
         self.costs: dict[str, dict[str, float]] = {}
         self.made: dict[str, Artifact] = {}
         self.warnings: list[str] = []

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 import tiny_world
-from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
+from tiny_world import REPOSITORY, composed, overrides
+from tiny_world import REWARD_MODEL_SETTINGS as REWARD_MODEL
+from tiny_world import RL_SETTINGS as RL
+from tiny_world import SFT_SETTINGS as SFT
 
 from rkd.answers import extract_answer
 from rkd.generation import open_generator
@@ -23,43 +26,15 @@ from rkd.records import Checkpoint
 from rkd.results import RESULT_FILE, read_result
 from rkd.store import Store, label_of, open_artifact
 
-REPOSITORY = Path(__file__).parents[1]
-SFT = ["sft.epochs=1", "sft.learning_rate=1e-4"]
-REWARD_MODEL = ["reward_model.epochs=1", "reward_model.pooling=last"]  # one token is the answer
-EXAMPLE = "{_target_:rkd.prompts.Example,question:'Ada 1: say two',response:'The answer is 2.'}"
-ROLLOUTS = ["episodes=64", "queries_per_rollout=4", "responses_per_query=8", "max_response_tokens=16"]
 ROLES = ["teacher", "student few-shot", "student zero-shot", "SFT", "Ours"]
-RL = [*(f"rl.rollouts.{value}" for value in ROLLOUTS), "rl.rollouts_between_validations=1"]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     """Models `teacher`, `student` and `random`, and the datasets `data` and `poisoned`."""
-    folder = tmp_path_factory.mktemp("world")
-    random = tiny_world.random_model(folder / "random")
-    tiny_world.taught(random, folder / "teacher", guesses=False)
-    tiny_world.taught(random, folder / "student", guesses=True)
-    tiny_world.write_dataset(folder / "data")
+    folder = tiny_world.make_world(tmp_path_factory.mktemp("world"))
     tiny_world.write_dataset(folder / "poisoned", wrong_gold=True)
     return folder
-
-
-def overrides(world: Path, root: Path, *more: str, stages: list[str] | None = None) -> list[str]:
-    """The command line of a tiny job whose files lie in `root`."""
-    prompts = [
-        override
-        for role in ("student", "teacher")
-        for override in (f"{role}.name_or_path={world / role}", f"{role}.prompt.template='Q: {{question}}\\nA:'")
-    ]
-    lengths = [f"{stage}.max_response_tokens=16" for stage in ("teacher_samples", "student_samples", "evaluation")]
-    # So few queries need more of each than the mini world's thousands.
-    sizes = ["student_samples.samples_per_query=8", "pairs.max_pairs_per_query=4"]
-    return [
-        "dataset=svamp", f"dataset.source={world / 'data'}", "tracking@tracker=none", "training.accelerator=cpu",
-        "threads=1", f"artifacts.root={root / 'artifacts'}", f"output_root={root / 'outputs'}",
-        f"student.prompt.examples=[{EXAMPLE}]", *prompts, *lengths, *sizes,
-        *([*SFT, *REWARD_MODEL, *RL] if stages is None else stages), *more,
-    ]  # fmt: skip
 
 
 def run(
@@ -71,11 +46,9 @@ def run(
         without: beginnings of overrides that do not fit the job; `more` stays.
     """
     usual = [o for o in overrides(world, root, stages=stages) if not o.startswith(without or ("-",))]
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        config = compose("config", overrides=[*usual, *more])
     seen = io.StringIO()
     with redirect_stdout(seen):
-        accuracy = run_job(config)
+        accuracy = run_job(composed([*usual, *more]))
     return accuracy, seen.getvalue()
 
 

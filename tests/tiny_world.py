@@ -8,14 +8,22 @@ import json
 from pathlib import Path
 
 from fakes import progress_beside
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from tiny_models import PROMPT, llama_folder
 
 from rkd.records import Checkpoint, Query
 from rkd.sft import SFT
 from rkd.training import Training
 
+REPOSITORY = Path(__file__).parents[1]
 NAMES = ("Ada", "Ben", "Eva", "Max", "Nina", "Olga", "Paul", "Tom")
 WORDS = {"1": "one", "2": "two"}
+SFT_SETTINGS = ["sft.epochs=1", "sft.learning_rate=1e-4"]
+REWARD_MODEL_SETTINGS = ["reward_model.epochs=1", "reward_model.pooling=last"]  # one token is the answer
+EXAMPLE = "{_target_:rkd.prompts.Example,question:'Ada 1: say two',response:'The answer is 2.'}"
+ROLLOUTS = ["episodes=64", "queries_per_rollout=4", "responses_per_query=8", "max_response_tokens=16"]
+RL_SETTINGS = [*(f"rl.rollouts.{value}" for value in ROLLOUTS), "rl.rollouts_between_validations=1"]
 
 
 def queries(first: int, count: int) -> list[Query]:
@@ -74,3 +82,36 @@ def write_dataset(folder: Path, *, wrong_gold: bool = False) -> Path:
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "svamp" / f"{split}.jsonl").write_text(text, encoding="utf-8")
     return folder
+
+
+def make_world(folder: Path) -> Path:
+    """Models `teacher`, `student` and `random`, and the dataset `data`."""
+    random = random_model(folder / "random")
+    taught(random, folder / "teacher", guesses=False)
+    taught(random, folder / "student", guesses=True)
+    write_dataset(folder / "data")
+    return folder
+
+
+def overrides(world: Path, root: Path, *more: str, stages: list[str] | None = None) -> list[str]:
+    """The command line of a tiny job whose files lie in `root`."""
+    prompts = [
+        override
+        for role in ("student", "teacher")
+        for override in (f"{role}.name_or_path={world / role}", f"{role}.prompt.template='Q: {{question}}\\nA:'")
+    ]
+    lengths = [f"{stage}.max_response_tokens=16" for stage in ("teacher_samples", "student_samples", "evaluation")]
+    # So few queries need more of each than the mini world's thousands.
+    sizes = ["student_samples.samples_per_query=8", "pairs.max_pairs_per_query=4"]
+    return [
+        "dataset=svamp", f"dataset.source={world / 'data'}", "tracking@tracker=none", "training.accelerator=cpu",
+        "threads=1", f"artifacts.root={root / 'artifacts'}", f"output_root={root / 'outputs'}",
+        f"student.prompt.examples=[{EXAMPLE}]", *prompts, *lengths, *sizes,
+        *([*SFT_SETTINGS, *REWARD_MODEL_SETTINGS, *RL_SETTINGS] if stages is None else stages), *more,
+    ]  # fmt: skip
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """The config of a command line."""
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        return compose("config", overrides=overrides)
