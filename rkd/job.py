@@ -1,6 +1,7 @@
 """One job: a config enters, its result, table, figure and W&B run are left behind, and failures become one message."""
 
 import contextlib
+import errno
 import json
 import math
 import re
@@ -74,8 +75,8 @@ def run_job(config: DictConfig) -> float | None:
             console.print(f"This job is finished already: {folder / RESULT_FILE}. Remove the folder to run it again.")
             console.print(final_table(finished))
             return _main_accuracy(finished)
-        folder.mkdir(parents=True, exist_ok=True)
-        with cores(config.threads, small_models=are_small):
+        with _explained_write_errors(folder), cores(config.threads, small_models=are_small):
+            folder.mkdir(parents=True, exist_ok=True)
             return _run(stages, plain, models, folder, digest, console)
 
 
@@ -166,6 +167,22 @@ def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder:
     for name, place in places.items():
         if place:
             console.print(f"{name:<8} {place}", markup=False)
+
+
+@contextlib.contextmanager
+def _explained_write_errors(folder: Path) -> Iterator[None]:
+    """Turn what the system says of the job's folder into a message; the store does the same for its own."""
+    try:
+        yield
+    except OSError as error:
+        is_ours = error.filename is not None and folder.parent.is_relative_to(error.filename)
+        is_ours = is_ours or (error.filename is not None and Path(error.filename).is_relative_to(folder.parent))
+        if not is_ours and error.errno != errno.ENOSPC:  # a full disk names no file
+            raise
+        raise JobError(
+            f"{folder} cannot be written ({error.strerror}). Free space or give this user write access, or choose "
+            "another place with `output_root=FOLDER`. What the stages have made is kept in artifacts.root."
+        ) from error
 
 
 def _check(plain: dict[str, Any]) -> None:

@@ -36,10 +36,13 @@ class Progress:
         """Keep what `write(path)` writes, in the place of what was saved under this name before."""
         self.folder.mkdir(parents=True, exist_ok=True)
         beside = self.folder / f".{name}.{os.getpid()}"
-        write(beside)
-        _flush(beside)
-        kept = self.folder / f"{name}.{checksum(beside)[:16]}"
-        os.replace(beside, kept)
+        try:
+            write(beside)
+            _flush(beside)
+            kept = self.folder / f"{name}.{checksum(beside)[:16]}"
+            os.replace(beside, kept)
+        finally:
+            beside.unlink(missing_ok=True)  # on a full disk, half a file would take the room of the next attempt
         for older in self._saved(name):
             if older != kept:
                 older.unlink()

@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.data import DataLoader
@@ -182,6 +183,13 @@ class Checkpoints(Callback):
         else:
             trainer.save_checkpoint(self.progress.folder / "unused")  # all processes take part, one writes
         self._last = time.monotonic()
+
+
+class PlainFiles(TorchCheckpointIO):
+    """Checkpoints written where they belong; Lightning makes each in memory first, and again in a temporary file."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:  # noqa: ARG002
+        torch.save(checkpoint, path)
 
 
 def fit(

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from rkd.callbacks import StageProgress, StopOnNaN
 from rkd.progress import Progress
-from rkd.resuming import Checkpoints
+from rkd.resuming import Checkpoints, PlainFiles
 from rkd.settings import AT_LEAST_1, NOT_NEGATIVE, check_ranges
 
 """A stage's name to what its trainer logs to: `Tracker.logger_for`."""
@@ -126,6 +126,7 @@ class Training:
                 *self._checkpoints(progress, seed),  # last, for it saves the state of the others
             ],
             default_root_dir=folder,
+            plugins=[PlainFiles()],
             num_sanity_val_steps=0,
             inference_mode=False,  # its tensors cannot be saved for backward, and validation runs the trained model
             enable_checkpointing=False,

@@ -545,3 +545,15 @@ def test_a_multirun_goes_on_after_a_failed_job_and_exits_with_an_error(world, tm
     assert "Not every job finished" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(list((tmp_path / "outputs").glob("ICL-*/result.json"))) == 1
+
+
+def test_a_folder_for_results_that_cannot_be_made_is_named_with_the_key_to_set(world, tmp_path):
+    (tmp_path / "file").write_text("")
+    message = failure(world, tmp_path, f"output_root={tmp_path / 'file' / 'outputs'}")
+    assert "cannot be written (Not a directory)" in message
+    assert "output_root=FOLDER" in message
+
+
+@pytest.mark.parametrize("value", ["0", "2.5", "many"])
+def test_an_impossible_size_of_shards_is_refused(world, tmp_path, value):
+    assert "artifacts.responses_per_shard=" in failure(world, tmp_path, f"artifacts.responses_per_shard={value}")
