@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rkd.losses import center_and_scale, check_same_shape
+from rkd.parallel import sum_over_processes
 
 
 class AdvantageEstimator(Protocol):
@@ -37,7 +38,8 @@ class GAE:
         δ_t = r_t + γ V_{t+1} − V_t,    A_t = δ_t + γλ A_{t+1},    R_t = A_t + V_t
 
     The response ends the episode: V and A are 0 after its last selected token, also where the length limit cut it.
-    `whiten` gives the advantages mean 0 and variance 1 over the tokens of the batch; the returns are never whitened.
+    `whiten` gives the advantages mean 0 and variance 1 over the tokens of the batch, of all processes together; the
+    returns are never whitened.
     """
 
     discount: float = 1.0  # γ
@@ -72,7 +74,10 @@ class GAE:
             advantages[:, t] = next_advantage
         advantages = advantages.masked_fill(~response_mask, 0)
         returns = (advantages + values).masked_fill(~response_mask, 0)
-        return (center_and_scale(advantages, response_mask) if self.whiten else advantages), returns
+        advantages = (
+            center_and_scale(advantages, response_mask, total=sum_over_processes) if self.whiten else advantages
+        )
+        return advantages, returns
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """One job: a config enters, its result, table, figure and W&B run are left behind, and failures become one message."""
 
 import contextlib
+import dataclasses
 import errno
 import json
 import math
@@ -20,6 +21,7 @@ from rkd.callbacks import TrainingDivergedError
 from rkd.figures import learning_curves
 from rkd.generation import LocalModel
 from rkd.loading import count_weights
+from rkd.parallel import FollowerError, followers
 from rkd.pipeline import build_stages, evaluate_student, job_digest, row_of, run_experiment
 from rkd.plan import describe, planned_work
 from rkd.provenance import code_revision, package_versions
@@ -31,7 +33,7 @@ from rkd.speed import measure, plan_lines
 from rkd.stages import Stages
 from rkd.store import ArtifactError
 from rkd.stored import StoredTeacher
-from rkd.tracking import TrackingError
+from rkd.tracking import NoTracker, TrackingError
 from rkd.workshop import Workshop
 
 # What a user can cause and mend: told in one message. Anything else is a fault of ours and keeps its traceback.
@@ -43,6 +45,7 @@ USER_ERRORS = (
     ArtifactError,
     TrainingDivergedError,
     TrackingError,
+    FollowerError,
 )
 SAMPLES_LOGGED = 1000  # of the sampled responses, from the whole training
 
@@ -68,16 +71,26 @@ def run_job(config: DictConfig) -> float | None:
             _check_task(stages)
             models = [model.source() for model in _models(stages, config)]
             folder, digest = _folder_of(stages, config, models)
-            are_small = all(is_small(count_weights(model.folder)) for model in models if isinstance(model, Checkpoint))
+            cores_of_process = _cores(stages, config, models)
         except Exception as error:  # Hydra wraps what a constructor refused in an exception of its own
             raise JobError(_reason(error)) from error
         if (folder / RESULT_FILE).is_file() and (finished := read_result(folder)).failure is None:
             console.print(f"This job is finished already: {folder / RESULT_FILE}. Remove the folder to run it again.")
             console.print(final_table(finished))
             return _main_accuracy(finished)
-        with _explained_write_errors(folder), cores(config.threads, small_models=are_small):
+        with _explained_write_errors(folder), cores_of_process:
             folder.mkdir(parents=True, exist_ok=True)
             return _run(stages, plain, models, folder, digest, console)
+
+
+def follow_job(config: DictConfig) -> None:
+    """Take part in the training stages of a job that another process leads; nothing is left behind."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    with _quiet():
+        stages = dataclasses.replace(build_stages(config), tracker=NoTracker())
+        models = [model.source() for model in _models(stages, config)]
+        with _cores(stages, config, models):
+            run_experiment(stages, Workshop(Path(config.artifacts.root), Console(quiet=True)), plain)
 
 
 def _run(
@@ -97,8 +110,11 @@ def _run(
         if not plain["evaluate_only"]:
             _announce(stages, console)
         stages.tracker.start(plain, row, stages.dataset.name, [row], folder, run_id=digest)
-        run = evaluate_student if plain["evaluate_only"] else run_experiment
-        result = run(stages, workshop, plain)
+        if plain["evaluate_only"]:
+            result = evaluate_student(stages, workshop, plain)
+        else:
+            with followers(stages.training.devices, folder, plain):
+                result = run_experiment(stages, workshop, plain)
         _leave_behind(result, stages, workshop, folder)
         exit_code = 0
     except Exception as error:
@@ -199,6 +215,14 @@ def _check(plain: dict[str, Any]) -> None:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _cores(
+    stages: Stages, config: DictConfig, models: Sequence[Checkpoint | StoredTeacher]
+) -> contextlib.AbstractContextManager[None]:
+    """The share of this process in the cores that the job is to use."""
+    are_small = all(is_small(count_weights(model.folder)) for model in models if isinstance(model, Checkpoint))
+    return cores(config.threads, processes=stages.training.devices, small_models=are_small)
 
 
 def _check_task(stages: Stages) -> None:

@@ -28,8 +28,12 @@ def check_same_shape(**tensors: Tensor) -> None:
         raise ValueError(f"expected tensors of one shape, got {shapes}.")
 
 
-def masked_mean(values: Tensor, response_mask: Tensor) -> Tensor:
+def masked_mean(
+    values: Tensor, response_mask: Tensor, *, total: Callable[[Tensor], Tensor] = lambda own: own
+) -> Tensor:
     """Mean of `values` (B, T) over all tokens that `response_mask` (B, T) selects in the batch, a scalar.
+
+    `total` as for `center_and_scale`; with one that is no identity there is no gradient.
 
     Raises:
         ValueError: the shapes differ, or no token is selected (the mean would be NaN, and so the weights after it).
@@ -37,32 +41,39 @@ def masked_mean(values: Tensor, response_mask: Tensor) -> Tensor:
     check_same_shape(values=values, response_mask=response_mask)
     if not response_mask.any():
         raise ValueError(f"response_mask {tuple(response_mask.shape)} selects no token; drop empty batches before.")
-    return values.masked_fill(~response_mask, 0).sum() / response_mask.sum()
+    return total(values.masked_fill(~response_mask, 0).sum()) / total(response_mask.sum())
 
 
-def center_and_scale(values: Tensor, response_mask: Tensor) -> Tensor:
+def center_and_scale(
+    values: Tensor, response_mask: Tensor, *, total: Callable[[Tensor], Tensor] = lambda own: own
+) -> Tensor:
     """Whiten: (v − mean) / √(var + 1e-8), mean 0 and variance 1 over the selected tokens, 0 elsewhere; (B, T).
 
     The variance divides by n − 1, as in the PPO code of Ziegler et al., arXiv:1909.08593, and its successors.
 
+    Args:
+        total: sums a tensor over all processes, where `values` are the share of one of them.
+
     Raises:
         ValueError: the shapes differ, or no token is selected.
     """
-    mean = masked_mean(values, response_mask)
+    mean = masked_mean(values, response_mask, total=total)
     centered = (values - mean).masked_fill(~response_mask, 0)
     # One selected token has no spread: n − 1 is taken as 1 there, and the result is 0 instead of NaN.
-    variance = centered.square().sum() / (response_mask.sum() - 1).clamp(min=1)
+    variance = total(centered.square().sum()) / (total(response_mask.sum()) - 1).clamp(min=1)
     return centered * torch.rsqrt(variance + 1e-8)
 
 
-def scale(values: Tensor, response_mask: Tensor) -> Tensor:
+def scale(values: Tensor, response_mask: Tensor, *, total: Callable[[Tensor], Tensor] = lambda own: own) -> Tensor:
     """Scale around the mean: (v − mean) / √(var + 1e-8) + mean on the selected tokens, 0 elsewhere; (B, T).
+
+    `total` as for `center_and_scale`.
 
     Raises:
         ValueError: the shapes differ, or no token is selected.
     """
-    mean = masked_mean(values, response_mask)
-    return (center_and_scale(values, response_mask) + mean).masked_fill(~response_mask, 0)
+    mean = masked_mean(values, response_mask, total=total)
+    return (center_and_scale(values, response_mask, total=total) + mean).masked_fill(~response_mask, 0)
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, *, chunk_tokens: int | None = None) -> Tensor:

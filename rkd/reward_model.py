@@ -22,6 +22,7 @@ from rkd.losses import bradley_terry_loss, classification_loss
 from rkd.models import Pooling, Scorer, new_scorer
 from rkd.pair_files import write_pairs
 from rkd.pairs import PairBatch, TokenizedPair, collate_pairs, ranking_metrics, tokenize_pairs
+from rkd.parallel import count, share_of_weight
 from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, PreferencePair
@@ -65,8 +66,9 @@ class RewardModelModule(LightningModule):
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss, measured = mean_loss(self.scorer, self._loss, in_parts(batch, worker_count(self.scorer)))
-        self.log_dict({f"train/{name}": value for name, value in measured.items()})
-        return loss
+        share = share_of_weight(batch.weight, self.device)
+        self.log_dict({f"train/{name}": share * value for name, value in measured.items()}, sync_dist=True)
+        return share * loss
 
     def _loss(self, part: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
         rewards = self.scorer(part.responses)  # (2 B,)
@@ -152,7 +154,7 @@ class RewardModel(SupervisedTraining):
         write_pairs(folder / PAIRS_FILE, pairs, prompt)
         best = KeepBest(f"validation/{self.criterion}", CRITERIA[self.criterion], progress, self.patience)
         pad_id = tokenizer.pad_token_id
-        batches = length_batches(kept, lambda pair: pair.longest_part, self.batch_size, seed)
+        batches = length_batches(kept, lambda pair: pair.longest_part, self.batch_size * count(), seed)
         with seeded(seed):
             scorer = new_scorer(sft.folder, self.pooling, options)
             options.prepare(scorer.model, trained_whole=["score"])

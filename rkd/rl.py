@@ -26,6 +26,7 @@ from rkd.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
 from rkd.lora import merge
 from rkd.losses import clipped_surrogate_loss, masked_mean, value_loss
 from rkd.models import AdaptersOff, Policy, without_dropout
+from rkd.parallel import count, mean_over_processes, own_share, share_of_weight
 from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction
@@ -106,8 +107,9 @@ class PolicyModule(LightningModule):
         rollout = self.collector.collect(queries, self._rollout_seed)
         self.samples += [{"episodes": self.episodes, **sample} for sample in rollout.samples(SAMPLES_SHOWN)]
         controller = self.collector.kl.controller
-        metrics = {**rollout.metrics(), "kl_coefficient": controller.coefficient, **self.train_on(rollout)}
-        controller.update(metrics["kl"], len(rollout.responses))
+        measured = mean_over_processes({**rollout.metrics(), **self.train_on(rollout)}, self.device)
+        metrics = {**measured, "kl_coefficient": controller.coefficient}
+        controller.update(metrics["kl"], len(rollout.responses) * count())
         self.rollouts_done += 1
         metrics["episodes"] = float(self.episodes)
         self.history.append(metrics)
@@ -117,7 +119,7 @@ class PolicyModule(LightningModule):
         """Greedy accuracy on the validation queries, against the labels that the training may see."""
         accuracy = self.validate(self.policy.lm)
         self.history.append({"episodes": float(self.episodes), "validation_accuracy": accuracy})
-        self.log("validation_accuracy", accuracy, batch_size=1)
+        self.log("validation_accuracy", accuracy, batch_size=1, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not know of."""
@@ -143,13 +145,15 @@ class PolicyModule(LightningModule):
             for indices in shuffled.tensor_split(options.minibatches_per_epoch):
                 parts = in_parts(rollout.select_prompts(indices), worker_count(self.policy))
                 loss, measured = mean_loss(self.policy, self.loss, parts)
+                share = share_of_weight(sum(part.weight for _, part in parts), self.device)
                 optimizer.zero_grad()
-                self.manual_backward(loss)
+                self.manual_backward(share * loss)
                 norm = torch.nn.utils.clip_grad_norm_(_trained(self.policy), options.gradient_clip or float("inf"))
                 optimizer.step()
                 updates += 1
-                for name, value in {**measured, "gradient_norm": norm}.items():
-                    totals[name] = totals.get(name, 0.0) + float(value)
+                shares = {name: share * float(value) for name, value in measured.items()}
+                for name, value in {**shares, "gradient_norm": float(norm)}.items():
+                    totals[name] = totals.get(name, 0.0) + value
         return {name: total / updates for name, total in totals.items()}
 
     def loss(self, part: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
@@ -258,13 +262,14 @@ class RL:
             options: how the student is loaded and trained. With adapters the reference is the policy without them.
 
         Raises:
-            ValueError: there are no queries.
+            ValueError: there are no queries, or they do not fall to the processes evenly.
         """
         if not queries:
             raise ValueError(
                 "rl has no queries to train on: no query kept both right and wrong student samples (Eq. 4). "
                 "Raise student_samples.samples_per_query or dataset.max_training_queries."
             )
+        self.check_processes(count())
         tokenizer = load_tokenizer(student.folder)
         with seeded(seed):
             reference = load_causal_lm(student.folder, options)
@@ -274,15 +279,29 @@ class RL:
             trainer = self._trainer(best, training, logger, folder, seed)
             if progress.find(TRAINING) is None:
                 trainer.validate(module, one_validation(), verbose=False)
-            loader = Batches(queries_of_rollouts(queries, self.rollouts, seed), lambda queries: queries, seed=None)
+            loader = Batches(queries_of_rollouts(queries, self.rollouts, seed), own_share, seed=None)
             fit(trainer, module, loader, one_validation(), progress)
         best.restore(module)
         merge(lm)
-        lm.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        _write_lines(folder / "history.jsonl", module.history)
-        _write_lines(folder / "samples.jsonl", module.samples)
+        if trainer.is_global_zero:
+            lm.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            _write_lines(folder / "history.jsonl", module.history)
+            _write_lines(folder / "samples.jsonl", module.samples)
         return RLReport(module.rollouts_done, module.episodes, best.best)
+
+    def check_processes(self, processes: int) -> None:
+        """Refuse what so many processes cannot share out.
+
+        Raises:
+            ValueError: a rollout's queries do not fall to them evenly, or are fewer than their minibatches.
+        """
+        queries, minibatches = self.rollouts.queries_per_rollout, self.optimisation.minibatches_per_epoch
+        if queries % processes or queries // processes < minibatches:
+            raise ValueError(
+                f"rl.rollouts.queries_per_rollout={queries} must be a multiple of the {processes} processes, with at "
+                f"least one query for each process and each of rl.optimisation.minibatches_per_epoch={minibatches}."
+            )
 
     def module(
         self,
@@ -311,7 +330,9 @@ class RL:
             rollouts=self.rollouts,
             kl=copy.deepcopy(self.kl),  # its controller moves, and the next row starts from this one
             scaling=self.scaling,
-            prompts_per_pass=math.ceil(self.rollouts.queries_per_rollout / self.optimisation.minibatches_per_epoch),
+            prompts_per_pass=math.ceil(
+                self.rollouts.queries_per_rollout / count() / self.optimisation.minibatches_per_epoch
+            ),
         )
         return PolicyModule(collector, self.optimisation, validate, seed)
 

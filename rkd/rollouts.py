@@ -19,6 +19,7 @@ from rkd.generation import LocalGenerator, sample_indices
 from rkd.kl_control import KLController
 from rkd.losses import KLEstimator, explained_variance, kl_estimate, masked_mean, scale
 from rkd.models import Policy, PolicyOutput
+from rkd.parallel import sum_over_processes
 from rkd.protocols import RewardFunction, Rewards, Sampling
 from rkd.records import Query, Response
 from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, check_ranges
@@ -276,7 +277,7 @@ class Collector:
         token_rewards[torch.arange(len(scores)), mask.sum(1) - 1] = scores.to(penalty.dtype)
         if self.kl.place == "reward":
             token_rewards = token_rewards - self.kl.controller.coefficient * penalty
-        return scale(token_rewards, mask) if self.scaling.whiten else token_rewards
+        return scale(token_rewards, mask, total=sum_over_processes) if self.scaling.whiten else token_rewards
 
 
 def in_minibatches(

@@ -18,6 +18,7 @@ from rkd.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
 from rkd.lora import merge
 from rkd.losses import sft_loss
 from rkd.models import Policy
+from rkd.parallel import count, share_of_weight
 from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, Query
@@ -59,7 +60,8 @@ class SFTModule(LightningModule):
             return sft_loss(self.policy(part).logprobs, part.response_mask), {}
 
         loss, _ = mean_loss(self.policy, loss_of, in_parts(batch, worker_count(self.policy)))
-        self.log("train/loss", loss)
+        loss = loss * share_of_weight(batch.weight, self.device)
+        self.log("train/loss", loss, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
@@ -105,7 +107,7 @@ class SFT(SupervisedTraining):
         tokens, dropped = _encode(tokenizer, prompt, examples, self.max_tokens)
         self.check_left(tokens, len(examples), "example", NO_EXAMPLE)
         # By the longer part: prompts and responses are padded apart (GSM8K: 22 % of padding; by their sum 43 %).
-        batches = length_batches(tokens, lambda example: max(map(len, example)), self.batch_size, seed)
+        batches = length_batches(tokens, lambda example: max(map(len, example)), self.batch_size * count(), seed)
         pad_id = tokenizer.pad_token_id
         best = KeepBest("validation/accuracy", "max", progress, self.patience)
         with seeded(seed):

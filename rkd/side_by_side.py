@@ -28,11 +28,15 @@ _cores = torch.get_num_threads()  # as torch found them, or as OMP_NUM_THREADS s
 
 
 @contextlib.contextmanager
-def cores(count: int | None, *, small_models: bool) -> Iterator[None]:
-    """Use so many cores, None for all: small models one in each operation, as their copies share out the others."""
+def cores(count: int | None, *, small_models: bool, processes: int = 1) -> Iterator[None]:
+    """Use so many cores, None for all: small models one in each operation, as their copies share out the others.
+
+    Args:
+        processes: that train together, this one included, and share out the cores.
+    """
     global _cores
     before = _cores, torch.get_num_threads()
-    _cores = count or _cores
+    _cores = max(1, (count or _cores) // processes)
     torch.set_num_threads(1 if small_models else _cores)
     try:
         yield

@@ -12,7 +12,7 @@ from rkd.preferences import Pairs, StoredPairs
 from rkd.prompts import PromptTemplate
 from rkd.reward_model import NoRewardModel
 from rkd.rewards import RewardMix
-from rkd.rl import NoRL
+from rkd.rl import RL, NoRL
 from rkd.sft import NoSFT
 from rkd.stored import StoredTeacher
 from rkd.student_samples import StudentSamples
@@ -58,6 +58,8 @@ class Stages:
         for name, smallest in (("seed", 0), ("sampling_seed", 0), ("validation_queries", 1)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least {smallest}.")
+        if isinstance(self.rl, RL):
+            self.rl.check_processes(self.training.devices)
         if isinstance(self.teacher, StoredTeacher) != isinstance(self.teacher_samples, RecordedSamples):
             raise ValueError(
                 f"teacher={self.teacher.name} does not go with these teacher_samples: a stored teacher needs "
@@ -81,8 +83,9 @@ class Stages:
 
     @property
     def training_recipe(self) -> dict[str, bool | int | str]:
-        """What of `training` decides the weights; devices and loggers do not."""
-        return self.shortened | ({"precision": self.training.precision} if self.training.precision else {})
+        """What of `training` decides the weights; loggers do not, and how many devices does by the size of batches."""
+        precision = {"precision": self.training.precision} if self.training.precision else {}
+        return self.shortened | precision | ({"devices": self.training.devices} if self.training.devices > 1 else {})
 
 
 @dataclass(frozen=True)

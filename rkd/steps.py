@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from rkd.evaluation import accuracy
@@ -16,6 +17,7 @@ from rkd.label_statistics import label_statistics, verdict_counts
 from rkd.labels import score, two_pass
 from rkd.loading import ModelOptions, load_tokenizer
 from rkd.mini.overlap import summarize_overlap
+from rkd.parallel import own_share, sum_over_processes
 from rkd.preferences import StoredPairs
 from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
@@ -317,14 +319,20 @@ class Steps:
         return {"labels": digest_of(self._validated_on(validation).labels), "max_response_tokens": limit}
 
     def _validator(self, validation: Labelled) -> Callable[[PreTrainedModel], float]:
-        """Greedy accuracy of a student on the validation queries that have a pseudo-label (METHOD 5.7)."""
+        """Greedy accuracy of a student on the validation queries that have a pseudo-label (METHOD 5.7).
+
+        Processes that train together share out the queries; each returns what all of them found.
+        """
         s, asked = self.stages, self._validated_on(validation)
         tokenizer = load_tokenizer(self.student.folder)
 
         def validate(model: PreTrainedModel) -> float:
             generator = LocalGenerator("student", model, tokenizer, s.zero_shot)
             limit = s.evaluation.max_response_tokens
-            return accuracy(generator, asked.queries, asked.labels, max_response_tokens=limit)
+            queries, labels = own_share(asked.queries), own_share(asked.labels)
+            own = accuracy(generator, queries, labels, max_response_tokens=limit) if queries else 0.0
+            right = torch.tensor(round(own * len(queries)), device=model.device)
+            return int(sum_over_processes(right)) / len(asked.queries)
 
         return validate
 

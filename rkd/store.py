@@ -13,6 +13,8 @@ import json
 import os
 import re
 import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +23,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rkd.files import checksum
+from rkd.parallel import leader, leader_lives
 from rkd.progress import Progress
 from rkd.provenance import code_revision, package_versions
 from rkd.recipes import FORMAT_VERSION, as_recipe, recipe_digest
 
 MANIFEST = "manifest.json"
+SECONDS_BETWEEN_LOOKS = 0.05  # of a process that waits for its leader
 
 Make = Callable[[Path, Progress], object]
 """Fills an empty folder; what it keeps in the progress, its next attempt finds there after an interruption."""
@@ -119,6 +123,27 @@ class Store:
                     _make(name, as_recipe(recipe), folder, make, progress)
         return _whole(folder)
 
+    def follow(self, name: str, recipe: Mapping[str, Any], make: Make | None) -> Artifact:
+        """The artifact of this recipe, from a process that follows another one (`rkd.parallel`), which makes it.
+
+        Args:
+            make: what this process does meanwhile, once the leader has begun; None waits. It gets a folder of its own,
+                which is thrown away, and the leader's progress.
+
+        Raises:
+            SystemExit: the leader is gone.
+        """
+        folder = self.folder_of(name, recipe)
+        while not folder.exists():
+            if not leader_lives():
+                raise SystemExit(f"The process that makes {folder} is gone.")
+            if make is not None and _working_folder(folder, leader()).exists():
+                with tempfile.TemporaryDirectory() as own:
+                    make(Path(own), Progress(progress_folder(folder)))
+                make = None
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        return _whole(folder)
+
     def folders(self) -> list[Path]:
         """Folders of all artifacts, damaged ones too, by name and digest."""
         return sorted(path for path in self.root.glob("[!.]*/[!.]*") if path.is_dir())
@@ -208,8 +233,8 @@ def _make(name: str, recipe: dict[str, Any], folder: Path, make: Make, progress:
     progress.remove()
 
 
-def _working_folder(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.making-{os.getpid()}"
+def _working_folder(folder: Path, process: int | None = None) -> Path:
+    return folder.parent / f".{folder.name}.making-{process or os.getpid()}"
 
 
 def _remove_working_folders(folder: Path) -> None:

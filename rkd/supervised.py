@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 
+from rkd.parallel import count, own_share
 from rkd.resuming import Batches, KeepBest, fit
 from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
 from rkd.training import Training, learning_rate_factor, one_validation
@@ -108,7 +109,7 @@ class SupervisedTraining:
         """Train over all epochs, or until patience ends; the module then has its best weights, on the first device.
 
         Args:
-            batches: examples of one optimiser step and device each; their order is drawn anew each epoch.
+            batches: the examples of one optimiser step each, on all devices; their order is drawn anew each epoch.
             collate: makes a batch of them.
             best: keeps the weights, and has the progress of the stage; without a validation they are the last ones.
             shown_metrics: as `Training.trainer` takes them.
@@ -125,11 +126,24 @@ class SupervisedTraining:
             progress=best.progress,
             seed=seed,
         )
-        loader = Batches(batches, collate, None if training.overfit_batches else seed)
+        loader = Batches(self._shares(batches), collate, None if training.overfit_batches else seed)
         fit(trainer, module, loader, one_validation() if has_validation else None, best.progress)
         if trainer.is_global_zero:
             best.restore(module)
         return trainer
+
+    def _shares(self, batches: Sequence[Sequence[Example]]) -> list[Sequence[Example]]:
+        """Of each batch the examples of this process, at least one.
+
+        Raises:
+            ValueError: there are fewer examples than processes.
+        """
+        whole = [list(batch) for batch in batches]
+        if len(whole) > 1 and len(whole[-1]) < count():
+            whole[-2] += whole.pop()
+        if len(whole[-1]) < count():
+            raise ValueError(f"{self.stage}: {len(whole[-1])} examples are too few for {count()} processes.")
+        return [own_share(batch) for batch in whole]
 
     def adamw(self, module: LightningModule) -> dict[str, Any]:
         """What `configure_optimizers` returns: AdamW, its rate by `learning_rate_factor` over the trainer's own steps.

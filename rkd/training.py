@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, Trainer
@@ -35,7 +35,10 @@ class Training:
     """On what, and how carefully, all stages train.
 
     Args:
-        accelerator, devices: as Lightning takes them; a stage's batch size holds for each device.
+        accelerator: as Lightning takes it.
+        devices: how many; a stage's batch size holds for each of them.
+        strategy: what several devices do: "ddp", each with the whole model and a share of the batch. The job starts a
+            process for each (`rkd.parallel`).
         precision: as Lightning takes it; None: `32-true` on a CPU, `bf16-mixed` on a GPU.
         deterministic: choose deterministic GPU kernels where there are any. On a CPU the same seed and thread count
             give the same weights without it.
@@ -49,7 +52,8 @@ class Training:
     """
 
     accelerator: str = "auto"
-    devices: int | str = 1
+    devices: int = 1
+    strategy: Literal["auto", "ddp"] = "auto"
     precision: str | None = None
     deterministic: bool = False
     log_every_n_steps: int = 10
@@ -62,6 +66,11 @@ class Training:
     def __post_init__(self) -> None:
         ranges = {"log_every_n_steps": AT_LEAST_1, "overfit_batches": NOT_NEGATIVE}
         check_ranges("training", self, ranges | {"seconds_between_checkpoints": NOT_NEGATIVE})
+        if self.devices < 1 or (self.devices > 1) != (self.strategy != "auto"):
+            raise ValueError(
+                f"training.devices={self.devices}, training.strategy={self.strategy}: several devices train together "
+                "with `trainer@training=ddp training.devices=2`, one trains with training.strategy=auto."
+            )
         for name, make in self.callbacks.items():
             if not callable(make):
                 raise ValueError(
@@ -108,6 +117,8 @@ class Training:
         return Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
+            strategy=self.strategy,
+            use_distributed_sampler=False,  # each process takes its own share
             precision=self.precision or ("bf16-mixed" if self.on_gpu else "32-true"),
             deterministic="warn" if self.deterministic else False,
             fast_dev_run=self.fast_dev_run,
@@ -172,6 +183,7 @@ def quiet_lightning() -> None:
     """Keep Lightning's tips and device lists out of the log; its warnings about real faults stay."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     # Batches are small lists of tokens: worker processes would cost more than they save.
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from rkd.files import write_whole
+from rkd.parallel import leader
 from rkd.progress import Progress
 from rkd.records import Checkpoint, Query, Record, Response, digest_of, read_jsonl, write_jsonl
 from rkd.shards import RESPONSES_PER_SHARD
@@ -86,7 +87,7 @@ class Workshop:
             report = dataclasses.asdict(fit(folder, progress))
             (folder / REPORT_FILE).write_text(json.dumps(report, indent=1), encoding="utf-8")
 
-        artifact = self._get_or_make(name, recipe, make)
+        artifact = self._get_or_make(name, recipe, make, together=True)
         return Checkpoint(artifact.folder, artifact.digest)
 
     def value(
@@ -151,7 +152,12 @@ class Workshop:
 
         yield advance
 
-    def _get_or_make(self, name: str, recipe: Mapping[str, Any], make: Make, shown: str | None = None) -> Artifact:
+    def _get_or_make(
+        self, name: str, recipe: Mapping[str, Any], make: Make, shown: str | None = None, *, together: bool = False
+    ) -> Artifact:
+        """The artifact; `together` says that all processes of a training take part in making it."""
+        if leader() is not None:
+            return self.store.follow(name, recipe, make if together else None)
         started, was_made = time.monotonic(), False
 
         def timed(folder: Path, progress: Progress) -> None:

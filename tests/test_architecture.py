@@ -11,7 +11,8 @@ FLOORS = [
     set(floor.split())
     for floor in (
         "files",
-        "records losses muon callbacks recipes provenance progress results statistics settings rows lora equivalence",
+        "parallel records losses muon callbacks recipes provenance progress results statistics settings rows lora "
+        "equivalence",
         "protocols advantages kl_control prompts answers mini batches loading",
         "columns calculations alpaca_eval pair_files store shards resuming",
         "sources models training decoding side_by_side stored",
@@ -23,6 +24,7 @@ FLOORS = [
         "plan steps",
         "pipeline speed bill",
         "job",
+        "follower",
     )
 ]
 STAGES = {"pretrain", "teacher", "labels", "sft", "student_samples", "preferences", "reward_model", "rl", "evaluation"}
