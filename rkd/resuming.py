@@ -89,7 +89,7 @@ class KeepBest(Callback):
         self._without_better = self._betters = 0
         self._file: str | None = None
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:  # noqa: ARG002
         value = float(trainer.callback_metrics[self.metric])
         if self.best is not None and self.sign * value <= self.sign * self.best:
             self._without_better += 1
@@ -99,8 +99,9 @@ class KeepBest(Callback):
         self.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self._file = f"{BEST}-{self._betters}"
         self._betters += 1
+        state = trainer.strategy.lightning_module_state_dict()  # whole: all processes take part
         if trainer.is_global_zero:
-            self.progress.save(self._file, lambda path: torch.save(module.state_dict(), path))
+            self.progress.save(self._file, lambda path: torch.save(state, path))
             # The last checkpoint may name the one before, but none older: there is one behind every validation.
             self.progress.forget(f"{BEST}-{self._betters - 3}")
 

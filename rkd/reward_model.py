@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from pytorch_lightning import LightningModule
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
@@ -27,6 +26,7 @@ from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, PreferencePair
 from rkd.resuming import KeepBest
+from rkd.sharding import ShardableModule
 from rkd.side_by_side import map_over_copies, mean_loss, worker_count
 from rkd.supervised import SupervisedTraining, length_batches
 from rkd.training import Training, seeded
@@ -53,8 +53,10 @@ class RewardModelReport:
     validation: Mapping[str, float] = field(default_factory=dict)
 
 
-class RewardModelModule(LightningModule):
+class RewardModelModule(ShardableModule):
     """R under Eq. 9; a validation is one call of `validate`, which returns named metrics."""
+
+    part = "scorer"
 
     def __init__(
         self, scorer: Scorer, settings: "RewardModel", validate: Callable[[Scorer], Mapping[str, float]] | None
@@ -79,7 +81,7 @@ class RewardModelModule(LightningModule):
         return losses["loss"], measured
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
-        metrics = self.validate(self.scorer)
+        metrics = self.validate(self.whole().scorer)
         self.log_dict({f"validation/{name}": value for name, value in metrics.items()}, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> dict:
@@ -160,7 +162,7 @@ class RewardModel(SupervisedTraining):
             options.prepare(scorer.model, trained_whole=["score"])
             scorer.model.config.pad_token_id = pad_id  # transformers finds a batch's last tokens by it
             module = RewardModelModule(scorer, self, lambda scorer: self.evaluate(scorer, held_out, pad_id)).train()
-            trainer = self.train(
+            trainer, whole = self.train(
                 module,
                 batches,
                 lambda batch: collate_pairs(batch, pad_id),
@@ -173,8 +175,8 @@ class RewardModel(SupervisedTraining):
                 seed=seed,
             )
         if trainer.is_global_zero:
-            merge(scorer.model)
-            scorer.save_pretrained(folder)
+            merge(whole.scorer.model)
+            whole.scorer.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         prefix = "validation/"
         metrics = {name.removeprefix(prefix): value for name, value in best.metrics.items() if name.startswith(prefix)}

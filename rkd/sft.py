@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytorch_lightning import LightningModule
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +22,7 @@ from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, Query
 from rkd.resuming import KeepBest
+from rkd.sharding import ShardableModule
 from rkd.side_by_side import mean_loss, worker_count
 from rkd.supervised import SupervisedTraining, length_batches
 from rkd.training import Training, Validate, seeded
@@ -46,8 +46,10 @@ class SFTReport:
     best_validation: float | None
 
 
-class SFTModule(LightningModule):
+class SFTModule(ShardableModule):
     """The student under Eq. 3; a validation is one call of `validate`."""
+
+    part = "policy"
 
     def __init__(self, policy: Policy, settings: "SFT", validate: Validate | None) -> None:
         super().__init__()
@@ -65,7 +67,7 @@ class SFTModule(LightningModule):
         return loss
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
-        self.log("validation/accuracy", self.validate(self.policy.lm), batch_size=1, sync_dist=True)
+        self.log("validation/accuracy", self.validate(self.whole().policy.lm), batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> dict:
         return self.settings.adamw(self)
@@ -113,7 +115,7 @@ class SFT(SupervisedTraining):
         with seeded(seed):
             lm = options.prepare(load_causal_lm(student.folder, options))
             module = SFTModule(Policy(lm), self, validate).train()
-            trainer = self.train(
+            trainer, whole = self.train(
                 module,
                 batches,
                 lambda batch: collate(*zip(*batch, strict=True), pad_id),
@@ -126,8 +128,8 @@ class SFT(SupervisedTraining):
                 seed=seed,
             )
         if trainer.is_global_zero:
-            merge(lm)
-            lm.save_pretrained(folder)
+            merge(whole.policy.lm)
+            whole.policy.lm.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         return SFTReport(trainer.global_step, len(tokens), dropped, best.best)
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 Model = TypeVar("Model", bound=nn.Module)
 Item = TypeVar("Item")
@@ -114,8 +115,8 @@ class _KnownGradients(torch.autograd.Function):
 def worker_count(model: nn.Module) -> int:
     """How many threads share out the work of the model: all cores for a small one on the CPU, otherwise 1."""
     parameters = list(model.parameters())
-    on_cpu = parameters[0].device.type == "cpu"
-    is_alone = not on_cpu or torch.is_autocast_enabled("cpu")  # a setting of each thread as well
+    on_cpu, is_sharded = parameters[0].device.type == "cpu", isinstance(parameters[0], DTensor)
+    is_alone = is_sharded or not on_cpu or torch.is_autocast_enabled("cpu")  # a setting of each thread as well
     return 1 if is_alone or not is_small(sum(parameter.numel() for parameter in parameters)) else _cores
 
 

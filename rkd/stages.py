@@ -58,6 +58,12 @@ class Stages:
         for name, smallest in (("seed", 0), ("sampling_seed", 0), ("validation_queries", 1)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least {smallest}.")
+        if isinstance(self.rl, RL) and self.training.strategy == "fsdp":
+            raise ValueError(
+                "trainer@training=fsdp does not train rl: it samples token by token from the policy that it trains, "
+                "and each token would gather all shards. Train it with trainer@training=ddp; what sft and "
+                "reward_model made before with `trainer@training=fsdp rl=none` on as many devices is reused."
+            )
         if isinstance(self.rl, RL):
             self.rl.check_processes(self.training.devices)
         if isinstance(self.teacher, StoredTeacher) != isinstance(self.teacher_samples, RecordedSamples):

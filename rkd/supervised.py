@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
+from torch import nn
 
 from rkd.parallel import count, own_share
 from rkd.resuming import Batches, KeepBest, fit
 from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
+from rkd.sharding import ShardableModule
 from rkd.training import Training, learning_rate_factor, one_validation
 
 Example = TypeVar("Example")
@@ -94,7 +96,7 @@ class SupervisedTraining:
 
     def train(
         self,
-        module: LightningModule,
+        module: ShardableModule,
         batches: Sequence[Sequence[Example]],
         collate: Callable[[Sequence[Example]], Any],
         best: KeepBest,
@@ -105,8 +107,10 @@ class SupervisedTraining:
         logger: Logger | bool,
         folder: Path,
         seed: int,
-    ) -> Trainer:
-        """Train over all epochs, or until patience ends; the module then has its best weights, on the first device.
+    ) -> tuple[Trainer, nn.Module]:
+        """Train over all epochs, or until patience ends; the trainer, and the module, whole.
+
+        On the first process it has its best weights.
 
         Args:
             batches: the examples of one optimiser step each, on all devices; their order is drawn anew each epoch.
@@ -128,9 +132,10 @@ class SupervisedTraining:
         )
         loader = Batches(self._shares(batches), collate, None if training.overfit_batches else seed)
         fit(trainer, module, loader, one_validation() if has_validation else None, best.progress)
+        whole = module.whole()
         if trainer.is_global_zero:
-            best.restore(module)
-        return trainer
+            best.restore(whole)
+        return trainer, whole
 
     def _shares(self, batches: Sequence[Sequence[Example]]) -> list[Sequence[Example]]:
         """Of each batch the examples of this process, at least one.

@@ -23,6 +23,7 @@ from rkd.callbacks import StageProgress, StopOnNaN
 from rkd.progress import Progress
 from rkd.resuming import Checkpoints, PlainFiles
 from rkd.settings import AT_LEAST_1, NOT_NEGATIVE, check_ranges
+from rkd.sharding import sharded
 
 """A stage's name to what its trainer logs to: `Tracker.logger_for`."""
 
@@ -37,8 +38,9 @@ class Training:
     Args:
         accelerator: as Lightning takes it.
         devices: how many; a stage's batch size holds for each of them.
-        strategy: what several devices do: "ddp", each with the whole model and a share of the batch. The job starts a
-            process for each (`rkd.parallel`).
+        strategy: what several devices do with their shares of a batch: "ddp", each has the whole model; "fsdp", each
+            has a shard of its weights, gradients and optimiser states (fine-tuning and reward model alone). The job
+            starts a process for each (`rkd.parallel`).
         precision: as Lightning takes it; None: `32-true` on a CPU, `bf16-mixed` on a GPU.
         deterministic: choose deterministic GPU kernels where there are any. On a CPU the same seed and thread count
             give the same weights without it.
@@ -53,7 +55,7 @@ class Training:
 
     accelerator: str = "auto"
     devices: int = 1
-    strategy: Literal["auto", "ddp"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     precision: str | None = None
     deterministic: bool = False
     log_every_n_steps: int = 10
@@ -117,7 +119,7 @@ class Training:
         return Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
-            strategy=self.strategy,
+            strategy=sharded(self.devices) if self.strategy == "fsdp" else self.strategy,
             use_distributed_sampler=False,  # each process takes its own share
             precision=self.precision or ("bf16-mixed" if self.on_gpu else "32-true"),
             deterministic="warn" if self.deterministic else False,

@@ -14,7 +14,7 @@ FLOORS = [
         "parallel records losses muon callbacks recipes provenance progress results statistics settings rows lora "
         "equivalence",
         "protocols advantages kl_control prompts answers mini batches loading",
-        "columns calculations alpaca_eval pair_files store shards resuming",
+        "columns calculations alpaca_eval pair_files store shards resuming sharding",
         "sources models training decoding side_by_side stored",
         "data generation pairs pretrain_text supervised label_statistics",
         "rewards teacher labels student_samples preferences rollouts pretrain_report engines",

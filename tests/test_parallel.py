@@ -13,9 +13,13 @@ import tiny_world
 import torch
 from fakes import scored
 from pytorch_lightning import Callback
+from safetensors.torch import load_file
+from tiny_models import weights
+from torch.distributed.tensor import DTensor
 
 from rkd import parallel
 from rkd.advantages import GAE
+from rkd.job import JobError, run_job
 from rkd.kl_control import FixedKL
 from rkd.progress import Progress
 from rkd.protocols import Rewards
@@ -40,7 +44,11 @@ class KeepGradient(Callback):
 
     def on_before_optimizer_step(self, trainer, module, optimizer) -> None:  # noqa: ARG002
         if not self.path.exists():
-            torch.save({name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}, self.path)
+            torch.save({name: _whole(p.grad) for name, p in module.named_parameters() if p.grad is not None}, self.path)
+
+
+def _whole(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient.clone()
 
 
 def fit_sft(student: Checkpoint, processes: int, **where) -> None:
@@ -82,13 +90,13 @@ def length_reward(_, responses):
 STAGES = {"sft": fit_sft, "reward_model": fit_reward_model, "rl": fit_rl}
 
 
-def take_part(stage: str, student: Checkpoint, folder: Path, place: dict[str, str]) -> None:
+def take_part(stage: str, student: Checkpoint, folder: Path, place: dict[str, str], strategy: str = "ddp") -> None:
     """Train a stage as one of the processes of a place in the environment."""
     os.environ |= place
     torch.set_num_threads(1)
     processes = parallel.count()
     training = Training(
-        accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto",
+        accelerator="cpu", devices=processes, strategy=strategy if processes > 1 else "auto",
         callbacks={"gradient": lambda: KeepGradient(folder / f"gradient{parallel.rank()}of{processes}.pt")},
     )  # fmt: skip
     own = folder / f"process{parallel.rank()}of{processes}"
@@ -110,13 +118,16 @@ def student(tmp_path_factory) -> Checkpoint:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", list(STAGES))
-def test_two_processes_get_the_gradient_that_one_gets_on_the_whole_batch(student, tmp_path, stage):
+@pytest.mark.parametrize(
+    ("stage", "strategy"),
+    [("sft", "ddp"), ("reward_model", "ddp"), ("rl", "ddp"), ("sft", "fsdp"), ("reward_model", "fsdp")],
+)
+def test_two_processes_get_the_gradient_that_one_gets_on_the_whole_batch(student, tmp_path, stage, strategy):
     take_part(stage, student, tmp_path, {})
     context, port = multiprocessing.get_context("forkserver"), parallel.free_port()
     context.set_forkserver_preload(["test_parallel"])
     processes = [
-        context.Process(target=take_part, args=(stage, student, tmp_path, parallel.place_of(rank, 2, port)))
+        context.Process(target=take_part, args=(stage, student, tmp_path, parallel.place_of(rank, 2, port), strategy))
         for rank in range(2)
     ]
     for process in processes:
@@ -129,19 +140,23 @@ def test_two_processes_get_the_gradient_that_one_gets_on_the_whole_batch(student
     assert alone.norm() > 1e-3
     assert torch.equal(first, second)
     torch.testing.assert_close(first, alone, rtol=1e-4, atol=1e-6)
+    one, two = (weights(tmp_path / name) for name in ("process0of1", "process0of2"))
+    assert one.keys() == two.keys()
+    assert not (tmp_path / "process1of2" / "model.safetensors").exists()
 
 
-def started(world: Path, root: Path, *more: str, before: tuple[str, ...] = ()) -> subprocess.Popen:
-    """`python run.py` with two processes to each training."""
-    arguments = [
-        *before,
-        *tiny_world.overrides(world, root, "trainer@training=ddp", "rl.optimisation.minibatches_per_epoch=2", *more),
-    ]
+def started(overrides: list[str], root: Path, before: tuple[str, ...] = ()) -> subprocess.Popen:
+    """`python run.py` as a user calls it."""
     return subprocess.Popen(
-        [sys.executable, tiny_world.REPOSITORY / "run.py", *arguments],
+        [sys.executable, tiny_world.REPOSITORY / "run.py", *before, *overrides],
         cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
+
+
+def with_ddp(world: Path, root: Path, *more: str) -> list[str]:
+    """The command line of a tiny job with two processes to each training."""
+    return tiny_world.overrides(world, root, "trainer@training=ddp", "rl.optimisation.minibatches_per_epoch=2", *more)
 
 
 def followers_of(process: subprocess.Popen) -> list[int]:
@@ -161,7 +176,7 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_in_a_multirun_the_other_process_runs_the_job_and_not_the_sweep(world, tmp_path):
-    process = started(world, tmp_path, "seed=0,1", before=("-m",))
+    process = started(with_ddp(world, tmp_path, "seed=0,1"), tmp_path, before=("-m",))
     seen, _ = process.communicate(timeout=240)
     assert process.returncode == 0, seen
     results = sorted((tmp_path / "outputs").rglob("result.json"))
@@ -175,10 +190,32 @@ def test_in_a_multirun_the_other_process_runs_the_job_and_not_the_sweep(world, t
 
 
 @pytest.mark.slow
+def test_a_job_in_shards_leaves_what_one_process_leaves_with_batches_of_twice_the_size(world, tmp_path):
+    rows = ["rl=none", "sft.epochs=2", "sft.validations_per_epoch=2", "reward_model.pooling=last"]
+
+    def job(name: str, batch: int, *more: str) -> list[str]:
+        sizes = [f"{stage}.batch_size={batch}" for stage in ("sft", "reward_model")]
+        return tiny_world.overrides(world, tmp_path / name, *rows, *sizes, *more, stages=[])
+
+    process = started(job("sharded", 8, "trainer@training=fsdp"), tmp_path)
+    seen, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, seen
+    run_job(tiny_world.composed(job("alone", 16)))
+    for stage in ("sft", "reward_model"):
+        sharded, alone = (
+            load_file(next((tmp_path / name / "artifacts" / stage).glob("[!.]*/model.safetensors")))
+            for name in ("sharded", "alone")
+        )
+        assert sharded.keys() == alone.keys()
+        for name in alone:
+            torch.testing.assert_close(sharded[name], alone[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="finds processes in /proc")
 @pytest.mark.parametrize("victim", ["the leader", "a follower"])
 def test_when_one_process_dies_no_other_stays(world, tmp_path, victim):
-    process = started(world, tmp_path, "rl.rollouts.episodes=6400")
+    process = started(with_ddp(world, tmp_path, "rl.rollouts.episodes=6400"), tmp_path)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "artifacts").glob("rl/.*.making-*")):
         assert process.poll() is None, process.stdout.read()
@@ -222,8 +259,13 @@ def test_several_devices_need_a_strategy_and_one_needs_none(devices, strategy):
         Training(devices=devices, strategy=strategy)
 
 
+def test_rl_in_shards_is_refused_with_what_to_do_instead(world, tmp_path):
+    with pytest.raises(JobError, match=r"trainer@training=fsdp does not train rl.*trainer@training=ddp"):
+        run_job(tiny_world.composed(tiny_world.overrides(world, tmp_path, "trainer@training=fsdp")))
+
+
 def test_when_the_rollout_cannot_be_shared_out_the_job_says_so_at_once(world, tmp_path):
-    process = started(world, tmp_path, "rl.optimisation.minibatches_per_epoch=4")
+    process = started(with_ddp(world, tmp_path, "rl.optimisation.minibatches_per_epoch=4"), tmp_path)
     seen, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "rl.rollouts.queries_per_rollout=4 must be a multiple of the 2 processes" in seen
