@@ -87,7 +87,7 @@ def follow_job(config: DictConfig) -> None:
     """Take part in the training stages of a job that another process leads; nothing is left behind."""
     plain = OmegaConf.to_container(config, resolve=True)
     with _quiet():
-        stages = dataclasses.replace(build_stages(config), tracker=NoTracker())
+        stages = dataclasses.replace(build_stages(config), tracking=NoTracker())
         models = [model.source() for model in _models(stages, config)]
         with _cores(stages, config, models):
             run_experiment(stages, Workshop(Path(config.artifacts.root), Console(quiet=True)), plain)
@@ -109,11 +109,11 @@ def _run(
     try:
         if not plain["evaluate_only"]:
             _announce(stages, console)
-        stages.tracker.start(plain, row, stages.dataset.name, [row], folder, run_id=digest)
+        stages.tracking.start(plain, row, stages.dataset.name, [row], folder, run_id=digest)
         if plain["evaluate_only"]:
             result = evaluate_student(stages, workshop, plain)
         else:
-            with followers(stages.training.devices, folder, plain):
+            with followers(stages.trainer.devices, folder, plain):
                 result = run_experiment(stages, workshop, plain)
         _leave_behind(result, stages, workshop, folder)
         exit_code = 0
@@ -127,7 +127,7 @@ def _run(
         console.print(f"The job failed; its traceback is in {folder / 'traceback.txt'}.", style="dim")
         raise JobError(reason) from error
     finally:
-        stages.tracker.finish(exit_code)
+        stages.tracking.finish(exit_code)
     return _main_accuracy(result)
 
 
@@ -154,7 +154,7 @@ def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder:
     (folder / "splits.json").write_text(json.dumps(stages.dataset.ids(), indent=0) + "\n", encoding="utf-8")
     table = folder / "table.md"
     table.write_text(final_table_markdown(result), encoding="utf-8")
-    tracker = stages.tracker
+    tracker = stages.tracking
     if "rl" in workshop.made:
         policy = workshop.made["rl"]
         history, samples = (_read(policy.folder / f"{name}.jsonl") for name in ("history", "samples"))
@@ -222,7 +222,7 @@ def _cores(
 ) -> contextlib.AbstractContextManager[None]:
     """The share of this process in the cores that the job is to use."""
     are_small = all(is_small(count_weights(model.folder)) for model in models if isinstance(model, Checkpoint))
-    return cores(config.threads, processes=stages.training.devices, small_models=are_small)
+    return cores(config.threads, processes=stages.trainer.devices, small_models=are_small)
 
 
 def _check_task(stages: Stages) -> None:

@@ -30,11 +30,11 @@ class ModelOptions:
 
     Args:
         dtype: of the loaded weights; "auto": float32 on a CPU, bfloat16 on a GPU. Training without adapters is in
-            float32 whatever is loaded, mixed with lower precision as `training.precision` says.
+            float32 whatever is loaded, mixed with lower precision as `trainer.precision` says.
         attention: the implementation, as transformers names them ("sdpa", "eager", "flash_attention_2"); None takes
             the model's own.
         device: where a model is sampled from; "auto": a GPU if there is one; "spread": over all GPUs (needs
-            accelerate); or a device as torch names them. Training goes where `training.accelerator` says.
+            accelerate); or a device as torch names them. Training goes where `trainer.accelerator` says.
         gradient_checkpointing: training keeps less in memory and computes it again.
         lora: adapters to train instead of all weights.
     """

@@ -103,7 +103,7 @@ def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Check
         models: what teacher and student are made of: other weights in the same folder are another job.
     """
     parts = {field.name: getattr(s, field.name) for field in dataclasses.fields(s)}
-    for without_effect in ("tracker", "training"):
+    for without_effect in ("tracking", "trainer"):
         del parts[without_effect]
     parts |= s.training_recipe
     if evaluate_only:

@@ -51,21 +51,21 @@ class Stages:
     evaluation: Evaluation
     generation: Engine
     validation_queries: int
-    training: Training
-    tracker: Tracker
+    trainer: Training
+    tracking: Tracker
 
     def __post_init__(self) -> None:
         for name, smallest in (("seed", 0), ("sampling_seed", 0), ("validation_queries", 1)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least {smallest}.")
-        if isinstance(self.rl, RL) and self.training.strategy == "fsdp":
+        if isinstance(self.rl, RL) and self.trainer.strategy == "fsdp":
             raise ValueError(
-                "trainer@training=fsdp does not train rl: it samples token by token from the policy that it trains, "
-                "and each token would gather all shards. Train it with trainer@training=ddp; what sft and "
-                "reward_model made before with `trainer@training=fsdp rl=none` on as many devices is reused."
+                "trainer=fsdp does not train rl: it samples token by token from the policy that it trains, "
+                "and each token would gather all shards. Train it with trainer=ddp; what sft and "
+                "reward_model made before with `trainer=fsdp rl=none` on as many devices is reused."
             )
         if isinstance(self.rl, RL):
-            self.rl.check_processes(self.training.devices)
+            self.rl.check_processes(self.trainer.devices)
         if isinstance(self.teacher, StoredTeacher) != isinstance(self.teacher_samples, RecordedSamples):
             raise ValueError(
                 f"teacher={self.teacher.name} does not go with these teacher_samples: a stored teacher needs "
@@ -81,17 +81,17 @@ class Stages:
     def shortened(self) -> dict[str, bool | int]:
         """What cuts the training stages short, if anything does: in a recipe, or a try would be taken for the whole."""
         switches = {
-            "fast_dev_run": self.training.fast_dev_run,
-            "overfit_batches": self.training.overfit_batches,
-            "max_epochs": self.training.max_epochs,
+            "fast_dev_run": self.trainer.fast_dev_run,
+            "overfit_batches": self.trainer.overfit_batches,
+            "max_epochs": self.trainer.max_epochs,
         }
         return {name: value for name, value in switches.items() if value}
 
     @property
     def training_recipe(self) -> dict[str, bool | int | str]:
         """What of `training` decides the weights; loggers do not, and how many devices does by the size of batches."""
-        precision = {"precision": self.training.precision} if self.training.precision else {}
-        return self.shortened | precision | ({"devices": self.training.devices} if self.training.devices > 1 else {})
+        precision = {"precision": self.trainer.precision} if self.trainer.precision else {}
+        return self.shortened | precision | ({"devices": self.trainer.devices} if self.trainer.devices > 1 else {})
 
 
 @dataclass(frozen=True)

@@ -301,7 +301,7 @@ class Steps:
                 **s.training_recipe,
             },
             lambda folder, progress: stage.fit(
-                *arguments, prompt=s.zero_shot, training=s.training, logger=s.tracker.logger_for(name),
+                *arguments, prompt=s.zero_shot, training=s.trainer, logger=s.tracking.logger_for(name),
                 folder=folder, progress=progress, seed=s.seed, options=s.student.options, **options,
             ),
         )  # fmt: skip

@@ -130,7 +130,7 @@ class SupervisedTraining:
             progress=best.progress,
             seed=seed,
         )
-        loader = Batches(self._shares(batches), collate, None if training.overfit_batches else seed)
+        loader = Batches(self._shares(batches), collate, None if trainer.overfit_batches else seed)
         fit(trainer, module, loader, one_validation() if has_validation else None, best.progress)
         whole = module.whole()
         if trainer.is_global_zero:

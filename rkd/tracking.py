@@ -1,4 +1,4 @@
-"""Where a job's metrics go: W&B, CSV files, TensorBoard or nowhere; `tracking@tracker=...` selects a class below.
+"""Where a job's metrics go: W&B, CSV files, TensorBoard or nowhere; `tracking=...` selects a class below.
 
 In: the resolved config once, then metrics of each stage through a Lightning logger, tables, images and files.
 Out: one run per job. Its keys are `<stage>/<metric>`, and each stage has its own x-axis, `<stage>/step`, since the
@@ -151,7 +151,7 @@ class WandbTracker:
         except wandb.errors.Error as error:
             raise TrackingError(
                 f"W&B could not start a run of project {self.project!r} ({error}). Log in with `wandb login`, or go on "
-                "without network: `WANDB_MODE=offline`, or `tracking@tracker=csv`."
+                "without network: `WANDB_MODE=offline`, or `tracking=csv`."
             ) from error
         self._folder, self._stages = folder, set()
         upload = f"upload with `wandb sync {self._run.settings.sync_dir}`"

@@ -25,8 +25,6 @@ from rkd.resuming import Checkpoints, PlainFiles
 from rkd.settings import AT_LEAST_1, NOT_NEGATIVE, check_ranges
 from rkd.sharding import sharded
 
-"""A stage's name to what its trainer logs to: `Tracker.logger_for`."""
-
 Validate = Callable[[PreTrainedModel], float]
 """A student to its greedy accuracy on validation queries, against their pseudo-labels, in [0, 1]."""
 
@@ -67,11 +65,11 @@ class Training:
 
     def __post_init__(self) -> None:
         ranges = {"log_every_n_steps": AT_LEAST_1, "overfit_batches": NOT_NEGATIVE}
-        check_ranges("training", self, ranges | {"seconds_between_checkpoints": NOT_NEGATIVE})
+        check_ranges("trainer", self, ranges | {"seconds_between_checkpoints": NOT_NEGATIVE})
         if self.devices < 1 or (self.devices > 1) != (self.strategy != "auto"):
             raise ValueError(
-                f"training.devices={self.devices}, training.strategy={self.strategy}: several devices train together "
-                "with `trainer@training=ddp training.devices=2`, one trains with training.strategy=auto."
+                f"trainer.devices={self.devices}, trainer.strategy={self.strategy}: several devices train together "
+                "with `trainer=ddp trainer.devices=2`, one trains with trainer.strategy=auto."
             )
         for name, make in self.callbacks.items():
             if not callable(make):

@@ -59,7 +59,7 @@ def test_every_option_builds(option, gsm8k):
     elif option.startswith("teacher=stored"):  # it chooses teacher_samples too
         build_stages(compose("config", overrides=[option, "teacher.path=responses.jsonl"]))
     elif option == "callbacks=none":
-        assert build_stages(compose("config", overrides=[option])).training.callbacks == {}
+        assert build_stages(compose("config", overrides=[option])).trainer.callbacks == {}
     else:
         # The option's own file with what it takes from others: a quarter of the time of the whole config.
         config = compose(f"{group}/{name}", overrides=NEEDED.get(option, []))
@@ -141,20 +141,21 @@ def test_the_row_sft_takes_the_responses_of_the_first_pass_alone(overrides, samp
 
 
 def test_tracking_callbacks_and_hardware_do_not_change_the_digest(digests):
-    other = compose("config", overrides=["tracking@tracker=none", "training.accelerator=cpu", "callbacks=none"])
+    other = compose("config", overrides=["tracking=none", "trainer.accelerator=cpu", "callbacks=none"])
     assert job_digest(build_stages(other)) == digests["ours"]
 
 
 @pytest.mark.parametrize("short", ["fast_dev_run=true", "overfit_batches=1", "max_epochs=20"])
 def test_a_job_cut_short_has_a_digest_of_its_own(digests, short):
-    assert job_digest(build_stages(compose("config", overrides=[f"training.{short}"]))) != digests["ours"]
+    assert job_digest(build_stages(compose("config", overrides=[f"trainer.{short}"]))) != digests["ours"]
 
 
 def test_a_debug_run_is_the_default_one_cut_short_in_folders_of_its_own():
     config = compose("config", overrides=["debug=fast_dev_run"])
     assert (config.artifacts.root, config.output_root) == ("debug/artifacts", "debug/outputs")
-    training = dataclasses.replace(build_stages(config).training, callbacks={})
-    assert training == Training(accelerator="cpu", fast_dev_run=True, log_every_n_steps=1)
+    assert dataclasses.replace(build_stages(config).trainer, callbacks={}) == Training(
+        accelerator="cpu", fast_dev_run=True, log_every_n_steps=1
+    )
 
 
 def test_a_job_that_only_evaluates_has_a_digest_of_its_own_whatever_the_training():

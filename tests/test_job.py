@@ -341,7 +341,7 @@ def test_overfitting_shows_that_the_loss_of_each_stage_falls(world, same_store):
         *RL,
         "rl.rollouts.episodes=640",
     ]
-    _, seen = run(world, same_store, "debug=overfit", "training.max_epochs=20", stages=stages)
+    _, seen = run(world, same_store, "debug=overfit", "trainer.max_epochs=20", stages=stages)
     changes = [line.split() for line in seen.splitlines() if " → " in line and line.endswith(" in 20 steps")]
     assert [metric for metric, *_ in changes] == ["train/loss", "train/loss", "reward"]
     sft, reward_model, rl = ((float(words[1]), float(words[3])) for words in changes)

@@ -156,7 +156,7 @@ def started(overrides: list[str], root: Path, before: tuple[str, ...] = ()) -> s
 
 def with_ddp(world: Path, root: Path, *more: str) -> list[str]:
     """The command line of a tiny job with two processes to each training."""
-    return tiny_world.overrides(world, root, "trainer@training=ddp", "rl.optimisation.minibatches_per_epoch=2", *more)
+    return tiny_world.overrides(world, root, "trainer=ddp", "rl.optimisation.minibatches_per_epoch=2", *more)
 
 
 def followers_of(process: subprocess.Popen) -> list[int]:
@@ -197,7 +197,7 @@ def test_a_job_in_shards_leaves_what_one_process_leaves_with_batches_of_twice_th
         sizes = [f"{stage}.batch_size={batch}" for stage in ("sft", "reward_model")]
         return tiny_world.overrides(world, tmp_path / name, *rows, *sizes, *more, stages=[])
 
-    process = started(job("sharded", 8, "trainer@training=fsdp"), tmp_path)
+    process = started(job("sharded", 8, "trainer=fsdp"), tmp_path)
     seen, _ = process.communicate(timeout=240)
     assert process.returncode == 0, seen
     run_job(tiny_world.composed(job("alone", 16)))
@@ -255,13 +255,13 @@ def test_processes_share_out_what_they_have_in_common(monkeypatch):
 
 @pytest.mark.parametrize(("devices", "strategy"), [(2, "auto"), (1, "ddp"), (0, "auto")])
 def test_several_devices_need_a_strategy_and_one_needs_none(devices, strategy):
-    with pytest.raises(ValueError, match=r"trainer@training=ddp training\.devices=2"):
+    with pytest.raises(ValueError, match=r"trainer=ddp trainer\.devices=2"):
         Training(devices=devices, strategy=strategy)
 
 
 def test_rl_in_shards_is_refused_with_what_to_do_instead(world, tmp_path):
-    with pytest.raises(JobError, match=r"trainer@training=fsdp does not train rl.*trainer@training=ddp"):
-        run_job(tiny_world.composed(tiny_world.overrides(world, tmp_path, "trainer@training=fsdp")))
+    with pytest.raises(JobError, match=r"trainer=fsdp does not train rl.*trainer=ddp"):
+        run_job(tiny_world.composed(tiny_world.overrides(world, tmp_path, "trainer=fsdp")))
 
 
 def test_when_the_rollout_cannot_be_shared_out_the_job_says_so_at_once(world, tmp_path):

@@ -9,6 +9,7 @@ import torch
 
 from rkd import plan, speed
 from rkd.advantages import GAE
+from rkd.engines import HFEngine, LocalEngine
 from rkd.evaluation import Evaluation
 from rkd.generation import LocalModel
 from rkd.kl_control import FixedKL
@@ -71,6 +72,7 @@ def parts(models, **others) -> SimpleNamespace:
         ),
         "evaluation": Evaluation(max_response_tokens=30, max_pass_at_k_queries=10),
         "validation_queries": 15,
+        "generation": LocalEngine(),
     }
     return SimpleNamespace(**{**own, **models, **others})
 
@@ -169,6 +171,10 @@ def test_a_query_and_a_response_are_told_apart_by_two_measurements(monkeypatch):
 
 def test_a_large_model_is_not_loaded_for_an_estimate(models):
     assert speed.measure(parts(models), [], largest=1000) is None
+
+
+def test_another_engine_than_the_measured_one_gets_no_estimate(models):
+    assert speed.measure(parts(models, generation=HFEngine()), []) is None
 
 
 def test_the_lines_say_sizes_and_times(models):

@@ -104,7 +104,7 @@ def overrides(world: Path, root: Path, *more: str, stages: list[str] | None = No
     # So few queries need more of each than the mini world's thousands.
     sizes = ["student_samples.samples_per_query=8", "pairs.max_pairs_per_query=4"]
     return [
-        "dataset=svamp", f"dataset.source={world / 'data'}", "tracking@tracker=none", "training.accelerator=cpu",
+        "dataset=svamp", f"dataset.source={world / 'data'}", "tracking=none", "trainer.accelerator=cpu",
         "threads=1", f"artifacts.root={root / 'artifacts'}", f"output_root={root / 'outputs'}",
         f"student.prompt.examples=[{EXAMPLE}]", *prompts, *lengths, *sizes,
         *([*SFT_SETTINGS, *REWARD_MODEL_SETTINGS, *RL_SETTINGS] if stages is None else stages), *more,
