@@ -82,20 +82,35 @@ def token_logprobs(logits: Tensor, tokens: Tensor, *, chunk_tokens: int | None =
     Args:
         logits: z, (B, T, V), in any float type; z_t is already aligned with the token it predicts.
         tokens: y, (B, T), each in [0, V); padding may hold any such id.
-        chunk_tokens: positions done at a time. Full-vocabulary float32 is the memory peak of training (64 × 512 × 128k
-            is 17 GB): with a chunk no such tensor exists for more than B × chunk_tokens positions, neither now nor
-            among what is kept for the backward pass, which computes each chunk again. None: all at once.
+        chunk_tokens: positions done at a time, see `in_chunks`: besides `logits` no full-vocabulary tensor exists for
+            more than B × chunk_tokens positions. None: all at once.
 
     Raises:
         ValueError: `tokens` is not (B, T).
     """
     check_same_shape(**{"logits without V": logits[..., 0], "tokens": tokens})
-    return _in_chunks(_select_logprobs, chunk_tokens, logits, tokens)
+    return in_chunks(_select_logprobs, chunk_tokens, logits, tokens)
 
 
 def token_entropy(logits: Tensor, *, chunk_tokens: int | None = None) -> Tensor:
     """H_t = −Σ_v π(v) log π(v), (B, T), from `logits` (B, T, V); float type and chunks as in `token_logprobs`."""
-    return _in_chunks(_entropy, chunk_tokens, logits)
+    return in_chunks(_entropy, chunk_tokens, logits)
+
+
+def in_chunks(function: Callable[..., Tensor], chunk_tokens: int | None, *tensors: Tensor) -> Tensor:
+    """`function` of tensors (B, T, …), `chunk_tokens` positions at a time, joined along T; None: all at once.
+
+    What the function makes on its way exists for one chunk only, neither later nor among what is kept for the backward
+    pass, which computes each chunk again. Full-vocabulary float32 is the memory peak of training: 64 × 512 × 128k is
+    17 GB.
+    """
+    if chunk_tokens is None or tensors[0].shape[1] <= chunk_tokens:
+        return function(*tensors)
+    # `split`, not slices: its backward joins the chunks' gradients once, where each slice pads its own to (B, T, V).
+    chunks = zip(*(tensor.split(chunk_tokens, dim=1) for tensor in tensors), strict=True)
+    return torch.cat(
+        [checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks], dim=1
+    )
 
 
 def sequence_logprobs(logprobs: Tensor, response_mask: Tensor) -> Tensor:
@@ -332,13 +347,3 @@ def _entropy(logits: Tensor) -> Tensor:
     logprobs = _at_least_float32(logits).log_softmax(-1)
     # A forbidden token has log-probability −∞, and 0 · −∞ would be NaN.
     return -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1)
-
-
-def _in_chunks(function: Callable[..., Tensor], chunk_tokens: int | None, *tensors: Tensor) -> Tensor:
-    if chunk_tokens is None or tensors[0].shape[1] <= chunk_tokens:
-        return function(*tensors)
-    # `split`, not slices: its backward joins the chunks' gradients once, where each slice pads its own to (B, T, V).
-    chunks = zip(*(tensor.split(chunk_tokens, dim=1) for tensor in tensors), strict=True)
-    return torch.cat(
-        [checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks], dim=1
-    )

@@ -5,6 +5,7 @@ predicts response token t: state 0 stands on the prompt's last token, state T on
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,9 +16,9 @@ from transformers import DynamicCache, PreTrainedModel
 from rkd.batches import ResponseBatch
 from rkd.loading import ModelOptions, load_classifier
 from rkd.lora import adapters_off
-from rkd.losses import token_entropy, token_logprobs
+from rkd.losses import in_chunks, token_entropy, token_logprobs
 
-# Logits are turned into log-probabilities in float32 so many numbers at a time (256 MB), never as a whole.
+# So many logits exist at a time (256 MB in float32), in the backward pass as well, never those of all tokens.
 CHUNK_ELEMENTS = 2**26
 
 Pooling = Literal["last", "mean"]
@@ -92,18 +93,23 @@ class Policy(nn.Module):
     def forward(self, batch: ResponseBatch, *, with_entropy: bool = False) -> PolicyOutput:
         """Log-probabilities, values and entropies of the batch's responses."""
         states, mask = response_states(self.lm.base_model, batch)[:, :-1], batch.response_mask
+        values = None if self.value_head is None else self.value_head(states.float()).squeeze(-1)
         # Only tokens that count get logits: padding would be half of them, and they are the largest tensor.
-        logits = self.lm.get_output_embeddings()(states[mask])[None]
+        counted, tokens = states[mask][None], batch.response_ids[mask][None]
+        chunk = max(1, CHUNK_ELEMENTS // self.lm.config.vocab_size)
+        chosen = in_chunks(partial(self._choices, with_entropy=with_entropy), chunk, counted, tokens)
+        logprobs, *entropy = (_unpacked(row, mask) for row in chosen)
+        return PolicyOutput(logprobs, values, entropy[0].detach() if with_entropy else None)
+
+    def _choices(self, states: Tensor, tokens: Tensor, *, with_entropy: bool) -> Tensor:
+        """log π(y_t) in states (1, T, D), (1, T); `with_entropy` (2, T), below it the entropy."""
+        logits = self.lm.get_output_embeddings()(states)
         if self.temperature != 1:
             logits = logits / self.temperature
-        values = None if self.value_head is None else self.value_head(states.float()).squeeze(-1)
-        chunk = max(1, CHUNK_ELEMENTS // logits.shape[-1])
-        logprobs = token_logprobs(logits, batch.response_ids[mask][None], chunk_tokens=chunk)[0]
-        entropy = None
-        if with_entropy:
-            with torch.no_grad():
-                entropy = _unpacked(token_entropy(logits, chunk_tokens=chunk)[0], mask)
-        return PolicyOutput(_unpacked(logprobs, mask), values, entropy)
+        logprobs = token_logprobs(logits, tokens)
+        if not with_entropy:
+            return logprobs
+        return torch.cat([logprobs, token_entropy(logits.detach())])
 
 
 def _unpacked(values: Tensor, mask: Tensor) -> Tensor:

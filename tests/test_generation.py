@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from rkd import models
 from rkd.batches import ResponseBatch, collate, encode_responses, pad
 from rkd.decoding import choose, common_beginning, sample_tokens
 from rkd.generation import LocalGenerator, LocalModel, open_generator
@@ -435,6 +436,47 @@ def test_a_shared_prompt_gives_the_states_and_gradients_of_separate_ones(build: 
     close(*states)
     for of_shared, of_separate in zip(*gradients, strict=True):
         close(of_shared, of_separate, tolerance=1e-5)  # a Llama normalises in float32, whatever its weights are
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 12])
+@both
+def test_chunks_of_logits_change_no_value_and_no_gradient(build: Build, chunk: int, monkeypatch: pytest.MonkeyPatch):
+    policy, batch = Policy(build(), temperature=0.7), collate(PROMPTS, RESPONSES, PAD)
+    outputs, gradients = [], []
+    for elements in (models.CHUNK_ELEMENTS, chunk * VOCABULARY):
+        monkeypatch.setattr(models, "CHUNK_ELEMENTS", elements)
+        policy.zero_grad()
+        output = policy(batch, with_entropy=True)
+        output.logprobs.pow(2).sum().backward()
+        outputs.append(output)
+        gradients.append([parameter.grad.clone() for parameter in policy.parameters()])
+    assert not output.entropy.requires_grad
+    close(outputs[0].logprobs, outputs[1].logprobs)
+    close(outputs[0].entropy, outputs[1].entropy)
+    for whole, chunked in zip(*gradients, strict=True):
+        close(whole, chunked)
+
+
+@pytest.mark.parametrize(("chunk", "most"), [(20, 20), (1000, 4 * 13)])
+def test_no_more_logits_than_a_chunk_are_made_or_kept(chunk: int, most: int, monkeypatch: pytest.MonkeyPatch):
+    """Of all tensors of a policy with a vocabulary of 499, in both passes, logits are the largest."""
+
+    class Largest(torch.utils._python_dispatch.TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, Tensor):
+                self.elements = max(self.elements, result.numel())
+            return result
+
+    kept = []
+    monkeypatch.setattr(models, "CHUNK_ELEMENTS", chunk * 499)
+    policy, batch = Policy(llama(vocabulary=499), temperature=0.7), collate(PROMPTS, RESPONSES * 4, PAD)
+    with Largest() as made, torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        policy(batch, with_entropy=True).logprobs.sum().backward()
+    assert made.elements == most * 499
+    assert any(tensor.shape[-1] == 499 and tensor.shape[-2] == most for tensor in kept) == (chunk == 1000)
 
 
 def test_entropy_is_that_of_the_distribution_a_token_was_chosen_from():
