@@ -182,9 +182,8 @@ def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None, temperat
         uniforms: noise in [0, 1), (B,); None if all temperatures are 0.
         temperatures: of each row, (B,).
     """
-    greedy = logits.argmax(-1)
     if uniforms is None:
-        return greedy
+        return logits.argmax(-1)
     is_sampled = temperatures > 0
     scaled = logits.float() / torch.where(is_sampled, temperatures, 1.0)[:, None]
     if sampling.top_k:
@@ -198,7 +197,7 @@ def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None, temperat
     # Scaled by the total, which rounding may leave beside 1, so that no token of probability 0 is reached at the end.
     threshold = uniforms[:, None] * cumulative[:, -1:]
     sampled = torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
-    return torch.where(is_sampled, sampled, greedy)
+    return sampled if all(sampling.temperatures) else torch.where(is_sampled, sampled, logits.argmax(-1))
 
 
 class _CopiedPrompts:

@@ -34,10 +34,11 @@ from rkd.records import Checkpoint, Query
 from rkd.resuming import TRAINING, Batches, KeepBest, fit
 from rkd.rollouts import Collector, KLPenalty, RewardScaling, Rollout, Rollouts, queries_of_rollouts
 from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
-from rkd.side_by_side import mean_loss, worker_count
+from rkd.side_by_side import is_small, mean_loss, worker_count
 from rkd.training import Training, Validate, one_validation, seeded
 
-SAMPLED_AT_ONCE = 128  # so that even a small rollout is several batches, for several cores
+# Responses in a batch at most, by whether the model is small; a rollout is shared out to all cores.
+SAMPLED_AT_ONCE = {True: 512, False: 128}
 OPTIMISATION_RANGES = {
     "learning_rate": ABOVE_0,
     "final_learning_rate_fraction": SHARE,
@@ -318,13 +319,14 @@ class RL:
 
         Where `reference` is `lm` itself, the reference policy is the one without adapters.
         """
-        temperature = self.rollouts.temperature
+        temperature, responses = self.rollouts.temperature, self.rollouts.responses_per_rollout
         without_dropout(lm)
+        at_once = min(SAMPLED_AT_ONCE[is_small(lm.num_parameters())], math.ceil(responses / worker_count(lm)))
         policy = Policy(lm, has_value_head=self.advantages.needs_values, temperature=temperature)
         collector = Collector(
             policy=policy,
             reference=(AdaptersOff if reference is lm else Policy)(reference, temperature=temperature).eval(),
-            generator=LocalGenerator("policy", lm, tokenizer, prompt, batch_responses=SAMPLED_AT_ONCE),
+            generator=LocalGenerator("policy", lm, tokenizer, prompt, batch_responses=at_once),
             reward=reward,
             estimate_advantages=self.advantages,
             rollouts=self.rollouts,
