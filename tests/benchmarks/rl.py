@@ -78,6 +78,7 @@ def run_ours(job: dict[str, Any]) -> dict[str, Any]:
     from rkd.protocols import Rewards
     from rkd.rl import RL, Optimisation
     from rkd.rollouts import KLPenalty, Rollouts
+    from rkd.side_by_side import cores
     from rkd.training import Training
 
     times: list[float] = []
@@ -114,7 +115,7 @@ def run_ours(job: dict[str, Any]) -> dict[str, Any]:
     module = stage.module(
         copy.deepcopy(reference), reference, tokenizer, stages.zero_shot, reward, validate=None, seed=0
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with cores(None, small_models=True), tempfile.TemporaryDirectory() as folder:  # as a job does
         trainer = Training(accelerator="cpu").trainer(
             "rl", logger=False, folder=Path(folder), max_epochs=1, callbacks=[Clock()], limit_val_batches=0
         )
