@@ -1,0 +1,105 @@
+"""Print the tables of README.md from the result files.
+
+python tests/benchmarks/tables.py
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A Markdown table, its first column text, the others numbers."""
+    header = list(header)
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+def times(ratio: dict[str, float]) -> str:
+    """A ratio with its range."""
+    return f"**{ratio['median']}** ({ratio['smallest']} to {ratio['largest']})"
+
+
+def sampling(found: dict[str, Any]) -> str:
+    """Ours against `generate`."""
+    return table(
+        ("model, temperature", "ours, tokens/s", "`generate`, tokens/s", "times faster"),
+        (
+            (
+                f"{one['model']}, {one['temperature']}",
+                f"{one['ours_tokens_per_second']:,.0f}",
+                f"{one['generate_tokens_per_second']:,.0f}",
+                times(one["times_faster"]),
+            )
+            for one in found["compared"]
+        ),
+    )
+
+
+def rl(found: dict[str, Any]) -> str:
+    """Ours against TRL."""
+    rows = []
+    for one in found["compared"]:
+        length = "natural end" if one["natural_end"] else f"{one['tokens']} tokens"
+        for name, ratio in one["times_faster"].items():
+            side = f"TRL {one['versions']['trl']}" + (", value model of 14 k weights" if name.endswith("value") else "")
+            seconds = one["seconds_per_iteration"]
+            rows.append((f"{one['algorithm'].upper()}, {length}: {side}", seconds["ours"], seconds[name], times(ratio)))
+    return table(("iteration", "ours, s", "TRL, s", "times faster"), rows)
+
+
+def memory(found: dict[str, Any]) -> str:
+    """Peaks and sums of the stages, and the peaks over a large vocabulary."""
+    stages = table(
+        ("stage", "peak, MB", "sum, MB", "peak / sum"),
+        (
+            (name, round(one["peak_mb"]), round(one["sum_mb"]), f"{one['peak_over_sum']:.2f}")
+            for name, one in found["stages"].items()
+        ),
+    )
+    chunks = table(
+        ("logits at a time", "peak without gradient, MB", "peak with gradient, MB", "B × T × V × 4 bytes, MB"),
+        (
+            (name, *(round(one[kind]["peak_mb"]) for kind in one), round(one["with_gradient"]["full_float32_mb"]))
+            for name, one in found["log_probabilities"].items()
+        ),
+    )
+    return f"{stages}\n{chunks}"
+
+
+def shares(found: dict[str, Any]) -> str:
+    """Shares of the job, and of RL."""
+    parts = (
+        table((of, "share"), ((name, f"{share:.1%}") for name, share in found[key].items()))
+        for of, key in (("stage", "stages"), ("part of RL", "rl"))
+    )
+    return "\n".join(parts)
+
+
+def cost(found: dict[str, Any]) -> str:
+    """Rates over the batch, and where the machine is saturated."""
+    models = found["tokens_per_second"]
+    text = []
+    for series in ("by_batch", "by_samples", "by_length"):
+        for kind in ("sampling", "training"):
+            name = f"{kind}_{series}"
+            if name not in next(iter(models.values())):
+                continue
+            points = max((one[name] for one in models.values()), key=len)
+            rows = (
+                (model, *(f"{one[name][point]:,.0f}" if point in one[name] else "–" for point in points))
+                for model, one in models.items()
+            )
+            text.append(table((name.replace("_", " "), *points), rows))
+    saturation = ((model, *one["saturated_at_batch"].values()) for model, one in models.items())
+    return "\n".join([*text, table(("saturated at a batch of", "sampling", "training"), saturation)])
+
+
+if __name__ == "__main__":
+    for show in (sampling, rl, memory, shares, cost):
+        path = RESULTS / f"{show.__name__}.json"
+        if path.exists():
+            print(f"{show.__name__}\n\n{show(json.loads(path.read_text(encoding='utf-8')))}")
