@@ -25,7 +25,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import FOLDER, checkpoint, mini_stages, ratio, rounded, write_result
+from common import FOLDER, checkpoint, mini_stages, ratio, rounded, write_result  # first: it makes rkd importable
+
+from rkd.artifacts import code_revision
 
 QUERIES, SAMPLES, ITERATIONS, ROUNDS, TEMPERATURE = 64, 8, 3, 2, 1.0
 COMMON = {"samples": SAMPLES, "minibatches": 4, "temperature": TEMPERATURE, "iterations": ITERATIONS}
@@ -200,18 +202,24 @@ class Comparison:
 
 
 def main(ppo_python: str, grpo_python: str) -> None:
-    """Search, compare, write."""
+    """Search, compare, write; cases and settings that the result file holds already are taken from there."""
+    file = FOLDER / "results" / "rl.json"
+    measured: dict[str, Any] = {"compared": [], "trl_settings": {}, "tried_with_trl": {}}
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        measured = {name: before[name] for name in measured}
+    settings = {"model": "mini_1", "queries": QUERIES, "rounds": ROUNDS, "kl_coefficient": 0.02, **COMMON}
     with tempfile.TemporaryDirectory() as folder:
         comparison = Comparison({"ppo": ppo_python, "grpo": grpo_python}, Path(folder))
-        searched = {algorithm: comparison.search(algorithm) for algorithm in VARIED}
-        settings = {"model": "mini_1", "queries": QUERIES, "rounds": ROUNDS, "kl_coefficient": 0.02, **COMMON}
-        measured: dict[str, Any] = {
-            "compared": [],
-            "trl_settings": {algorithm: best for algorithm, (_, best) in searched.items()},
-            "tried_with_trl": {algorithm: tried for algorithm, (tried, _) in searched.items()},
-        }
         for case in CASES:
-            measured["compared"].append(comparison.compare(case, searched[case["algorithm"]][1]))
+            if any(case.items() <= done.items() for done in measured["compared"]):
+                continue
+            algorithm = case["algorithm"]
+            if algorithm not in measured["trl_settings"]:
+                tried, best = comparison.search(algorithm)
+                measured["trl_settings"][algorithm], measured["tried_with_trl"][algorithm] = best, tried
+            compared = comparison.compare(case, measured["trl_settings"][algorithm])
+            measured["compared"].append({**compared, "revision": code_revision()})
             write_result("rl", settings, measured)  # each time: a comparison takes minutes
 
 
