@@ -3,6 +3,7 @@
 Each (query, sample) draws its noise from a seed of its own, so a response does not depend on its neighbours.
 """
 
+import math
 import re
 import zlib
 from collections import Counter
@@ -23,7 +24,7 @@ from rkd.prompts import PromptTemplate
 from rkd.protocols import Sampling
 from rkd.recipes import digest_of_files
 from rkd.records import Checkpoint, Query, Response
-from rkd.side_by_side import is_small, map_over_copies
+from rkd.side_by_side import is_small, map_over_copies, worker_count
 from rkd.stored import StoredTeacher
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -43,8 +44,8 @@ class LocalGenerator:
         model: any causal language model; it is used in evaluation mode.
         tokenizer: its tokenizer, with a padding token of its own.
         prompt: how queries are put to it.
-        batch_responses: responses decoded in one batch, None for `BATCH_RESPONSES`; small models decode several batches
-            side by side.
+        batch_responses: responses decoded in one batch at most, None for `BATCH_RESPONSES`; small models decode several
+            batches side by side.
         progress: called with the number of queries just finished.
     """
 
@@ -60,7 +61,7 @@ class LocalGenerator:
         prompts = self.prompt.encode(queries, self.tokenizer)
         # Alike lengths side by side waste the least padding; the responses return in the order of the queries.
         order = sorted(range(len(queries)), key=lambda index: len(prompts[index]))
-        per_batch = self._queries_per_batch(sampling)
+        per_batch = self._queries_per_batch(len(queries), sampling)
         batches = [order[start : start + per_batch] for start in range(0, len(order), per_batch)]
         stop_ids = self.tokenizer(self.prompt.stop, add_special_tokens=False)["input_ids"] if self.prompt.stop else []
 
@@ -89,7 +90,7 @@ class LocalGenerator:
         prompts = self.prompt.encode(queries, self.tokenizer)
         prompt_ids, prompt_mask = pad(prompts, self.tokenizer.pad_token_id, left=True)
         noise, samples = _noise(queries, sampling, seed), sampling.samples_per_query
-        per_batch = self._queries_per_batch(sampling)
+        per_batch = self._queries_per_batch(len(queries), sampling)
         batches = [slice(start, start + per_batch) for start in range(0, len(queries), per_batch)]
 
         def decode(model: PreTrainedModel, own: slice) -> ResponseBatch:
@@ -98,9 +99,10 @@ class LocalGenerator:
 
         return join(list(map_over_copies(decode, self.model, batches)), self.tokenizer.pad_token_id)
 
-    def _queries_per_batch(self, sampling: Sampling) -> int:
+    def _queries_per_batch(self, queries: int, sampling: Sampling) -> int:
         responses = self.batch_responses or BATCH_RESPONSES[is_small(self.model.num_parameters())]
-        return max(1, responses // sampling.samples_per_query)
+        shared_out = math.ceil(queries / worker_count(self.model))  # few queries are several batches, for several cores
+        return max(1, min(responses // sampling.samples_per_query, shared_out))
 
     def _decode(
         self,

@@ -37,7 +37,7 @@ from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
 from rkd.side_by_side import is_small, mean_loss, worker_count
 from rkd.training import Training, Validate, one_validation, seeded
 
-# Responses in a batch at most, by whether the model is small; a rollout is shared out to all cores.
+# Responses in a batch at most, by whether the model is small.
 SAMPLED_AT_ONCE = {True: 512, False: 128}
 OPTIMISATION_RANGES = {
     "learning_rate": ABOVE_0,
@@ -319,9 +319,8 @@ class RL:
 
         Where `reference` is `lm` itself, the reference policy is the one without adapters.
         """
-        temperature, responses = self.rollouts.temperature, self.rollouts.responses_per_rollout
+        temperature, at_once = self.rollouts.temperature, SAMPLED_AT_ONCE[is_small(lm.num_parameters())]
         without_dropout(lm)
-        at_once = min(SAMPLED_AT_ONCE[is_small(lm.num_parameters())], math.ceil(responses / worker_count(lm)))
         policy = Policy(lm, has_value_head=self.advantages.needs_values, temperature=temperature)
         collector = Collector(
             policy=policy,

@@ -25,7 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rkd import models
+from rkd import models, side_by_side
 from rkd.batches import ResponseBatch, collate, encode_responses, pad
 from rkd.decoding import choose, common_beginning, sample_tokens
 from rkd.generation import LocalGenerator, LocalModel, open_generator
@@ -295,6 +295,14 @@ def generator(tokenizer: PreTrainedTokenizerBase, **options: object) -> LocalGen
 
 QUERIES = [query("a long question, longer than all others"), query("q"), query("three words here"), query("two words")]
 SAMPLING = Sampling(temperature=1.0, samples_per_query=3, max_response_tokens=12)
+
+
+@pytest.mark.parametrize(("cores", "batches"), [(1, [4]), (2, [2, 2]), (3, [2, 2]), (8, [1, 1, 1, 1])])
+def test_few_queries_are_shared_out_to_the_cores(tokenizer: PreTrainedTokenizerBase, cores: int, batches: list[int]):
+    done: list[int] = []
+    with side_by_side.cores(cores, small_models=True):
+        generator(tokenizer, progress=done.append).generate(QUERIES, SAMPLING, 0)
+    assert done == batches
 
 
 def test_responses_come_in_the_order_of_the_queries_and_samples(tokenizer):
