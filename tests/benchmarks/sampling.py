@@ -40,6 +40,10 @@ VARIED = (
     [{"expanded": True}],
     [{"cache": "static"}, {"cache": "compiled"}],
 )
+SETTINGS = {
+    "queries": QUERIES, "samples_per_query": SAMPLES, "max_response_tokens": MAX_TOKENS, "rounds": ROUNDS,
+    "dataset": "mini_math, first training queries", "prompt": "without examples", "precision": "float32",
+}  # fmt: skip
 LIMIT_SECONDS = 300  # for one trial: a compilation may take long
 
 _models: dict[str, Any] = {}  # of a worker process
@@ -160,14 +164,9 @@ def main() -> None:
         searched[name], fastest = theirs.search(temperatures[0])
         for temperature in temperatures:
             compared.append(compare(ours, theirs, queries, temperature, fastest))
-            print(compared[-1], flush=True)
+            write_result("sampling", SETTINGS, {"compared": compared, "tried_with_generate": searched})  # each time
         for pool in theirs.pools:
             pool.shutdown()
-    settings = {
-        "queries": QUERIES, "samples_per_query": SAMPLES, "max_response_tokens": MAX_TOKENS, "rounds": ROUNDS,
-        "dataset": "mini_math, first training queries", "prompt": "without examples", "precision": "float32",
-    }  # fmt: skip
-    write_result("sampling", settings, {"compared": compared, "tried_with_generate": searched})
 
 
 if __name__ == "__main__":
