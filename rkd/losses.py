@@ -76,35 +76,36 @@ def scale(values: Tensor, response_mask: Tensor, *, total: Callable[[Tensor], Te
     return (center_and_scale(values, response_mask, total=total) + mean).masked_fill(~response_mask, 0)
 
 
-def token_logprobs(logits: Tensor, tokens: Tensor, *, chunk_tokens: int | None = None) -> Tensor:
+def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """log π(y_t) = z_t[y_t] − log Σ_v exp z_t[v], (B, T), in float32 (or float64 for float64 logits).
 
     Args:
         logits: z, (B, T, V), in any float type; z_t is already aligned with the token it predicts.
         tokens: y, (B, T), each in [0, V); padding may hold any such id.
-        chunk_tokens: positions done at a time, see `in_chunks`: besides `logits` no full-vocabulary tensor exists for
-            more than B × chunk_tokens positions. None: all at once.
 
     Raises:
         ValueError: `tokens` is not (B, T).
     """
     check_same_shape(**{"logits without V": logits[..., 0], "tokens": tokens})
-    return in_chunks(_select_logprobs, chunk_tokens, logits, tokens)
+    logits = _at_least_float32(logits)
+    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
 
-def token_entropy(logits: Tensor, *, chunk_tokens: int | None = None) -> Tensor:
-    """H_t = −Σ_v π(v) log π(v), (B, T), from `logits` (B, T, V); float type and chunks as in `token_logprobs`."""
-    return in_chunks(_entropy, chunk_tokens, logits)
+def token_entropy(logits: Tensor) -> Tensor:
+    """H_t = −Σ_v π(v) log π(v), (B, T), from `logits` (B, T, V); float type as in `token_logprobs`."""
+    logprobs = _at_least_float32(logits).log_softmax(-1)
+    # A forbidden token has log-probability −∞, and 0 · −∞ would be NaN.
+    return -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1)
 
 
-def in_chunks(function: Callable[..., Tensor], chunk_tokens: int | None, *tensors: Tensor) -> Tensor:
-    """`function` of tensors (B, T, …), `chunk_tokens` positions at a time, joined along T; None: all at once.
+def in_chunks(function: Callable[..., Tensor], chunk_tokens: int, *tensors: Tensor) -> Tensor:
+    """`function` of tensors (B, T, …), `chunk_tokens` positions at a time, joined along T.
 
     What the function makes on its way exists for one chunk only, neither later nor among what is kept for the backward
     pass, which computes each chunk again. Full-vocabulary float32 is the memory peak of training: 64 × 512 × 128k is
     17 GB.
     """
-    if chunk_tokens is None or tensors[0].shape[1] <= chunk_tokens:
+    if tensors[0].shape[1] <= chunk_tokens:
         return function(*tensors)
     # `split`, not slices: its backward joins the chunks' gradients once, where each slice pads its own to (B, T, V).
     chunks = zip(*(tensor.split(chunk_tokens, dim=1) for tensor in tensors), strict=True)
@@ -336,14 +337,3 @@ def explained_variance(values: Tensor, returns: Tensor, response_mask: Tensor) -
 
 def _at_least_float32(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _select_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
-    logits = _at_least_float32(logits)
-    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-
-
-def _entropy(logits: Tensor) -> Tensor:
-    logprobs = _at_least_float32(logits).log_softmax(-1)
-    # A forbidden token has log-probability −∞, and 0 · −∞ would be NaN.
-    return -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1)

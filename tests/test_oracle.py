@@ -52,12 +52,11 @@ def test_whitening_is_trls_on_the_selected_tokens(function):
     close(function(**inputs)[selected], outputs["whitened"][selected])
 
 
-@pytest.mark.parametrize("chunk_tokens", [None, 2])
-def test_token_logprobs_and_entropy_are_trls(chunk_tokens):
+def test_token_logprobs_and_entropy_are_trls():
     inputs, outputs = recorded("token_logprobs")
-    close(token_logprobs(**inputs, chunk_tokens=chunk_tokens), outputs["logprobs"])
+    close(token_logprobs(**inputs), outputs["logprobs"])
     inputs, outputs = recorded("token_entropy")
-    close(token_entropy(**inputs, chunk_tokens=chunk_tokens), outputs["entropy"])
+    close(token_entropy(**inputs), outputs["entropy"])
 
 
 def test_sft_loss_is_trls():
@@ -78,7 +77,7 @@ def test_bradley_terry_loss_and_gradient_are_trls():
 def test_dpo_from_logits_to_gradient_is_trls():
     inputs, outputs = recorded("dpo")
     logits = inputs["logits"].requires_grad_()
-    logprobs = sequence_logprobs(token_logprobs(logits, inputs["tokens"], chunk_tokens=2), inputs["response_mask"])
+    logprobs = sequence_logprobs(token_logprobs(logits, inputs["tokens"]), inputs["response_mask"])
     loss = dpo_loss(
         *logprobs.chunk(2),
         inputs["reference_chosen_logprobs"],

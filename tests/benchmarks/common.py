@@ -65,7 +65,7 @@ def rounded(value: Any, digits: int = 4) -> Any:
 
 def write_result(name: str, settings: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
     """Write `results/NAME.json`: what was measured, under what settings, with which code on what machine."""
-    from rkd.artifacts import code_revision
+    from rkd.provenance import code_revision
 
     result = {
         "revision": code_revision(),

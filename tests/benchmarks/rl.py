@@ -27,7 +27,7 @@ from typing import Any
 
 from common import FOLDER, checkpoint, mini_stages, ratio, rounded, write_result  # first: it makes rkd importable
 
-from rkd.artifacts import code_revision
+from rkd.provenance import code_revision
 
 QUERIES, SAMPLES, ITERATIONS, ROUNDS, TEMPERATURE = 64, 8, 3, 2, 1.0
 COMMON = {"samples": SAMPLES, "minibatches": 4, "temperature": TEMPERATURE, "iterations": ITERATIONS}

@@ -18,7 +18,6 @@ from common import mini_stages, write_result
 from rich.console import Console
 
 from rkd import rollouts
-from rkd.artifacts import Store
 from rkd.generation import LocalGenerator
 from rkd.pipeline import run_experiment
 from rkd.rewards import LearnedReward
@@ -33,7 +32,7 @@ OVERRIDES = (
     "validation_queries=60",
     "evaluation.max_pass_at_k_queries=40",
     "rl.rollouts.episodes=2048",
-    "tracking@tracker=none",
+    "tracking=none",
     "callbacks=none",
 )
 # What a stage's name in the store begins with, and the row of the table.
@@ -78,7 +77,7 @@ def main() -> None:
     for (owner, name), part in PARTS.items():
         time_calls(owner, name, part)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w", encoding="utf-8") as nowhere:
-        workshop = Workshop(Store(Path(folder)), Console(file=nowhere))
+        workshop = Workshop(Path(folder), Console(file=nowhere))
         start = time.perf_counter()
         with cores(None, small_models=True):
             run_experiment(stages, workshop, {})
