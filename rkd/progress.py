@@ -4,7 +4,6 @@ A stage saves under a name, again and again; the next attempt finds what was sav
 checksum, so that one which a crash, a full disk or a stranger left behind is never taken for what was saved.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -68,8 +67,7 @@ class Progress:
 
     def remove(self) -> None:
         """Forget everything: the stage is finished."""
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)  # two processes may do it at once
 
     def _saved(self, name: str) -> list[Path]:
         """What lies there under this name, the last one first: a crash may leave an older one beside it."""

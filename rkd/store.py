@@ -111,6 +111,7 @@ class Store:
         """
         folder = self.folder_of(name, recipe)
         if folder.exists():
+            Progress(progress_folder(folder)).remove()  # left by a process that was killed before it did so itself
             return _whole(folder)
         with _explained_storage_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import pytest
 
 from rkd.progress import Progress
 from rkd.recipes import as_recipe, recipe_digest
-from rkd.store import Artifact, ArtifactError, Store
+from rkd.store import Artifact, ArtifactError, Store, progress_folder
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -265,3 +265,11 @@ def test_what_is_being_made_is_not_removed(tmp_path):
     process.communicate(timeout=10)
     assert Store(tmp_path).remove(unfinished)
     assert Store(tmp_path).folders() == []
+
+
+def test_progress_that_a_kill_left_beside_a_finished_artifact_is_removed_when_it_is_found(tmp_path):
+    store = Store(tmp_path)
+    artifact = store.get_or_make("sft", {}, write_answer)
+    Progress(progress_folder(artifact.folder)).save("half", lambda path: path.write_text("half"))
+    assert store.get_or_make("sft", {}, make_nothing) == artifact
+    assert not progress_folder(artifact.folder).exists()
