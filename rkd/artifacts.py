@@ -95,18 +95,29 @@ def verify(store: Store, *, repair: bool) -> int:
     return damaged - removed
 
 
-def collect_garbage(store: Store, jobs: Jobs, *, dry_run: bool) -> None:
-    """Remove artifacts and unfinished stages that no job uses; what a process is making now stays."""
-    freed = 0
+def collect_garbage(store: Store, outputs: Path, *, dry_run: bool) -> None:
+    """Remove artifacts and unfinished stages that no job under `outputs` uses; what a process is making now stays.
+
+    Raises:
+        ValueError: there is no job, or one that does not say what it uses.
+    """
+    jobs, freed = jobs_of(outputs), 0
+    if not jobs:
+        raise ValueError(
+            f"{outputs} holds no job, so everything in {store.root} would be removed. Give the config's output_root "
+            f"with --outputs, or remove {store.root} yourself."
+        )
     for folder in sorted({*store.folders(), *store.unfinished()}):
-        if label_of(folder) in jobs:
+        label = label_of(folder)
+        if label in jobs:
             continue
         size = _size(folder) + _size(progress_folder(folder))
-        if dry_run or store.remove(folder):
+        # A job may have begun meanwhile.
+        if dry_run or store.remove(folder, is_needed=lambda label=label: label in jobs_of(outputs)):
             freed += size
-            print(f"{'would remove' if dry_run else 'removed'} {label_of(folder)}, {size / 1e6:.1f} MB")
+            print(f"{'would remove' if dry_run else 'removed'} {label}, {size / 1e6:.1f} MB")
         else:
-            print(f"{label_of(folder)} is being made now and stays")
+            print(f"{label} is in use and stays")
     print(f"{freed / 1e6:.1f} MB {'would be ' if dry_run else ''}freed in {store.root}.")
 
 
@@ -138,7 +149,7 @@ def main() -> int:
             case "show":
                 show(store, arguments.artifact)
             case "gc":
-                collect_garbage(store, jobs_of(arguments.outputs), dry_run=arguments.dry_run)
+                collect_garbage(store, arguments.outputs, dry_run=arguments.dry_run)
             case "verify":
                 return int(verify(store, repair=arguments.repair) > 0)
     except (ValueError, ArtifactError) as error:

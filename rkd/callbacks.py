@@ -27,7 +27,7 @@ class StopOnNaN(Callback):
 
     def __init__(self, stage: str, lr_key: str | None = None) -> None:
         self.stage = stage
-        self.lr_key = lr_key or f"{stage}.lr"
+        self.lr_key = lr_key or f"{stage}.learning_rate"
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ARG002
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs  # None under manual optimisation

@@ -7,11 +7,12 @@
 A policy in training is always sampled by the loop: its weights change from rollout to rollout.
 """
 
+import importlib.util
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -33,7 +34,13 @@ Drawn = tuple[str, bool]
 
 
 class Engine(Protocol):
-    """A way of sampling from a model folder."""
+    """A way of sampling from a model folder; `batches_decide`: whether samples depend on what is drawn with them."""
+
+    batches_decide: ClassVar[bool]
+
+    def check(self) -> None:
+        """Refuse what cannot be used here, before a job begins."""
+        ...
 
     def open(
         self, model: Checkpoint, prompt: PromptTemplate, name: str, advance: Advance, options: ModelOptions
@@ -45,6 +52,11 @@ class Engine(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalEngine:
     """The repository's own loop (`LocalGenerator`)."""
+
+    batches_decide: ClassVar[bool] = False
+
+    def check(self) -> None:
+        """It can be used everywhere."""
 
     def open(
         self, model: Checkpoint, prompt: PromptTemplate, name: str, advance: Advance, options: ModelOptions
@@ -61,10 +73,15 @@ class HFEngine:
         batch_responses: responses in a batch, which share their noise: another number gives other samples.
     """
 
+    batches_decide: ClassVar[bool] = True
+
     batch_responses: int = 256
 
     def __post_init__(self) -> None:
         check_ranges("generation", self, {"batch_responses": AT_LEAST_1})
+
+    def check(self) -> None:
+        """It can be used everywhere."""
 
     def open(
         self, model: Checkpoint, prompt: PromptTemplate, name: str, advance: Advance, options: ModelOptions
@@ -84,6 +101,8 @@ class VLLMEngine:
         max_model_len: tokens of prompt and response together; None: as the model's configuration says.
     """
 
+    batches_decide: ClassVar[bool] = False
+
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.9
     max_model_len: int | None = None
@@ -93,22 +112,25 @@ class VLLMEngine:
         ranges = {"tensor_parallel_size": AT_LEAST_1, "gpu_memory_utilization": share, "max_model_len": AT_LEAST_1}
         check_ranges("generation", self, ranges)
 
-    def open(
-        self, model: Checkpoint, prompt: PromptTemplate, name: str, advance: Advance, options: ModelOptions
-    ) -> "VLLMGenerator":
+    def check(self) -> None:
         """See `Engine`.
 
         Raises:
             ModuleNotFoundError: vLLM is not installed.
         """
-        try:
-            import vllm  # here, not above: an optional package, which takes seconds and starts CUDA
-        except ModuleNotFoundError as error:
+        if importlib.util.find_spec("vllm") is None:
             raise ModuleNotFoundError(
                 "generation=vllm needs vLLM, which is not installed. It brings a torch and a transformers of its own "
                 "and wants a GPU: make an environment with `pip install -r requirements-vllm.txt`, or take "
                 "generation=local."
-            ) from error
+            )
+
+    def open(
+        self, model: Checkpoint, prompt: PromptTemplate, name: str, advance: Advance, options: ModelOptions
+    ) -> "VLLMGenerator":
+        """See `Engine`."""
+        import vllm  # here, not above: an optional package, which takes seconds and starts CUDA
+
         folder = existing_model(model.folder)
         llm = vllm.LLM(
             str(folder),

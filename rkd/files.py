@@ -9,7 +9,10 @@ def write_whole(path: Path, text: str) -> None:
     """Write `text` beside `path`, then put it in its place: a reader meets the old text or the new one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """A process that takes part in the training of a job: `rkd.parallel` starts it with the job's resolved config."""
 
+import json
 import sys
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
@@ -9,7 +11,7 @@ from rkd.job import follow_job
 
 def main() -> None:
     """The process."""
-    follow_job(OmegaConf.load(sys.argv[1]))
+    follow_job(OmegaConf.create(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 BATCH_RESPONSES = {True: 512, False: 256}
 # Of a model folder: weights, vocabulary, chat template, and how they are read.
 DIGESTED = (".safetensors", ".json", ".jinja", ".model", ".txt")
+NOT_DIGESTED = ("manifest.json", "report.json")
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ class LocalModel:
     def source(self) -> Checkpoint:
         """The folder, and a digest of its weights and vocabulary."""
         folder = self._folder()
-        return Checkpoint(folder, digest_of_files(file for file in folder.glob("*") if file.suffix in DIGESTED))
+        return Checkpoint(folder, digest_of_files(content_files(folder)))
 
     def weights(self) -> int:
         """How many weights it has, counted where the model is here; it is neither loaded nor fetched.
@@ -252,6 +253,11 @@ class LocalModel:
                 f"model {self.name}: {self.name_or_path} is no folder here and cannot be had from the hub ({error}). "
                 "Check the name, the network and your access to it."
             ) from error
+
+
+def content_files(folder: Path) -> list[Path]:
+    """The files of a model folder that decide what it answers; what the store keeps beside them does not."""
+    return [file for file in folder.iterdir() if file.suffix in DIGESTED and file.name not in NOT_DIGESTED]
 
 
 def open_generator(

@@ -69,6 +69,7 @@ def run_job(config: DictConfig) -> float | None:
             if config.dry_run:
                 return _dry_run(stages, instantiate(config.bill), console, evaluate_only=config.evaluate_only)
             _check_task(stages)
+            stages.generation.check()
             models = [model.source() for model in _models(stages, config)]
             folder, digest = _folder_of(stages, config, models)
             cores_of_process = _cores(stages, config, models)
@@ -150,7 +151,7 @@ def _announce(stages: Stages, console: Console) -> None:
 
 def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder: Path) -> None:
     """Write result, ids of the queries, table and figure; log them; print the table and where everything is."""
-    places = {"result": str(write_result(result, folder))}
+    places = {"result": str(folder / RESULT_FILE)}
     (folder / "splits.json").write_text(json.dumps(stages.dataset.ids(), indent=0) + "\n", encoding="utf-8")
     table = folder / "table.md"
     table.write_text(final_table_markdown(result), encoding="utf-8")
@@ -177,6 +178,7 @@ def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder:
     tracker.log_table("final", ["model", "test_set", "accuracy"], rows)
     tracker.log_summary({f"{role}/{name}/accuracy": value for (role, name), value in accuracies.items()})
     places |= {"table": str(table), "tracking": tracker.where()}
+    write_result(result, folder)  # last: a job that has it is finished
     console = workshop.console
     console.print()
     console.print(final_table(result))
@@ -222,7 +224,8 @@ def _cores(
 ) -> contextlib.AbstractContextManager[None]:
     """The share of this process in the cores that the job is to use."""
     are_small = all(is_small(count_weights(model.folder)) for model in models if isinstance(model, Checkpoint))
-    return cores(config.threads, processes=stages.trainer.devices, small_models=are_small)
+    processes = 1 if config.evaluate_only else stages.trainer.devices
+    return cores(config.threads, processes=processes, small_models=are_small)
 
 
 def _check_task(stages: Stages) -> None:

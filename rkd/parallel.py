@@ -7,6 +7,7 @@ every training stage and wait where the leader works alone. A process that is on
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -26,6 +27,8 @@ CONFIG = "config.json"  # in the folder of a job with followers
 GRACE = 20.0  # seconds in which a process notices by itself that another one has died
 
 Item = TypeVar("Item")
+
+_started: dict[Path, subprocess.Popen] = {}  # the followers of this process, by their logs
 
 
 class FollowerError(RuntimeError):
@@ -97,29 +100,47 @@ def followers(processes: int, folder: Path, config: Mapping[str, Any]) -> Iterat
     if processes == 1:
         yield
         return
-    write_whole(folder / CONFIG, json.dumps(config))
+    write_whole(folder / CONFIG, json.dumps(config, ensure_ascii=False))
     place = place_of(0, processes, free_port())
+    before = {name: os.environ.get(name) for name in place}
     os.environ |= place
-    started = {_log(folder, number): _start(number, folder) for number in range(1, processes)}
-    done = threading.Event()
-    threading.Thread(target=_end_with_followers, args=(started, done), daemon=True).start()
+    _started.update({_log(folder, number): _start(number, folder) for number in range(1, processes)})
     try:
         yield
-        for process in started.values():
+        for process in _started.values():
             process.wait()
     except Exception as error:
-        if (words := _last_words(started)) is not None:
-            raise FollowerError(words) from error
-        raise
+        if isinstance(error, FollowerError) or (words := _last_words()) is None:
+            raise
+        raise FollowerError(words) from error
     finally:
-        done.set()
-        for process in started.values():
+        for process in _started.values():
             process.kill()
             process.wait()
+        _started.clear()
         if distributed.is_initialized():
             distributed.destroy_process_group()
-        for name in place:
+        for name, value in before.items():
             os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What all processes do at the same time; a leader that waits here for one that has died ends.
+
+    Raises:
+        FollowerError: a follower has failed already.
+    """
+    if (words := _last_words()) is not None:
+        raise FollowerError(words)
+    done = threading.Event()
+    threading.Thread(target=_end_with_followers, args=(done,), daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def place_of(rank: int, processes: int, port: int) -> dict[str, str]:
@@ -152,19 +173,22 @@ def _log(folder: Path, number: int) -> Path:
     return folder / f"process{number}.log"
 
 
-def _last_words(started: Mapping[Path, subprocess.Popen]) -> str | None:
+def _last_words() -> str | None:
     """How a follower that has failed has ended; None where none has."""
-    for log, process in started.items():
+    for log, process in _started.items():
         if code := process.poll():
             said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            how = f"ended by signal {-code}" if code < 0 else said[-1] if said else f"exit code {code}"
+            errors = [line for line in said if re.match(r"[\w.]+(Error|Exception|Exit|Interrupt)\b", line)]
+            how = f"ended by signal {-code}" if code < 0 else [f"exit code {code}", *errors][-1]
             return f"a process that takes part in the training failed: {how} (its log: {log})"
     return None
 
 
-def _end_with_followers(started: Mapping[Path, subprocess.Popen], done: threading.Event) -> None:
-    """End this process if a follower has failed and it waits for that one all the same."""
+def _end_with_followers(done: threading.Event) -> None:
+    """End this process if it waits for a follower that has died: what it waits in cannot be interrupted otherwise."""
     while not done.wait(1.0):
-        if _last_words(started) is not None and not done.wait(GRACE):
-            print(_last_words(started), file=sys.stderr, flush=True)
+        if (words := _last_words()) is not None and not done.wait(GRACE):
+            print(words, file=sys.stderr, flush=True)
+            for process in _started.values():
+                process.kill()
             os._exit(1)

@@ -34,6 +34,8 @@ class Progress:
     def save(self, name: str, write: Callable[[Path], object]) -> Path:
         """Keep what `write(path)` writes, in the place of what was saved under this name before."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        for broken in self.folder.glob(f".{name}.*"):  # of a process that was killed while it wrote
+            broken.unlink()
         beside = self.folder / f".{name}.{os.getpid()}"
         try:
             write(beside)

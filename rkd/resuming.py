@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from rkd.progress import Progress
 
-TRAINING, BEST = "training", "best"  # what is saved: the trainer's state, the best weights
+BEST = "best"  # the weights of the best validations, numbered
 
 Raw = TypeVar("Raw")
 Batch = TypeVar("Batch")
@@ -180,7 +180,7 @@ class Checkpoints(Callback):
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
-            self.progress.save(TRAINING, lambda path: trainer.save_checkpoint(path))
+            self.progress.save(state_of(trainer), lambda path: trainer.save_checkpoint(path))
         else:
             trainer.save_checkpoint(self.progress.folder / "unused")  # all processes take part, one writes
         self._last = time.monotonic()
@@ -197,5 +197,9 @@ def fit(
     trainer: Trainer, module: LightningModule, loader: Batches, validation: DataLoader | None, progress: Progress
 ) -> None:
     """Train, from what an interrupted attempt saved if there is anything."""
-    saved: Path | None = progress.find(TRAINING)
-    trainer.fit(module, loader, validation, ckpt_path=saved, weights_only=True)
+    trainer.fit(module, loader, validation, ckpt_path=progress.find(state_of(trainer)), weights_only=True)
+
+
+def state_of(trainer: Trainer) -> str:
+    """What the saved state of a trainer is called: one strategy does not go on with that of another."""
+    return f"training-{type(trainer.strategy).__name__}"

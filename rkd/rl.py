@@ -31,7 +31,7 @@ from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, Query
-from rkd.resuming import TRAINING, Batches, KeepBest, fit
+from rkd.resuming import Batches, KeepBest, fit, state_of
 from rkd.rollouts import Collector, KLPenalty, RewardScaling, Rollout, Rollouts, queries_of_rollouts
 from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
 from rkd.side_by_side import is_small, mean_loss, worker_count
@@ -109,6 +109,8 @@ class PolicyModule(LightningModule):
         self.samples += [{"episodes": self.episodes, **sample} for sample in rollout.samples(SAMPLES_SHOWN)]
         controller = self.collector.kl.controller
         measured = mean_over_processes({**rollout.metrics(), **self.train_on(rollout)}, self.device)
+        if not math.isfinite(measured.get("explained_variance", 0.0)):
+            del measured["explained_variance"]  # rewards all alike leave no variance to explain: no divergence
         metrics = {**measured, "kl_coefficient": controller.coefficient}
         controller.update(metrics["kl"], len(rollout.responses) * count())
         self.rollouts_done += 1
@@ -278,13 +280,13 @@ class RL:
             module = self.module(lm, reference, tokenizer, prompt, build_reward(), validate=validate, seed=seed)
             best = KeepBest("validation_accuracy", "max", progress, self.patience)
             trainer = self._trainer(best, training, logger, folder, seed)
-            if progress.find(TRAINING) is None:
+            if progress.find(state_of(trainer)) is None:
                 trainer.validate(module, one_validation(), verbose=False)
             loader = Batches(queries_of_rollouts(queries, self.rollouts, seed), own_share, seed=None)
             fit(trainer, module, loader, one_validation(), progress)
-        best.restore(module)
-        merge(lm)
         if trainer.is_global_zero:
+            best.restore(module)
+            merge(lm)
             lm.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             _write_lines(folder / "history.jsonl", module.history)

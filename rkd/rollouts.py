@@ -180,8 +180,7 @@ class Rollout:
         }
         if self.values is not None:
             metrics["explained_variance"] = float(explained_variance(self.values, self.returns, mask))
-        # Rewards that are all alike leave no variance to explain; that is no divergence.
-        return {name: value for name, value in metrics.items() if name != "explained_variance" or math.isfinite(value)}
+        return metrics
 
     def samples(self, count: int) -> list[dict[str, Any]]:
         """About so many of the responses with their rewards, to be read by a person."""

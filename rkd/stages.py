@@ -90,8 +90,9 @@ class Stages:
     @property
     def training_recipe(self) -> dict[str, bool | int | str]:
         """What of `training` decides the weights; loggers do not, and how many devices does by the size of batches."""
-        precision = {"precision": self.trainer.precision} if self.trainer.precision else {}
-        return self.shortened | precision | ({"devices": self.trainer.devices} if self.trainer.devices > 1 else {})
+        usual = {"precision": "32-true", "devices": 1}
+        used = {"precision": self.trainer.used_precision, "devices": self.trainer.devices}
+        return self.shortened | {name: value for name, value in used.items() if value != usual[name]}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rkd.evaluation import accuracy
-from rkd.generation import DIGESTED, LocalGenerator, LocalModel
+from rkd.generation import LocalGenerator, LocalModel, content_files
 from rkd.label_statistics import label_statistics, verdict_counts
 from rkd.labels import score, two_pass
 from rkd.loading import ModelOptions, load_tokenizer
@@ -28,10 +28,9 @@ from rkd.results import LabelStatistics, ModelResult, Overlap, TestSetResult, Ve
 from rkd.rewards import RewardInputs
 from rkd.shards import InShards
 from rkd.stages import Line, Stages, samples_student, trains
-from rkd.store import MANIFEST
 from rkd.stored import StoredTeacher
 from rkd.student_samples import balanced
-from rkd.workshop import REPORT_FILE, Workshop
+from rkd.workshop import Workshop
 
 Draw = Callable[[TextGenerator | StoredTeacher, Sequence[Query], int], list[list[Response]]]
 """Samples responses to the queries from a generator, with a seed."""
@@ -147,7 +146,7 @@ class Steps:
                 "prompt": s.zero_shot,
                 "sampling_seed": s.sampling_seed,
                 "options": s.student.options,
-                "generation": s.generation,
+                "generation": self._generation_recipe(sft),
             },
             known.queries,
             ("student", sft, s.zero_shot, s.student_samples.sample),
@@ -209,7 +208,7 @@ class Steps:
             sampled = stage.pass_at_k_queries(len(queries))
             recipe = {
                 "stage": stage, "model": model, "prompt": line.prompt, "test_set": name,
-                "options": self._options(line.model), "generation": None if is_stored else s.generation,
+                "options": self._options(line.model), "generation": self._generation_recipe(source),
                 "queries": digest_of(queries), "sampling_seed": s.sampling_seed if sampled else None,
             }  # fmt: skip
 
@@ -253,7 +252,7 @@ class Steps:
             {
                 "stage": s.teacher_samples, "model": source, "prompt": teacher.prompt,
                 "sampling_seed": s.sampling_seed, "pass": which, "options": self._options("teacher"),
-                "generation": None if isinstance(source, StoredTeacher) else s.generation,
+                "generation": self._generation_recipe(source),
             },
             queries,
             ("teacher", source, teacher.prompt, draw),
@@ -275,6 +274,13 @@ class Steps:
                 return draw(generator, queries, self.stages.sampling_seed)
 
         return self.workshop.responses(name, recipe, queries, sample)
+
+    def _generation_recipe(self, source: Checkpoint | StoredTeacher) -> Any:
+        """What of the way of sampling decides the responses."""
+        engine = self.stages.generation
+        if isinstance(source, StoredTeacher):
+            return None
+        return [engine, self.workshop.responses_per_shard] if engine.batches_decide else engine
 
     def _generator(
         self,
@@ -376,10 +382,7 @@ def content_of(source: Checkpoint | StoredTeacher) -> Checkpoint | StoredTeacher
     """The checkpoint under a digest of what decides its answers: weights, configuration and tokenizer."""
     if isinstance(source, StoredTeacher):
         return source
-    decisive = [
-        file for file in source.folder.iterdir() if file.suffix in DIGESTED and file.name not in (MANIFEST, REPORT_FILE)
-    ]
-    return Checkpoint(source.folder, digest_of_files(decisive))
+    return Checkpoint(source.folder, digest_of_files(content_files(source.folder)))
 
 
 def digest_of_examples(examples: Sequence[tuple[Query, str]]) -> str:

@@ -29,6 +29,7 @@ from rkd.provenance import code_revision, package_versions
 from rkd.recipes import FORMAT_VERSION, as_recipe, recipe_digest
 
 MANIFEST = "manifest.json"
+DIGEST = "[0-9a-f]" * 16  # a pattern of folder names
 SECONDS_BETWEEN_LOOKS = 0.05  # of a process that waits for its leader
 
 Make = Callable[[Path, Progress], object]
@@ -110,18 +111,19 @@ class Store:
             ArtifactError: the artifact is there but damaged, or its folder cannot be written.
         """
         folder = self.folder_of(name, recipe)
-        if folder.exists():
-            Progress(progress_folder(folder)).remove()  # left by a process that was killed before it did so itself
-            return _whole(folder)
+        if folder.exists() and not os.access(folder.parent, os.W_OK):
+            return _whole(folder)  # of a store that may only be read
         with _explained_storage_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(folder, self.say):
-                if not folder.exists():  # unless another process made it while this one waited
-                    _remove_working_folders(folder)
-                    progress = Progress(progress_folder(folder))
-                    if progress.folder.exists():
-                        self.say(f"{name}: going on where an earlier job ended, {progress.seconds():.0f} s were kept.")
-                    _make(name, as_recipe(recipe), folder, make, progress)
+            with _lock(folder, self.say):  # also to look: nobody removes it meanwhile
+                progress = Progress(progress_folder(folder))
+                if folder.exists():
+                    progress.remove()  # left by a process that was killed before it did so itself
+                    return _whole(folder)
+                _remove_working_folders(folder)
+                if progress.folder.exists():
+                    self.say(f"{name}: going on where an earlier job ended, {progress.seconds():.0f} s were kept.")
+                _make(name, as_recipe(recipe), folder, make, progress)
         return _whole(folder)
 
     def follow(self, name: str, recipe: Mapping[str, Any], make: Make | None) -> Artifact:
@@ -146,20 +148,26 @@ class Store:
         return _whole(folder)
 
     def folders(self) -> list[Path]:
-        """Folders of all artifacts, damaged ones too, by name and digest."""
-        return sorted(path for path in self.root.glob("[!.]*/[!.]*") if path.is_dir())
+        """Folders of all artifacts, damaged ones too, by name and digest; other folders are not the store's."""
+        return sorted(path for path in self.root.glob(f"[!.]*/{DIGEST}") if path.is_dir())
 
     def unfinished(self) -> list[Path]:
-        """Where the artifacts would lie of which only progress, or what a dead process left, is there."""
-        left = (*self.root.glob("[!.]*/.*.progress"), *self.root.glob("[!.]*/.*.making-*"))
-        return sorted({path.with_name(path.name.split(".")[1]) for path in left})
+        """Where the artifacts would lie that are being made, or were when their processes ended."""
+        left = (*self.root.glob(f"[!.]*/.{DIGEST}.progress"), *self.root.glob(f"[!.]*/.{DIGEST}.making-*"))
+        folders = {path.with_name(path.name.split(".")[1]) for path in left}
+        return sorted(folder for folder in folders if not folder.exists())
 
-    def remove(self, folder: Path) -> bool:
-        """Remove one artifact, with whatever an unfinished attempt left; False where a process is making it now."""
+    def remove(self, folder: Path, is_needed: Callable[[], bool] = lambda: False) -> bool:
+        """Remove one artifact, with whatever an unfinished attempt left; whether it was removed.
+
+        It stays where a process is making it now, and where `is_needed`, asked while nobody can come to need it.
+        """
         with _explained_storage_errors(folder), contextlib.ExitStack() as held:
             try:
                 held.enter_context(_lock(folder, wait=False))
             except Timeout:
+                return False
+            if is_needed():
                 return False
             if folder.exists():
                 # Renamed first: a folder that is half removed must not stand under a final name.

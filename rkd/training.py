@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
@@ -119,7 +120,7 @@ class Training:
             devices=self.devices,
             strategy=sharded(self.devices) if self.strategy == "fsdp" else self.strategy,
             use_distributed_sampler=False,  # each process takes its own share
-            precision=self.precision or ("bf16-mixed" if self.on_gpu else "32-true"),
+            precision=self.used_precision,
             deterministic="warn" if self.deterministic else False,
             fast_dev_run=self.fast_dev_run,
             overfit_batches=self.overfit_batches,
@@ -137,7 +138,7 @@ class Training:
                 *self._checkpoints(progress, seed),  # last, for it saves the state of the others
             ],
             default_root_dir=folder,
-            plugins=[PlainFiles()],
+            plugins=[PlainFiles(), LightningEnvironment()],  # whatever scheduler this runs under: the job starts all
             num_sanity_val_steps=0,
             inference_mode=False,  # its tensors cannot be saved for backward, and validation runs the trained model
             enable_checkpointing=False,
@@ -150,6 +151,11 @@ class Training:
         if progress is None or self.fast_dev_run or self.overfit_batches:
             return []
         return [Checkpoints(progress, self.seconds_between_checkpoints, seed)]
+
+    @property
+    def used_precision(self) -> str:
+        """The one set, or that of the device."""
+        return self.precision or ("bf16-mixed" if self.on_gpu else "32-true")
 
     @property
     def on_gpu(self) -> bool:

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from rkd import parallel
 from rkd.files import write_whole
-from rkd.parallel import leader
 from rkd.progress import Progress
 from rkd.records import Checkpoint, Query, Record, Response, digest_of, read_jsonl, write_jsonl
 from rkd.shards import RESPONSES_PER_SHARD
@@ -156,14 +156,15 @@ class Workshop:
         self, name: str, recipe: Mapping[str, Any], make: Make, shown: str | None = None, *, together: bool = False
     ) -> Artifact:
         """The artifact; `together` says that all processes of a training take part in making it."""
-        if leader() is not None:
+        if parallel.leader() is not None:
             return self.store.follow(name, recipe, make if together else None)
         started, was_made = time.monotonic(), False
 
         def timed(folder: Path, progress: Progress) -> None:
             nonlocal was_made
             was_made = True
-            make(folder, progress)
+            with parallel.together() if together else contextlib.nullcontext():
+                make(folder, progress)
 
         self.note_use(label_of(self.store.folder_of(name, recipe)))
         artifact = self.store.get_or_make(name, recipe, timed)
@@ -178,6 +179,9 @@ class Workshop:
 
 
 def _noted(job: Path | None) -> set[str]:
-    """What an earlier attempt of the job noted."""
-    file = None if job is None else job / ARTIFACTS_FILE
-    return set(json.loads(file.read_text(encoding="utf-8"))) if file is not None and file.is_file() else set()
+    """What an earlier attempt of the job noted; what it used, this one will note again."""
+    if job is None:
+        return set()
+    with contextlib.suppress(OSError, ValueError):
+        return set(json.loads((job / ARTIFACTS_FILE).read_text(encoding="utf-8")))
+    return set()

@@ -22,7 +22,7 @@ import tiny_world
 
 from rkd.job import run_job
 from rkd.results import read_result
-from rkd.store import Store, open_artifact
+from rkd.store import MANIFEST, Store, open_artifact
 
 LONGER = [
     "sft.epochs=6", "sft.learning_rate=1e-4", "sft.batch_size=4", "sft.validations_per_epoch=2",
@@ -56,7 +56,9 @@ def kill_again_and_again(world: Path, folder: Path, kills: int, seed: int) -> St
         AssertionError: an attempt failed by itself, or something incomplete looked complete.
     """
     rng, struck = random.Random(seed), Struck()
-    attempt(world, folder / "whole").join()
+    alone = attempt(world, folder / "whole")
+    alone.join()
+    assert alone.exitcode == 0, (folder / "whole" / "seen.txt").read_text()
     whole = contents(folder / "whole")
     seconds = durations(folder / "whole")
     job = 0
@@ -118,7 +120,7 @@ def is_made(root: Path, stage: str) -> bool:
 
 
 def contents(root: Path) -> dict[str, str]:
-    """The checksum of every stored file, and what the result says besides times."""
+    """The checksum of every stored file, what the result says besides times, and what else a job leaves."""
     store = Store(root / "artifacts")
     found = {}
     for folder in store.folders():
@@ -127,15 +129,16 @@ def contents(root: Path) -> dict[str, str]:
         found |= {f"{artifact.label}/{name}": file["sha256"] for name, file in artifact.manifest["files"].items()}
     (result,) = (root / "outputs").rglob("result.json")
     read = read_result(result)
+    found |= {name: (result.parent / name).read_text() for name in ("splits.json", "table.md")}
     found["result"] = json.dumps([read.counts, [str(model) for model in read.models]])
     return found
 
 
 def durations(root: Path) -> dict[str, float]:
-    """The seconds of each stage, in the order in which they began."""
-    manifests = [open_artifact(folder).manifest for folder in Store(root / "artifacts").folders()]
+    """The seconds of each stage, in the order in which the first of it was made."""
+    folders = sorted(Store(root / "artifacts").folders(), key=lambda folder: (folder / MANIFEST).stat().st_mtime_ns)
     seconds: dict[str, float] = {}
-    for manifest in sorted(manifests, key=lambda manifest: manifest["created"]):
+    for manifest in (open_artifact(folder).manifest for folder in folders):
         seconds[manifest["name"]] = seconds.get(manifest["name"], 0.0) + manifest["seconds"]
     return seconds
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rkd import artifacts
 from rkd.store import Artifact, Store
 
 REPOSITORY = Path(__file__).parent.parent
@@ -126,3 +127,35 @@ def test_wrong_arguments_are_named(tmp_path, arguments, words):
     done = command(tmp_path, *arguments)
     assert done.returncode in (1, 2)
     assert words in done.stderr
+
+
+def test_gc_without_a_single_job_would_remove_everything_and_is_refused(tmp_path):
+    artifact = make(tmp_path, 0)
+    (tmp_path / "outputs").mkdir()
+    done = command(tmp_path, "gc")
+    assert done.returncode == 1
+    assert "outputs holds no job" in done.stderr
+    assert artifact.folder.exists()
+
+
+def test_folders_that_are_no_artifacts_are_left_alone(tmp_path):
+    (tmp_path / "artifacts" / "models" / "llama").mkdir(parents=True)
+    job(tmp_path, "Ours-seed0", make(tmp_path, 0).label)
+    for arguments in (["gc"], ["verify", "--repair"]):
+        assert command(tmp_path, *arguments).returncode == 0
+    assert (tmp_path / "artifacts" / "models" / "llama").is_dir()
+
+
+def test_an_artifact_that_a_job_comes_to_need_while_gc_runs_stays(tmp_path, capsys, monkeypatch):
+    artifact, other = make(tmp_path, 0), make(tmp_path, 1)
+    job(tmp_path, "first", other.label)
+    lock = artifacts.Store.remove
+
+    def remove(store, folder, is_needed):
+        job(tmp_path, "second", artifact.label)
+        return lock(store, folder, is_needed)
+
+    monkeypatch.setattr(artifacts.Store, "remove", remove)
+    artifacts.collect_garbage(Store(tmp_path / "artifacts"), tmp_path / "outputs", dry_run=False)
+    assert "is in use and stays" in capsys.readouterr().out
+    assert artifact.folder.exists()

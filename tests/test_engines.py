@@ -63,10 +63,10 @@ def test_a_response_ends_where_the_next_question_begins(model):
     assert all(own[0].is_finished for own in of_hf)
 
 
-def test_without_vllm_the_choice_is_refused_with_what_to_install(model, monkeypatch):
-    monkeypatch.setitem(sys.modules, "vllm", None)
+def test_without_vllm_the_choice_is_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ModuleNotFoundError, match=r"requirements-vllm\.txt.*generation=local"):
-        opened(VLLMEngine(), model)
+        VLLMEngine().check()
 
 
 def test_vllm_is_asked_with_a_seed_for_each_query_and_its_answers_are_read(model, monkeypatch):

@@ -47,3 +47,10 @@ def test_the_time_of_earlier_attempts_counts_up_to_what_they_saved(tmp_path):
     assert second.seconds() >= 0
     (tmp_path / "clock.json").write_text("{")
     assert Progress(tmp_path).attempts == 1
+
+
+def test_what_killed_savings_left_is_removed_by_the_next(tmp_path):
+    progress = Progress(tmp_path)
+    (tmp_path / ".half.123").write_text("hal")
+    save(progress, "whole")
+    assert sorted(path.name[:5] for path in tmp_path.iterdir()) == ["clock", "half."]

@@ -5,14 +5,14 @@ import json
 import pytest
 import pytorch_lightning as pl
 import torch
-from fakes import progress_beside
 from torch.nn import functional as F
 
 from rkd.progress import Progress
-from rkd.resuming import TRAINING, Batches, KeepBest, fit
+from rkd.resuming import Batches, KeepBest, fit
 from rkd.training import Training, one_validation
 
 BATCHES, EPOCHS = 5, 3
+STATE = "training-SingleDeviceStrategy"
 EVERY_BATCH = Training(accelerator="cpu", seconds_between_checkpoints=0)
 
 
@@ -97,7 +97,7 @@ def test_a_training_that_is_killed_again_and_again_ends_like_one_that_was_not(tm
     progress = Progress(tmp_path / "killed")
     seen = []
     while (done := attempt(tmp_path, progress, steps=3)) is None:
-        seen.append(progress.find(TRAINING))
+        seen.append(progress.find(STATE))
     assert state(*done) == state(*attempt(tmp_path, Progress(tmp_path / "whole")))
     assert 4 <= len(seen) <= 9  # of 15 steps and 3 validations, two or three at a time
 
@@ -122,7 +122,7 @@ def test_patience_that_had_run_out_stays_so(tmp_path):
 def test_a_checkpoint_that_was_altered_is_not_used(tmp_path, caplog):
     progress = Progress(tmp_path / "killed")
     attempt(tmp_path, progress, steps=9)
-    saved = progress.find(TRAINING)
+    saved = progress.find(STATE)
     saved.write_bytes(saved.read_bytes()[:-1])
     assert len(attempt(tmp_path, progress)[0].seen) == BATCHES * EPOCHS
     assert "was altered" in caplog.text
@@ -151,9 +151,3 @@ def test_an_epoch_begun_before_goes_on_and_the_next_has_the_order_it_would_have_
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert started + list(second) == epochs[1]
     assert list(second) == epochs[2]
-
-
-def test_progress_is_beside_what_it_belongs_to(tmp_path):
-    progress = progress_beside(tmp_path / "out")
-    assert progress.find("x") is None
-    assert not progress.folder.exists()

@@ -199,6 +199,14 @@ def test_a_kl_in_the_reward_is_taken_off_every_token(student, other):
     assert "kl_trained_on" not in measured
 
 
+def test_every_process_measures_the_same_metrics_whatever_its_rewards(student):
+    def alike(_, responses) -> Rewards:
+        return Rewards(torch.ones(len(responses)), {})
+
+    rollouts = [collect(module(student, reward=reward)) for reward in (says_two, alike)]
+    assert rollouts[0].metrics().keys() - {"reward/two", "reward/length"} == rollouts[1].metrics().keys()
+
+
 def test_rewards_that_are_all_alike_are_no_divergence(student, tmp_path):
     def nothing(_, responses):
         return Rewards(torch.zeros(len(responses)), {})
