@@ -57,7 +57,7 @@ def test_metric_that_becomes_nan_stops_the_stage_at_that_step_with_advice(manual
 
 def test_infinite_loss_stops_the_stage_even_if_nothing_is_logged():
     module = ScriptedModule([1.0, float("inf"), 1.0], reward_is_loss=True)
-    with pytest.raises(TrainingDivergedError, match=r"sft: loss is inf at step 1\. Lower `sft\.lr`"):
+    with pytest.raises(TrainingDivergedError, match=r"sft: loss is inf at step 1\. Lower `sft\.learning_rate`"):
         fit(module, StopOnNaN("sft"), batches=3)
 
 
