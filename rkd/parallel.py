@@ -108,7 +108,8 @@ def followers(processes: int, folder: Path, config: Mapping[str, Any]) -> Iterat
     try:
         yield
         for process in _started.values():
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the job is done, whatever holds it up
+                process.wait(GRACE)
     except Exception as error:
         if isinstance(error, FollowerError) or (words := _last_words()) is None:
             raise
