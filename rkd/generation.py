@@ -24,7 +24,7 @@ from rkd.prompts import PromptTemplate
 from rkd.protocols import Sampling
 from rkd.recipes import digest_of_files
 from rkd.records import Checkpoint, Query, Response
-from rkd.side_by_side import is_small, map_over_copies, worker_count
+from rkd.side_by_side import is_small, map_over_forks, worker_count
 from rkd.stored import StoredTeacher
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -72,7 +72,7 @@ class LocalGenerator:
             return self._decode(model, *padded, noise, sampling, stop_ids)
 
         responses: list[list[Response]] = [[] for _ in queries]
-        for chosen, batch in zip(batches, map_over_copies(decode, self.model, batches), strict=True):
+        for chosen, batch in zip(batches, map_over_forks(decode, self.model, batches), strict=True):
             finished = self.is_finished(batch)
             for row, generated in enumerate(self._decoded(batch)):
                 index, sample_index = chosen[row // sampling.samples_per_query], row % sampling.samples_per_query
@@ -98,7 +98,7 @@ class LocalGenerator:
             own_noise = None if noise is None else noise[own.start * samples : own.stop * samples]
             return self._decode(model, prompt_ids[own], prompt_mask[own], own_noise, sampling)
 
-        return join(list(map_over_copies(decode, self.model, batches)), self.tokenizer.pad_token_id)
+        return join(list(map_over_forks(decode, self.model, batches)), self.tokenizer.pad_token_id)
 
     def _queries_per_batch(self, queries: int, sampling: Sampling) -> int:
         responses = self.batch_responses or BATCH_RESPONSES[is_small(self.model.num_parameters())]

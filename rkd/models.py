@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import DynamicCache, PreTrainedModel
 
 from rkd.batches import ResponseBatch
@@ -21,49 +22,99 @@ from rkd.losses import in_chunks, token_entropy, token_logprobs
 # So many logits exist at a time (256 MB in float32), in the backward pass as well, never those of all tokens.
 CHUNK_ELEMENTS = 2**26
 
+# Rows are read together while the shortest has more than this share of the longest's tokens, in passes that are not too
+# small: responses to math problems have 34 tokens on average, and one in 500 runs on to the limit of 120.
+ALIKE = 0.75
+SMALLEST_PASS_TOKENS = 256
+
 Pooling = Literal["last", "mean"]
 """Which states of a response a reward is read from."""
 
 
 def response_states(backbone: nn.Module, batch: ResponseBatch) -> Tensor:
-    """States 0 to T of every response, (B, T + 1, D).
+    """States 0 to T of every response, (B, T + 1, D); what stands behind a response's last state is 0.
 
     With several responses per prompt the prompt is read once and its keys and values are shared, gradients included;
-    with one, prompt and response are read in one pass.
+    with one, prompt and response are read in one pass. Rows of alike length are read together, without the padding of
+    the others.
     """
     if backbone.is_activation_checkpointing and backbone.training:  # which keeps no cache that prompts could share
         batch = batch.with_own_prompts()
-    positions = (batch.prompt_mask.long().cumsum(1) - 1).clamp(min=0)
+    lengths = batch.response_mask.sum(1)
     if batch.group_size == 1:
-        lengths = batch.prompt_mask.sum(1, keepdim=True)
-        following = lengths + torch.arange(batch.response_ids.shape[1], device=lengths.device)
-        hidden = backbone(
-            input_ids=torch.cat([batch.prompt_ids, batch.response_ids], 1),
-            attention_mask=torch.cat([batch.prompt_mask, batch.response_mask], 1).long(),
-            position_ids=torch.cat([positions, following], 1),
-            use_cache=False,
-        ).last_hidden_state
-        return hidden[:, batch.prompt_ids.shape[1] - 1 :]
-    group = batch.group_size
+        groups = _alike_in_length(lengths + batch.prompt_mask.sum(1), backbone)
+        states = [_read_in_one_pass(backbone, batch.select_prompts(rows)) for rows in groups]
+    else:
+        prompt_states, cache = _read_prompts(backbone, batch)
+        groups = _alike_in_length(lengths, backbone)
+        states = [_read_responses(backbone, batch, prompt_states, cache, rows) for rows in groups]
+    if len(groups) == 1:
+        return states[0]
+    width = batch.response_ids.shape[1] + 1
+    padded = [nn.functional.pad(own, (0, 0, 0, width - own.shape[1])) for own in states]
+    return torch.cat(padded)[torch.cat(groups).argsort()]
+
+
+def _alike_in_length(lengths: Tensor, backbone: nn.Module) -> list[Tensor]:
+    """Indices of the rows in groups of alike `lengths` (B,), the longest first."""
+    rows = torch.arange(len(lengths), device=lengths.device)
+    if isinstance(next(backbone.parameters()), DTensor):  # its processes gather weights together, pass by pass
+        return [rows]
+    order = lengths.argsort(descending=True, stable=True)
+    longest_first, starts = lengths[order].tolist(), [0]
+    for row, length in enumerate(longest_first):
+        longest = longest_first[starts[-1]]
+        if length <= ALIKE * longest and (row - starts[-1]) * longest >= SMALLEST_PASS_TOKENS:
+            starts.append(row)
+    return [rows] if len(starts) == 1 else list(order.tensor_split(starts[1:]))
+
+
+def _read_in_one_pass(backbone: nn.Module, batch: ResponseBatch) -> Tensor:
+    """States of responses that have a prompt each."""
+    positions, lengths = _positions(batch.prompt_mask), batch.prompt_mask.sum(1, keepdim=True)
+    following = lengths + torch.arange(batch.response_ids.shape[1], device=lengths.device)
+    hidden = backbone(
+        input_ids=torch.cat([batch.prompt_ids, batch.response_ids], 1),
+        attention_mask=torch.cat([batch.prompt_mask, batch.response_mask], 1).long(),
+        position_ids=torch.cat([positions, following], 1),
+        use_cache=False,
+    ).last_hidden_state
+    return hidden[:, batch.prompt_ids.shape[1] - 1 :]
+
+
+def _read_prompts(backbone: nn.Module, batch: ResponseBatch) -> tuple[Tensor, DynamicCache]:
+    """The last state of each prompt, (Q, 1, D), and the prompts' keys and values."""
     cache = DynamicCache()
-    prompt = backbone(
+    hidden = backbone(
         input_ids=batch.prompt_ids,
         attention_mask=batch.prompt_mask.long(),
-        position_ids=positions,
+        position_ids=_positions(batch.prompt_mask),
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state
-    cache.batch_repeat_interleave(group)
-    prompt_mask = batch.prompt_mask.repeat_interleave(group, 0)
-    following = prompt_mask.sum(1, keepdim=True) + torch.arange(batch.response_ids.shape[1], device=prompt.device)
+    return hidden[:, -1:], cache
+
+
+def _read_responses(
+    backbone: nn.Module, batch: ResponseBatch, prompt_states: Tensor, cache: DynamicCache, rows: Tensor
+) -> Tensor:
+    """States of the responses at `rows`, behind prompts that have been read."""
+    prompts = rows // batch.group_size
+    width = max(1, int(batch.response_mask[rows].sum(1).max()))
+    prompt_mask = batch.prompt_mask[prompts]
+    following = prompt_mask.sum(1, keepdim=True) + torch.arange(width, device=rows.device)
     hidden = backbone(
-        input_ids=batch.response_ids,
-        attention_mask=torch.cat([prompt_mask, batch.response_mask], 1).long(),
+        input_ids=batch.response_ids[rows, :width],
+        attention_mask=torch.cat([prompt_mask, batch.response_mask[rows, :width]], 1).long(),
         position_ids=following,
-        past_key_values=cache,
+        past_key_values=DynamicCache([(layer.keys[prompts], layer.values[prompts]) for layer in cache.layers]),
         use_cache=True,
     ).last_hidden_state
-    return torch.cat([prompt[:, -1:].repeat_interleave(group, 0), hidden], 1)
+    return torch.cat([prompt_states[prompts], hidden], 1)
+
+
+def _positions(prompt_mask: Tensor) -> Tensor:
+    return (prompt_mask.long().cumsum(1) - 1).clamp(min=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Small models at work side by side on a CPU, one thread each: copies that are read, or one that is trained.
+"""Small models at work side by side on a CPU, a core each: copies that are read, or one that is trained.
 
 Their operations are too small for several threads to share: two threads on one of them gain little, and lose much as
 soon as another process wants a core, since each operation then waits for the slower one.
@@ -6,9 +6,15 @@ soon as another process wants a core, since each operation then waits for the sl
 
 import contextlib
 import copy
+import ctypes
+import multiprocessing
+import os
+import pickle
 import queue
+import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +29,7 @@ Measured = Mapping[str, Tensor]
 """Means over a part of a batch, by name."""
 
 SMALL = 50_000_000  # parameters up to which a model is copied
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 
 
 _cores = torch.get_num_threads()  # as torch found them, or as OMP_NUM_THREADS says
@@ -69,6 +76,45 @@ def map_over_copies(work: Callable[[Model, Item], Result], model: Model, items: 
             copies.put(own)
 
     yield from _on_threads(run, items, workers)
+
+
+def map_over_forks(work: Callable[[Model, Item], Result], model: Model, items: Sequence[Item]) -> Iterator[Result]:
+    """As `map_over_copies`, in forked processes: for work of so many small operations that the interpreter is its limit.
+
+    Threads take turns at Python; the decode loop is no faster on two of them than on one. Where a process with threads
+    cannot safely be forked, which is anywhere but on Linux, they are threads. Results must be fit for `pickle`.
+    """
+    workers = min(worker_count(model), len(items))
+    if workers < 2 or sys.platform != "linux":
+        yield from map_over_copies(work, model, items)
+        return
+    begin = (lambda item: work(model, item), items, os.getpid())  # inherited by the fork, never pickled
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(workers, context, initializer=_begin_fork, initargs=begin) as pool:
+        try:
+            yield from map(pickle.loads, pool.map(_work_in_fork, range(len(items))))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_forked: tuple[Callable[[Any], Any], Sequence[Any]] | None = None  # of a forked process: its work and the items
+
+
+def _begin_fork(work: Callable[[Any], Any], items: Sequence[Any], parent: int) -> None:
+    global _forked
+    _forked = work, items
+    torch.set_num_threads(1)
+    # The first process answers to the user; one that is killed takes its forks along.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _work_in_fork(index: int) -> bytes:
+    work, items = _forked
+    return pickle.dumps(work(items[index]))  # by value: torch would hand tensors over as open files
 
 
 def mean_loss(

@@ -414,6 +414,13 @@ def test_left_padded_prompts_give_the_log_probabilities_of_unpadded_ones(build: 
         close(logprobs[row, : len(response)], expected_logprobs(model, prompt, response))
 
 
+@pytest.fixture(params=[1, 10**6], ids=["by length", "in one pass"])
+def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are read in as many passes as they differ in length, or all together."""
+    monkeypatch.setattr(models, "SMALLEST_PASS_TOKENS", request.param)
+
+
+@pytest.mark.usefixtures("passes")
 @both
 def test_padding_changes_no_gradient(build: Build):
     model = build()
@@ -427,6 +434,7 @@ def test_padding_changes_no_gradient(build: Build):
         close(actual, parameter.grad)
 
 
+@pytest.mark.usefixtures("passes")
 @both
 def test_a_shared_prompt_gives_the_states_and_gradients_of_separate_ones(build: Build):
     model = build()
@@ -444,6 +452,21 @@ def test_a_shared_prompt_gives_the_states_and_gradients_of_separate_ones(build: 
     close(*states)
     for of_shared, of_separate in zip(*gradients, strict=True):
         close(of_shared, of_separate, tolerance=1e-5)  # a Llama normalises in float32, whatever its weights are
+
+
+@pytest.mark.parametrize(("smallest_pass", "widths"), [(1, [6, 3]), (18, [6, 3]), (19, [6])])
+def test_responses_are_read_with_those_of_alike_length(
+    smallest_pass: int, widths: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(models, "SMALLEST_PASS_TOKENS", smallest_pass)
+    model, read = llama(), []
+    model.base_model.register_forward_pre_hook(
+        lambda _module, _args, asked: read.append(asked["input_ids"].shape[1]), with_kwargs=True
+    )
+    # 5 is more than three quarters of 6, and 3 is not. The pass of 6, 5 and 5 takes 3 × 6 = 18 tokens.
+    batch = collate(PROMPTS[:1], [[7] * length for length in (3, 6, 5, 3, 5)], PAD)
+    response_states(model.base_model, batch)
+    assert read[1:] == widths  # the first one read the prompt
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 12])

@@ -1,12 +1,20 @@
 """Copies of a small model work side by side: each item once, in order, on a copy, and torch's threads come back."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from rkd.side_by_side import SMALL, cores, is_small, map_over_copies, mean_loss, worker_count
+from rkd.side_by_side import SMALL, cores, is_small, map_over_copies, map_over_forks, mean_loss, worker_count
 
 
 @pytest.fixture
@@ -60,6 +68,71 @@ def test_an_error_of_one_item_is_told(model):
 
     with cores(2, small_models=True), pytest.raises(ZeroDivisionError):
         list(map_over_copies(work, model, [1, 0, 1]))
+
+
+def test_forks_work_on_items_in_order_and_on_models_of_their_own(model):
+    before = [parameter.clone() for parameter in model.parameters()]
+
+    def work(own: nn.Module, item: float) -> tuple[float, int, int]:
+        with torch.no_grad():
+            own.weight.fill_(item)
+        return float(own(torch.ones(3)) - own.bias), torch.get_num_threads(), os.getpid()
+
+    with cores(2, small_models=True):
+        found = list(map_over_forks(work, model, [1.0, 2.0, 3.0]))
+    assert [value for value, _, _ in found] == [3.0, 6.0, 9.0]
+    assert {threads for _, threads, _ in found} == {1}
+    if sys.platform == "linux":  # threads elsewhere
+        assert os.getpid() not in {process for _, _, process in found}
+        assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_an_error_in_a_fork_is_told(model):
+    with cores(2, small_models=True), pytest.raises(ZeroDivisionError):
+        list(map_over_forks(lambda _, item: 1 // item, model, [1, 0, 1]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads elsewhere, and a thread is not killed")
+def test_a_fork_that_is_killed_ends_the_work_with_an_error(model):
+    with cores(2, small_models=True), pytest.raises(BrokenProcessPool):
+        list(map_over_forks(lambda *_: os.kill(os.getpid(), signal.SIGKILL), model, [1, 2]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads elsewhere, which end with their process")
+def test_no_fork_outlives_a_killed_process(tmp_path):
+    script = f"""
+import os, time
+from pathlib import Path
+from torch import nn
+from rkd.side_by_side import cores, map_over_forks
+
+def work(_, item):
+    Path({str(tmp_path)!r}, str(item)).write_text(str(os.getpid()))
+    time.sleep(60)
+
+with cores(2, small_models=True):
+    list(map_over_forks(work, nn.Linear(1, 1), [0, 1]))
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[1])
+    files = [tmp_path / "0", tmp_path / "1"]
+    wait_until(lambda: all(file.is_file() and file.read_text() for file in files))
+    process.kill()
+    process.wait()
+    wait_until(lambda: not any(is_running(int(file.read_text())) for file in files))
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def is_running(process: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
 
 
 @pytest.fixture
