@@ -79,7 +79,7 @@ def map_over_copies(work: Callable[[Model, Item], Result], model: Model, items: 
 
 
 def map_over_forks(work: Callable[[Model, Item], Result], model: Model, items: Sequence[Item]) -> Iterator[Result]:
-    """As `map_over_copies`, in forked processes: for work of so many small operations that the interpreter is its limit.
+    """As `map_over_copies`, in forked processes: for work of operations so small that the interpreter is its limit.
 
     Threads take turns at Python; the decode loop is no faster on two of them than on one. Where a process with threads
     cannot safely be forked, which is anywhere but on Linux, they are threads. Results must be fit for `pickle`.

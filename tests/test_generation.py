@@ -464,7 +464,7 @@ def test_responses_are_read_with_those_of_alike_length(
         lambda _module, _args, asked: read.append(asked["input_ids"].shape[1]), with_kwargs=True
     )
     # 5 is more than three quarters of 6, and 3 is not. The pass of 6, 5 and 5 takes 3 × 6 = 18 tokens.
-    batch = collate(PROMPTS[:1], [[7] * length for length in (3, 6, 5, 3, 5)], PAD)
+    batch = collate(PROMPTS[:1], [[7] * length for length in (5, 6, 3, 5)], PAD)
     response_states(model.base_model, batch)
     assert read[1:] == widths  # the first one read the prompt
 
