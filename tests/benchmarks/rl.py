@@ -29,7 +29,7 @@ from common import FOLDER, checkpoint, mini_stages, ratio, rounded, write_result
 
 from rkd.provenance import code_revision
 
-QUERIES, SAMPLES, ITERATIONS, ROUNDS, TEMPERATURE = 64, 8, 3, 2, 1.0
+QUERIES, SAMPLES, ITERATIONS, ROUNDS, TEMPERATURE = 64, 8, 3, 3, 1.0
 COMMON = {"samples": SAMPLES, "minibatches": 4, "temperature": TEMPERATURE, "iterations": ITERATIONS}
 FIXED, NATURAL = {"tokens": 30, "natural_end": False}, {"tokens": 120, "natural_end": True}
 # By algorithm, in the order of their variation; several processes share out the responses, one thread each.
@@ -50,6 +50,7 @@ CASES = (
     {"algorithm": "grpo", "epochs": 1, **FIXED},
     {"algorithm": "ppo", "epochs": 1, **NATURAL},
     {"algorithm": "grpo", "epochs": 1, **NATURAL},
+    {"algorithm": "ppo", "epochs": 4, **FIXED},
 )
 
 
