@@ -23,9 +23,9 @@ from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.losses import sft_loss
 from rkd.models import Policy
 from rkd.protocols import Sampling
-from rkd.side_by_side import cores, map_over_copies, mean_loss, worker_count
+from rkd.side_by_side import cores, map_over_forks, mean_loss, worker_count
 
-LIMIT, NEVER = 6.0, 1_000_000  # seconds; an end-of-sequence token that no model has
+LIMIT, NEVER = 20.0, 1_000_000  # seconds; an end-of-sequence token that no model has
 BATCHES = [2**power for power in range(11)]
 SAMPLES, LENGTHS, TOKENS = [1, 2, 4, 8, 16, 32], [15, 30, 60, 120, 240], 30
 AT_ONCE = 512  # responses of a series over samples or lengths
@@ -57,7 +57,7 @@ class Cost:
             )
             return int(written.sum())
 
-        return rate(lambda: sum(map_over_copies(decode, self.model, torch.arange(prompts).split(per_batch))))
+        return rate(lambda: sum(map_over_forks(decode, self.model, torch.arange(prompts).split(per_batch))))
 
     def training(self, responses: int, tokens: int) -> float:
         """Response tokens per second of forward and backward, each response with a prompt of its own."""
