@@ -16,6 +16,12 @@ from rkd.batches import ResponseBatch, collate, encode_responses
 from rkd.prompts import PromptTemplate
 from rkd.records import PreferencePair
 
+# Why a stage may have no pair to train on, and what to do then.
+NO_PAIR = (
+    "each query's samples were all right or all wrong (Eq. 4), or the questions of `pairs.path` are others. Draw more "
+    "samples, or take more queries: `python run.py dataset.max_training_queries=null`."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPair:
@@ -102,28 +108,35 @@ def collate_pairs(pairs: Sequence[TokenizedPair], pad_id: int) -> PairBatch:
     return PairBatch(collate([pair.prompt for pair in pairs], responses, pad_id), is_correct)
 
 
-def ranking_metrics(pairs: Sequence[TokenizedPair], rewards: Tensor) -> dict[str, float]:
-    """How well `rewards` (B, 2) rank the pairs, in [0, 1]; a tie is ranked wrong, a kind without pairs has no entry.
+def kinds(pairs: Sequence[TokenizedPair]) -> dict[str, list[bool]]:
+    """Of each kind of pairs, under the name of the share ranked right, whether each pair is of it.
 
-    - `pair_accuracy`: of all pairs.
-    - `right_over_wrong_accuracy`: of pairs with ℓ = ℓ* on one side only.
+    - `pair_accuracy`: all.
+    - `right_over_wrong_accuracy`: ℓ = ℓ* on one side only.
     - `pos_neg_accuracy`: T⁺ over a wrong student response, Table 9 (METHOD 5.14).
     - `student_pos_neg_accuracy`: right over wrong, both by one generator (appendix E.1).
     - `pos_pos_accuracy`: T⁺ over S⁺, Table 9.
-    - `classification_accuracy`, `auc`: of σ(R) against 1[ℓ = ℓ*] over the distinct responses of the pairs.
     """
-    is_ranked_right = (rewards[:, 0] > rewards[:, 1]).tolist()
     across = [pair.pair.chosen.response.generator != pair.pair.rejected.response.generator for pair in pairs]
     right_over_wrong = [pair.is_correct == (True, False) for pair in pairs]
-    kinds = {
+    return {
         "pair_accuracy": [True] * len(pairs),
         "right_over_wrong_accuracy": right_over_wrong,
         "pos_neg_accuracy": [a and b for a, b in zip(across, right_over_wrong, strict=True)],
         "student_pos_neg_accuracy": [not a and b for a, b in zip(across, right_over_wrong, strict=True)],
         "pos_pos_accuracy": [a and pair.is_correct == (True, True) for a, pair in zip(across, pairs, strict=True)],
     }
+
+
+def ranking_metrics(pairs: Sequence[TokenizedPair], rewards: Tensor) -> dict[str, float]:
+    """How well `rewards` (B, 2) rank the pairs, in [0, 1]; a tie is ranked wrong, a kind without pairs has no entry.
+
+    - those of `kinds`.
+    - `classification_accuracy`, `auc`: of σ(R) against 1[ℓ = ℓ*] over the distinct responses of the pairs.
+    """
+    is_ranked_right = (rewards[:, 0] > rewards[:, 1]).tolist()
     metrics = {}
-    for name, is_of_kind in kinds.items():
+    for name, is_of_kind in kinds(pairs).items():
         outcomes = [right for right, counts in zip(is_ranked_right, is_of_kind, strict=True) if counts]
         if outcomes:
             metrics[name] = sum(outcomes) / len(outcomes)

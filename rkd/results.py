@@ -165,6 +165,9 @@ class RunResult:
     `failure` is the reason why the job ended early, None for a finished one; `created` is an ISO 8601 time;
     `overlaps`: of each test set with the training questions. `labels`, `verdicts`: of the training queries, and of the
     teacher's first-pass responses to them; None where a job makes no labels.
+    `reward_model`: what its kept weights reach on the validation pairs (`rkd.pairs.kinds`); empty without one.
+    `histories`: by stage, a row for each validation: of sft, dpo and reward_model with `step` and the `share` of all
+    steps, of rl with `episodes`.
     """
 
     row: str
@@ -181,6 +184,8 @@ class RunResult:
     overlaps: dict[str, Overlap] = dataclasses.field(default_factory=dict)
     labels: LabelStatistics | None = None
     verdicts: VerdictCounts | None = None
+    reward_model: dict[str, float] = dataclasses.field(default_factory=dict)
+    histories: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
 
 
 def write_result(result: RunResult, folder: Path) -> Path:

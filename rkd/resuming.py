@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from rkd.progress import Progress
 
 BEST = "best"  # the weights of the best validations, numbered
+HISTORY_FILE = "history.jsonl"  # beside a trained model: what was measured on the way
 
 Raw = TypeVar("Raw")
 Batch = TypeVar("Batch")
@@ -75,7 +76,8 @@ class Batches(Generic[Raw, Batch]):
 class KeepBest(Callback):
     """Keeps the weights of the best validation; stops after `patience` validations without a better one.
 
-    The first of equal validations is kept: it needed the fewest steps. `patience` None never stops early.
+    The first of equal validations is kept: it needed the fewest steps. `patience` None never stops early. `history` has
+    a row for each validation, the optimiser steps before it and what it measured, named without what stands before "/".
     """
 
     def __init__(
@@ -86,17 +88,19 @@ class KeepBest(Callback):
         self.progress, self.patience = progress, patience
         self.best: float | None = None
         self.metrics: dict[str, float] = {}
+        self.history: list[dict[str, float]] = []
         self._without_better = self._betters = 0
         self._file: str | None = None
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:  # noqa: ARG002
         value = float(trainer.callback_metrics[self.metric])
+        self.history.append({"step": trainer.global_step, **self._measured(trainer)})
         if self.best is not None and self.sign * value <= self.sign * self.best:
             self._without_better += 1
             trainer.should_stop |= self._is_out_of_patience
             return
         self.best, self._without_better = value, 0
-        self.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.metrics = self._measured(trainer)
         self._file = f"{BEST}-{self._betters}"
         self._betters += 1
         state = trainer.strategy.lightning_module_state_dict()  # whole: all processes take part
@@ -110,12 +114,18 @@ class KeepBest(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         counts = {"without_better": self._without_better, "betters": self._betters}
-        return {"best": self.best, "metrics": self.metrics, "file": self._file, **counts}
+        return {"best": self.best, "metrics": self.metrics, "history": self.history, "file": self._file, **counts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.metrics = state_dict["best"], state_dict["metrics"]
-        self._file = state_dict["file"]
+        self.history, self._file = state_dict["history"], state_dict["file"]
         self._without_better, self._betters = state_dict["without_better"], state_dict["betters"]
+
+    def _measured(self, trainer: Trainer) -> dict[str, float]:
+        """What the validation measured, and not what the training did."""
+        prefix = self.metric.rpartition("/")[0]
+        names = {name: name.removeprefix(f"{prefix}/") for name in trainer.callback_metrics if name.startswith(prefix)}
+        return {short: float(trainer.callback_metrics[name]) for name, short in names.items()}
 
     @property
     def _is_out_of_patience(self) -> bool:

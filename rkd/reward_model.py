@@ -20,7 +20,7 @@ from rkd.lora import merge
 from rkd.losses import bradley_terry_loss, classification_loss
 from rkd.models import Pooling, Scorer, new_scorer
 from rkd.pair_files import write_pairs
-from rkd.pairs import PairBatch, TokenizedPair, collate_pairs, ranking_metrics, tokenize_pairs
+from rkd.pairs import NO_PAIR, PairBatch, TokenizedPair, collate_pairs, kinds, ranking_metrics, tokenize_pairs
 from rkd.parallel import count, share_of_weight
 from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
@@ -32,18 +32,23 @@ from rkd.supervised import SupervisedTraining, length_batches
 from rkd.training import Training, seeded
 
 # What the best validation can be chosen by, and which way is better.
-CRITERIA = {"right_over_wrong_accuracy": "max", "pair_accuracy": "max", "auc": "max", "loss": "min"}
+CRITERIA = {
+    "student_pos_neg_accuracy": "max",
+    "right_over_wrong_accuracy": "max",
+    "pair_accuracy": "max",
+    "auc": "max",
+    "loss": "min",
+}
 
 PAIRS_FILE = "pairs.jsonl"
-NO_PAIR = (
-    "each query's samples were all right or all wrong (Eq. 4), or the questions of `pairs.path` are others. Draw more "
-    "samples, or take more queries: `python run.py dataset.max_training_queries=null`."
-)
 
 
 @dataclass(frozen=True, slots=True)
 class RewardModelReport:
-    """What a fit did: optimiser steps, pairs by use, and the metrics of the kept weights on the validation pairs."""
+    """What a fit did: optimiser steps, pairs by use, and the metrics of the kept weights on the validation pairs.
+
+    `validation_pairs_of` has how many pairs each share of pairs ranked right is of.
+    """
 
     steps: int
     pairs: int
@@ -51,6 +56,7 @@ class RewardModelReport:
     validation_pairs: int
     validation_dropped_too_long: int
     validation: Mapping[str, float] = field(default_factory=dict)
+    validation_pairs_of: Mapping[str, int] = field(default_factory=dict)
 
 
 class RewardModelModule(ShardableModule):
@@ -178,9 +184,10 @@ class RewardModel(SupervisedTraining):
             merge(whole.scorer.model)
             whole.scorer.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-        prefix = "validation/"
-        metrics = {name.removeprefix(prefix): value for name, value in best.metrics.items() if name.startswith(prefix)}
-        return RewardModelReport(trainer.global_step, len(kept), dropped, len(held_out), held_out_dropped, metrics)
+        of_kinds = {name: sum(is_of_kind) for name, is_of_kind in kinds(held_out).items()}
+        return RewardModelReport(
+            trainer.global_step, len(kept), dropped, len(held_out), held_out_dropped, best.metrics, of_kinds
+        )
 
     def losses(self, rewards: Tensor, is_correct: Tensor) -> dict[str, Tensor]:
         """L of Eq. 9 as `loss`, and its two terms; `rewards`, `is_correct` (2 B,) in the order chosen, rejected, …."""

@@ -6,9 +6,8 @@ several epochs of minibatches. Shapes: B responses of T tokens.
 """
 
 import copy
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rkd.advantages import AdvantageEstimator, GroupRelative
 from rkd.batches import in_parts
+from rkd.files import write_rows
 from rkd.generation import LocalGenerator
 from rkd.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
 from rkd.lora import merge
@@ -31,7 +31,7 @@ from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, Query
-from rkd.resuming import Batches, KeepBest, fit, state_of
+from rkd.resuming import HISTORY_FILE, Batches, KeepBest, fit, state_of
 from rkd.rollouts import Collector, KLPenalty, RewardScaling, Rollout, Rollouts, queries_of_rollouts
 from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
 from rkd.side_by_side import is_small, mean_loss, worker_count
@@ -289,8 +289,8 @@ class RL:
             merge(lm)
             lm.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            _write_lines(folder / "history.jsonl", module.history)
-            _write_lines(folder / "samples.jsonl", module.samples)
+            write_rows(folder / HISTORY_FILE, module.history)
+            write_rows(folder / "samples.jsonl", module.samples)
         return RLReport(module.rollouts_done, module.episodes, best.best)
 
     def check_processes(self, processes: int) -> None:
@@ -367,7 +367,3 @@ class NoRL:
 
 def _trained(policy: Policy) -> list[torch.nn.Parameter]:
     return [parameter for parameter in policy.parameters() if parameter.requires_grad]
-
-
-def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

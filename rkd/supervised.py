@@ -15,8 +15,9 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
+from rkd.files import write_rows
 from rkd.parallel import count, own_share
-from rkd.resuming import Batches, KeepBest, fit
+from rkd.resuming import HISTORY_FILE, Batches, KeepBest, fit, state_of
 from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
 from rkd.sharding import ShardableModule
 from rkd.training import Training, learning_rate_factor, one_validation
@@ -107,16 +108,18 @@ class SupervisedTraining:
         logger: Logger | bool,
         folder: Path,
         seed: int,
+        validates_start: bool = False,
     ) -> tuple[Trainer, nn.Module]:
         """Train over all epochs, or until patience ends; the trainer, and the module, whole.
 
-        On the first process it has its best weights.
+        On the first process it has its best weights, and `folder` the history of the validations.
 
         Args:
             batches: the examples of one optimiser step each, on all devices; their order is drawn anew each epoch.
             collate: makes a batch of them.
             best: keeps the weights, and has the progress of the stage; without a validation they are the last ones.
             shown_metrics: as `Training.trainer` takes them.
+            validates_start: the weights that training starts from may be the best ones.
         """
         trainer = training.trainer(
             self.stage,
@@ -131,10 +134,15 @@ class SupervisedTraining:
             seed=seed,
         )
         loader = Batches(self._shares(batches), collate, None if trainer.overfit_batches else seed)
+        if validates_start and has_validation and best.progress.find(state_of(trainer)) is None:
+            trainer.validate(module, one_validation(), verbose=False)
         fit(trainer, module, loader, one_validation() if has_validation else None, best.progress)
         whole = module.whole()
         if trainer.is_global_zero:
             best.restore(whole)
+            folder.mkdir(parents=True, exist_ok=True)
+            steps = trainer.estimated_stepping_batches  # of all epochs, whether or not patience let them be done
+            write_rows(folder / HISTORY_FILE, [{**row, "share": row["step"] / steps} for row in best.history])
         return trainer, whole
 
     def _shares(self, batches: Sequence[Sequence[Example]]) -> list[Sequence[Example]]:

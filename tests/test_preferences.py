@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from fakes import query, scored
 
-from rkd.preferences import Pairs
+from rkd.preferences import OneSourcePairs, Pairs, ValidationPairs
 
 TEACHER = scored("q", ("T1", 1.0), ("T2", 1.0), ("t3", 0.0))
 STUDENT = scored("q", ("S1", 1.0), ("s2", 0.0), ("s3", 0.0))
@@ -89,9 +89,71 @@ def test_a_querys_pairs_do_not_depend_on_the_other_queries():
     assert texts(pair for pair in both if pair.query.id == "q") == made(pairs, teacher, student)
 
 
-def test_a_query_that_equation_4_drops_is_refused():
-    with pytest.raises(ValueError, match=r"student samples of q all have one score, so Eq\. 4 drops it"):
-        made(ALL, student=scored("q", ("S1", 1.0), ("S2", 1.0)))
+def test_a_query_that_equation_4_drops_has_no_pairs():
+    assert made(ALL, student=scored("q", ("S1", 1.0), ("S2", 1.0))) == []
+    assert made(ALL, student=scored("q", ("s1", 0.0), ("s2", 0.0))) == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 10])
+def test_the_number_of_pairs_is_the_same_whatever_the_teachers_share(limit):
+    teacher = [scored(str(i), *many(1 + i % 3, "T", 1.0)) for i in range(40)]
+    student = [scored(str(i), *many(1 + i % 3, "S", 1.0), *many(3 - i % 3, "s", 0.0)) for i in range(40)]
+    queries = [query(str(i)) for i in range(40)]
+    counts = {
+        share: len(Pairs(max_pairs_per_query=limit, teacher_share=share).pair(queries, teacher, student, 0))
+        for share in (0.0, 0.25, 0.5, 0.75, 1.0)
+    }
+    assert len(set(counts.values())) == 1
+
+
+def test_a_share_that_is_no_whole_number_of_pairs_holds_over_many_queries():
+    # N = 2, a quarter: half a pair for each query, so half of the queries have one.
+    queries = [query(str(i)) for i in range(400)]
+    teacher, student = ([scored(one.id, *own) for one in queries] for own in (
+        many(3, "T", 1.0), [*many(2, "S", 1.0), *many(2, "s", 0.0)]
+    ))  # fmt: skip
+    drawn = kinds(texts(Pairs(max_pairs_per_query=2, teacher_share=0.25).pair(queries, teacher, student, 0)))
+    assert drawn["T"] + drawn["S"] == 800
+    assert drawn["T"] == pytest.approx(200, abs=30)
+
+
+def one_source(source: str, teacher=TEACHER, student=STUDENT, limit: int = 100) -> list[tuple[str, str]]:
+    pairs = OneSourcePairs(source=source, max_pairs_per_query=limit)
+    return texts(pairs.pair([query("q")], [teacher], [student], 0))
+
+
+def test_pairs_of_one_source_are_its_right_responses_over_its_wrong_ones():
+    assert one_source("teacher") == [("T1", "t3"), ("T2", "t3")]
+    assert one_source("student") == [("S1", "s2"), ("S1", "s3")]
+    assert len(one_source("student", limit=1)) == 1
+
+
+def test_pairs_of_the_teacher_do_not_ask_what_the_student_said():
+    assert one_source("teacher", student=scored("q", ("S1", 1.0))) == [("T1", "t3"), ("T2", "t3")]
+
+
+def test_a_teacher_that_is_never_right_and_wrong_says_what_to_do():
+    message = r"pairs\.source=teacher: none of 1 labelled queries has right and wrong .* with teacher_samples"
+    with pytest.raises(ValueError, match=message):
+        one_source("teacher", teacher=scored("q", ("T1", 1.0), ("T2", 1.0)))
+
+
+def held_out(teacher=TEACHER, student=STUDENT, limit: int = 100) -> list[tuple[str, str]]:
+    pairs = ValidationPairs(max_pairs_per_kind=limit)
+    return texts(pairs.pair([query("q")], [teacher], [student], 0))
+
+
+def test_a_reward_model_is_judged_by_pairs_of_all_kinds():
+    # T⁺ × S⁻, S⁺ × S⁻, T⁺ × S⁺; the teacher's wrong text is in none.
+    assert held_out() == [
+        ("T1", "s2"), ("T1", "s3"), ("T2", "s2"), ("T2", "s3"), ("S1", "s2"), ("S1", "s3"), ("T1", "S1"), ("T2", "S1"),
+    ]  # fmt: skip
+    assert kinds(held_out(limit=1)) == {"T": 2, "S": 1}
+
+
+def test_a_query_outside_of_d_r_judges_no_reward_model():
+    assert held_out(student=scored("q", ("S1", 1.0), ("S2", 1.0))) == []
+    assert held_out(student=scored("q", ("s1", 0.0), ("x", None))) == []
 
 
 @pytest.mark.parametrize("wrong", [{"max_pairs_per_query": 0}, {"max_pairs_per_query": 1, "teacher_share": 1.5}])

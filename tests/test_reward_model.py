@@ -239,7 +239,7 @@ def test_criterion_that_the_validation_pairs_cannot_show_is_refused(sft, tmp_pat
     stage = dataclasses.replace(STAGE, criterion="right_over_wrong_accuracy")
     with pytest.raises(ValueError, match=r"none of the 1 validation pairs .*reward_model\.criterion=loss"):
         fit(stage, sft, tmp_path, held_out=equal)
-    with pytest.raises(ValueError, match=r"reward_model\.criterion=luck: choose one of right_over_wrong_accuracy"):
+    with pytest.raises(ValueError, match=r"reward_model\.criterion=luck: choose one of student_pos_neg_accuracy"):
         dataclasses.replace(STAGE, criterion="luck")
 
 

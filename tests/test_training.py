@@ -84,7 +84,7 @@ def test_best_weights_are_restored(tmp_path, mode, scores, best, epoch):
     keep.restore(module)
     assert module.weight.item() == 2 * epoch
     assert keep.best == pytest.approx(best)
-    assert keep.metrics["validation/score"] == pytest.approx(best)
+    assert keep.metrics["score"] == pytest.approx(best)
 
 
 def test_patience_counts_validations_without_a_better_one(tmp_path):
