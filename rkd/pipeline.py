@@ -11,14 +11,15 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from rkd.asking import Asking, Notes
 from rkd.evaluation import compare
+from rkd.fitting import Fitting
 from rkd.provenance import code_revision, package_versions
 from rkd.recipes import recipe_digest
 from rkd.records import Checkpoint
 from rkd.results import ModelResult, Overlap, RunResult
 from rkd.settings import check_types
 from rkd.stages import Stages, pretrained_lines, table_lines
-from rkd.steps import Steps
 from rkd.stored import StoredTeacher
 from rkd.workshop import Workshop
 
@@ -40,30 +41,33 @@ def build_stages(config: DictConfig) -> Stages:
 
 def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]) -> RunResult:
     """The method of paper D, in the order of its section 4; METHOD.md section 2 numbers the steps."""
-    steps = Steps(stages, workshop)
-    overlaps = steps.overlaps()
+    notes = Notes()
+    asking, fitting = Asking(stages, workshop, notes), Fitting(stages, workshop, notes)
+    overlaps = asking.overlaps()
     # 1, 2: the teacher answers, and its votes are the labels.
-    training, validation = steps.label("training"), steps.label("validation")
+    training, validation = asking.label("training"), asking.label("validation")
     # 3: data distillation.
-    sft = steps.fit_sft(training, validation)
+    sft = fitting.fit_sft(training, validation)
     # 4, 5: student samples, and pairs of teacher and student responses.
-    queries, pairs = steps.pair(sft, training)
-    _, validation_pairs = steps.pair(sft, validation)
+    queries, pairs = asking.pair(sft, training)
+    validation_pairs = asking.validation_pairs(sft, validation)
+    # The row DPO: the student learns from the pairs itself.
+    dpo = fitting.fit_dpo(sft, pairs, validation)
     # 6: reward distillation.
-    reward_model = steps.fit_reward_model(sft, pairs, validation_pairs)
+    reward_model = fitting.fit_reward_model(sft, pairs, validation_pairs)
     # 7: reinforcement learning under the reward.
-    policy = steps.fit_policy(sft, reward_model, queries, training, validation)
+    policy = fitting.fit_policy(dpo, reward_model, queries, training, validation)
     # 8: evaluation.
-    made = {"teacher": stages.teacher.source(), "student": steps.student, "sft": sft, "rl": policy}
-    models = [steps.evaluate(line, made[line.model]) for line in table_lines(stages)]
-    return result_of(stages.row, steps, config, models, overlaps)
+    made = {"teacher": stages.teacher.source(), "student": fitting.student, "sft": sft, "dpo": dpo, "rl": policy}
+    models = [asking.evaluate(line, made[line.model], reward_model) for line in table_lines(stages)]
+    return result_of(stages.row, asking, config, models, overlaps)
 
 
 def evaluate_student(stages: Stages, workshop: Workshop, config: Mapping[str, Any]) -> RunResult:
     """`evaluate_only=true`: the student as it is, with its examples and without."""
-    steps = Steps(stages, workshop)
-    models = [steps.evaluate(line, steps.student) for line in pretrained_lines(stages)]
-    return result_of(row_of(stages, evaluate_only=True), steps, config, models, {})
+    asking, student = Asking(stages, workshop, Notes()), stages.student.source()
+    models = [asking.evaluate(line, student) for line in pretrained_lines(stages)]
+    return result_of(row_of(stages, evaluate_only=True), asking, config, models, {})
 
 
 def row_of(s: Stages, *, evaluate_only: bool) -> str:
@@ -72,18 +76,17 @@ def row_of(s: Stages, *, evaluate_only: bool) -> str:
 
 
 def result_of(
-    row: str, steps: Steps, config: Mapping[str, Any], models: list[ModelResult], overlaps: dict[str, Overlap]
+    row: str, asking: Asking, config: Mapping[str, Any], models: list[ModelResult], overlaps: dict[str, Overlap]
 ) -> RunResult:
     """The result of the job; its last model is compared with each other one on the same questions."""
     own, others = models[-1], models[:-1]
     return RunResult(
         row=row,
-        seed=steps.stages.seed,
+        seed=asking.stages.seed,
         config=dict(config),
         revision=code_revision(),
         versions=package_versions(),
-        counts=steps.counts,
-        costs=steps.workshop.costs,
+        costs=asking.workshop.costs,
         models=models,
         comparisons=[
             compare(own, other, name) for other in others for name in own.test_sets if name in other.test_sets
@@ -91,8 +94,7 @@ def result_of(
         failure=None,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         overlaps=overlaps,
-        labels=steps.labels,
-        verdicts=steps.verdicts,
+        **vars(asking.notes),
     )
 
 

@@ -8,11 +8,12 @@ what they cost where no model can be loaded, `rkd.bill` estimates.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rkd.dpo import DPO
 from rkd.generation import LocalModel
 from rkd.labels import AllResponses
 from rkd.preferences import StoredPairs
 from rkd.protocols import Sampling
-from rkd.reward_model import RewardModel
+from rkd.reward_model import NoRewardModel, RewardModel
 from rkd.rl import RL
 from rkd.sft import SFT
 from rkd.stages import FEW_SHOT, TEACHER, Line, Stages, pretrained_lines, samples_student, table_lines, trains
@@ -34,13 +35,15 @@ class Expected:
     voted_texts: float  # different texts with the label of a query that has one: sft_examples / labelled queries
     balanced: float  # training_balanced_queries / labelled queries
     pairs: float  # training_pairs / (training_balanced_queries × pairs.max_pairs_per_query)
+    validation_pairs: float  # validation_pairs / (balanced validation queries × validation_pairs.max_pairs_per_kind)
 
 
 # mini_math, mini_large teaches mini_1, seed 0: of 5,000 queries 274 had a second pass and 4,778 a label; 6,697 texts in
 # the first pass, 5,510 with the label; 1,634 balanced queries, 2,761 pairs of at most 2 each.
 EXPECTED = Expected(
-    second_pass=0.055, labelled=0.956, first_pass_texts=1.34, voted_texts=1.15, balanced=0.34, pairs=0.84
-)
+    second_pass=0.055, labelled=0.956, first_pass_texts=1.34, voted_texts=1.15, balanced=0.34, pairs=0.84,
+    validation_pairs=2.3,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +88,14 @@ def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: boo
     if isinstance(s.sft, SFT):
         work.append(_sft_work(s, training, validated, expected))
     if samples_student(s):
-        labelled, sampling = expected.labelled * (training + validation), s.student_samples.sampling
+        asked = training if isinstance(s.reward_model, NoRewardModel) else training + validation
+        labelled, sampling = expected.labelled * asked, s.student_samples.sampling
         amount = f"{_about(labelled)} queries × {sampling.samples_per_query} samples"
         work.append(Work("student samples", amount, STUDENT, sampling.max_response_tokens, [(labelled, sampling)]))
+    if isinstance(s.dpo, DPO):
+        work.append(_dpo_work(s, _pairs(s, training, expected), validated))
     if isinstance(s.reward_model, RewardModel):
-        work.append(_reward_model_work(s, training, validation, expected))
+        work.append(_reward_model_work(s, _pairs(s, training, expected), validation, expected))
     if isinstance(s.rl, RL):
         work.append(_rl_work(s, s.rl, validated))
     return work + _evaluation_work(s, table_lines(s))
@@ -124,13 +130,26 @@ def _sft_work(s: Stages, training: int, validated: float, expected: Expected) ->
     )  # fmt: skip
 
 
-def _reward_model_work(s: Stages, training: int, validation: int, expected: Expected) -> Work:
+def _pairs(s: Stages, training: int, expected: Expected) -> float:
+    """The pairs that there are to train on."""
     if isinstance(s.pairs, StoredPairs):
-        pairs = len(s.pairs.pairs_of(s.dataset.training_queries(), s.zero_shot))
-        held_out = len(s.pairs.pairs_of(s.dataset.validation_queries(), s.zero_shot))
-    else:
-        of_query = expected.labelled * expected.balanced * expected.pairs * s.pairs.max_pairs_per_query
-        pairs, held_out = training * of_query, validation * of_query
+        return len(s.pairs.pairs_of(s.dataset.training_queries(), s.zero_shot))
+    # OneSourcePairs of a teacher can be fewer: which of its queries have right and wrong responses is not known.
+    return training * expected.labelled * expected.balanced * expected.pairs * s.pairs.max_pairs_per_query
+
+
+def _dpo_work(s: Stages, pairs: float, validated: float) -> Work:
+    dpo, limit = s.dpo, s.student_samples.max_response_tokens
+    # The reference policy reads all pairs once. The start is validated, too.
+    passes = pairs * (dpo.epochs + FORWARD)
+    asked = [((1 + dpo.epochs * dpo.validations_per_epoch) * validated, s.evaluation.greedy)]
+    amount = f"{_about(pairs)} pairs, {_epochs(dpo.epochs)}"
+    return Work("dpo", amount, STUDENT, limit, asked, trained=2 * passes, group_size=2)
+
+
+def _reward_model_work(s: Stages, pairs: float, validation: int, expected: Expected) -> Work:
+    balanced = validation * expected.labelled * expected.balanced
+    held_out = balanced * expected.validation_pairs * s.validation_pairs.max_pairs_per_kind
     epochs = s.reward_model.epochs
     passes = epochs * (pairs + s.reward_model.validations_per_epoch * FORWARD * held_out)
     amount, limit = f"{_about(pairs)} pairs, {_epochs(epochs)}", s.student_samples.max_response_tokens
@@ -160,14 +179,28 @@ def _evaluation_work(s: Stages, table: Sequence[Line]) -> list[Work]:
     if s.evaluation.pass_at_k_samples:  # for the first test set
         asked.append((s.evaluation.pass_at_k_queries(tests[0]), s.evaluation.pass_at_k))
     responses = sum(queries * sampling.samples_per_query for queries, sampling in asked)
-    lines = [_sampled_as(line) for line in table if line.prompt is not None]
+    asked_models = [line for line in table if line.prompt is not None]
+    lines = [_sampled_as(line) for line in asked_models if not line.answering.needs_reward_model]
     return [
         Work(
             f"evaluation, {model}", f"{lines.count(model)} × {responses:,} responses", model,
             s.evaluation.max_response_tokens, [(lines.count(model) * queries, sampling) for queries, sampling in asked],
         )
         for model in dict.fromkeys(lines)
+    ] + [
+        _best_of_n_work(line, sum(tests), s.evaluation.greedy)
+        for line in asked_models if line.answering.needs_reward_model
     ]  # fmt: skip
+
+
+def _best_of_n_work(line: Line, queries: int, greedy: Sampling) -> Work:
+    """The reward model reads all that is drawn."""
+    drawn = line.answering.drawn(greedy)
+    n = drawn.samples_per_query
+    return Work(
+        f"evaluation, best of {n}", f"{queries:,} queries × {n} samples", _sampled_as(line), drawn.max_response_tokens,
+        [(queries, drawn)], trained=FORWARD * queries * n, group_size=n,
+    )  # fmt: skip
 
 
 def _sampled_as(line: Line) -> str:

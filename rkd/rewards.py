@@ -8,6 +8,7 @@ responses.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -74,6 +75,11 @@ class LearnedReward:
         for own, of_batch in zip(flat, map_over_copies(score, self.scorer, batches), strict=True):
             scores[own] = of_batch
         return Rewards(scores, {"learned": scores})
+
+
+def learned_reward(folder: Path, prompt: PromptTemplate, options: ModelOptions) -> LearnedReward:
+    """R of a reward model's folder, for queries that are put to the student in this prompt."""
+    return LearnedReward(load_scorer(folder, options, placed=True).eval(), load_tokenizer(folder), prompt)
 
 
 def cap_at_zero(rewards: Tensor) -> Tensor:
@@ -152,9 +158,7 @@ class DistilledReward:
                 "reward_mix=distilled needs a reward model, and reward_model=none makes none. Take "
                 "`python run.py reward_model=mini`, or the label alone as reward, `python run.py reward_mix=label`."
             )
-        learned = LearnedReward(
-            load_scorer(folder, inputs.options, placed=True).eval(), load_tokenizer(folder), inputs.prompt
-        )
+        learned = learned_reward(folder, inputs.prompt, inputs.options)
         return ConsistencyCheck(learned, inputs.labels, self.penalty, self.unanswered)
 
 

@@ -1,14 +1,16 @@
 """The parts of one row of a table, as the configuration names them, and the lines of its table."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from rkd.answering import Answering, AsAsked
 from rkd.data import Data
+from rkd.dpo import NoDPO
 from rkd.engines import Engine
 from rkd.evaluation import Evaluation
 from rkd.generation import LocalModel
 from rkd.labels import Labels
-from rkd.preferences import Pairs, StoredPairs
+from rkd.preferences import OneSourcePairs, Pairs, StoredPairs, ValidationPairs
 from rkd.prompts import PromptTemplate
 from rkd.reward_model import NoRewardModel
 from rkd.rewards import RewardMix
@@ -20,7 +22,9 @@ from rkd.teacher import RecordedSamples, TeacherSamples
 from rkd.tracking import Tracker
 from rkd.training import Training
 
-TEACHER, FEW_SHOT, ZERO_SHOT, SFT_ROLE = "teacher", "student few-shot", "student zero-shot", "SFT"
+TEACHER, FEW_SHOT, ZERO_SHOT = "teacher", "student few-shot", "student zero-shot"
+GREEDY = AsAsked()
+TUNED = {"sft": "SFT student", "dpo": "DPO student"}  # by the stage that leaves it; rows are called SFT and DPO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +34,15 @@ class Stages:
     Args:
         generation: what samples from the models of checkpoints.
         few_shot: the row's model is evaluated with the student's examples (ICL); trained rows see none (METHOD 5.12).
+        warm_up: reinforcement learning starts from the tuned student, else from the untuned one (METHOD 5.13).
+        answering: how the row's model answers test queries; the other lines of its table answer greedily.
     """
 
     row: str
     seed: int
     sampling_seed: int
     few_shot: bool
+    warm_up: bool
     dataset: Data
     teacher: LocalModel | StoredTeacher
     teacher_samples: TeacherSamples | RecordedSamples
@@ -44,10 +51,13 @@ class Stages:
     teaching_set: Any
     sft: Any
     student_samples: StudentSamples
-    pairs: Pairs | StoredPairs
+    pairs: Pairs | OneSourcePairs | StoredPairs
+    validation_pairs: ValidationPairs
+    dpo: Any
     reward_model: Any
     reward_mix: RewardMix
     rl: Any
+    answering: Answering
     evaluation: Evaluation
     generation: Engine
     validation_queries: int
@@ -66,6 +76,11 @@ class Stages:
             )
         if isinstance(self.rl, RL):
             self.rl.check_processes(self.trainer.devices)
+        if self.answering.needs_reward_model and isinstance(self.reward_model, NoRewardModel):
+            raise ValueError(
+                "answering=best_of_n needs a reward model, and reward_model=none makes none. Take "
+                "`python run.py reward_model=mini`, or greedy responses, `python run.py answering=as_asked`."
+            )
         if isinstance(self.teacher, StoredTeacher) != isinstance(self.teacher_samples, RecordedSamples):
             raise ValueError(
                 f"teacher={self.teacher.name} does not go with these teacher_samples: a stored teacher needs "
@@ -105,30 +120,33 @@ class Line:
     role: str
     model: str
     prompt: PromptTemplate | None
+    answering: Answering = GREEDY
 
     def is_same_as(self, other: "Line") -> bool:
-        """Whether both are one model under one prompt."""
-        return (self.model, self.prompt) == (other.model, other.prompt)
+        """Whether both are one model that answers in one way."""
+        return replace(self, role=other.role) == other
 
 
 def table_lines(s: Stages) -> list[Line]:
     """The lines of a row's table, the row's own last; a stage left out, and a prompt without examples, add none."""
-    trained = [name for name, stage, none in (("sft", s.sft, NoSFT), ("rl", s.rl, NoRL)) if not isinstance(stage, none)]
-    own = Line(s.row, trained[-1] if trained else "student", s.student.prompt if s.few_shot else s.zero_shot)
+    stages = (("sft", s.sft, NoSFT), ("dpo", s.dpo, NoDPO), ("rl", s.rl, NoRL))
+    trained = [name for name, stage, none in stages if not isinstance(stage, none)]
+    own_prompt = s.student.prompt if s.few_shot else s.zero_shot
+    own = Line(s.row, trained[-1] if trained else "student", own_prompt, s.answering)
     others = [Line(TEACHER, "teacher", s.teacher.prompt), *pretrained_lines(s)]
-    if "sft" in trained:
-        others.append(Line(SFT_ROLE, "sft", s.zero_shot))
+    others += [Line(TUNED[name], name, s.zero_shot) for name in trained if name in TUNED]
     return [*(line for line in others if not line.is_same_as(own)), own]
 
 
 def trains(s: Stages) -> bool:
     """Whether any stage of the row trains, and so needs the teacher's responses and labels."""
-    return not (isinstance(s.sft, NoSFT) and isinstance(s.reward_model, NoRewardModel) and isinstance(s.rl, NoRL))
+    return not isinstance(s.sft, NoSFT) or samples_student(s)
 
 
 def samples_student(s: Stages) -> bool:
     """Whether a stage of the row learns from the student's samples."""
-    return not (isinstance(s.reward_model, NoRewardModel) and isinstance(s.rl, NoRL))
+    left_out = ((s.dpo, NoDPO), (s.reward_model, NoRewardModel), (s.rl, NoRL))
+    return not all(isinstance(stage, none) for stage, none in left_out)
 
 
 def pretrained_lines(s: Stages) -> list[Line]:

@@ -19,6 +19,7 @@ from rkd import parallel
 from rkd.files import write_whole
 from rkd.progress import Progress
 from rkd.records import Checkpoint, Query, Record, Response, digest_of, read_jsonl, write_jsonl
+from rkd.resuming import HISTORY_FILE
 from rkd.shards import RESPONSES_PER_SHARD
 from rkd.store import Artifact, Make, Store, label_of
 
@@ -109,6 +110,11 @@ class Workshop:
     def report(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """What the fit of a checkpoint reported."""
         return json.loads((checkpoint.folder / REPORT_FILE).read_text(encoding="utf-8"))
+
+    def history(self, checkpoint: Checkpoint) -> list[dict[str, float]]:
+        """What the fit of a checkpoint measured on the way; nothing where it did not train."""
+        path = checkpoint.folder / HISTORY_FILE
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
     def note_use(self, label: str) -> None:
         """Write into the job's folder that it uses this artifact, before it does: what no job uses may be removed."""

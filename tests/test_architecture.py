@@ -18,16 +18,17 @@ FLOORS = [
         "sources models training decoding side_by_side stored",
         "data generation pairs pretrain_text supervised label_statistics",
         "rewards teacher labels student_samples preferences rollouts pretrain_report engines",
-        "pretrain sft reward_model rl evaluation",
+        "pretrain sft dpo reward_model rl evaluation answering label_noise",
         "tracking report figures workshop",
         "stages artifacts",
-        "plan steps",
+        "plan asking",
+        "fitting",
         "pipeline speed bill",
         "job",
         "follower",
     )
 ]
-STAGES = {"pretrain", "teacher", "labels", "sft", "student_samples", "preferences", "reward_model", "rl", "evaluation"}
+STAGES = {"pretrain", "teacher", "labels", "sft", "student_samples", "preferences", "dpo", "reward_model", "rl", "evaluation"}
 
 
 def test_every_module_stands_on_a_floor():

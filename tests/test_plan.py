@@ -9,13 +9,15 @@ import torch
 
 from rkd import plan, speed
 from rkd.advantages import GAE
+from rkd.answering import AsAsked, BestOfN
+from rkd.dpo import DPO, NoDPO
 from rkd.engines import HFEngine, LocalEngine
 from rkd.evaluation import Evaluation
 from rkd.generation import LocalModel
 from rkd.kl_control import FixedKL
 from rkd.labels import AllResponses, CorrectResponses
 from rkd.loading import count_weights, load_causal_lm
-from rkd.preferences import Pairs
+from rkd.preferences import Pairs, ValidationPairs
 from rkd.prompts import Example
 from rkd.protocols import Sampling
 from rkd.reward_model import NoRewardModel, RewardModel
@@ -25,7 +27,9 @@ from rkd.sft import SFT, NoSFT
 from rkd.student_samples import StudentSamples
 from rkd.teacher import Schedule, TeacherSamples
 
-EXPECTED = plan.Expected(second_pass=0.25, labelled=0.8, first_pass_texts=3.0, voted_texts=2.0, balanced=0.5, pairs=0.5)
+EXPECTED = plan.Expected(
+    second_pass=0.25, labelled=0.8, first_pass_texts=3.0, voted_texts=2.0, balanced=0.5, pairs=0.5, validation_pairs=1.5
+)
 
 
 class FixedData:
@@ -62,6 +66,8 @@ def parts(models, **others) -> SimpleNamespace:
         "sft": SFT(learning_rate=1e-3, epochs=2, batch_size=8, max_tokens=64),
         "student_samples": StudentSamples(samples_per_query=8, max_response_tokens=12),
         "pairs": Pairs(max_pairs_per_query=3),
+        "validation_pairs": ValidationPairs(max_pairs_per_kind=1),
+        "dpo": NoDPO(),
         "reward_model": RewardModel(learning_rate=1e-3, epochs=2, batch_size=8, max_tokens=64),
         "rl": RL(
             rollouts=rollouts,
@@ -70,6 +76,7 @@ def parts(models, **others) -> SimpleNamespace:
             advantages=GAE(),
             rollouts_between_validations=2,
         ),
+        "answering": AsAsked(),
         "evaluation": Evaluation(max_response_tokens=30, max_pass_at_k_queries=10),
         "validation_queries": 15,
         "generation": LocalEngine(),
@@ -100,8 +107,8 @@ def test_each_stage_counts_what_it_does(models):
     # 80 of 100 queries have a label, and 2 texts with it: 160, twice. Two validations, of 15 of the 16 that have one.
     assert (work["sft"].trained, work["sft"].sampled) == (320, 30)
     assert (work["student samples"].queries, work["student samples"].sampled) == (96, 768)
-    # Half of 80 labelled queries balanced, half of 3 pairs each: 60 pairs of two responses, 2 epochs; the 12 pairs for
-    # validation are ranked after each, which is a forward pass.
+    # Half of 80 labelled queries balanced, half of 3 pairs each: 60 pairs of two responses, 2 epochs. Of 8 balanced
+    # queries, 12 pairs for validation are ranked after each, which is a forward pass.
     assert work["reward model"].trained == pytest.approx(2 * 2 * (60 + 12 / 3))
     # 5 rollouts of 4 × 5; validations before, after 2 and after 4; 2 epochs and three forward passes.
     assert (work["rl"].queries, work["rl"].sampled) == (5 * 4 + 3 * 15, 100 + 3 * 15)
@@ -117,6 +124,25 @@ def test_each_stage_counts_what_it_does(models):
 def test_the_unfiltered_teaching_set_is_all_texts_of_the_first_pass_up_to_its_limit(models):
     assert work_of(parts(models, teaching_set=AllResponses()))["sft"].trained == 2 * 300
     assert work_of(parts(models, teaching_set=AllResponses(responses_per_query=1)))["sft"].trained == 2 * 100
+
+
+def test_direct_preference_optimisation_reads_the_pairs_once_more_and_validates_its_start(models):
+    dpo = DPO(learning_rate=1e-3, epochs=2, batch_size=8, max_tokens=64, validations_per_epoch=3)
+    work = work_of(parts(models, dpo=dpo, reward_model=NoRewardModel(), rl=NoRL()))
+    # 60 pairs of two responses, 2 epochs and a forward pass; 1 + 2 · 3 validations of 15 queries.
+    assert work["dpo"].trained == pytest.approx(2 * 60 * (2 + 1 / 3))
+    assert (work["dpo"].sampled, work["dpo"].group_size) == (7 * 15, 2)
+    # No reward model is validated: of 100 training queries, 80 have a label.
+    assert work["student samples"].queries == 80
+    # Zero-shot, SFT, DPO.
+    assert work["evaluation, student"].sampled == 3 * 130
+
+
+def test_the_best_of_n_is_drawn_and_read_by_the_reward_model(models):
+    work = work_of(parts(models, rl=NoRL(), answering=BestOfN(samples_per_query=4)))
+    assert (work["evaluation, best of 4"].queries, work["evaluation, best of 4"].sampled) == (50, 200)
+    assert work["evaluation, best of 4"].trained == pytest.approx(200 / 3)
+    assert work["evaluation, student"].sampled == 2 * 130  # zero-shot and SFT, greedily
 
 
 def test_a_stage_left_out_is_not_in_the_plan(models):

@@ -1,23 +1,19 @@
-"""The steps of one row, each through the store: the parts of `Stages` meet here, and nowhere else.
+"""What the models of a row answer, through the store: queries enter; labels, student samples, pairs and results leave.
 
 A step's recipe names everything that decides what it makes, so that rows and seeds share what is equal.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from transformers import PreTrainedModel
-
-from rkd.evaluation import accuracy
-from rkd.generation import LocalGenerator, LocalModel, content_files
+from rkd.evaluation import Evaluation
+from rkd.generation import LocalModel, content_files
 from rkd.label_statistics import label_statistics, verdict_counts
 from rkd.labels import score, two_pass
-from rkd.loading import ModelOptions, load_tokenizer
+from rkd.loading import ModelOptions
 from rkd.mini.overlap import summarize_overlap
-from rkd.parallel import own_share, sum_over_processes
 from rkd.preferences import StoredPairs
 from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
@@ -25,7 +21,8 @@ from rkd.protocols import RewardFunction, TextGenerator
 from rkd.recipes import digest_of_files
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
 from rkd.results import LabelStatistics, ModelResult, Overlap, TestSetResult, VerdictCounts, result_from_json
-from rkd.rewards import RewardInputs
+from rkd.reward_model import NoRewardModel
+from rkd.rewards import learned_reward
 from rkd.shards import InShards
 from rkd.stages import Line, Stages, samples_student, trains
 from rkd.stored import StoredTeacher
@@ -34,6 +31,17 @@ from rkd.workshop import Workshop
 
 Draw = Callable[[TextGenerator | StoredTeacher, Sequence[Query], int], list[list[Response]]]
 """Samples responses to the queries from a generator, with a seed."""
+
+
+@dataclass
+class Notes:
+    """What the steps of a row note for its result (`rkd.results.RunResult` describes the fields)."""
+
+    counts: dict[str, int | float] = field(default_factory=dict)
+    labels: LabelStatistics | None = None
+    verdicts: VerdictCounts | None = None
+    reward_model: dict[str, float] = field(default_factory=dict)
+    histories: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,15 +64,11 @@ class Labelled:
         return Labelled(self.split, *([column[i] for i in kept] for column in (self.queries, self.labels, self.scored)))
 
 
-class Steps:
-    """The steps of one row; `counts`, `labels` and `verdicts` keep, for the result, what they dealt with."""
+class Asking:
+    """The steps of one row that sample, label and evaluate."""
 
-    def __init__(self, stages: Stages, workshop: Workshop) -> None:
-        self.stages, self.workshop = stages, workshop
-        self.student = stages.student.source()
-        self.counts: dict[str, int | float] = {}
-        self.labels: LabelStatistics | None = None
-        self.verdicts: VerdictCounts | None = None
+    def __init__(self, stages: Stages, workshop: Workshop, notes: Notes) -> None:
+        self.stages, self.workshop, self.notes = stages, workshop, notes
 
     def overlaps(self) -> dict[str, Overlap]:
         """How near the questions of each test set are to the training questions."""
@@ -97,16 +101,16 @@ class Steps:
         def second_pass(undecided: list[Query]) -> list[list[Response]]:
             if s.teacher_samples.second_pass is None:
                 return [[] for _ in undecided]
-            self.counts[f"{split}_second_pass_queries"] = len(undecided)
+            self.notes.counts[f"{split}_second_pass_queries"] = len(undecided)
             return self._teacher_responses("second", split, undecided)
 
         first = self._teacher_responses("first", split, queries)
         labels, responses = two_pass(s.labels, queries, first, second_pass)
         labelled = Labelled(split, queries, labels, score(queries, responses, labels))
         without, unanswered = len(queries) - len(labelled.answers), sum(not own for own in responses)
-        self.counts |= {f"{split}_queries": len(queries), f"{split}_without_label": without}
+        self.notes.counts |= {f"{split}_queries": len(queries), f"{split}_without_label": without}
         if unanswered:
-            self.counts[f"{split}_without_response"] = unanswered
+            self.notes.counts[f"{split}_without_response"] = unanswered
         said = f", {unanswered} without a response" if unanswered else ""
         self.workshop.say(f"    {len(queries)} {split} queries, {without} without consensus{said}")
         if split == "training":
@@ -118,28 +122,104 @@ class Steps:
                 )
         return labelled
 
-    def fit_sft(self, training: Labelled, validation: Labelled) -> Checkpoint:
-        """Data distillation: the student learns the teaching set."""
-        chosen = self.stages.teaching_set.select(training.scored)
-        examples = [(q, r.response.text) for q, group in zip(training.queries, chosen, strict=True) for r in group]
-        self.counts["sft_examples"] = len(examples)
-        inputs = {
-            "student": self.student,
-            "examples": digest_of_examples(examples),
-            "validation": self._validation_recipe(validation),
-        }
-        return self._fit("sft", self.stages.sft, inputs, self.student, examples, validate=self._validator(validation))
-
     def pair(self, sft: Checkpoint, labelled: Labelled) -> tuple[list[Query], list[PreferencePair]]:
         """The SFT student is sampled; the queries of D_R, and pairs of teacher and student responses.
 
         Both are empty in a row that needs neither.
         """
-        if not samples_student(self.stages):
+        s, split = self.stages, labelled.split
+        if not samples_student(s):
             return [], []
-        s, split, known = self.stages, labelled.split, labelled.with_label()
+        known, scores = self._student_samples(sft, labelled)
+        queries = [known.queries[i] for i in balanced(scores)]
+        if isinstance(s.pairs, StoredPairs):
+            pairs = s.pairs.pairs_of(known.queries, s.zero_shot)
+        else:
+            pairs = s.pairs.pair(known.queries, known.scored, scores, s.sampling_seed)
+        across = sum(pair.chosen.response.generator != pair.rejected.response.generator for pair in pairs)
+        self.notes.counts |= {
+            f"{split}_balanced_queries": len(queries), f"{split}_pairs": len(pairs), f"{split}_teacher_pairs": across,
+        }  # fmt: skip
+        return queries, pairs
+
+    def validation_pairs(self, sft: Checkpoint, labelled: Labelled) -> list[PreferencePair]:
+        """The pairs that the reward model is judged by, whatever it is trained on; none where there is none."""
+        s = self.stages
+        if isinstance(s.reward_model, NoRewardModel):
+            return []
+        known, scores = self._student_samples(sft, labelled)
+        pairs = s.validation_pairs.pair(known.queries, known.scored, scores, s.sampling_seed)
+        self.notes.counts[f"{labelled.split}_pairs"] = len(pairs)
+        return pairs
+
+    def evaluate(
+        self, line: Line, source: Checkpoint | StoredTeacher, reward_model: Checkpoint | None = None
+    ) -> ModelResult:
+        """The model of a line on every test set; pass@8 on the first one, the dataset's own.
+
+        Recorded responses are evaluated where they answer a whole test set, one to each query.
+
+        Args:
+            reward_model: what a line that answers with the best of several responses asks which one that is.
+        """
+        s, results = self.stages, {}
+        is_single = isinstance(source, StoredTeacher) or line.answering.needs_reward_model
+        for place, (name, queries) in enumerate(s.dataset.test_sets().items()):
+            if isinstance(source, StoredTeacher) and (answered := source.answered(queries)) < len(queries):
+                self.workshop.say(
+                    f"    {line.role}: {answered} of {len(queries)} queries of {name} have a recorded response, so it "
+                    "is not evaluated there"
+                )
+                continue
+            stage = s.evaluation if place == 0 and not is_single else s.evaluation.without_pass_at_k()
+            results[name] = self._test(stage, line, source, reward_model, name, queries)
+            if results[name].share_truncated > 0.5:
+                self.workshop.warn(
+                    f"{results[name].share_truncated:.0%} of the responses of {line.role} to {name} do not stop within "
+                    f"evaluation.max_response_tokens={s.evaluation.max_response_tokens}: raise it, or train the model "
+                    "to stop (more sft.epochs)."
+                )
+        return ModelResult(line.role, results)
+
+    def _test(
+        self,
+        stage: Evaluation,
+        line: Line,
+        source: Checkpoint | StoredTeacher,
+        reward_model: Checkpoint | None,
+        name: str,
+        queries: list[Query],
+    ) -> TestSetResult:
+        """One test set. No training seed is in the recipe, and copies of a model share it.
+
+        Teacher and pretrained student are evaluated once for all seeds and rows.
+        """
+        s, sampled, asks_reward = self.stages, stage.pass_at_k_queries(len(queries)), line.answering.needs_reward_model
+        recipe = {
+            "stage": stage, "model": content_of(source), "prompt": line.prompt, "test_set": name,
+            "options": self._options(line.model), "generation": self._generation_recipe(source),
+            "queries": digest_of(queries), "sampling_seed": s.sampling_seed if sampled or asks_reward else None,
+        }  # fmt: skip
+        if asks_reward:
+            recipe |= {"answering": line.answering, "reward_model": reward_model}
+
+        def build_reward() -> RewardFunction:
+            return learned_reward(reward_model.folder, line.prompt, self._options(line.model))
+
+        def measure(progress: Progress) -> dict[str, Any]:
+            with self.workshop.progress(f"evaluating {line.role} on {name}", len(queries) + sampled) as advance:
+                own = self._generator(line.role, line.model, source, line.prompt, progress, advance)
+                generator = line.answering.over(own, build_reward)
+                return dataclasses.asdict(stage.evaluate(generator, queries, s.sampling_seed, test_set=name))
+
+        value = self.workshop.value("evaluation", recipe, measure, shown=f"{line.role} on {name}")
+        return result_from_json(TestSetResult, value)
+
+    def _student_samples(self, sft: Checkpoint, labelled: Labelled) -> tuple[Labelled, list[list[ScoredResponse]]]:
+        """The queries of a split that have a label, and the student's scored samples of each."""
+        s, known = self.stages, labelled.with_label()
         sampled = self._responses(
-            f"student_samples_{split}",
+            f"student_samples_{labelled.split}",
             {
                 "stage": s.student_samples,
                 "student": sft,
@@ -152,87 +232,8 @@ class Steps:
             ("student", sft, s.zero_shot, s.student_samples.sample),
         )
         scores = score(known.queries, sampled, known.labels)
-        kept = balanced(scores)
-        self._note_student_samples(split, scores, kept)
-        queries = [known.queries[i] for i in kept]
-        if isinstance(s.pairs, StoredPairs):
-            pairs = s.pairs.pairs_of(known.queries, s.zero_shot)
-        else:
-            pairs = s.pairs.pair(queries, [known.scored[i] for i in kept], [scores[i] for i in kept], s.sampling_seed)
-        self.counts |= {f"{split}_balanced_queries": len(queries), f"{split}_pairs": len(pairs)}
-        return queries, pairs
-
-    def fit_reward_model(
-        self, sft: Checkpoint, pairs: list[PreferencePair], validation_pairs: list[PreferencePair]
-    ) -> Checkpoint:
-        """Reward distillation: R learns the pairs, starting from the SFT student."""
-        inputs = {"student": sft, "pairs": digest_of(pairs), "validation_pairs": digest_of(validation_pairs)}
-        return self._fit("reward_model", self.stages.reward_model, inputs, sft, pairs, validation_pairs)
-
-    def fit_policy(
-        self, sft: Checkpoint, reward_model: Checkpoint, queries: list[Query], training: Labelled, validation: Labelled
-    ) -> Checkpoint:
-        """Reinforcement learning of the SFT student on the queries of D_R, under the reward mix."""
-        s = self.stages
-        inputs = {
-            "student": sft,
-            "queries": digest_of(queries),
-            "labels": training.answers,
-            "reward_mix": s.reward_mix,
-            "reward_model": reward_model,
-            "validation": self._validation_recipe(validation),
-        }
-
-        def build_reward() -> RewardFunction:
-            return s.reward_mix.build(RewardInputs(training.answers, reward_model, s.zero_shot, s.student.options))
-
-        return self._fit("rl", s.rl, inputs, sft, queries, build_reward, validate=self._validator(validation))
-
-    def evaluate(self, line: Line, source: Checkpoint | StoredTeacher) -> ModelResult:
-        """The model of a line on every test set; pass@8 on the first one, the dataset's own.
-
-        No training seed is in the recipe, and copies of a model share it: teacher and pretrained student are evaluated
-        once for all seeds and rows. Recorded responses are evaluated where they answer a whole test set, one to each
-        query.
-        """
-        s, model, is_stored = self.stages, content_of(source), isinstance(source, StoredTeacher)
-        results: dict[str, TestSetResult] = {}
-        for place, (name, queries) in enumerate(s.dataset.test_sets().items()):
-            if is_stored and (answered := source.answered(queries)) < len(queries):
-                self.workshop.say(
-                    f"    {line.role}: {answered} of {len(queries)} queries of {name} have a recorded response, so it "
-                    "is not evaluated there"
-                )
-                continue
-            stage = s.evaluation if place == 0 and not is_stored else s.evaluation.without_pass_at_k()
-            sampled = stage.pass_at_k_queries(len(queries))
-            recipe = {
-                "stage": stage, "model": model, "prompt": line.prompt, "test_set": name,
-                "options": self._options(line.model), "generation": self._generation_recipe(source),
-                "queries": digest_of(queries), "sampling_seed": s.sampling_seed if sampled else None,
-            }  # fmt: skip
-
-            def measure(
-                progress: Progress,
-                name: str = name,
-                queries: list[Query] = queries,
-                stage: Any = stage,
-                sampled: int = sampled,
-            ) -> dict[str, Any]:
-                with self.workshop.progress(f"evaluating {line.role} on {name}", len(queries) + sampled) as advance:
-                    asked = (line.role, line.model, source, line.prompt)
-                    generator = self._generator(*asked, progress, advance)
-                    return dataclasses.asdict(stage.evaluate(generator, queries, s.sampling_seed, test_set=name))
-
-            value = self.workshop.value("evaluation", recipe, measure, shown=f"{line.role} on {name}")
-            results[name] = result_from_json(TestSetResult, value)
-            if results[name].share_truncated > 0.5:
-                self.workshop.warn(
-                    f"{results[name].share_truncated:.0%} of the responses of {line.role} to {name} do not stop within "
-                    f"evaluation.max_response_tokens={s.evaluation.max_response_tokens}: raise it, or train the model "
-                    "to stop (more sft.epochs)."
-                )
-        return ModelResult(line.role, results)
+        self._note_student_samples(labelled.split, scores)
+        return known, scores
 
     def _options(self, model: str) -> ModelOptions:
         """How the teacher, or a model that came of the student, is loaded."""
@@ -297,69 +298,22 @@ class Steps:
         own = self.stages.generation.open(source, prompt, name, advance, self._options(model))
         return InShards(own, progress, advance, self.workshop.responses_per_shard)
 
-    def _fit(self, name: str, stage: Any, inputs: Mapping[str, Any], *arguments: Any, **options: Any) -> Checkpoint:
-        """What a training stage makes of its inputs; what it reports is counted."""
-        s = self.stages
-        checkpoint = self.workshop.checkpoint(
-            name,
-            {
-                "stage": stage, "prompt": s.zero_shot, "seed": s.seed, "options": s.student.options, **inputs,
-                **s.training_recipe,
-            },
-            lambda folder, progress: stage.fit(
-                *arguments, prompt=s.zero_shot, training=s.trainer, logger=s.tracking.logger_for(name),
-                folder=folder, progress=progress, seed=s.seed, options=s.student.options, **options,
-            ),
-        )  # fmt: skip
-        report = flat_numbers(self.workshop.report(checkpoint))
-        self.counts |= {f"{name}/{key}": value for key, value in report.items()}
-        return checkpoint
-
-    def _validated_on(self, validation: Labelled) -> Labelled:
-        """The validation queries that decide which weights a training stage keeps."""
-        known, first = validation.with_label(), slice(self.stages.validation_queries)
-        return Labelled(known.split, known.queries[first], known.labels[first], known.scored[first])
-
-    def _validation_recipe(self, validation: Labelled) -> dict[str, Any]:
-        limit = self.stages.evaluation.max_response_tokens
-        return {"labels": digest_of(self._validated_on(validation).labels), "max_response_tokens": limit}
-
-    def _validator(self, validation: Labelled) -> Callable[[PreTrainedModel], float]:
-        """Greedy accuracy of a student on the validation queries that have a pseudo-label (METHOD 5.7).
-
-        Processes that train together share out the queries; each returns what all of them found.
-        """
-        s, asked = self.stages, self._validated_on(validation)
-        tokenizer = load_tokenizer(self.student.folder)
-
-        def validate(model: PreTrainedModel) -> float:
-            generator = LocalGenerator("student", model, tokenizer, s.zero_shot)
-            limit = s.evaluation.max_response_tokens
-            queries, labels = own_share(asked.queries), own_share(asked.labels)
-            own = accuracy(generator, queries, labels, max_response_tokens=limit) if queries else 0.0
-            right = torch.tensor(round(own * len(queries)), device=model.device)
-            return int(sum_over_processes(right)) / len(asked.queries)
-
-        return validate
-
     def _note_labels(self, labelled: Labelled) -> None:
         """Note how good the training labels are: for the report alone, nothing that trains may see it."""
         gold, first_pass = self._queries("training", labelled=True), self.stages.teacher_samples.first_pass
         limit = first_pass.samples_per_query if first_pass else None
-        self.labels = label_statistics(labelled.labels, gold)
-        self.verdicts = verdict_counts(gold, [own[:limit] for own in labelled.scored])
-        if self.labels.precision is not None:
-            right, wrong = self.verdicts.precision_of_right, self.verdicts.precision_of_wrong
+        self.notes.labels = label_statistics(labelled.labels, gold)
+        self.notes.verdicts = verdict_counts(gold, [own[:limit] for own in labelled.scored])
+        if self.notes.labels.precision is not None:
+            right, wrong = self.notes.verdicts.precision_of_right, self.notes.verdicts.precision_of_wrong
             self.workshop.say(
-                f"    {self.labels.precision:.1%} of the labels are right; of the teacher's responses, "
+                f"    {self.notes.labels.precision:.1%} of the labels are right; of the teacher's responses, "
                 f"{_percent(right)} of those with the label's answer are right, {_percent(wrong)} of the others wrong"
             )
 
-    def _note_student_samples(
-        self, split: str, scored: Sequence[Sequence[ScoredResponse]], kept: Sequence[int]
-    ) -> None:
+    def _note_student_samples(self, split: str, scored: Sequence[Sequence[ScoredResponse]]) -> None:
         """Say what became of the student's samples, and warn of what would explain that none are left."""
-        flat = [one for own in scored for one in own]
+        kept, flat = balanced(scored), [one for own in scored for one in own]
         all_right = sum(all(one.score == 1 for one in own) for own in scored)
         self.workshop.say(
             f"    {len(scored)} {split} queries: {len(kept)} with right and wrong student samples, {all_right} all "
@@ -383,19 +337,3 @@ def content_of(source: Checkpoint | StoredTeacher) -> Checkpoint | StoredTeacher
     if isinstance(source, StoredTeacher):
         return source
     return Checkpoint(source.folder, digest_of_files(content_files(source.folder)))
-
-
-def digest_of_examples(examples: Sequence[tuple[Query, str]]) -> str:
-    """A digest of the training texts, without the queries' gold answers."""
-    return digest_of([Response(query.id, query.question, 0, text, True) for query, text in examples])
-
-
-def flat_numbers(report: Mapping[str, Any]) -> dict[str, int | float]:
-    """The numbers of a report, those of nested mappings by key/key."""
-    flat: dict[str, int | float] = {}
-    for key, value in report.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{key}/{inner}": number for inner, number in flat_numbers(value).items()}
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            flat[key] = value
-    return flat

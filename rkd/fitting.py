@@ -1,0 +1,146 @@
+"""How the models of a row are trained, through the store: scored responses, pairs and rewards enter, checkpoints leave.
+
+A step's recipe names everything that decides what it makes, so that rows and seeds share what is equal.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from rkd.asking import Labelled, Notes
+from rkd.evaluation import accuracy
+from rkd.generation import LocalGenerator
+from rkd.loading import load_tokenizer
+from rkd.parallel import own_share, sum_over_processes
+from rkd.protocols import RewardFunction
+from rkd.records import Checkpoint, PreferencePair, Query, Response, digest_of
+from rkd.rewards import RewardInputs
+from rkd.stages import Stages
+from rkd.workshop import Workshop
+
+
+class Fitting:
+    """The steps of one row that train."""
+
+    def __init__(self, stages: Stages, workshop: Workshop, notes: Notes) -> None:
+        self.stages, self.workshop, self.notes = stages, workshop, notes
+        self.student = stages.student.source()
+
+    def fit_sft(self, training: Labelled, validation: Labelled) -> Checkpoint:
+        """Data distillation: the student learns the teaching set."""
+        chosen = self.stages.teaching_set.select(training.scored)
+        examples = [(q, r.response.text) for q, group in zip(training.queries, chosen, strict=True) for r in group]
+        self.notes.counts["sft_examples"] = len(examples)
+        inputs = {
+            "student": self.student,
+            "examples": digest_of_examples(examples),
+            "validation": self._validation_recipe(validation),
+        }
+        return self._fit("sft", self.stages.sft, inputs, self.student, examples, validate=self._validator(validation))
+
+    def fit_dpo(self, sft: Checkpoint, pairs: list[PreferencePair], validation: Labelled) -> Checkpoint:
+        """Direct preference optimisation: the SFT student learns the pairs itself."""
+        inputs = {"student": sft, "pairs": digest_of(pairs), "validation": self._validation_recipe(validation)}
+        return self._fit("dpo", self.stages.dpo, inputs, sft, pairs, validate=self._validator(validation))
+
+    def fit_reward_model(
+        self, sft: Checkpoint, pairs: list[PreferencePair], validation_pairs: list[PreferencePair]
+    ) -> Checkpoint:
+        """Reward distillation: R learns the pairs, starting from the SFT student."""
+        inputs = {"student": sft, "pairs": digest_of(pairs), "validation_pairs": digest_of(validation_pairs)}
+        checkpoint = self._fit("reward_model", self.stages.reward_model, inputs, sft, pairs, validation_pairs)
+        self.notes.reward_model = self.workshop.report(checkpoint)["validation"]
+        return checkpoint
+
+    def fit_policy(
+        self,
+        tuned: Checkpoint,
+        reward_model: Checkpoint,
+        queries: list[Query],
+        training: Labelled,
+        validation: Labelled,
+    ) -> Checkpoint:
+        """Reinforcement learning on the queries of D_R, under the reward mix, of the tuned student.
+
+        Without warm-up (the row w/o D) it starts from the student as it came.
+        """
+        s = self.stages
+        start = tuned if s.warm_up else self.student
+        inputs = {
+            "student": start,
+            "queries": digest_of(queries),
+            "labels": training.answers,
+            "reward_mix": s.reward_mix,
+            "reward_model": reward_model,
+            "validation": self._validation_recipe(validation),
+        }
+
+        def build_reward() -> RewardFunction:
+            return s.reward_mix.build(RewardInputs(training.answers, reward_model, s.zero_shot, s.student.options))
+
+        return self._fit("rl", s.rl, inputs, start, queries, build_reward, validate=self._validator(validation))
+
+    def _fit(self, name: str, stage: Any, inputs: Mapping[str, Any], *arguments: Any, **options: Any) -> Checkpoint:
+        """What a training stage makes of its inputs; what it reports is counted, what it measured on the way noted."""
+        s = self.stages
+        checkpoint = self.workshop.checkpoint(
+            name,
+            {
+                "stage": stage, "prompt": s.zero_shot, "seed": s.seed, "options": s.student.options, **inputs,
+                **s.training_recipe,
+            },
+            lambda folder, progress: stage.fit(
+                *arguments, prompt=s.zero_shot, training=s.trainer, logger=s.tracking.logger_for(name),
+                folder=folder, progress=progress, seed=s.seed, options=s.student.options, **options,
+            ),
+        )  # fmt: skip
+        report = flat_numbers(self.workshop.report(checkpoint))
+        self.notes.counts |= {f"{name}/{key}": value for key, value in report.items()}
+        if validations := [row for row in self.workshop.history(checkpoint) if "reward" not in row]:
+            self.notes.histories[name] = validations  # without the rollouts, of which there are thousands
+        return checkpoint
+
+    def _validated_on(self, validation: Labelled) -> Labelled:
+        """The validation queries that decide which weights a training stage keeps."""
+        known, first = validation.with_label(), slice(self.stages.validation_queries)
+        return Labelled(known.split, known.queries[first], known.labels[first], known.scored[first])
+
+    def _validation_recipe(self, validation: Labelled) -> dict[str, Any]:
+        limit = self.stages.evaluation.max_response_tokens
+        return {"labels": digest_of(self._validated_on(validation).labels), "max_response_tokens": limit}
+
+    def _validator(self, validation: Labelled) -> Callable[[PreTrainedModel], float]:
+        """Greedy accuracy of a student on the validation queries that have a pseudo-label (METHOD 5.7).
+
+        Processes that train together share out the queries; each returns what all of them found.
+        """
+        s, asked = self.stages, self._validated_on(validation)
+        tokenizer = load_tokenizer(self.student.folder)
+
+        def validate(model: PreTrainedModel) -> float:
+            generator = LocalGenerator("student", model, tokenizer, s.zero_shot)
+            limit = s.evaluation.max_response_tokens
+            queries, labels = own_share(asked.queries), own_share(asked.labels)
+            own = accuracy(generator, queries, labels, max_response_tokens=limit) if queries else 0.0
+            right = torch.tensor(round(own * len(queries)), device=model.device)
+            return int(sum_over_processes(right)) / len(asked.queries)
+
+        return validate
+
+
+def digest_of_examples(examples: Sequence[tuple[Query, str]]) -> str:
+    """A digest of the training texts, without the queries' gold answers."""
+    return digest_of([Response(query.id, query.question, 0, text, True) for query, text in examples])
+
+
+def flat_numbers(report: Mapping[str, Any]) -> dict[str, int | float]:
+    """The numbers of a report, those of nested mappings by key/key."""
+    flat: dict[str, int | float] = {}
+    for key, value in report.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}/{inner}": number for inner, number in flat_numbers(value).items()}
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[key] = value
+    return flat
