@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -14,6 +15,7 @@ import rkd.settings  # noqa: F401, what `${published:…}` in a config stands fo
 
 # Hydra then hands its errors on instead of printing them, and `run` below says what to do about them.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+sys.path.append(str(Path(__file__).parent / "rkd" / "plugins"))  # what `-m` runs, where Hydra looks for it
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -24,7 +24,7 @@ from rkd.prompts import PromptTemplate
 from rkd.protocols import Sampling
 from rkd.recipes import digest_of_files
 from rkd.records import Checkpoint, Query, Response
-from rkd.side_by_side import is_small, map_over_forks, worker_count
+from rkd.side_by_side import is_small, map_over_forks, part_count
 from rkd.stored import StoredTeacher
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -102,7 +102,7 @@ class LocalGenerator:
 
     def _queries_per_batch(self, queries: int, sampling: Sampling) -> int:
         responses = self.batch_responses or BATCH_RESPONSES[is_small(self.model.num_parameters())]
-        shared_out = math.ceil(queries / worker_count(self.model))  # few queries are several batches, for several cores
+        shared_out = math.ceil(queries / part_count(self.model))  # few queries are several batches, for several cores
         return max(1, min(responses // sampling.samples_per_query, shared_out))
 
     def _decode(

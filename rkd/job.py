@@ -33,7 +33,8 @@ from rkd.speed import measure, plan_lines
 from rkd.stages import Stages
 from rkd.store import ArtifactError
 from rkd.stored import StoredTeacher
-from rkd.tracking import NoTracker, TrackingError
+from rkd.table_files import update_tables
+from rkd.tracking import NoTracker, RunDescription, TrackingError
 from rkd.workshop import Workshop
 
 # What a user can cause and mend: told in one message. Anything else is a fault of ours and keeps its traceback.
@@ -68,20 +69,57 @@ def run_job(config: DictConfig) -> float | None:
             stages = build_stages(config)
             if config.dry_run:
                 return _dry_run(stages, instantiate(config.bill), console, evaluate_only=config.evaluate_only)
-            _check_task(stages)
-            stages.generation.check()
-            models = [model.source() for model in _models(stages, config)]
-            folder, digest = _folder_of(stages, config, models)
-            cores_of_process = _cores(stages, config, models)
+            place = _place_of(stages, config)
+            cores_of_process = _cores(stages, config, place.models)
         except Exception as error:  # Hydra wraps what a constructor refused in an exception of its own
             raise JobError(_reason(error)) from error
-        if (folder / RESULT_FILE).is_file() and (finished := read_result(folder)).failure is None:
-            console.print(f"This job is finished already: {folder / RESULT_FILE}. Remove the folder to run it again.")
+        if place.is_finished:
+            finished, file = read_result(place.folder), place.folder / RESULT_FILE
+            console.print(f"This job is finished already: {file}. Remove the folder to run it again.")
             console.print(final_table(finished))
             return _main_accuracy(finished)
-        with _explained_write_errors(folder), cores_of_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            return _run(stages, plain, models, folder, digest, console)
+        with _explained_write_errors(place.folder), cores_of_process:
+            place.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                return _run(stages, plain, place, console)
+            finally:
+                _update_tables(Path(config.table_root), place.folder, console)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a job leaves its result: its folder, the digest in the folder's name, and what teacher and student are."""
+
+    folder: Path
+    digest: str
+    models: Sequence[Checkpoint | StoredTeacher]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its result is there, and no failure."""
+        return (self.folder / RESULT_FILE).is_file() and read_result(self.folder).failure is None
+
+
+def place_of(config: DictConfig) -> Place:
+    """The place of the job that the config describes, without running it.
+
+    Raises:
+        JobError: there can be no such job; the message says why.
+    """
+    try:
+        _check(OmegaConf.to_container(config, resolve=True))
+        return _place_of(build_stages(config), config)
+    except Exception as error:
+        raise JobError(_reason(error)) from error
+
+
+def _place_of(stages: Stages, config: DictConfig) -> Place:
+    _check_task(stages)
+    stages.generation.check()
+    models = [model.source() for model in _models(stages, config)]
+    digest = job_digest(stages, evaluate_only=config.evaluate_only, models=models)
+    name = f"{row_of(stages, evaluate_only=config.evaluate_only)}-{stages.dataset.name}-seed{stages.seed}-{digest}"
+    return Place(Path(config.output_root) / name.replace(" ", "_").replace("/", ""), digest, models)
 
 
 def follow_job(config: DictConfig) -> None:
@@ -94,23 +132,17 @@ def follow_job(config: DictConfig) -> None:
             run_experiment(stages, Workshop(Path(config.artifacts.root), Console(quiet=True)), plain)
 
 
-def _run(
-    stages: Stages,
-    plain: dict[str, Any],
-    models: Sequence[Checkpoint | StoredTeacher],
-    folder: Path,
-    digest: str,
-    console: Console,
-) -> float | None:
+def _run(stages: Stages, plain: dict[str, Any], place: Place, console: Console) -> float | None:
+    folder, table = place.folder, plain.pop("table") or {}  # what is tabulated decides nothing here
     root, per_shard = Path(plain["artifacts"]["root"]), plain["artifacts"]["responses_per_shard"]
     workshop = Workshop(root, console, job=folder, responses_per_shard=per_shard)
     exit_code, row = 1, row_of(stages, evaluate_only=plain["evaluate_only"])
-    for model in models:
+    for model in place.models:
         workshop.note_model(model)  # it may be what another job left in the store
     try:
         if not plain["evaluate_only"]:
             _announce(stages, console)
-        stages.tracking.start(plain, row, stages.dataset.name, [row], folder, run_id=digest)
+        stages.tracking.start(plain, _run_description(stages, row, table.get("name")), folder, run_id=place.digest)
         if plain["evaluate_only"]:
             result = evaluate_student(stages, workshop, plain)
         else:
@@ -130,6 +162,17 @@ def _run(
     finally:
         stages.tracking.finish(exit_code)
     return _main_accuracy(result)
+
+
+def _run_description(stages: Stages, row: str, table: str | None) -> RunDescription:
+    """How a dashboard groups the job: by its table, or else its dataset, and by its row."""
+    teacher, student, dataset = stages.teacher.name, stages.student.name, stages.dataset.name
+    return RunDescription(
+        name=f"{row} {dataset} {teacher} → {student} seed {stages.seed}",
+        group=table or dataset,
+        job_type=row,
+        tags=(row, dataset, teacher, student, f"seed {stages.seed}"),
+    )
 
 
 def _dry_run(stages: Stages, bill: Bill, console: Console, *, evaluate_only: bool) -> None:
@@ -187,6 +230,15 @@ def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder:
             console.print(f"{name:<8} {place}", markup=False)
 
 
+def _update_tables(root: Path, folder: Path, console: Console) -> None:
+    """Make the tables anew that the job belongs to; one that cannot be made spoils no job."""
+    try:
+        for said in update_tables(root, folder):
+            console.print(said, markup=False)
+    except (ValueError, OSError) as error:
+        console.print(f"A table in {root} could not be made: {error}", style="yellow", markup=False)
+
+
 @contextlib.contextmanager
 def _explained_write_errors(folder: Path) -> Iterator[None]:
     """Turn what the system says of the job's folder into a message; the store does the same for its own."""
@@ -239,13 +291,6 @@ def _check_task(stages: Stages) -> None:
 
 def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher]:
     return [stages.student] if config.evaluate_only else [stages.student, stages.teacher]
-
-
-def _folder_of(stages: Stages, config: DictConfig, models: Sequence[Checkpoint | StoredTeacher]) -> tuple[Path, str]:
-    """The job's folder and digest."""
-    digest = job_digest(stages, evaluate_only=config.evaluate_only, models=models)
-    name = f"{row_of(stages, evaluate_only=config.evaluate_only)}-{stages.dataset.name}-seed{stages.seed}-{digest}"
-    return Path(config.output_root) / name.replace(" ", "_").replace("/", ""), digest
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, PreferencePair
 from rkd.resuming import KeepBest
 from rkd.sharding import ShardableModule
-from rkd.side_by_side import map_over_copies, mean_loss, worker_count
+from rkd.side_by_side import map_over_copies, mean_loss, part_count
 from rkd.supervised import SupervisedTraining, length_batches
 from rkd.training import Training, seeded
 
@@ -73,7 +73,7 @@ class RewardModelModule(ShardableModule):
         self.validate = validate
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        loss, measured = mean_loss(self.scorer, self._loss, in_parts(batch, worker_count(self.scorer)))
+        loss, measured = mean_loss(self.scorer, self._loss, in_parts(batch, part_count(self.scorer)))
         share = share_of_weight(batch.weight, self.device)
         self.log_dict({f"train/{name}": share * value for name, value in measured.items()}, sync_dist=True)
         return share * loss

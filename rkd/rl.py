@@ -34,7 +34,7 @@ from rkd.records import Checkpoint, Query
 from rkd.resuming import HISTORY_FILE, Batches, KeepBest, fit, state_of
 from rkd.rollouts import Collector, KLPenalty, RewardScaling, Rollout, Rollouts, queries_of_rollouts
 from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
-from rkd.side_by_side import is_small, mean_loss, worker_count
+from rkd.side_by_side import is_small, mean_loss, part_count
 from rkd.training import Training, Validate, one_validation, seeded
 
 # Responses in a batch at most, by whether the model is small.
@@ -146,7 +146,7 @@ class PolicyModule(LightningModule):
         for _ in range(options.epochs_per_rollout):
             shuffled = torch.randperm(len(rollout.batch.prompt_ids), generator=order)
             for indices in shuffled.tensor_split(options.minibatches_per_epoch):
-                parts = in_parts(rollout.select_prompts(indices), worker_count(self.policy))
+                parts = in_parts(rollout.select_prompts(indices), part_count(self.policy))
                 loss, measured = mean_loss(self.policy, self.loss, parts)
                 share = share_of_weight(sum(part.weight for _, part in parts), self.device)
                 optimizer.zero_grad()

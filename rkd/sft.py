@@ -23,7 +23,7 @@ from rkd.prompts import PromptTemplate
 from rkd.records import Checkpoint, Query
 from rkd.resuming import KeepBest
 from rkd.sharding import ShardableModule
-from rkd.side_by_side import mean_loss, worker_count
+from rkd.side_by_side import mean_loss, part_count
 from rkd.supervised import SupervisedTraining, length_batches
 from rkd.training import Training, Validate, seeded
 
@@ -61,7 +61,7 @@ class SFTModule(ShardableModule):
         def loss_of(part: ResponseBatch) -> tuple[Tensor, dict[str, Tensor]]:
             return sft_loss(self.policy(part).logprobs, part.response_mask), {}
 
-        loss, _ = mean_loss(self.policy, loss_of, in_parts(batch, worker_count(self.policy)))
+        loss, _ = mean_loss(self.policy, loss_of, in_parts(batch, part_count(self.policy)))
         loss = loss * share_of_weight(batch.weight, self.device)
         self.log("train/loss", loss, sync_dist=True)
         return loss

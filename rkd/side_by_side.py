@@ -29,6 +29,7 @@ Measured = Mapping[str, Tensor]
 """Means over a part of a batch, by name."""
 
 SMALL = 50_000_000  # parameters up to which a model is copied
+PARTS = 2  # of a batch of a small model, on however many cores: how sums are parted decides their last digits
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 
 
@@ -126,7 +127,7 @@ def mean_loss(
 
     Args:
         loss: of one part; what it measured carries no gradient.
-        parts: `worker_count(model)` of them at most, with their weights, whose sum is 1.
+        parts: with their weights, whose sum is 1.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -140,7 +141,9 @@ def mean_loss(
 
     if len(parts) == 1:
         return loss(parts[0][1])
-    values, measured, gradients = zip(*_on_threads(run, parts, len(parts)), strict=True)
+    workers = min(worker_count(model), len(parts))
+    done = _on_threads(run, parts, workers) if workers > 1 else map(run, parts)
+    values, measured, gradients = zip(*done, strict=True)
     means = {name: sum(own[name] for own in measured) for name in measured[0]}
     return _KnownGradients.apply(sum(values), [sum(own) for own in zip(*gradients, strict=True)], *parameters), means
 
@@ -160,10 +163,19 @@ class _KnownGradients(torch.autograd.Function):
 
 def worker_count(model: nn.Module) -> int:
     """How many threads share out the work of the model: all cores for a small one on the CPU, otherwise 1."""
+    return _cores if _is_shared_out(model) else 1
+
+
+def part_count(model: nn.Module) -> int:
+    """In how many parts a batch of the model is worked on; the number of cores does not matter, nor to the result."""
+    return PARTS if _is_shared_out(model) else 1
+
+
+def _is_shared_out(model: nn.Module) -> bool:
     parameters = list(model.parameters())
     on_cpu, is_sharded = parameters[0].device.type == "cpu", isinstance(parameters[0], DTensor)
     is_alone = is_sharded or not on_cpu or torch.is_autocast_enabled("cpu")  # a setting of each thread as well
-    return 1 if is_alone or not is_small(sum(parameter.numel() for parameter in parameters)) else _cores
+    return not is_alone and is_small(sum(parameter.numel() for parameter in parameters))
 
 
 def _on_threads(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:

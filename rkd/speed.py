@@ -18,7 +18,7 @@ from rkd.models import Policy
 from rkd.plan import STUDENT, Work, aligned, short_number
 from rkd.protocols import Sampling
 from rkd.records import Query, Response
-from rkd.side_by_side import SMALL, mean_loss, worker_count
+from rkd.side_by_side import SMALL, mean_loss, part_count, worker_count
 from rkd.stages import FEW_SHOT, TEACHER, Stages
 from rkd.stored import StoredTeacher
 
@@ -129,7 +129,7 @@ def _batch(prompts: Sequence[list[int]], responses: Sequence[list[int]], group_s
 
 def _training_seconds(policy: Policy, batch: ResponseBatch) -> float:
     """Of one forward and backward pass, for each response of the batch; the first pass warms up."""
-    parts = in_parts(batch, worker_count(policy))
+    parts = in_parts(batch, part_count(policy))
 
     def train() -> None:
         mean_loss(policy, lambda part: (policy(part).logprobs.sum(), {}), parts)[0].backward()

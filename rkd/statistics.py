@@ -4,6 +4,7 @@ Shapes: S seeds, N questions. Fractions are in [0, 1].
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,11 +29,12 @@ class PairedComparison:
 
 @dataclass(frozen=True, slots=True)
 class DifferenceInterval:
-    """Mean of a − mean of b, with the ends of its confidence interval."""
+    """Mean of a − mean of b, with the ends of its confidence interval, and the two-sided p-value of no difference."""
 
     difference: float
     low: float
     high: float
+    p_value: float
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -145,7 +147,22 @@ def bootstrap_over_seeds_and_questions(
     differences = np.concatenate([_resampled_differences(a, b, size, generator) for size in sizes if size])
     tail = (1 - confidence) / 2
     low, high = np.quantile(differences, (tail, 1 - tail))
-    return DifferenceInterval(difference=float(a.mean() - b.mean()), low=float(low), high=float(high))
+    # Twice the smaller share of replicates on one side of 0, the observed difference counted as one of them.
+    beyond = 1 + min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    p_value = min(1.0, 2 * beyond / (replicates + 1))
+    return DifferenceInterval(float(a.mean() - b.mean()), float(low), float(high), p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, in the same order: Holm 1979, which bounds the chance of any false finding.
+
+    p̃_(i) = max_{j ≤ i} min(1, (m − j + 1) p_(j))    over the ascending p_(1) … p_(m)
+    """
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
 
 
 def _resampled_differences(

@@ -13,15 +13,13 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from matplotlib.image import imread
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
-
-from rkd.recipes import recipe_digest
 
 log = logging.getLogger(__name__)
 
@@ -32,20 +30,27 @@ class TrackingError(RuntimeError):
     """The backend refused to start; the message says what to do."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunDescription:
+    """What a dashboard calls a run, and what it is filtered and grouped by.
+
+    Args:
+        group: the table that the job belongs to.
+        job_type: the row.
+        tags: at most 64 characters of each are kept, which W&B allows.
+    """
+
+    name: str
+    group: str
+    job_type: str
+    tags: Sequence[str] = ()
+
+
 class Tracker(Protocol):
     """One run of one job: `start`, any number of the others, `finish` in a `finally`."""
 
-    def start(
-        self,
-        config: dict[str, Any],
-        name: str,
-        group: str,
-        tags: list[str],
-        folder: Path,
-        *,
-        run_id: str | None = None,
-    ) -> None:
-        """Open the run; files lie in `folder`. Without `run_id` (the job's digest) it is derived from the rest."""
+    def start(self, config: dict[str, Any], run: RunDescription, folder: Path, *, run_id: str) -> None:
+        """Open the run; files lie in `folder`. `run_id` is the job's digest."""
         ...
 
     def logger_for(self, stage: str) -> Logger | Literal[False]:
@@ -118,16 +123,7 @@ class WandbTracker:
     _folder: Path | None = field(default=None, init=False, repr=False)
     _stages: set[str] = field(default_factory=set, init=False, repr=False)
 
-    def start(
-        self,
-        config: dict[str, Any],
-        name: str,
-        group: str,
-        tags: list[str],
-        folder: Path,
-        *,
-        run_id: str | None = None,
-    ) -> None:
+    def start(self, config: dict[str, Any], run: RunDescription, folder: Path, *, run_id: str) -> None:
         import wandb  # here, not above: it takes a second that CSV files need not pay
 
         _refuse_second_start(self._run)
@@ -137,12 +133,13 @@ class WandbTracker:
             self._run = wandb.init(
                 project=self.project,
                 entity=self.entity,
-                name=name,
-                group=group,
-                tags=tags,
+                name=run.name,
+                group=run.group,
+                job_type=run.job_type,
+                tags=[tag[:64] for tag in run.tags],
                 config=config,
                 dir=folder,
-                id=run_id or recipe_digest("run", {"config": config, "name": name, "group": group}),
+                id=run_id,
                 mode=mode,
                 resume="allow" if mode == "online" else None,  # offline W&B warns and starts a second folder of this id
                 reinit="create_new",  # never the run that an earlier job of this process left open
@@ -215,20 +212,10 @@ class CsvTracker:
     _folder: Path | None = field(default=None, init=False, repr=False)
     _loggers: dict[str, CSVLogger] = field(default_factory=dict, init=False, repr=False)
 
-    def start(
-        self,
-        config: dict[str, Any],
-        name: str,
-        group: str,
-        tags: list[str],
-        folder: Path,
-        *,
-        run_id: str | None = None,
-    ) -> None:
+    def start(self, config: dict[str, Any], run: RunDescription, folder: Path, *, run_id: str) -> None:
         _refuse_second_start(self._folder)
-        run = {"name": name, "group": group, "tags": tags, "id": run_id, "config": config}
         self._folder, self._loggers = folder / "tracking", {}
-        _write_json(self._folder / "config.json", run)
+        _write_json(self._folder / "config.json", {**asdict(run), "id": run_id, "config": config})
 
     def logger_for(self, stage: str) -> StageLogger:
         return StageLogger(stage, _started(self._folder), self._write)
@@ -279,19 +266,10 @@ class TensorBoardTracker:
 
     _logger: TensorBoardLogger | None = field(default=None, init=False, repr=False)
 
-    def start(
-        self,
-        config: dict[str, Any],
-        name: str,
-        group: str,
-        tags: list[str],
-        folder: Path,
-        *,
-        run_id: str | None = None,
-    ) -> None:
+    def start(self, config: dict[str, Any], run: RunDescription, folder: Path, *, run_id: str) -> None:
         _refuse_second_start(self._logger)
         self._logger = TensorBoardLogger(folder, name="", version="tensorboard")
-        self._add_json("config", {"name": name, "group": group, "tags": tags, "id": run_id, "config": config})
+        self._add_json("config", {**asdict(run), "id": run_id, "config": config})
 
     def logger_for(self, stage: str) -> StageLogger:
         return StageLogger(stage, Path(_started(self._logger).log_dir), self._write)

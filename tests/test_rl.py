@@ -21,7 +21,7 @@ from rkd.recipes import as_recipe
 from rkd.records import Checkpoint
 from rkd.rl import RL, NoRL, Optimisation, PolicyModule
 from rkd.rollouts import KLPenalty, RewardScaling, Rollout, Rollouts, queries_of_rollouts
-from rkd.tracking import CsvTracker
+from rkd.tracking import CsvTracker, RunDescription
 from rkd.training import Training
 
 QUERIES = tiny_world.queries(400, 16)
@@ -219,7 +219,7 @@ def test_rewards_that_are_all_alike_are_no_divergence(student, tmp_path):
 
 def test_every_rollout_reaches_the_tracker(student, tmp_path):
     tracker = CsvTracker()
-    tracker.start({}, "row", "group", [], tmp_path)
+    tracker.start({}, RunDescription(name="row", group="group", job_type="row"), tmp_path, run_id="0")
     stage = changed(STAGE, episodes=12 * STAGE.rollouts.responses_per_rollout)
     fit(stage, student, tmp_path / "rl", logger=tracker.logger_for("rl"))
     tracker.finish()

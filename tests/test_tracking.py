@@ -13,7 +13,7 @@ import torch
 import yaml
 from matplotlib.image import imsave
 
-from rkd.tracking import CsvTracker, NoTracker, TensorBoardTracker, WandbTracker, wandb_mode
+from rkd.tracking import CsvTracker, NoTracker, RunDescription, TensorBoardTracker, WandbTracker, wandb_mode
 
 TRACKING_CONFIGS = sorted((Path(__file__).parent.parent / "conf" / "tracking").glob("*.yaml"))
 
@@ -47,6 +47,9 @@ def train(logger, folder: Path, steps: int) -> None:
     trainer.fit(CountingModule(), torch.utils.data.DataLoader(torch.ones(8, 1), batch_size=1))
 
 
+RUN = RunDescription(name="Ours", group="table3", job_type="Ours")
+
+
 def inspect_run(folder: Path) -> dict:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", "--summary", str(folder)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
@@ -72,9 +75,9 @@ def logged_out(monkeypatch, tmp_path):
 def test_two_jobs_of_one_process_give_two_wandb_runs_with_their_own_config(tmp_path, offline):  # noqa: ARG001
     for seed in (0, 1):
         tracker = WandbTracker(project="rkd-test")
-        tracker.start(
-            {"seed": seed, f"only_in_{seed}": True}, f"row{seed}", "table3", ["mini"], tmp_path / f"job{seed}"
-        )
+        described = RunDescription(name=f"row{seed}", group="table3", job_type="Ours", tags=["mini"])
+        config = {"seed": seed, f"only_in_{seed}": True}
+        tracker.start(config, described, tmp_path / f"job{seed}", run_id=f"digest{seed}")
         tracker.log_summary({"accuracy": 0.25 + seed / 2})
         tracker.finish()
     runs = [offline_runs(tmp_path / f"job{seed}") for seed in (0, 1)]
@@ -86,13 +89,13 @@ def test_two_jobs_of_one_process_give_two_wandb_runs_with_their_own_config(tmp_p
     ]
     assert [run["name"] for run in contents] == ["row0", "row1"]
     assert [run["summary"]["accuracy"] for run in contents] == [0.25, 0.75]
-    assert contents[0]["run_id"] != contents[1]["run_id"]
+    assert [run["run_id"] for run in contents] == ["digest0", "digest1"]
 
 
 def test_job_that_never_finished_its_run_does_not_receive_the_next_jobs_metrics(tmp_path, offline):  # noqa: ARG001
     forgetful, next_job = WandbTracker(project="rkd-test"), WandbTracker(project="rkd-test")
-    forgetful.start({"seed": 0}, "first", "g", [], tmp_path / "first")
-    next_job.start({"seed": 1}, "second", "g", [], tmp_path / "second")
+    forgetful.start({"seed": 0}, RUN, tmp_path / "first", run_id="first")
+    next_job.start({"seed": 1}, RUN, tmp_path / "second", run_id="second")
     next_job.log_summary({"accuracy": 0.5})
     next_job.finish()
     forgetful.finish(exit_code=1)
@@ -104,7 +107,7 @@ def test_job_that_never_finished_its_run_does_not_receive_the_next_jobs_metrics(
 
 def test_stages_of_one_job_share_a_wandb_run_and_keep_their_own_steps(tmp_path, offline):  # noqa: ARG001
     tracker = WandbTracker(project="rkd-test")
-    tracker.start({}, "row", "group", [], tmp_path)
+    tracker.start({}, RUN, tmp_path, run_id="0")
     train(tracker.logger_for("sft"), tmp_path, steps=4)
     train(tracker.logger_for("rl"), tmp_path, steps=2)
     tracker.log_table("answers", ["question", "answer"], [["q0", None], ["q1", 7]])
@@ -121,16 +124,6 @@ def test_stages_of_one_job_share_a_wandb_run_and_keep_their_own_steps(tmp_path, 
     assert (summary["rl/step"], summary["rl/reward"]) == (1, 11.0)
     assert summary["answers"]["nrows"] == 2
     assert summary["curve"]["_type"] == "image-file"
-
-
-def test_same_job_gets_the_same_run_id(tmp_path, offline):  # noqa: ARG001
-    ids = []
-    for name in ("first", "again", "other"):
-        tracker = WandbTracker(project="rkd-test")
-        tracker.start({"seed": int(name == "other")}, "row", "group", [], tmp_path / name)
-        tracker.finish()
-        ids.append(offline_runs(tmp_path / name)[0].name.split("-")[-1])  # offline-run-<time>-<id>
-    assert ids[0] == ids[1] != ids[2]
 
 
 def test_without_credentials_wandb_stays_offline(logged_out):  # noqa: ARG001
@@ -156,7 +149,7 @@ def test_wandb_mode_of_the_environment_wins_over_a_login(logged_out, monkeypatch
 
 def test_csv_tracker_writes_a_history_per_stage(tmp_path):
     tracker = CsvTracker()
-    tracker.start({"seed": 3}, "row", "group", ["mini"], tmp_path)
+    tracker.start({"seed": 3}, RUN, tmp_path, run_id="0")
     train(tracker.logger_for("sft"), tmp_path, steps=2)
     train(tracker.logger_for("rl"), tmp_path, steps=3)
     tracker.log_table("final/table", ["model", "n"], [["Ours", 4]])
@@ -172,7 +165,7 @@ def test_csv_tracker_writes_a_history_per_stage(tmp_path):
 
 def test_csv_history_survives_a_metric_that_appears_late(tmp_path):
     tracker = CsvTracker()
-    tracker.start({}, "row", "group", [], tmp_path)
+    tracker.start({}, RUN, tmp_path, run_id="0")
     logger = tracker.logger_for("rl")
     logger.log_metrics({"reward": 1.0}, step=0)
     logger.log_metrics({"rl/reward": 2.0, "validation_accuracy": 0.5}, step=1)
@@ -187,7 +180,7 @@ def test_tensorboard_tracker_keeps_scalars_tables_and_images_of_all_stages(tmp_p
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     tracker = TensorBoardTracker()
-    tracker.start({"seed": 0}, "row", "group", [], tmp_path)
+    tracker.start({"seed": 0}, RUN, tmp_path, run_id="0")
     train(tracker.logger_for("sft"), tmp_path, steps=2)
     train(tracker.logger_for("rl"), tmp_path, steps=3)
     tracker.log_table("final", ["model", "n"], [["Ours", 4]])
@@ -204,7 +197,7 @@ def test_tensorboard_tracker_keeps_scalars_tables_and_images_of_all_stages(tmp_p
 
 def test_no_tracker_gives_lightning_no_logger(tmp_path):
     tracker = NoTracker()
-    tracker.start({}, "row", "group", [], tmp_path)
+    tracker.start({}, RUN, tmp_path, run_id="0")
     assert tracker.logger_for("sft") is False
     tracker.finish()
     assert list(tmp_path.iterdir()) == []
@@ -212,9 +205,9 @@ def test_no_tracker_gives_lightning_no_logger(tmp_path):
 
 def test_starting_twice_without_finish_is_refused(tmp_path):
     tracker = CsvTracker()
-    tracker.start({}, "row", "group", [], tmp_path)
+    tracker.start({}, RUN, tmp_path, run_id="0")
     with pytest.raises(RuntimeError, match=r"still open: call `finish\(\)`"):
-        tracker.start({}, "row", "group", [], tmp_path)
+        tracker.start({}, RUN, tmp_path, run_id="0")
 
 
 def test_logging_before_start_is_refused_and_finish_without_a_run_is_not():

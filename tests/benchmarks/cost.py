@@ -23,7 +23,7 @@ from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.losses import sft_loss
 from rkd.models import Policy
 from rkd.protocols import Sampling
-from rkd.side_by_side import cores, map_over_forks, mean_loss, worker_count
+from rkd.side_by_side import cores, map_over_forks, mean_loss, part_count
 
 LIMIT, NEVER = 20.0, 1_000_000  # seconds; an end-of-sequence token that no model has
 BATCHES = [2**power for power in range(11)]
@@ -48,7 +48,7 @@ class Cost:
         """Tokens per second, the prompts shared out to the cores."""
         ids, mask = pad(self.prompts[:prompts], 0, left=True)
         setting = Sampling(1.0, samples, tokens)
-        per_batch = max(1, min(BATCH_RESPONSES[True] // samples, -(-prompts // worker_count(self.model))))
+        per_batch = max(1, min(BATCH_RESPONSES[True] // samples, -(-prompts // part_count(self.model))))
 
         def decode(model: PreTrainedModel, own: torch.Tensor) -> int:
             uniforms = torch.rand(len(own) * samples, tokens, dtype=torch.float64)
@@ -73,7 +73,7 @@ class Cost:
 
         def step() -> int:
             policy.zero_grad()
-            mean_loss(policy, loss, in_parts(batch, worker_count(policy)))[0].backward()
+            mean_loss(policy, loss, in_parts(batch, part_count(policy)))[0].backward()
             return responses * tokens
 
         return rate(step)

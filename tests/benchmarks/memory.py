@@ -86,11 +86,11 @@ def train(module: Any, loss: Callable[[Any], Any], parts: Any) -> None:
     import torch
 
     from rkd.batches import in_parts
-    from rkd.side_by_side import mean_loss, worker_count
+    from rkd.side_by_side import mean_loss, part_count
 
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
     for _ in range(3):
-        value, _ = mean_loss(module, lambda part: (loss(part), {}), in_parts(parts, worker_count(module)))
+        value, _ = mean_loss(module, lambda part: (loss(part), {}), in_parts(parts, part_count(module)))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -137,22 +137,22 @@ def reward_model() -> tuple[int, dict[str, float]]:
 
 
 def sampling() -> tuple[int, dict[str, float]]:
-    """256 responses to 32 prompts; each worker samples with a copy of the model."""
+    """256 responses to 32 prompts, in two batches on one core; on several each is sampled in a fork, which has as much."""
     from rkd.generation import LocalGenerator
     from rkd.loading import load_tokenizer
     from rkd.protocols import Sampling
-    from rkd.side_by_side import worker_count
+    from rkd.side_by_side import cores
 
     stages, tokenizer = mini_stages(), load_tokenizer(checkpoint("mini_1"))
     queries = stages.dataset.training_queries()[:RL_QUERIES]
-    with Peak() as peak:
+    with cores(1, small_models=True), Peak() as peak:
         lm = model()
         generator = LocalGenerator("random", lm, tokenizer, stages.zero_shot, batch_responses=RL_QUERIES * SAMPLES // 2)
         sampled = generator.sample(queries, Sampling(1.0, SAMPLES, RESPONSE_TOKENS), 0)
     size = sum(parameter.nbytes for parameter in lm.parameters())
     places = len(queries) * sampled.prompt_ids.shape[1] + len(sampled.response_ids) * RESPONSE_TOKENS
     cache = 2 * MODEL["num_hidden_layers"] * MODEL["hidden"] * 4 * places
-    return peak.bytes, {"models": (1 + worker_count(lm)) * size, "keys_and_values": cache}
+    return peak.bytes, {"models": size, "keys_and_values": cache / 2}
 
 
 def rl() -> tuple[int, dict[str, float]]:

@@ -1,0 +1,232 @@
+"""Sweeps: `python run.py -m ...` enters, jobs leave in the order in which they share most, each cell of a table once.
+
+A table's sweep (`sweeps/NAME.yaml`) lists products of choices: the union of these is run. What the command line sets
+replaces a product's own choice. Jobs that are the same are run once, finished ones not at all, and one that fails stops
+none of the others. Hydra finds it by `rkd/plugins`.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, RunMode, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+# Groups whose choice decides what a stage makes, by how early that is: jobs that are alike in the first share the
+# teacher's responses, in the first two the SFT student, in all three the reward model.
+SHARED = (
+    ("dataset", "teacher", "teacher_samples", "labels", "sampling_seed"),
+    ("student", "teaching_set", "sft", "seed"),
+    ("student_samples", "pairs", "reward_model", "dpo"),
+)
+TRAINED = ("sft", "dpo", "reward_model", "rl")
+PLAIN = re.compile(r"[\w./+-]+")
+PLAIN_GROUP = re.compile(r"\w+")  # those of the primary config, not what their options choose in turn
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep: its overrides, its folder, and what was chosen for it."""
+
+    overrides: tuple[str, ...]
+    folder: Path
+    choices: Mapping[str, Any]
+    is_finished: bool
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A named sweep, or, without a name, the product of what the command line lists."""
+
+    name: str | None
+    table: Mapping[str, Any] | None
+    products: Sequence[Mapping[str, Any]]
+
+
+class UnionSweeper(Sweeper):
+    """Unions of products, each job once.
+
+    Args:
+        products: of the sweep chosen: mappings from a key to a value or a list of them.
+        sweeps: further sweeps that belong to it, by name.
+        max_batch_size, params: of Hydra's basic sweeper, and without meaning here but for `params`, one more product.
+    """
+
+    def __init__(
+        self,
+        products: Sequence[Mapping[str, Any]] = (),
+        sweeps: Sequence[str] = (),
+        params: Mapping[str, Any] | None = None,
+        max_batch_size: int | None = None,  # noqa: ARG002
+    ) -> None:
+        super().__init__()
+        self.products, self.sweeps, self.params = products, sweeps, params
+        self.config: DictConfig | None = None
+        self.context: HydraContext | None = None
+        self.launcher: Launcher | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """See Hydra's `Sweeper`."""
+        self.config, self.context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Plan all jobs, note what tables they belong to, run those that have not finished.
+
+        Raises:
+            JobError: a job failed; the others ran.
+        """
+        from rkd.job import JobError
+        from rkd.table_files import write_manifest
+
+        given = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(arguments)
+        jobs: dict[Path, Job] = {}
+        for sweep in self._sweeps(given):
+            own = {job.folder: job for job in self._jobs(sweep, given)}
+            if sweep.table is not None:
+                choices = {str(folder): job.choices for folder, job in own.items()}
+                print(f"{write_manifest(Path(self.config.table_root), sweep.table, choices)}: {len(own)} jobs")
+            for folder, job in own.items():
+                jobs.setdefault(folder, job)
+        missing = [job for job in jobs.values() if not job.is_finished]
+        print(f"{len(jobs)} jobs, {len(jobs) - len(missing)} of them finished before.", flush=True)
+        returned = self.launcher.launch([job.overrides for job in missing], initial_job_idx=0) if missing else []
+        failed = [job.folder for job, one in zip(missing, returned, strict=True) if one.status.name != "COMPLETED"]
+        if failed:
+            raise JobError(f"{len(failed)} of {len(missing)} jobs failed: " + ", ".join(map(str, failed)))
+        return returned
+
+    def _sweeps(self, given: Sequence[Override]) -> Iterator[Sweep]:
+        """What is to be run: the sweeps that are named and those that belong to them, each once, in order."""
+        named = [value for one in given if one.key_or_group == "sweeps" for value in _values(one)]
+        if not named:
+            yield Sweep(None, None, [self.params or {}])
+        done: set[str] = set()
+        while named:
+            name = named.pop(0)
+            if name not in done:
+                done.add(name)
+                config = self._config_of(name, given)
+                sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+                named = [*sweeper.get("sweeps", []), *named]
+                products = [*sweeper.get("products", []), *([sweeper["params"]] if sweeper.get("params") else [])]
+                table = OmegaConf.to_container(config.table, resolve=True) if config.get("table") else None
+                if products:
+                    yield Sweep(name, table, products)
+
+    def _config_of(self, name: str, given: Sequence[Override]) -> DictConfig:
+        """The configuration with the sweep chosen, whatever else the command line sets, lists apart."""
+        plain = [one.input_line for one in given if one.key_or_group != "sweeps" and not one.is_sweep_override()]
+        return self.context.config_loader.load_configuration(
+            config_name=self.config.hydra.job.config_name,
+            overrides=[*self.config.hydra.overrides.hydra, f"sweeps={name}", *plain],
+            run_mode=RunMode.MULTIRUN,
+        )
+
+    def _jobs(self, sweep: Sweep, given: Sequence[Override]) -> list[Job]:
+        """The different jobs of a sweep, in the order to run them in."""
+        chosen = [[f"sweeps={sweep.name}"]] if sweep.name else []
+        on_command_line = {one.get_key_element(): list(_values(one)) for one in given if one.key_or_group != "sweeps"}
+        lines: dict[tuple[str, ...], None] = {}
+        for product in sweep.products:
+            axes = {key: _listed(value) for key, value in product.items()} | on_command_line
+            settings = [[f"{key}={value}" for value in values] for key, values in axes.items()]
+            lines |= dict.fromkeys(itertools.product(*chosen, *settings))
+        jobs = {job.folder: job for job in map(self._planned, lines)}
+        return shared_first(list(jobs.values()))
+
+    def _planned(self, overrides: tuple[str, ...]) -> Job:
+        from rkd.job import place_of
+
+        config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        options = {key: value for key, value in config.hydra.runtime.choices.items() if PLAIN_GROUP.fullmatch(key)}
+        set_values = {one.get_key_element().lstrip("+"): one.value() for one in parsed}
+        choices = {**options, "seed": config.seed, **set_values}
+        choices.pop("sweeps", None)
+        with _seen_by_hydra(config):
+            place = place_of(config)
+        return Job(overrides, place.folder, choices, place.is_finished)
+
+
+def shared_first(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs in such an order that workers side by side seldom wait for a stage that another one is making.
+
+    First one job for each teacher's responses, then one for each SFT student, then one for each reward model, then
+    the others; of those that would do, the one that trains least.
+    """
+    seen: set[tuple[Any, ...]] = set()
+    depths = {}
+    for job in sorted(jobs, key=lambda job: sum(job.choices.get(stage) != "none" for stage in TRAINED)):
+        prefixes = _prefixes(job.choices)
+        depths[job.folder] = next((d for d, prefix in enumerate(prefixes) if prefix not in seen), len(prefixes))
+        seen.update(prefixes)
+    return sorted(jobs, key=lambda job: depths[job.folder])
+
+
+def _prefixes(choices: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """What a job shares with others of the same teacher, SFT student and reward model, in turn."""
+    prefix: tuple[Any, ...] = ()
+    prefixes = []
+    for groups in SHARED:
+        prefix += tuple(
+            (key, str(value)) for key, value in sorted(choices.items()) if key.partition(".")[0] in groups
+        )  # fmt: skip
+        prefixes.append(prefix)
+    return prefixes
+
+
+def _values(override: Override) -> Iterator[str]:
+    """The values that an override lists, as the command line would write them."""
+    if not override.is_sweep_override():
+        yield override.get_value_element_as_str()
+    elif override.is_discrete_sweep():
+        yield from override.sweep_string_iterator()
+    else:
+        raise HydraException(
+            f"{override.input_line}: a sweep lists its values, as in `seed=0,1,2`; for a search over an interval "
+            "choose another sweeper, as `hydra/sweeper=optuna`."
+        )
+
+
+def _listed(value: Any) -> list[str]:
+    values = value if isinstance(value, list | tuple) else str(value).split(",") if isinstance(value, str) else [value]
+    return [_written(one) for one in values]
+
+
+def _written(value: Any) -> str:
+    """A value as an override has it."""
+    if isinstance(value, str):
+        return value if PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value)
+
+
+def _seen_by_hydra(config: DictConfig) -> Any:
+    """A context in which `${hydra:…}` in the configuration stands for that of this job."""
+    import contextlib
+
+    from hydra.core.hydra_config import HydraConfig
+
+    @contextlib.contextmanager
+    def seen() -> Iterator[None]:
+        before = HydraConfig.instance().cfg
+        HydraConfig.instance().cfg = None
+        HydraConfig.instance().set_config(config)
+        try:
+            yield
+        finally:
+            HydraConfig.instance().cfg = before
+
+    return seen()

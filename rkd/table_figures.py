@@ -1,0 +1,206 @@
+"""Figures of tables: an evaluated table enters, a PNG leaves. One style; colours that the colour-blind can tell apart.
+
+Fractions become percent here. A figure is named in a table's description (`figure: {_target_: …}`).
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rkd.summaries import OWN, Summary
+from rkd.tables import Cell, Column, Evaluated, matching
+
+# Okabe and Ito's palette, black last.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+PAPER_COLOUR = "#666666"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dots:
+    """A panel for each column: rows down the side, the mean with its deviation, each seed, and the paper's value."""
+
+    def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:  # noqa: ARG002
+        """Write the PNG."""
+        columns, lines = evaluated.table.columns, evaluated.lines
+        figure = _figure(2.2 + 2.9 * len(columns), 1.1 + 0.27 * len(lines) + 0.3 * len(evaluated.table.groups))
+        panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+        heights = self._heights(evaluated)
+        for place, (axes, column) in enumerate(zip(panels, columns, strict=True)):
+            for line, height in zip(lines, heights, strict=True):
+                _dot(axes, column, line.cells[place], height, is_teacher=line.row.model != OWN)
+            axes.set_title(column.label, loc="left", fontsize=10, fontweight="bold")
+            axes.set_xlabel(_axis_label(column), fontsize=9)
+            _bare(axes, grid="x")
+        for group in evaluated.table.groups:
+            if group.label:
+                top = min(h for line, h in zip(lines, heights, strict=True) if line.group is group)
+                panels[0].annotate(
+                    f" {group.label}", (0, top - 0.8), xycoords=("axes fraction", "data"), fontsize=9, color="#333333",
+                    ha="left", va="center", annotation_clip=False,
+                )  # fmt: skip
+        panels[0].set_yticks(heights, [line.label for line in lines], fontsize=9)
+        panels[0].set_ylim(max(heights) + 0.7, min(heights) - (1.3 if lines[0].group.label else 0.7))
+        _legend_of_dots(figure, panels[0], with_paper=any(c.published is not None for one in lines for c in one.cells))
+        _write(figure, path)
+
+    def _heights(self, evaluated: Evaluated) -> list[float]:
+        heights, height, group = [], 0.0, None
+        for line in evaluated.lines:
+            if line.group is not group:
+                height += 1.6 if line.group.label else 0.5
+                group = line.group
+            else:
+                height += 1
+            heights.append(height)
+        return heights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines:
+    """The rows as points along a numeric axis: a panel for each column, a line for each group, a band of deviations.
+
+    Args:
+        x_label: of the axis.
+        x: the number that each row stands at, by its label.
+    """
+
+    x_label: str
+    x: Mapping[str, float]
+
+    def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:  # noqa: ARG002
+        """Write the PNG."""
+        columns = evaluated.table.columns
+        figure = _figure(3.6 * len(columns) + 0.4, 3.2)
+        panels = figure.subplots(1, len(columns), squeeze=False)[0]
+        for place, (axes, column) in enumerate(zip(panels, columns, strict=True)):
+            for number, group in enumerate(evaluated.table.groups):
+                points = [
+                    (self.x[line.label], line.cells[place])
+                    for line in evaluated.lines
+                    if line.group is group and line.label in self.x and line.cells[place].mean is not None
+                ]
+                _band(
+                    axes, number, group.label, [(x, [_scaled(column, v) for v in c.values.values()]) for x, c in points]
+                )
+            axes.set_title(column.label, loc="left", fontsize=10, fontweight="bold")
+            axes.set_xlabel(self.x_label, fontsize=9)
+            axes.set_ylabel(_axis_label(column), fontsize=9)
+            _bare(axes, grid="y")
+            if any(group.label for group in evaluated.table.groups):
+                axes.legend(frameon=False, fontsize=8)
+        _write(figure, path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histories:
+    """What a training measured on its way: a line for each row, means over seeds with a band of deviations.
+
+    Args:
+        stage: whose history.
+        x: its field along the axis, and `x_label` what it is called.
+        y: its field that is drawn, a fraction; `y_label` likewise.
+    """
+
+    stage: str
+    x: str
+    x_label: str
+    y: str
+    y_label: str
+
+    def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:
+        """Write the PNG: a panel for each group."""
+        groups = evaluated.table.groups
+        figure = _figure(4.6 * len(groups) + 0.4, 3.4)
+        panels = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
+        for axes, group in zip(panels, groups, strict=True):
+            for number, (label, row) in enumerate(group.rows.items()):
+                by_x: dict[float, list[float]] = {}
+                for one in matching(summaries, {**group.jobs, **row.jobs}):
+                    for entry in one.histories.get(self.stage, []):
+                        if self.x in entry and self.y in entry:
+                            by_x.setdefault(entry[self.x], []).append(100 * entry[self.y])
+                _band(axes, number, label, sorted(by_x.items()))
+            axes.set_title(group.label, loc="left", fontsize=10, fontweight="bold")
+            axes.set_xlabel(self.x_label, fontsize=9)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+            _bare(axes, grid="y")
+            axes.legend(frameon=False, fontsize=8)
+        panels[0].set_ylabel(self.y_label, fontsize=9)
+        _write(figure, path)
+
+
+def _band(axes: Axes, number: int, label: str, points: Sequence[tuple[float, Sequence[float]]]) -> None:
+    """A line through the means of the values at each point, and a band of their deviations."""
+    if not points:
+        return
+    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+    xs = [x for x, _ in points]
+    means = [statistics.mean(values) for _, values in points]
+    spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in points]
+    axes.plot(xs, means, color=colour, marker=marker, markersize=4, linewidth=1.6, label=label)
+    lows, highs = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+    axes.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
+
+
+def _dot(axes: Axes, column: Column, cell: Cell, height: float, *, is_teacher: bool) -> None:
+    colour, marker = (COLOURS[1], "s") if is_teacher else (COLOURS[0], "o")
+    if cell.mean is not None:
+        spread = _scaled(column, cell.deviation or 0.0)
+        axes.errorbar(
+            _scaled(column, cell.mean),
+            height,
+            xerr=spread or None,
+            color=colour,
+            marker=marker,
+            markersize=6,
+            capsize=3,
+        )
+        if cell.deviation is not None:
+            values = [_scaled(column, value) for value in cell.values.values()]
+            axes.plot(values, [height] * len(values), "|", color=colour, alpha=0.6, markersize=8)
+    if cell.published is not None:
+        axes.plot(cell.published, height, "D", color=PAPER_COLOUR, markerfacecolor="none", markersize=5)
+
+
+def _legend_of_dots(figure: Figure, axes: Axes, *, with_paper: bool) -> None:
+    handles = [
+        axes.plot([], [], "o", color=COLOURS[0])[0],
+        axes.plot([], [], "s", color=COLOURS[1])[0],
+        axes.plot([], [], "D", color=PAPER_COLOUR, markerfacecolor="none")[0],
+    ]
+    labels = ["here, mean ± deviation over seeds", "here, the teacher", "in the paper, with its own models"]
+    kept = 3 if with_paper else 2
+    figure.legend(handles[:kept], labels[:kept], loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    return figure
+
+
+def _bare(axes: Axes, *, grid: str) -> None:
+    axes.grid(axis=grid, color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _axis_label(column: Column) -> str:
+    if column.test_set is not None:
+        return "accuracy (%)"
+    return {"percent": "share (%)", "seconds": "time (s)", "number": "value"}[column.unit]
+
+
+def _scaled(column: Column, value: float) -> float:
+    return 100 * value if column.unit == "percent" else value
+
+
+def _write(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

@@ -1,0 +1,133 @@
+"""The files of a table: what jobs it is made of, their summaries, and the table as text and figure.
+
+tables/NAME.jobs.json       the table's description, and its jobs with their choices; written by the sweep
+tables/NAME.results.jsonl   a summary of each job that has ended
+tables/NAME.md .csv .tex .json .png     made anew from these whenever a job ends
+
+python -m rkd.table_files tables/table3.jobs.json      make them anew, without any job
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from hydra.utils import instantiate
+
+from rkd.files import write_whole
+from rkd.results import RESULT_FILE, read_result
+from rkd.summaries import Summary, read_summaries, summarize, write_summaries
+from rkd.table_text import as_json, comma_separated, latex, markdown
+from rkd.tables import Claim, Column, Evaluated, Group, Row, Table
+
+MANIFEST, RESULTS = ".jobs.json", ".results.jsonl"
+
+
+def build_table(plain: Mapping[str, Any]) -> Table:
+    """A table from its description in `sweeps/NAME.yaml`, resolved.
+
+    Raises:
+        ValueError: it has a field that there is not, lacks one, or does not fit together.
+    """
+    try:
+        fields = dict(plain)
+        groups = [
+            Group(**{**group, "rows": {label: Row(**(row or {})) for label, row in group["rows"].items()}})
+            for group in fields.pop("groups")
+        ]
+        columns = [Column(**column) for column in fields.pop("columns")]
+        claims = [Claim(**claim) for claim in fields.pop("claims", [])]
+        figure = instantiate(fields.pop("figure", None), _convert_="all")
+        return Table(columns=columns, groups=groups, claims=claims, figure=figure, **fields)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"table {plain.get('name', 'without name')}: {error}. See sweeps/table3.yaml.") from error
+
+
+def write_manifest(root: Path, table: Mapping[str, Any], jobs: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Note the jobs of a table, their folders with their choices, and make it of those that have ended already.
+
+    Jobs of an earlier sweep of the table that are not among them no longer belong to it.
+    """
+    build_table(table)  # a faulty description is refused before any job runs
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / f"{table['name']}{MANIFEST}"
+    content = {"table": table, "jobs": {str(folder): dict(choices) for folder, choices in jobs.items()}}
+    with _lock(path):
+        write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        render(path)
+    return markdown_file(path)
+
+
+def update_tables(root: Path, folder: Path) -> list[str]:
+    """Make the tables anew that a job belongs to, which has just ended; of each, where it is and how far."""
+    made = []
+    for path in sorted(root.glob(f"*{MANIFEST}")) if root.is_dir() else []:
+        if str(folder) in json.loads(path.read_text(encoding="utf-8"))["jobs"]:
+            with _lock(path):
+                evaluated = render(path)
+            made.append(f"{markdown_file(path)}: {evaluated.finished} of {evaluated.jobs} jobs finished")
+    return made
+
+
+def markdown_file(manifest: Path) -> Path:
+    """Where the table of a manifest is."""
+    return manifest.with_name(manifest.name.removesuffix(MANIFEST) + ".md")
+
+
+def render(manifest: Path) -> Evaluated:
+    """Make a table's files from its manifest and the results of its jobs.
+
+    Where a job's folder is not here, its summary beside the manifest is taken.
+    """
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    table = build_table(content["table"])
+    stem = manifest.name.removesuffix(MANIFEST)
+    results = manifest.with_name(stem + RESULTS)
+    kept = {one.job: one for one in read_summaries(results)} if results.is_file() else {}
+    summaries = [_summary(Path(folder), choices, kept) for folder, choices in content["jobs"].items()]
+    write_summaries(results, [one for one in summaries if _has_ended(one)])
+    evaluated = table.evaluate(summaries)
+    texts = {"md": markdown(evaluated), "csv": comma_separated(evaluated), "tex": latex(evaluated)}
+    texts["json"] = as_json(evaluated)
+    if table.figure is not None and evaluated.finished:
+        table.figure.draw(evaluated, summaries, manifest.with_name(f"{stem}.png"))
+        texts["md"] += f"\n![{table.title}]({stem}.png)\n"
+    for ending, text in texts.items():
+        write_whole(manifest.with_name(f"{stem}.{ending}"), text)
+    return evaluated
+
+
+def _summary(folder: Path, choices: Mapping[str, Any], kept: Mapping[str, Summary]) -> Summary:
+    """Of the job's result; else the one that was kept; else one that says that nothing is there yet."""
+    if (folder / RESULT_FILE).is_file():
+        return summarize(read_result(folder), folder.name, choices)
+    return kept.get(folder.name) or Summary(
+        folder.name, "", choices.get("seed", 0), dict(choices), None, "", {}, {}, {}
+    )
+
+
+def _has_ended(summary: Summary) -> bool:
+    return bool(summary.models or summary.values or summary.failure)
+
+
+def _lock(manifest: Path) -> FileLock:
+    return FileLock(manifest.with_name(f".{manifest.name}.lock"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: make tables anew from what their jobs left."""
+    parser = argparse.ArgumentParser(prog="python -m rkd.table_files", description="Make tables from result files.")
+    parser.add_argument("manifests", nargs="+", type=Path, help="tables/NAME.jobs.json")
+    for manifest in parser.parse_args(arguments).manifests:
+        if not manifest.is_file() or not manifest.name.endswith(MANIFEST):
+            parser.error(f"{manifest}: give a file NAME{MANIFEST}, as `python run.py -m sweeps=NAME` writes it.")
+        render(manifest)
+        print(markdown_file(manifest).read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
