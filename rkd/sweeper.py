@@ -16,6 +16,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -30,16 +31,20 @@ SHARED = (
     ("student_samples", "pairs", "reward_model", "dpo"),
 )
 TRAINED = ("sft", "dpo", "reward_model", "rl")
+STAGE_VALUE = re.compile(rf"\+{{0,2}}({'|'.join(TRAINED)})\.")
 PLAIN = re.compile(r"[\w./+-]+")
 PLAIN_GROUP = re.compile(r"\w+")  # those of the primary config, not what their options choose in turn
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep: its overrides, its folder, and what was chosen for it."""
+    """One job of a sweep: its overrides, its folder, and what was chosen for it.
+
+    A job that there cannot be has no folder; it is launched all the same, to say why.
+    """
 
     overrides: tuple[str, ...]
-    folder: Path
+    folder: Path | None
     choices: Mapping[str, Any]
     is_finished: bool
 
@@ -92,20 +97,21 @@ class UnionSweeper(Sweeper):
         from rkd.table_files import write_manifest
 
         given = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(arguments)
-        jobs: dict[Path, Job] = {}
+        jobs: dict[Any, Job] = {}
         for sweep in self._sweeps(given):
-            own = {job.folder: job for job in self._jobs(sweep, given)}
+            own = self._jobs(sweep, given)
             if sweep.table is not None:
-                choices = {str(folder): job.choices for folder, job in own.items()}
+                choices = {str(job.folder): job.choices for job in own if job.folder is not None}
                 print(f"{write_manifest(Path(self.config.table_root), sweep.table, choices)}: {len(own)} jobs")
-            for folder, job in own.items():
-                jobs.setdefault(folder, job)
+            for job in own:
+                jobs.setdefault(job.folder or job.overrides, job)
         missing = [job for job in jobs.values() if not job.is_finished]
         print(f"{len(jobs)} jobs, {len(jobs) - len(missing)} of them finished before.", flush=True)
         returned = self.launcher.launch([job.overrides for job in missing], initial_job_idx=0) if missing else []
-        failed = [job.folder for job, one in zip(missing, returned, strict=True) if one.status.name != "COMPLETED"]
+        failed = [job for job, one in zip(missing, returned, strict=True) if one.status is not JobStatus.COMPLETED]
         if failed:
-            raise JobError(f"{len(failed)} of {len(missing)} jobs failed: " + ", ".join(map(str, failed)))
+            named = (str(job.folder or " ".join(job.overrides)) for job in failed)
+            raise JobError(f"{len(failed)} of {len(missing)} jobs failed: {', '.join(named)}")
         return returned
 
     def _sweeps(self, given: Sequence[Override]) -> Iterator[Sweep]:
@@ -144,21 +150,33 @@ class UnionSweeper(Sweeper):
             axes = {key: _listed(value) for key, value in product.items()} | on_command_line
             settings = [[f"{key}={value}" for value in values] for key, values in axes.items()]
             lines |= dict.fromkeys(itertools.product(*chosen, *settings))
-        jobs = {job.folder: job for job in map(self._planned, lines)}
+        jobs = {job.folder or job.overrides: job for job in map(self._planned, lines)}
         return shared_first(list(jobs.values()))
 
     def _planned(self, overrides: tuple[str, ...]) -> Job:
-        from rkd.job import place_of
+        from rkd.job import JobError, place_of
 
+        overrides = self._without_left_out_stages(overrides)
         config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         options = {key: value for key, value in config.hydra.runtime.choices.items() if PLAIN_GROUP.fullmatch(key)}
         set_values = {one.get_key_element().lstrip("+"): one.value() for one in parsed}
         choices = {**options, "seed": config.seed, **set_values}
         choices.pop("sweeps", None)
-        with _seen_by_hydra(config):
+        try:
             place = place_of(config)
+        except JobError:
+            return Job(overrides, None, choices, is_finished=False)
         return Job(overrides, place.folder, choices, place.is_finished)
+
+    def _without_left_out_stages(self, overrides: tuple[str, ...]) -> tuple[str, ...]:
+        """The overrides without those of stages that the row leaves out: `sft.epochs=2` is nothing to ICL."""
+        of_stages = {one: one.lstrip("+").partition(".")[0] for one in overrides if STAGE_VALUE.match(one)}
+        if not of_stages:
+            return overrides
+        others = [one for one in overrides if one not in of_stages]
+        choices = self.context.config_loader.load_sweep_config(self.config, others).hydra.runtime.choices
+        return tuple(one for one in overrides if one not in of_stages or choices.get(of_stages[one]) != "none")
 
 
 def shared_first(jobs: Sequence[Job]) -> list[Job]:
@@ -171,9 +189,9 @@ def shared_first(jobs: Sequence[Job]) -> list[Job]:
     depths = {}
     for job in sorted(jobs, key=lambda job: sum(job.choices.get(stage) != "none" for stage in TRAINED)):
         prefixes = _prefixes(job.choices)
-        depths[job.folder] = next((d for d, prefix in enumerate(prefixes) if prefix not in seen), len(prefixes))
+        depths[job.overrides] = next((d for d, prefix in enumerate(prefixes) if prefix not in seen), len(prefixes))
         seen.update(prefixes)
-    return sorted(jobs, key=lambda job: depths[job.folder])
+    return sorted(jobs, key=lambda job: depths[job.overrides])
 
 
 def _prefixes(choices: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -181,9 +199,7 @@ def _prefixes(choices: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     prefix: tuple[Any, ...] = ()
     prefixes = []
     for groups in SHARED:
-        prefix += tuple(
-            (key, str(value)) for key, value in sorted(choices.items()) if key.partition(".")[0] in groups
-        )  # fmt: skip
+        prefix += tuple((key, str(value)) for key, value in sorted(choices.items()) if key.partition(".")[0] in groups)
         prefixes.append(prefix)
     return prefixes
 
@@ -211,22 +227,3 @@ def _written(value: Any) -> str:
     if isinstance(value, str):
         return value if PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False)
     return json.dumps(value)
-
-
-def _seen_by_hydra(config: DictConfig) -> Any:
-    """A context in which `${hydra:…}` in the configuration stands for that of this job."""
-    import contextlib
-
-    from hydra.core.hydra_config import HydraConfig
-
-    @contextlib.contextmanager
-    def seen() -> Iterator[None]:
-        before = HydraConfig.instance().cfg
-        HydraConfig.instance().cfg = None
-        HydraConfig.instance().set_config(config)
-        try:
-            yield
-        finally:
-            HydraConfig.instance().cfg = before
-
-    return seen()
