@@ -44,6 +44,7 @@ def rl(found: dict[str, Any]) -> str:
     rows = []
     for one in found["compared"]:
         length = "natural end" if one["natural_end"] else f"{one['tokens']} tokens"
+        length += {1: "", 4: ", four epochs"}[one["epochs"]]
         for name, ratio in one["times_faster"].items():
             side = f"TRL {one['versions']['trl']}" + (", value model of 14 k weights" if name.endswith("value") else "")
             seconds = one["seconds_per_iteration"]
