@@ -21,6 +21,7 @@ NEEDED = {
     "pairs=stored": ["pairs.path=pairs.jsonl"],
     "teaching_set=all": ["teaching_set.first_pass=null"],
 }
+    "labels=noisy_vote": ["labels.seed=0"],
 
 
 def _options() -> list[str]:
