@@ -99,7 +99,7 @@ class DPOModule(ShardableModule):
             with self.trainer.precision_plugin.forward_context():
                 return pair_logprobs(policy, batch.to(self.device))
 
-        for batch, logprobs in zip(batches, map_over_copies(measure, self.policy, batches), strict=True):
+        for batch, logprobs in zip(batches, map_over_copies(measure, self.whole().policy, batches), strict=True):
             own[batch.numbers] = logprobs.float()
         self.reference_logprobs = sum_over_processes(own)  # each process has read its share
 

@@ -28,11 +28,13 @@ class Pairs:
     Args:
         max_pairs_per_query: N, at most so many of P(q), drawn with the seed.
         teacher_share: share of T⁺ × S⁺ among them, in [0, 1]; where one kind has too few the other fills up.
+        exact_share: only queries with at least N pairs of each kind, so that the share is held (Fig. 7).
         best_score: ℓ*, which makes T⁺ and S⁺: 1 for verifiable tasks, 5 for open-ended ones.
     """
 
     max_pairs_per_query: int
     teacher_share: float = 0.5
+    exact_share: bool = False
     best_score: float = 1.0
 
     def __post_init__(self) -> None:
@@ -57,7 +59,8 @@ class Pairs:
         pairs: list[PreferencePair] = []
         for query, teacher, student in zip(queries, teacher_scored, student_scored, strict=True):
             teacher_pairs, student_pairs = self._all_pairs(_judged(teacher), _judged(student))
-            if not student_pairs:
+            enough = self.max_pairs_per_query if self.exact_share else 0
+            if not student_pairs or min(len(teacher_pairs), len(student_pairs)) < enough:
                 continue
             generator, rounding = _generator(seed, query), _generator(seed, query, 1)
             # N times the share is rounded up as often as its fraction says, so that the share holds for small N, too.

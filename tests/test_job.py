@@ -26,7 +26,7 @@ from rkd.records import Checkpoint
 from rkd.results import RESULT_FILE, read_result
 from rkd.store import Store, label_of, open_artifact
 
-ROLES = ["teacher", "student few-shot", "student zero-shot", "SFT", "Ours"]
+ROLES = ["teacher", "student few-shot", "student zero-shot", "SFT student", "Ours"]
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +271,123 @@ def test_the_overlap_with_the_training_questions_is_printed_and_kept(finished):
     assert (overlap.questions, overlap.exact_duplicates) == (12, 0)
     assert overlap.mean == overlap.percentile_95 == pytest.approx(1 / 3)
     assert "svamp: nearest training question shares 33.3%" in seen
+
+
+@pytest.fixture(scope="module")
+def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
+    """Rows of the table in the store of `finished`: the folders of their jobs."""
+    root = tmp_path_factory.mktemp("rows")
+    shutil.copytree(finished[0], root, dirs_exist_ok=True)
+    errs = [f"teacher.name_or_path={world / 'student'}", "labels.threshold=0.1"]  # a teacher that is right and wrong
+    dpo = ["dpo.epochs=1", "dpo.learning_rate=1e-3", "dpo.validations_per_epoch=2"]
+    jobs = {
+        "dpo": [*SFT, *dpo],
+        "ours_wo_d": [*SFT, *REWARD_MODEL, *RL],
+        "orm_s": [*SFT, *REWARD_MODEL, *RL],
+        "orm_t": [*SFT, *REWARD_MODEL, *RL, *errs],
+        "best_of_n": [*SFT, *REWARD_MODEL, "answering.samples_per_query=4"],
+        "noisy_labels": [*SFT, *REWARD_MODEL, *RL, "labels.noise=0.4"],
+    }
+    folders = {}
+    for row, stages in jobs.items():
+        before = set((root / "outputs").iterdir())
+        run(world, root, f"experiments={row}", stages=stages)
+        (folders[row],) = set((root / "outputs").iterdir()) - before
+    return folders
+
+
+def recipe_of(folder: Path, stage: str) -> dict:
+    """What the one artifact of a stage that a job uses was made from."""
+    (label,) = (label for label in json.loads((folder / "artifacts.json").read_text()) if label.startswith(f"{stage}/"))
+    return open_artifact(folder.parents[1] / "artifacts" / label).manifest["recipe"]
+
+
+def pairs_of(folder: Path) -> list[dict]:
+    """The pairs that the reward model of a job was trained on."""
+    labels = json.loads((folder / "artifacts.json").read_text())
+    (label,) = (label for label in labels if label.startswith("reward_model/"))
+    lines = (folder.parents[1] / "artifacts" / label / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("row", ["dpo", "ours_wo_d", "orm_s", "orm_t", "best_of_n", "noisy_labels"])
+def test_each_row_is_tested_beside_the_models_it_comes_of(rows, row):
+    result = read_result(rows[row])
+    assert result.failure is None
+    assert [model.role for model in result.models] == [*ROLES[:4], result.row]
+    assert result.models[-1].test_sets["svamp"].n == 12
+
+
+def test_dpo_starts_from_the_sft_student_and_is_the_rows_model(rows, finished):
+    result, ours = read_result(rows["dpo"]), only_result(finished[0])
+    assert recipe_of(rows["dpo"], "dpo")["student"] == recipe_of(ours[1], "reward_model")["student"]
+    assert result.counts["dpo/pairs"] == result.counts["training_pairs"] == ours[0].counts["training_pairs"]
+    # The start, and two validations of one epoch.
+    assert [row["share"] for row in result.histories["dpo"]][::2] == [0.0, 1.0]
+    assert len(result.histories["dpo"]) == 3
+    assert result.reward_model == {}
+
+
+def test_without_warm_up_the_policy_alone_starts_from_the_untuned_student(rows, finished):
+    ours, untuned = only_result(finished[0])[1], rows["ours_wo_d"]
+    a, b = recipe_of(ours, "rl"), recipe_of(untuned, "rl")
+    assert {name for name in a if a[name] != b[name]} == {"student"}
+    assert b["student"] == recipe_of(ours, "sft")["student"]
+
+
+def test_outcome_reward_models_learn_right_and_wrong_responses_of_one_source(rows):
+    for row, source in (("orm_t", "teacher"), ("orm_s", "student")):
+        pairs = pairs_of(rows[row])
+        assert {pair[f"{side}_generator"] for pair in pairs for side in ("chosen", "rejected")} == {source}
+        assert {(pair["chosen_score"], pair["rejected_score"]) for pair in pairs} == {(1.0, 0.0)}
+        assert recipe_of(rows[row], "reward_model")["stage"]["preference_weight"] == 0.0
+
+
+def test_every_reward_model_is_judged_by_the_same_pairs(rows, finished):
+    ours, folder = only_result(finished[0])
+    used = [recipe_of(rows[row], "reward_model") for row in ("orm_s", "ours_wo_d", "best_of_n")]
+    assert {recipe["validation_pairs"] for recipe in used} == {recipe_of(folder, "reward_model")["validation_pairs"]}
+    kinds = {"pos_neg_accuracy", "student_pos_neg_accuracy", "pos_pos_accuracy"} & ours.reward_model.keys()
+    assert "student_pos_neg_accuracy" in kinds
+    assert all(0 <= ours.reward_model[name] <= 1 for name in kinds)
+    assert ours.counts["reward_model/validation_pairs_of/pair_accuracy"] == ours.counts["validation_pairs"]
+    history = ours.histories["reward_model"]
+    assert ours.reward_model in [{name: row[name] for name in ours.reward_model} for row in history]
+
+
+def test_a_result_has_the_validations_of_each_stage(finished):
+    result, _ = only_result(finished[0])
+    assert result.histories.keys() == {"sft", "reward_model", "rl"}
+    assert [set(row) for row in result.histories["sft"]] == [{"step", "share", "accuracy"}]
+    # Before reinforcement learning, and after each of two rollouts; the rollouts themselves stay with the policy.
+    assert [row["episodes"] for row in result.histories["rl"]] == [0, 32, 64]
+
+
+def test_the_best_of_n_asks_the_reward_model_of_ours_and_trains_no_policy(rows, finished):
+    result, ours = read_result(rows["best_of_n"]), only_result(finished[0])[1]
+    assert recipe_of(rows["best_of_n"], "reward_model") == recipe_of(ours, "reward_model")
+    assert "rl/episodes" not in result.counts or result.counts["rl/episodes"] == 0
+    assert result.models[-1].test_sets["svamp"].pass_at_8 is None
+
+
+def test_noisy_labels_are_wrong_and_the_teacher_is_asked_once(rows, finished):
+    noisy, ours = read_result(rows["noisy_labels"]), only_result(finished[0])[0]
+    assert noisy.labels.labelled == ours.labels.labelled
+    assert noisy.labels.right < ours.labels.right
+    assert recipe_of(rows["noisy_labels"], "teacher_first_training") == recipe_of(
+        only_result(finished[0])[1], "teacher_first_training"
+    )
+
+
+def test_a_teacher_that_is_always_right_cannot_teach_an_orm(world, same_store):
+    message = failure(world, same_store, "experiments=orm_t", stages=[*SFT, *REWARD_MODEL, *RL])
+    assert "pairs.source=teacher: none of 36 labelled queries has right and wrong responses of the teacher" in message
+
+
+def test_the_best_of_n_without_reward_model_is_refused_before_anything_is_made(world, tmp_path):
+    message = failure(world, tmp_path, "experiments=best_of_n", "reward_model=none", stages=SFT)
+    assert "answering=best_of_n needs a reward model" in message
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_a_row_without_any_training_evaluates_the_student_with_its_examples(world, finished, tmp_path):

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rkd.advantages import GAE
 from rkd.batches import collate
+from rkd.dpo import DPO
 from rkd.kl_control import FixedKL
 from rkd.loading import ModelOptions, load_causal_lm, load_tokenizer
 from rkd.lora import LoRA, adapters_off, merge
@@ -63,6 +64,15 @@ def fit_reward_model(student, folder, options):
     return stage.fit(student, pairs, pairs[:4], folder=folder, options=options, **shared(folder))
 
 
+def fit_dpo(student, folder, options):
+    def scored(query, text, score):
+        return ScoredResponse(Response(query.id, "student", 0, text, True), text, score)
+
+    pairs = [PreferencePair(query, scored(query, " yes", 1.0), scored(query, " no", 0.0)) for query in QUERIES]
+    stage = DPO(learning_rate=3e-2, epochs=4, batch_size=4, max_tokens=64)
+    return stage.fit(student, pairs, validate=None, folder=folder, options=options, **shared(folder))
+
+
 def fit_rl(student, folder, options):
     def reward(_, responses):
         value = torch.tensor([float(len(response.text)) for response in responses])
@@ -87,7 +97,7 @@ def fit_rl(student, folder, options):
     )
 
 
-FITS = {"sft": fit_sft, "reward model": fit_reward_model, "rl": fit_rl}
+FITS = {"sft": fit_sft, "dpo": fit_dpo, "reward model": fit_reward_model, "rl": fit_rl}
 
 
 @pytest.mark.parametrize("stage", FITS)

@@ -117,6 +117,18 @@ def test_a_share_that_is_no_whole_number_of_pairs_holds_over_many_queries():
     assert drawn["T"] == pytest.approx(200, abs=30)
 
 
+def test_an_exact_share_takes_the_queries_that_have_enough_pairs_of_each_kind():
+    queries = [query(str(i)) for i in range(400)]
+    teacher = [scored(one.id, *many(int(one.id) % 3, "T", 1.0)) for one in queries]  # none, 1 or 2 pairs
+    student = [scored(one.id, ("S", 1.0), ("s1", 0.0), ("s2", 0.0)) for one in queries]
+    for limit, kept in ((1, 266), (2, 133)):  # of 0 … 399, those that leave 1 or 2, and 2, divided by 3
+        for share in (0.0, 0.25, 0.5, 1.0):
+            pairs = Pairs(max_pairs_per_query=limit, teacher_share=share, exact_share=True)
+            drawn = kinds(texts(pairs.pair(queries, teacher, student, 0)))
+            assert sum(drawn.values()) == limit * kept
+            assert drawn.get("T", 0) / (limit * kept) == pytest.approx(share, abs=0.08)
+
+
 def one_source(source: str, teacher=TEACHER, student=STUDENT, limit: int = 100) -> list[tuple[str, str]]:
     pairs = OneSourcePairs(source=source, max_pairs_per_query=limit)
     return texts(pairs.pair([query("q")], [teacher], [student], 0))
