@@ -28,7 +28,18 @@ FLOORS = [
         "follower",
     )
 ]
-STAGES = {"pretrain", "teacher", "labels", "sft", "student_samples", "preferences", "dpo", "reward_model", "rl", "evaluation"}
+STAGES = {
+    "pretrain",
+    "teacher",
+    "labels",
+    "sft",
+    "student_samples",
+    "preferences",
+    "dpo",
+    "reward_model",
+    "rl",
+    "evaluation",
+}
 
 
 def test_every_module_stands_on_a_floor():

@@ -331,7 +331,7 @@ def test_dpo_starts_from_the_sft_student_and_is_the_rows_model(rows, finished):
 def test_without_warm_up_the_policy_alone_starts_from_the_untuned_student(rows, finished):
     ours, untuned = only_result(finished[0])[1], rows["ours_wo_d"]
     a, b = recipe_of(ours, "rl"), recipe_of(untuned, "rl")
-    assert {name for name in a if a[name] != b[name]} == {"student"}
+    assert {name for name in a if a[name] != b[name]} == {"student", "stage"}  # and its rate and KL
     assert b["student"] == recipe_of(ours, "sft")["student"]
 
 
@@ -597,7 +597,7 @@ def test_the_samples_of_the_store_know_no_gold_answer(finished):
 def test_help_lists_the_groups_from_another_folder(tmp_path):
     done = command("--help", folder=tmp_path)
     assert done.returncode == 0
-    assert "labels: gold, vote" in done.stdout
+    assert "labels: gold, noisy_vote, vote" in done.stdout
     assert "experiments: " in done.stdout
 
 
