@@ -3,6 +3,7 @@
 A step's recipe names everything that decides what it makes, so that rows and seeds share what is equal.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from rkd.records import Checkpoint, PreferencePair, Query, Response, digest_of
 from rkd.rewards import RewardInputs
 from rkd.stages import Stages
 from rkd.workshop import Workshop
+
+ROLLOUTS_SHOWN = 40  # about so many of thousands are enough for a curve
+OF_ROLLOUTS = ("reward", "kl", "response_tokens")
 
 
 class Fitting:
@@ -98,8 +102,8 @@ class Fitting:
         )  # fmt: skip
         report = flat_numbers(self.workshop.report(checkpoint))
         self.notes.counts |= {f"{name}/{key}": value for key, value in report.items()}
-        if validations := [row for row in self.workshop.history(checkpoint) if "reward" not in row]:
-            self.notes.histories[name] = validations  # without the rollouts, of which there are thousands
+        if history := self.workshop.history(checkpoint):
+            self.notes.histories[name] = condensed(history)
         return checkpoint
 
     def _validated_on(self, validation: Labelled) -> Labelled:
@@ -133,6 +137,25 @@ class Fitting:
 def digest_of_examples(examples: Sequence[tuple[Query, str]]) -> str:
     """A digest of the training texts, without the queries' gold answers."""
     return digest_of([Response(query.id, query.question, 0, text, True) for query, text in examples])
+
+
+def condensed(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """All validations of a training, and of its rollouts, if it has any, some: what its curves are drawn from.
+
+    A rollout and the validation behind it, with as many episodes before them, share a row.
+    """
+    rollouts = [row for row in history if "reward" in row]
+    validations = [row for row in history if "reward" not in row]
+    if not rollouts:
+        return [dict(row) for row in validations]
+    shown = [
+        {name: row[name] for name in ("episodes", *OF_ROLLOUTS) if name in row}
+        for row in rollouts[:: math.ceil(len(rollouts) / ROLLOUTS_SHOWN)]
+    ]
+    rows: dict[float, dict[str, float]] = {}
+    for row in (*shown, *validations):
+        rows.setdefault(row["episodes"], {}).update(row)
+    return [rows[episodes] for episodes in sorted(rows)]
 
 
 def flat_numbers(report: Mapping[str, Any]) -> dict[str, int | float]:

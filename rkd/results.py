@@ -167,7 +167,7 @@ class RunResult:
     teacher's first-pass responses to them; None where a job makes no labels.
     `reward_model`: what its kept weights reach on the validation pairs (`rkd.pairs.kinds`); empty without one.
     `histories`: by stage, a row for each validation: of sft, dpo and reward_model with `step` and the `share` of all
-    steps, of rl with `episodes`.
+    steps, of rl with `episodes`, and there about forty rollouts' `reward`, `kl` and `response_tokens`, too.
     """
 
     row: str
