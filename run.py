@@ -1,4 +1,4 @@
-"""Run one job, or with -m a whole table: `python run.py`, `python run.py -m sweeps=rows`, `python run.py --help`."""
+"""Run one job, or with -m a whole table: `python run.py`, `python run.py -m sweeps=table3`, `python run.py --help`."""
 
 import os
 import sys
@@ -46,6 +46,8 @@ def run() -> None:
         # Appending an unknown key would only be refused later, and OmegaConf's inner names help nobody.
         noise = ("To append to your config", "    full_key:", "    object_type=", "Config search path", "\tprovider=")
         lines = [line for line in dict.fromkeys(said) if line and not line.startswith(noise)]
+        if "hydra/launcher" in said[0]:
+            lines.append("Jobs side by side (hydra/launcher=joblib) need `pip install -r requirements-launchers.txt`.")
         lines.append("`python run.py --help` lists groups and options, `python run.py --cfg job` all values.")
         sys.exit("\n".join(lines))
     except Exception as error:

@@ -35,7 +35,7 @@ def build_table(plain: Mapping[str, Any]) -> Table:
     try:
         fields = dict(plain)
         groups = [
-            Group(**{**group, "rows": {label: Row(**(row or {})) for label, row in group["rows"].items()}})
+            Group(**{**group, "rows": dict(_labelled_row(*entry) for entry in group["rows"].items())})
             for group in fields.pop("groups")
         ]
         columns = [Column(**column) for column in fields.pop("columns")]
@@ -44,6 +44,12 @@ def build_table(plain: Mapping[str, Any]) -> Table:
         return Table(columns=columns, groups=groups, claims=claims, figure=figure, **fields)
     except (TypeError, KeyError) as error:
         raise ValueError(f"table {plain.get('name', 'without name')}: {error}. See sweeps/table3.yaml.") from error
+
+
+def _labelled_row(label: str, row: Mapping[str, Any] | None) -> tuple[str, Row]:
+    """A row's label is its key, or, since YAML's keys cannot stand for other values, its own `label`."""
+    fields = dict(row or {})
+    return fields.pop("label", label), Row(**fields)
 
 
 def write_manifest(root: Path, table: Mapping[str, Any], jobs: Mapping[str, Mapping[str, Any]]) -> Path:

@@ -13,10 +13,10 @@ FLOORS = [
         "files",
         "parallel records losses muon callbacks recipes provenance progress results statistics settings rows lora "
         "equivalence",
-        "protocols advantages kl_control prompts answers mini batches loading",
-        "columns calculations alpaca_eval pair_files store shards resuming sharding",
-        "sources models training decoding side_by_side stored",
-        "data generation pairs pretrain_text supervised label_statistics",
+        "protocols advantages summaries kl_control prompts answers mini batches loading",
+        "columns tables calculations alpaca_eval pair_files store shards resuming sharding",
+        "sources table_text table_figures models training decoding side_by_side stored",
+        "data table_files generation pairs pretrain_text supervised label_statistics",
         "rewards teacher labels student_samples preferences rollouts pretrain_report engines",
         "pretrain sft dpo reward_model rl evaluation answering label_noise",
         "tracking report figures workshop",
@@ -25,7 +25,7 @@ FLOORS = [
         "fitting",
         "pipeline speed bill",
         "job",
-        "follower",
+        "follower sweeper",
     )
 ]
 STAGES = {

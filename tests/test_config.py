@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rkd.pipeline import build_stages, job_digest
+from rkd.table_files import build_table
 from rkd.training import Training
 
 REPOSITORY = Path(__file__).parents[1]
@@ -20,8 +21,8 @@ NEEDED = {
     "teacher=hf": ["teacher.name_or_path=someone/model"],
     "pairs=stored": ["pairs.path=pairs.jsonl"],
     "teaching_set=all": ["teaching_set.first_pass=null"],
-}
     "labels=noisy_vote": ["labels.seed=0"],
+}
 
 
 def _options() -> list[str]:
@@ -41,9 +42,9 @@ def hydra():
 
 
 @pytest.fixture(scope="module")
-def gsm8k() -> DictConfig:
-    """The config of a dataset, which other parts refer to."""
-    return compose(overrides=["+dataset=gsm8k"]).dataset
+def referred() -> dict[str, DictConfig]:
+    """What other parts refer to: a dataset, and the mini models that there are."""
+    return {name: compose("config", overrides=["dataset=gsm8k"])[name] for name in ("dataset", "mini_models")}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def digests() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("option", _options())
-def test_every_option_builds(option, gsm8k):
+def test_every_option_builds(option, referred):
     group, _, name = option.partition("=")
     if group in ("scale", "debug"):  # they choose values of the other groups, and have no part of their own
         build_stages(compose("config", overrides=[option]))
@@ -65,7 +66,7 @@ def test_every_option_builds(option, gsm8k):
         # The option's own file with what it takes from others: a quarter of the time of the whole config.
         config = compose(f"{group}/{name}", overrides=NEEDED.get(option, []))
         if group != "dataset":
-            config = OmegaConf.merge({"dataset": gsm8k}, config)
+            config = OmegaConf.merge(referred, config)
         instantiate(config[group], _convert_="all")
 
 
@@ -100,6 +101,39 @@ def test_the_papers_scale_has_the_papers_values(overrides, sft, reward_model, rl
     lengths = {"gsm8k": 512, "gsm_plus": 512, "mmlu_pro": 1024, "ultrafeedback": 800}
     stages = (config.teacher_samples, config.student_samples, config.rl.rollouts, config.evaluation)
     assert {stage.max_response_tokens for stage in stages} == {lengths[config.dataset.name]}
+
+
+def _sweeps() -> list[str]:
+    return [path.stem for path in sorted((REPOSITORY / "sweeps").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("scale", ["mini", "paper"])
+@pytest.mark.parametrize("sweep", _sweeps())
+def test_every_sweep_has_jobs_for_each_cell_of_its_table(sweep, scale):
+    config = compose("config", overrides=[f"sweeps={sweep}", f"scale={scale}"], return_hydra_config=True)
+    sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+    assert set(sweeper["sweeps"]) <= set(_sweeps())
+    assert sweeper["sweeps"] or sweeper["products"]
+    if config.table is None:
+        return
+    table = build_table(OmegaConf.to_container(config.table, resolve=True))
+    assert table.name == sweep
+    products = [
+        {key: value if isinstance(value, list) else [value] for key, value in product.items()}
+        for product in sweeper["products"]
+    ]
+    for group in table.groups:
+        for label, row in group.rows.items():
+            for column in table.columns:
+                wanted = {**column.jobs, **group.jobs, **row.jobs}
+                chosen = {key: value for key, value in wanted.items() if value is not None}
+                makers = [
+                    own for own in products if all(value in own.get(key, [value]) for key, value in chosen.items())
+                ]
+                assert makers, f"no job for {group.label}, {label}, {column.label}"
+    for product in products:
+        first = [f"{key}={values[0]}" for key, values in product.items()]
+        compose("config", overrides=[f"sweeps={sweep}", f"scale={scale}", *first])
 
 
 def test_every_row_builds_and_has_a_digest_of_its_own(digests):
