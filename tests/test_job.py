@@ -331,7 +331,7 @@ def test_dpo_starts_from_the_sft_student_and_is_the_rows_model(rows, finished):
 def test_without_warm_up_the_policy_alone_starts_from_the_untuned_student(rows, finished):
     ours, untuned = only_result(finished[0])[1], rows["ours_wo_d"]
     a, b = recipe_of(ours, "rl"), recipe_of(untuned, "rl")
-    assert {name for name in a if a[name] != b[name]} == {"student", "stage"}  # and its rate and KL
+    assert {name for name in a if a[name] != b[name]} == {"student"}
     assert b["student"] == recipe_of(ours, "sft")["student"]
 
 
