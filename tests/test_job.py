@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tiny_world
+import torch
 from safetensors.torch import load_file
 from tiny_world import REPOSITORY, composed, overrides
 from tiny_world import REWARD_MODEL_SETTINGS as REWARD_MODEL
@@ -92,6 +93,14 @@ def finished(world, tmp_path_factory):
     """A finished job: its root, what it returned and what it printed."""
     root = tmp_path_factory.mktemp("finished")
     return root, *run(world, root)
+
+
+def test_the_number_of_cores_does_not_change_the_result(world, finished, tmp_path):
+    run(world, tmp_path, "threads=2", without=("threads=",))
+    for stage in ("sft", "reward_model", "rl"):
+        of_one, of_two = weights(finished[0], stage), weights(tmp_path, stage)
+        assert all(torch.equal(of_one[name], of_two[name]) for name in of_one)
+    assert only_result(tmp_path)[0].models == only_result(finished[0])[0].models
 
 
 def test_a_job_leaves_result_table_and_figure(finished):
