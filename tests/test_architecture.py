@@ -26,6 +26,7 @@ FLOORS = [
         "pipeline speed bill",
         "job",
         "follower sweeper",
+        "plugins",
     )
 ]
 STAGES = {

@@ -137,7 +137,7 @@ def reward_model() -> tuple[int, dict[str, float]]:
 
 
 def sampling() -> tuple[int, dict[str, float]]:
-    """256 responses to 32 prompts, in two batches on one core; on several each is sampled in a fork, which has as much."""
+    """256 responses to 32 prompts, in two batches on one core; on several cores each fork has as much."""
     from rkd.generation import LocalGenerator
     from rkd.loading import load_tokenizer
     from rkd.protocols import Sampling
