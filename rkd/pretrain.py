@@ -32,14 +32,13 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rkd.loading import load_causal_lm, load_tokenizer
+from rkd.mini.corpus import CHOICE_KINDS
 from rkd.muon import Muon
 from rkd.pretrain_report import judging_accuracy, sampled_responses, solving_accuracy, written_responses
-from rkd.pretrain_text import JUDGED, PackedRows, TokenWeights, load_documents, pack
+from rkd.pretrain_text import CHECKPOINTS, JUDGED, PackedRows, TokenWeights, load_documents, pack
 from rkd.prompts import JudgePrompt, PromptTemplate
 from rkd.store import Artifact, Store
 from rkd.training import Training, learning_rate_factor, seeded
-
-CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,10 +254,12 @@ def weighted_token_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Ten
 def main(config: DictConfig) -> None:
     """Make one model, and print what it can do."""
     transformers_logging.disable_progress_bar()
-    stage, prompt, judge_prompt = (instantiate(config[key]) for key in ("pretrain", "prompt", "judge_prompt"))
+    parts = (instantiate(config[key], _convert_="all") for key in ("pretrain", "prompts", "judge_prompt"))
+    stage, prompts, judge_prompt = parts
     folder = Path(config.checkpoints or CHECKPOINTS) / config.name
     print(f"{config.name}: {stage.steps} steps, {stage.tokens / 1e6:.1f}M tokens, to {folder}", flush=True)
-    corpus = instantiate(config.corpus).tokenized(Store(Path(config.artifacts.root)), prompt, judge_prompt)
+    store = Store(Path(config.artifacts.root))
+    corpus = instantiate(config.corpus).tokenized(store, prompts, judge_prompt, folder.parent)
     report = stage.fit(corpus, training=instantiate(config.trainer), logger=False, folder=folder)
     print(
         f"{config.name}: {report.parameters:,} parameters, {report.tokens:,} tokens ({report.padded_fraction:.1%} "
@@ -266,10 +267,20 @@ def main(config: DictConfig) -> None:
         flush=True,
     )
     if JUDGED in stage.mixture:
-        _print_verdicts(folder, prompt, judge_prompt, config.validation_problems)
+        _print_verdicts(folder, prompts["mini_math"].zero_shot(), judge_prompt, config.validation_problems)
     else:
-        accuracy = solving_accuracy(folder, prompt, config.validation_problems)
-        print(f"{config.name}: solves {accuracy:.1%} of {config.validation_problems} validation problems")
+        accuracy = solving_accuracy(folder, prompts["mini_math"].zero_shot(), config.validation_problems)
+        print(f"{config.name}: solves {accuracy['all']:.1%} of {config.validation_problems} validation problems")
+    if set(stage.mixture) & set(CHOICE_KINDS):
+        _print_choices(folder, prompts["mini_choice"], config.validation_problems)
+
+
+def _print_choices(folder: Path, prompt: PromptTemplate, problems: int) -> None:
+    """How often the model chooses rightly, asked without the prompt's examples and with them."""
+    for form, asked in (("without examples", prompt.zero_shot()), ("with examples", prompt)):
+        accuracy = solving_accuracy(folder, asked, problems, "mini_choice")
+        shares = ", ".join(f"{category} {share:.1%}" for category, share in accuracy.items())
+        print(f"{folder.name}: mini_choice {form}, {problems} validation problems: {shares}")
 
 
 def _print_verdicts(judge: Path, prompt: PromptTemplate, judge_prompt: JudgePrompt, problems: int) -> None:

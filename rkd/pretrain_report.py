@@ -1,7 +1,8 @@
 """What a pretrained mini model can do, measured on the validation split: solving, and judging what others solved."""
 
 import random
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rkd.answers import answers_match, extract_answer
 from rkd.batches import encode, pad
 from rkd.generation import open_generator
 from rkd.loading import load_causal_lm, load_tokenizer
+from rkd.mini import choice as mini_choice
 from rkd.mini import corpus as mini_corpus
 from rkd.mini import math as mini_math
 from rkd.pairs import area_under_curve
@@ -20,6 +22,7 @@ from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query
 
 MAX_RESPONSE_TOKENS = 200
+GENERATORS = {"mini_math": mini_math.queries, "mini_choice": mini_choice.queries}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +34,12 @@ class JudgedResponse:
     is_right: bool
 
 
-def sampled_responses(folder: Path, prompt: PromptTemplate, problems: int, temperature: float) -> list[JudgedResponse]:
-    """One response of the model in `folder` to each of so many validation problems, asked without examples."""
-    queries = mini_math.queries("validation", problems, seed=0)
-    generator = open_generator(Checkpoint(folder, folder.name), prompt.zero_shot(), folder.name)
+def sampled_responses(
+    folder: Path, prompt: PromptTemplate, problems: int, temperature: float, dataset: str = "mini_math"
+) -> list[JudgedResponse]:
+    """One response of the model in `folder` to each of so many validation problems, with the prompt's examples."""
+    queries = GENERATORS[dataset]("validation", problems, seed=0)
+    generator = open_generator(Checkpoint(folder, folder.name), prompt, folder.name)
     responses = generator.generate(queries, Sampling(temperature, 1, MAX_RESPONSE_TOKENS), seed=0)
     return [
         JudgedResponse(query, own.text, _is_right(query, own.text))
@@ -52,9 +57,15 @@ def written_responses(problems: int) -> list[JudgedResponse]:
     ]
 
 
-def solving_accuracy(folder: Path, prompt: PromptTemplate, problems: int) -> float:
-    """The share of greedy responses that solve a validation problem."""
-    return float(np.mean([response.is_right for response in sampled_responses(folder, prompt, problems, 0.0)]))
+def solving_accuracy(
+    folder: Path, prompt: PromptTemplate, problems: int, dataset: str = "mini_math"
+) -> Mapping[str, float]:
+    """The share of greedy responses that solve a validation problem: of "all", and of each category."""
+    is_right: dict[str, list[bool]] = defaultdict(list)
+    for response in sampled_responses(folder, prompt, problems, 0.0, dataset):
+        for group in ("all", response.query.category):
+            is_right[group].append(response.is_right)
+    return {group: float(np.mean(own)) for group, own in is_right.items()}
 
 
 @torch.no_grad()

@@ -18,10 +18,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rkd.batches import encode, encode_responses
+from rkd.loading import load_tokenizer
 from rkd.mini import corpus as mini_corpus
 from rkd.mini.tokenizer import train_tokenizer
 from rkd.progress import Progress
 from rkd.prompts import JudgePrompt, PromptTemplate
+from rkd.recipes import digest_of_files
 from rkd.records import Query
 from rkd.store import Artifact, Store
 
@@ -29,7 +31,10 @@ TOKENIZER_DOCUMENTS = 2000  # of each kind: the merges hardly change with more
 POOL_DOCUMENTS = 16  # among which the packer looks for the one that fits best
 ENCODED_AT_ONCE = 5000  # the tokenizer keeps some 10 kB for each document in work
 JUDGED = "judged"
+CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
 WORLD_FILES = (
+    "choice.py",
+    "choice.yaml",
     "corpus.py",
     "families.yaml",
     "general.yaml",
@@ -52,39 +57,63 @@ Turn = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """The documents that all mini models are pretrained on, and their tokenizer.
+    """The documents that mini models are pretrained on, and their tokenizer.
 
     Args:
         documents_per_kind: how many of each kind of `rkd.mini.corpus`; a kind that is used up is shuffled and reused.
-        vocabulary_size: tokens of the tokenizer, 65,535 at most.
         seed: of the documents.
+        vocabulary_size: tokens of a tokenizer that learns its merges from these documents, 65,535 at most.
+        tokenizer_of: instead of that, the checkpoint that brings its tokenizer: a model that continues from another one
+            reads as that one does.
     """
 
     documents_per_kind: Mapping[str, int]
-    vocabulary_size: int
     seed: int
+    vocabulary_size: int | None = None
+    tokenizer_of: str | None = None
 
     def __post_init__(self) -> None:
-        if not 258 <= self.vocabulary_size < 2**16:  # 256 bytes, padding, end of sequence
+        if (self.vocabulary_size is None) == (self.tokenizer_of is None):
+            raise ValueError(
+                f"corpus.vocabulary_size={self.vocabulary_size} and corpus.tokenizer_of={self.tokenizer_of}: give one "
+                "of them, a new tokenizer's size or the checkpoint whose tokenizer to take, and null for the other."
+            )
+        if self.vocabulary_size is not None and not 258 <= self.vocabulary_size < 2**16:  # 256 bytes, padding, end
             raise ValueError(f"corpus.vocabulary_size={self.vocabulary_size}: must be in 258 to 65,535.")
         if not self.documents_per_kind or min(self.documents_per_kind.values()) < 1:
             raise ValueError(
                 f"corpus.documents_per_kind={dict(self.documents_per_kind)}: give at least 1 of each kind."
             )
 
-    def tokenized(self, store: Store, prompt: PromptTemplate, judge_prompt: JudgePrompt) -> Artifact:
+    def tokenized(
+        self,
+        store: Store,
+        prompts: Mapping[str, PromptTemplate],
+        judge_prompt: JudgePrompt,
+        checkpoints: Path = CHECKPOINTS,
+    ) -> Artifact:
         """A folder with the tokenizer and `<kind>.npz` for each kind, made once.
 
         Args:
-            prompt: how a question is put to the models; its examples are left out.
+            prompts: how a question of each dataset is put to the models; their examples are left out.
             judge_prompt: how a response is put to the judge.
+            checkpoints: the folder with the model `tokenizer_of`.
+
+        Raises:
+            FileNotFoundError: that model is not there.
         """
-        recipe = {"corpus": self, "prompt": prompt.zero_shot(), "judge_prompt": judge_prompt, "world": _world_digest()}
+        asked = {dataset: prompt.zero_shot() for dataset, prompt in prompts.items()}
+        recipe = {"corpus": self, "prompts": asked, "judge_prompt": judge_prompt, "world": _world_digest()}
+        if self.tokenizer_of is not None:
+            recipe["tokenizer"] = digest_of_files([self._tokenizer_file(checkpoints)])
 
         def make(folder: Path, _: Progress) -> None:
-            texts = {kind: self._texts(kind, prompt.zero_shot(), judge_prompt) for kind in self.documents_per_kind}
-            sample = ("".join(map("".join, turns)) for own in texts.values() for turns in own[:TOKENIZER_DOCUMENTS])
-            tokenizer = train_tokenizer(sample, self.vocabulary_size)
+            texts = {kind: self._texts(kind, asked, judge_prompt) for kind in self.documents_per_kind}
+            if self.tokenizer_of is not None:
+                tokenizer = load_tokenizer(checkpoints / self.tokenizer_of)
+            else:
+                sample = ("".join(map("".join, turns)) for own in texts.values() for turns in own[:TOKENIZER_DOCUMENTS])
+                tokenizer = train_tokenizer(sample, self.vocabulary_size)
             tokenizer.save_pretrained(folder)
             for kind, own in texts.items():
                 documents, are_questions = _encoded(tokenizer, own)
@@ -97,25 +126,38 @@ class Corpus:
 
         return store.get_or_make("pretrain_corpus", recipe, make)
 
-    def _texts(self, kind: str, prompt: PromptTemplate, judge_prompt: JudgePrompt) -> list[list[Turn]]:
+    def _tokenizer_file(self, checkpoints: Path) -> Path:
+        path = checkpoints / self.tokenizer_of / "tokenizer.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"corpus.tokenizer_of={self.tokenizer_of}: there is no {path}. Make this model first: "
+                f"`python -m rkd.pretrain pretrain={self.tokenizer_of}`."
+            )
+        return path
+
+    def _texts(self, kind: str, prompts: Mapping[str, PromptTemplate], judge_prompt: JudgePrompt) -> list[list[Turn]]:
         documents = itertools.islice(mini_corpus.stream({kind: 1.0}, self.seed), self.documents_per_kind[kind])
-        return [_turns(document, prompt, judge_prompt) for document in documents]
+        return [_turns(document, prompts, judge_prompt) for document in documents]
 
 
-def _turns(document: mini_corpus.Document, prompt: PromptTemplate, judge_prompt: JudgePrompt) -> list[Turn]:
+def _turns(
+    document: mini_corpus.Document, prompts: Mapping[str, PromptTemplate], judge_prompt: JudgePrompt
+) -> list[Turn]:
     """The document's turns, parted by a blank line as the examples of a few-shot prompt are."""
     own = (*document.before, document)
     return [
-        (("\n\n" if place else "") + render(turn, prompt, judge_prompt), turn.text) for place, turn in enumerate(own)
+        (("\n\n" if place else "") + render(turn, prompts, judge_prompt), turn.text) for place, turn in enumerate(own)
     ]
 
 
-def render(document: mini_corpus.Document, prompt: PromptTemplate, judge_prompt: JudgePrompt) -> str:
+def render(document: mini_corpus.Document, prompts: Mapping[str, PromptTemplate], judge_prompt: JudgePrompt) -> str:
     """What stands before the document's text: nothing, its question, or its question and the judged response."""
     if document.question is None:
         return ""
-    query = Query("", "mini_math", document.question)
-    return prompt.render(query) if document.judged is None else judge_prompt.render(query, document.judged)
+    query = Query("", document.dataset, document.question)
+    if document.judged is not None:
+        return judge_prompt.render(query, document.judged)
+    return prompts[document.dataset].render(query)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
-"""The text that mini models are pretrained on: arithmetic, stories, solved problems, and solutions with a verdict.
+"""The text that mini models are pretrained on: arithmetic, stories, solved problems, solutions with a verdict, choices.
 
 A corpus is an endless stream of `Document`s drawn from a seed by a mixture; `rkd.pretrain` renders and packs them. Only
-plans of the split `pretrain` are told, so no text holds a problem that a model is trained or tested on later.
+plans and puzzles of the split `pretrain` are told: no text holds a problem that a model is trained or tested on later.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
+from rkd.mini.choice import CATEGORIES, LETTERS, draw_problem
 from rkd.mini.math import (
     LARGEST_VALUE,
     STYLES,
@@ -45,13 +46,15 @@ LARGEST_SUM = 1000  # of short problems, where a few numbers have three digits
 class Document:
     """One piece of text. With a `question`, `text` is the response to it; with `judged`, the verdict on that text.
 
-    The documents `before` it stand in the same text, as worked examples do in a few-shot prompt.
+    The documents `before` it stand in the same text, as worked examples do in a few-shot prompt. Its question is one of
+    `dataset`, and is put in that dataset's prompt.
     """
 
     question: str | None
     text: str
     judged: str | None = None
     before: tuple["Document", ...] = ()
+    dataset: str = "mini_math"
 
 
 def stream(mixture: Mapping[str, float], seed: int) -> Iterator[Document]:
@@ -125,6 +128,34 @@ def judged(rng: random.Random, split: str = "pretrain") -> Document:
     return Document(question, NO, wrong_response(rng, question, operations, style))
 
 
+def choice(rng: random.Random, category: str) -> Document:
+    """A problem of mini_choice, and a response that finds its letter."""
+    problem = draw_problem(rng, "pretrain", category)
+    return Document(problem.question, problem.response, dataset="mini_choice")
+
+
+def choice_lookup(rng: random.Random) -> Document:
+    """The options of such a problem, and all of them again with their letters, three times in another order.
+
+    A response asks for one letter in a hundred tokens, too seldom to learn from how to find it.
+    """
+    problem = draw_problem(rng, "pretrain", rng.choice(list(CATEGORIES)))
+    lettered = [f"{option} ({letter})" for letter, option in zip(LETTERS, problem.options, strict=False)]
+    again = [", ".join(rng.sample(lettered, len(lettered))) for _ in range(3)]
+    return Document(f"Options: {', '.join(lettered)}.", "\n".join(again), dataset="mini_choice")
+
+
+def choice_series(rng: random.Random) -> Document:
+    """Two or three of them, one after the other."""
+    *before, last = (choice(rng, rng.choice(list(CATEGORIES))) for _ in range(rng.randint(2, 3)))
+    return dataclasses.replace(last, before=tuple(before))
+
+
+CHOICE_KINDS: dict[str, Callable[[random.Random], Document]] = {
+    **{f"choice_{category}": functools.partial(choice, category=category) for category in CATEGORIES},
+    "choice_lookup": choice_lookup,
+    "choice_series": choice_series,
+}
 KINDS: dict[str, Callable[[random.Random], Document]] = {
     "arithmetic": arithmetic,
     "expressions": expressions,
@@ -134,6 +165,7 @@ KINDS: dict[str, Callable[[random.Random], Document]] = {
     "problem": problem,
     "series": series,
     "judged": judged,
+    **CHOICE_KINDS,
 }
 
 

@@ -150,10 +150,7 @@ def draw_story(
     names = [name for name, family in families().items() if family.get("unseen", False) == unseen]
     distractors = UNSEEN_DISTRACTORS if unseen else DISTRACTORS
     while True:
-        steps = rng.randint(min_steps, max_steps)
-        name = rng.choice(names)
-        slots = draw_people(rng) | {"items": rng.choice(families()[name]["items"])}
-        story = try_story(rng, name, families()[name], slots, steps)
+        story = attempt_story(rng, names, min_steps, max_steps)
         if story is not None and split_of(story) in SPLIT_SHARES[split]:
             return with_distractor(rng, story, distractors) if rng.random() < distractor_share else story
 
@@ -231,6 +228,14 @@ def generate_split(split: str, size: int, seed: int) -> list[MathProblem]:
 def queries(split: str, size: int, seed: int) -> list[Query]:
     """`generate_split` as queries that carry their gold answer; `rkd.data` strips it where it must not be seen."""
     return [Query(p.id, "mini_math", p.question, p.answer, p.category) for p in generate_split(split, size, seed)]
+
+
+def attempt_story(rng: random.Random, names: Sequence[str], min_steps: int, max_steps: int) -> Story | None:
+    """One attempt at a plan of one of these families, of any split; None when the numbers do not work out."""
+    steps = rng.randint(min_steps, max_steps)
+    name = rng.choice(names)
+    slots = draw_people(rng) | {"items": rng.choice(families()[name]["items"])}
+    return try_story(rng, name, families()[name], slots, steps)
 
 
 def try_story(
