@@ -212,8 +212,7 @@ def _values(override: Override) -> Iterator[str]:
         yield from override.sweep_string_iterator()
     else:
         raise HydraException(
-            f"{override.input_line}: a sweep lists its values, as in `seed=0,1,2`; for a search over an interval "
-            "choose another sweeper, as `hydra/sweeper=optuna`."
+            f"{override.input_line}: a sweep lists its values, as in `seed=0,1,2`; an interval is for sweepers that search."
         )
 
 
