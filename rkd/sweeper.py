@@ -212,7 +212,7 @@ def _values(override: Override) -> Iterator[str]:
         yield from override.sweep_string_iterator()
     else:
         raise HydraException(
-            f"{override.input_line}: list the values, as in `seed=0,1,2`; intervals are for sweepers that search in them."
+            f"{override.input_line}: list the values, as in `seed=0,1,2`; intervals are for sweepers that search."
         )
 
 
