@@ -14,7 +14,16 @@ import pytest
 import torch
 from torch import nn
 
-from rkd.side_by_side import SMALL, cores, is_small, map_over_copies, map_over_forks, mean_loss, worker_count
+from rkd.side_by_side import (
+    SMALL,
+    cores,
+    is_small,
+    map_over_copies,
+    map_over_forks,
+    mean_loss,
+    part_count,
+    worker_count,
+)
 
 
 @pytest.fixture
@@ -181,11 +190,18 @@ def test_parts_of_a_loss_are_made_at_once(batch):
         assert torch.get_num_threads() == 1
         return squares(model)(part)
 
-    mean_loss(model, loss, [(0.5, rows[:3]), (0.5, rows[3:])])
+    with cores(2, small_models=True):
+        mean_loss(model, loss, [(0.5, rows[:3]), (0.5, rows[3:])])
 
 
 def test_work_under_autocast_is_not_shared_out(model):
     with cores(2, small_models=True):
-        assert worker_count(model) == 2
+        assert (worker_count(model), part_count(model)) == (2, 2)
         with torch.autocast("cpu", torch.bfloat16):
-            assert worker_count(model) == 1
+            assert (worker_count(model), part_count(model)) == (1, 1)
+
+
+def test_the_parts_of_a_batch_are_as_many_on_one_core_as_on_eight(model):
+    for count in (1, 8):
+        with cores(count, small_models=True):
+            assert (worker_count(model), part_count(model)) == (count, 2)
