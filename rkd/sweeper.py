@@ -102,7 +102,10 @@ class UnionSweeper(Sweeper):
             own = self._jobs(sweep, given)
             if sweep.table is not None:
                 choices = {str(job.folder): job.choices for job in own if job.folder is not None}
-                print(f"{write_manifest(Path(self.config.table_root), sweep.table, choices)}: {len(own)} jobs")
+                try:
+                    print(f"{write_manifest(Path(self.config.table_root), sweep.table, choices)}: {len(own)} jobs")
+                except ValueError as error:
+                    raise HydraException(str(error)) from error
             for job in own:
                 jobs.setdefault(job.folder or job.overrides, job)
         missing = [job for job in jobs.values() if not job.is_finished]

@@ -18,6 +18,13 @@ from rkd.tables import Cell, Column, Evaluated, matching
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PAPER_COLOUR = "#666666"
+LEGEND = {
+    "own": ("here, mean ± deviation over seeds", {"marker": "o", "color": COLOURS[0]}),
+    "teacher": ("here, the teacher", {"marker": "s", "color": COLOURS[1]}),
+    "paper": (
+        "in the paper, with its own models", {"marker": "D", "color": PAPER_COLOUR, "markerfacecolor": "none"},
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +52,12 @@ class Dots:
                 )  # fmt: skip
         panels[0].set_yticks(heights, [line.label for line in lines], fontsize=9)
         panels[0].set_ylim(max(heights) + 0.7, min(heights) - (1.3 if lines[0].group.label else 0.7))
-        _legend_of_dots(figure, panels[0], with_paper=any(c.published is not None for one in lines for c in one.cells))
+        is_shown = {
+            "own": True,
+            "teacher": any(line.row.model != OWN for line in lines),
+            "paper": any(cell.published is not None for line in lines for cell in line.cells),
+        }
+        _legend_of_dots(figure, panels[0], [LEGEND[name] for name, shown in is_shown.items() if shown])
         _write(figure, path)
 
     def _heights(self, evaluated: Evaluated) -> list[float]:
@@ -167,15 +179,10 @@ def _dot(axes: Axes, column: Column, cell: Cell, height: float, *, is_teacher: b
         axes.plot(cell.published, height, "D", color=PAPER_COLOUR, markerfacecolor="none", markersize=5)
 
 
-def _legend_of_dots(figure: Figure, axes: Axes, *, with_paper: bool) -> None:
-    handles = [
-        axes.plot([], [], "o", color=COLOURS[0])[0],
-        axes.plot([], [], "s", color=COLOURS[1])[0],
-        axes.plot([], [], "D", color=PAPER_COLOUR, markerfacecolor="none")[0],
-    ]
-    labels = ["here, mean ± deviation over seeds", "here, the teacher", "in the paper, with its own models"]
-    kept = 3 if with_paper else 2
-    figure.legend(handles[:kept], labels[:kept], loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+def _legend_of_dots(figure: Figure, axes: Axes, entries: Sequence[tuple[str, Mapping[str, str]]]) -> None:
+    handles = [axes.plot([], [], linestyle="", **look)[0] for _, look in entries]
+    labels = [label for label, _ in entries]
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -56,8 +56,17 @@ def write_manifest(root: Path, table: Mapping[str, Any], jobs: Mapping[str, Mapp
     """Note the jobs of a table, their folders with their choices, and make it of those that have ended already.
 
     Jobs of an earlier sweep of the table that are not among them no longer belong to it.
+
+    Raises:
+        ValueError: the description is faulty, or no job belongs to a cell.
     """
-    build_table(table)  # a faulty description is refused before any job runs
+    described = build_table(table)  # a faulty description is refused before any job runs
+    planned = described.evaluate([_summary(Path(folder), choices, {}) for folder, choices in jobs.items()])
+    if not any(cell.values or cell.missing for line in planned.lines for cell in line.cells):
+        raise ValueError(
+            f"none of the {len(jobs)} jobs belongs to a cell of {described.name}. A table's models and data are its "
+            "roles: set them as in `roles.small=mini_large`."
+        )
     root.mkdir(parents=True, exist_ok=True)
     path = root / f"{table['name']}{MANIFEST}"
     content = {"table": table, "jobs": {str(folder): dict(choices) for folder, choices in jobs.items()}}

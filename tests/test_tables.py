@@ -224,3 +224,10 @@ def test_a_table_is_made_from_its_summaries_where_the_jobs_are_gone(tmp_path):
 def test_every_kind_of_figure_is_drawn(evaluated, figure, tmp_path):
     figure.draw(evaluated, JOBS, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_table_to_which_no_job_belongs_is_refused(tmp_path):
+    jobs = {"outputs/one": {"experiments": "ours", "teacher": "another", "seed": 0}}
+    with pytest.raises(ValueError, match=r"none of the 1 jobs belongs to a cell of table9.*roles\.small=mini_large"):
+        write_manifest(tmp_path, PLAIN, jobs)
+    assert not list(tmp_path.iterdir())
