@@ -18,6 +18,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))  # as a command, where pytest does not set it
+
 import tiny_world
 
 from rkd.job import run_job
