@@ -154,3 +154,23 @@ def collate(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     if not prompts or len(responses) % len(prompts):
         raise ValueError(f"{len(responses)} responses cannot be shared out to {len(prompts)} prompts.")
     return ResponseBatch(*pad(prompts, pad_id, left=True), *pad(responses, pad_id, left=False))
+
+
+def even_groups(prompts: Sequence[str], batch_responses: int) -> list[list[list[int]]]:
+    """Batches of rows, whose prompts are named by `prompts`: batch[k][i] is the k-th response to the batch's i-th one.
+
+    Runs of equal length are batched together, since a batch has the same number of responses for each prompt.
+    """
+    runs: list[list[int]] = []
+    for row, prompt in enumerate(prompts):
+        if runs and prompts[runs[-1][0]] == prompt:
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    batches = []
+    for length in sorted({len(run) for run in runs}):
+        alike = [run for run in runs if len(run) == length]
+        per_batch = max(1, batch_responses // length)
+        for start in range(0, len(alike), per_batch):
+            batches.append([list(column) for column in zip(*alike[start : start + per_batch], strict=True)])
+    return batches

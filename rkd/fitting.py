@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from rkd.asking import Labelled, Notes
+from rkd.asking import Notes
 from rkd.evaluation import accuracy
 from rkd.generation import LocalGenerator
+from rkd.labelling import Labelled
 from rkd.loading import load_tokenizer
 from rkd.parallel import own_share, sum_over_processes
 from rkd.protocols import RewardFunction

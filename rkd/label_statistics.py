@@ -3,11 +3,15 @@
 Labels, or scored responses, and the gold answers enter; counts leave (paper D: Table 5, Table 10, Fig. 9).
 """
 
+import dataclasses
 from collections.abc import Sequence
 
+import torch
+
 from rkd.answers import answers_match
+from rkd.pairs import area_under_curve
 from rkd.records import PseudoLabel, Query, ScoredResponse
-from rkd.results import CONSENSUS_BINS, LabelStatistics, VerdictCounts
+from rkd.results import CONSENSUS_BINS, JudgeQuality, LabelStatistics, VerdictCounts
 
 
 def label_statistics(labels: Sequence[PseudoLabel], labelled_queries: Sequence[Query]) -> LabelStatistics:
@@ -65,6 +69,32 @@ def verdict_counts(
         right_called_wrong=counts[False, True],
         wrong_called_wrong=counts[False, False],
         without_verdict=without,
+    )
+
+
+def judge_quality(
+    labelled_queries: Sequence[Query],
+    judged: Sequence[Sequence[ScoredResponse]],
+    scores: Sequence[float],
+    masses: Sequence[float],
+) -> JudgeQuality:
+    """A single-token judge's verdicts against the truth (Table 5); above 0.5 it calls a response right.
+
+    Args:
+        judged: the responses to each query; their own scores do not matter.
+        scores, masses: P(Yes) / (P(Yes) + P(No)) of each response, all queries' in one row, and P(Yes) + P(No).
+    """
+    in_turn = iter(scores)
+    called = [[dataclasses.replace(one, score=float(next(in_turn) > 0.5)) for one in own] for own in judged]
+    truth = [
+        answers_match(one.answer, query.gold_answer, query.dataset)
+        for query, own in zip(labelled_queries, judged, strict=True)
+        for one in own
+    ]
+    return JudgeQuality(
+        verdicts=verdict_counts(labelled_queries, called),
+        area_under_curve=area_under_curve(torch.tensor(scores), torch.tensor(truth)) if len(set(truth)) == 2 else None,
+        mean_yes_no_mass=sum(masses) / len(masses),
     )
 
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rkd.asking import Asking, Notes
 from rkd.evaluation import compare
 from rkd.fitting import Fitting
+from rkd.labelling import Labelling
 from rkd.provenance import code_revision, package_versions
 from rkd.recipes import recipe_digest
 from rkd.records import Checkpoint
@@ -21,6 +22,7 @@ from rkd.results import ModelResult, Overlap, RunResult
 from rkd.settings import check_types
 from rkd.stages import Stages, pretrained_lines, table_lines
 from rkd.stored import StoredTeacher
+from rkd.testing import Testing
 from rkd.workshop import Workshop
 
 
@@ -42,15 +44,15 @@ def build_stages(config: DictConfig) -> Stages:
 def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]) -> RunResult:
     """The method of paper D, in the order of its section 4; METHOD.md section 2 numbers the steps."""
     notes = Notes()
-    asking, fitting = Asking(stages, workshop, notes), Fitting(stages, workshop, notes)
-    overlaps = asking.overlaps()
+    labelling, fitting, testing = (step(stages, workshop, notes) for step in (Labelling, Fitting, Testing))
+    overlaps = testing.overlaps()
     # 1, 2: the teacher answers, and its votes are the labels.
-    training, validation = asking.label("training"), asking.label("validation")
+    training, validation = labelling.label("training"), labelling.label("validation")
     # 3: data distillation.
     sft = fitting.fit_sft(training, validation)
     # 4, 5: student samples, and pairs of teacher and student responses.
-    queries, pairs = asking.pair(sft, training)
-    validation_pairs = asking.validation_pairs(sft, validation)
+    queries, pairs = labelling.pair(sft, training)
+    validation_pairs = labelling.validation_pairs(sft, validation)
     # The row DPO: the student learns from the pairs itself.
     dpo = fitting.fit_dpo(sft, pairs, validation)
     # 6: reward distillation.
@@ -59,15 +61,15 @@ def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]
     policy = fitting.fit_policy(dpo, reward_model, queries, training, validation)
     # 8: evaluation.
     made = {"teacher": stages.teacher.source(), "student": fitting.student, "sft": sft, "dpo": dpo, "rl": policy}
-    models = [asking.evaluate(line, made[line.model], reward_model) for line in table_lines(stages)]
-    return result_of(stages.row, asking, config, models, overlaps)
+    models = [testing.evaluate(line, made[line.model], reward_model) for line in table_lines(stages)]
+    return result_of(stages.row, testing, config, models, overlaps)
 
 
 def evaluate_student(stages: Stages, workshop: Workshop, config: Mapping[str, Any]) -> RunResult:
     """`evaluate_only=true`: the student as it is, with its examples and without."""
-    asking, student = Asking(stages, workshop, Notes()), stages.student.source()
-    models = [asking.evaluate(line, student) for line in pretrained_lines(stages)]
-    return result_of(row_of(stages, evaluate_only=True), asking, config, models, {})
+    testing, student = Testing(stages, workshop, Notes()), stages.student.source()
+    models = [testing.evaluate(line, student) for line in pretrained_lines(stages)]
+    return result_of(row_of(stages, evaluate_only=True), testing, config, models, {})
 
 
 def row_of(s: Stages, *, evaluate_only: bool) -> str:

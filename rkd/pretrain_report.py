@@ -81,7 +81,7 @@ def judging_accuracy(
     if is_right.all() or not is_right.any():
         raise ValueError(f"{folder.name}: the {len(responses)} responses are all right or all wrong; give it more.")
     model, tokenizer = load_causal_lm(folder), load_tokenizer(folder)
-    yes, no = (encode(tokenizer, [word])[0][0] for word in (judge_prompt.yes, judge_prompt.no))
+    yes, no = (encode(tokenizer, [word])[0][0] for word in (judge_prompt.yes_word, judge_prompt.no_word))
     margins = []
     for response in responses:
         prompt = judge_prompt.render(response.query, response.text)

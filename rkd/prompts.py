@@ -153,17 +153,21 @@ def read_template(folder: str | Path | None, name: str) -> PromptTemplate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgePrompt:
-    """The prompt of the single-token judge: its next token is `yes` or `no`.
+    """The prompt of the single-token judge: its next token is `yes_word` or `no_word`.
 
     The response comes last, so the responses to one query share their prefix, and stands between delimiters that it
     cannot write itself: in question and response the `<` of "<response>" and "</response>" becomes `(`.
+
+    Args:
+        is_chat: whether a model that has a chat template is asked in it.
     """
 
     template: str = (
         "Q: {question}\nIs the answer below right? Say Yes or No.\n<response>\n{response}\n</response>\nVerdict:"
     )
-    yes: str = " Yes"
-    no: str = " No"
+    yes_word: str = " Yes"
+    no_word: str = " No"
+    is_chat: bool = True
 
     def __post_init__(self) -> None:
         _check_slot(self.template, _QUESTION)
@@ -178,6 +182,41 @@ class JudgePrompt:
         before, _, rest = self.template.partition(_QUESTION)
         between, _, after = rest.partition(_RESPONSE)
         return before + _without_delimiters(query.question) + between + _without_delimiters(response_text) + after
+
+    def encode(self, queries: Sequence[Query], responses: Sequence[str], tokenizer: ChatTokenizer) -> list[list[int]]:
+        """The tokens of each prompt, `queries[i]` being that of `responses[i]`.
+
+        In the chat form where the tokenizer has one; a special token spelled out in question or response is broken by a
+        blank.
+        """
+        if not queries:
+            return []
+        names, texts = _special_tokens(tokenizer), []
+        for query, response in zip(queries, responses, strict=True):
+            asked = replace(query, question=_without_special_tokens(query.question, names))
+            texts.append(self.render(asked, _without_special_tokens(response, names)))
+        if self.is_chat and tokenizer.chat_template:
+            turns = ([{"role": "user", "content": text}] for text in texts)
+            options = {"tokenize": False, "add_generation_prompt": True}
+            texts = [tokenizer.apply_chat_template(turn, **options) for turn in turns]
+            return tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return tokenizer(texts)["input_ids"]
+
+    def spellings(self, word: str, tokenizer: ChatTokenizer) -> list[int]:
+        """The tokens that are the word, with a blank before it or none, in capitals or not: P(Yes) sums over them.
+
+        Raises:
+            ValueError: no spelling is one token.
+        """
+        bare = word.strip()
+        written = [blank + one for one in (bare, bare.lower(), bare.upper()) for blank in ("", " ")]
+        rows = tokenizer(list(dict.fromkeys(written)), add_special_tokens=False)["input_ids"]
+        if not (tokens := sorted({row[0] for row in rows if len(row) == 1})):
+            raise ValueError(
+                f"the judge's tokenizer has no single token for {word!r}: choose other words with "
+                "judge.prompt.yes_word= and judge.prompt.no_word=."
+            )
+        return tokens
 
 
 _DELIMITER = re.compile(r"<(?=\s{0,8}/?\s{0,8}response)", re.IGNORECASE)

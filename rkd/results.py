@@ -121,6 +121,18 @@ class VerdictCounts:
         return {name: value / total for name, value in counts.items()} if total else None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class JudgeQuality:
+    """A single-token judge's verdicts, and the share of the next token's probability that Yes and No have together.
+
+    `area_under_curve` of its scores, right responses against wrong ones; None where there are not both.
+    """
+
+    verdicts: VerdictCounts
+    area_under_curve: float | None
+    mean_yes_no_mass: float
+
+
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
@@ -164,7 +176,8 @@ class RunResult:
 
     `failure` is the reason why the job ended early, None for a finished one; `created` is an ISO 8601 time;
     `overlaps`: of each test set with the training questions. `labels`, `verdicts`: of the training queries, and of the
-    teacher's first-pass responses to them; None where a job makes no labels.
+    teacher's first-pass responses to them; None where a job makes no labels. `judge`: the judge's verdicts on the same
+    responses; None without one.
     `reward_model`: what its kept weights reach on the validation pairs (`rkd.pairs.kinds`); empty without one.
     `histories`: by stage, a row for each validation: of sft, dpo and reward_model with `step` and the `share` of all
     steps, of rl with `episodes`, and there about forty rollouts' `reward`, `kl` and `response_tokens`, too.
@@ -182,6 +195,7 @@ class RunResult:
     failure: str | None
     created: str
     overlaps: dict[str, Overlap] = dataclasses.field(default_factory=dict)
+    judge: JudgeQuality | None = None
     labels: LabelStatistics | None = None
     verdicts: VerdictCounts | None = None
     reward_model: dict[str, float] = dataclasses.field(default_factory=dict)

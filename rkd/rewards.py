@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rkd.answers import answers_match, extract_answer
-from rkd.batches import ResponseBatch, collate, encode_responses
+from rkd.batches import ResponseBatch, collate, encode_responses, even_groups
 from rkd.loading import ModelOptions, load_tokenizer
 from rkd.models import Scorer, load_scorer
 from rkd.prompts import PromptTemplate
@@ -63,7 +63,7 @@ class LearnedReward:
         def score(scorer: Scorer, batch: ResponseBatch) -> Tensor:
             return scorer(batch.to(scorer.model.device)).cpu()
 
-        groups = _even_groups(queries, self.batch_responses)
+        groups = even_groups([query.id for query in queries], self.batch_responses)
         flat = [[row for group in zip(*rows, strict=True) for row in group] for rows in groups]
         batches = []
         for rows, own in zip(groups, flat, strict=True):
@@ -207,23 +207,3 @@ def _answers(
     answers = [extract_answer(response.text, query.dataset) for query, response in zip(queries, responses, strict=True)]
     agrees = [answers_match(a, labels[q.id], q.dataset) for a, q in zip(answers, queries, strict=True)]
     return torch.tensor([answer is not None for answer in answers]), torch.tensor(agrees)
-
-
-def _even_groups(queries: Sequence[Query], batch_responses: int) -> list[list[list[int]]]:
-    """Batches of rows: batch[k][i] is the row of the k-th response to the batch's i-th query.
-
-    Runs of equal length are batched together, since a batch has the same number of responses for each prompt.
-    """
-    runs: list[list[int]] = []
-    for row, query in enumerate(queries):
-        if runs and queries[runs[-1][0]].id == query.id:
-            runs[-1].append(row)
-        else:
-            runs.append([row])
-    batches = []
-    for length in sorted({len(run) for run in runs}):
-        alike = [run for run in runs if len(run) == length]
-        per_batch = max(1, batch_responses // length)
-        for start in range(0, len(alike), per_batch):
-            batches.append([list(column) for column in zip(*alike[start : start + per_batch], strict=True)])
-    return batches

@@ -18,6 +18,7 @@ from rkd.tables import Cell, Column, Evaluated, matching
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PAPER_COLOUR = "#666666"
+SMALLEST_NAMED = 4  # percent: a part of a bar that is smaller has no room for its number
 LEGEND = {
     "own": ("here, mean ± deviation over seeds", {"marker": "o", "color": COLOURS[0]}),
     "teacher": ("here, the teacher", {"marker": "s", "color": COLOURS[1]}),
@@ -36,22 +37,14 @@ class Dots:
         columns, lines = evaluated.table.columns, evaluated.lines
         figure = _figure(2.2 + 2.9 * len(columns), 1.1 + 0.27 * len(lines) + 0.3 * len(evaluated.table.groups))
         panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-        heights = self._heights(evaluated)
+        heights = _heights(evaluated)
         for place, (axes, column) in enumerate(zip(panels, columns, strict=True)):
             for line, height in zip(lines, heights, strict=True):
                 _dot(axes, column, line.cells[place], height, is_teacher=line.row.model != OWN)
             axes.set_title(column.label, loc="left", fontsize=10, fontweight="bold")
             axes.set_xlabel(_axis_label(column), fontsize=9)
             _bare(axes, grid="x")
-        for group in evaluated.table.groups:
-            if group.label:
-                top = min(h for line, h in zip(lines, heights, strict=True) if line.group is group)
-                panels[0].annotate(
-                    f" {group.label}", (0, top - 0.8), xycoords=("axes fraction", "data"), fontsize=9, color="#333333",
-                    ha="left", va="center", annotation_clip=False,
-                )  # fmt: skip
-        panels[0].set_yticks(heights, [line.label for line in lines], fontsize=9)
-        panels[0].set_ylim(max(heights) + 0.7, min(heights) - (1.3 if lines[0].group.label else 0.7))
+        _name_rows(panels[0], evaluated, heights)
         is_shown = {
             "own": True,
             "teacher": any(line.row.model != OWN for line in lines),
@@ -60,16 +53,31 @@ class Dots:
         _legend_of_dots(figure, panels[0], [LEGEND[name] for name, shown in is_shown.items() if shown])
         _write(figure, path)
 
-    def _heights(self, evaluated: Evaluated) -> list[float]:
-        heights, height, group = [], 0.0, None
-        for line in evaluated.lines:
-            if line.group is not group:
-                height += 1.6 if line.group.label else 0.5
-                group = line.group
-            else:
-                height += 1
-            heights.append(height)
-        return heights
+
+@dataclass(frozen=True, kw_only=True)
+class Stacks:
+    """A bar for each row, the columns being its parts; a mean over seeds without its deviation."""
+
+    x_label: str
+
+    def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:  # noqa: ARG002
+        """Write the PNG."""
+        lines, heights = evaluated.lines, _heights(evaluated)
+        figure = _figure(7.5, 1.3 + 0.34 * len(lines) + 0.3 * len(evaluated.table.groups))
+        axes = figure.subplots()
+        ends = [0.0] * len(lines)
+        for place, column in enumerate(evaluated.table.columns):
+            means = [_scaled(column, line.cells[place].mean or 0.0) for line in lines]
+            bars = axes.barh(heights, means, 0.66, ends, color=COLOURS[place], label=column.label, edgecolor="white")
+            shown = [f"{mean:.0f}" if mean >= SMALLEST_NAMED else "" for mean in means]
+            axes.bar_label(bars, shown, label_type="center", fontsize=8, color="white")
+            ends = [end + mean for end, mean in zip(ends, means, strict=True)]
+        _name_rows(axes, evaluated, heights)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel(self.x_label, fontsize=9)
+        _bare(axes, grid="x")
+        figure.legend(loc="outside lower center", ncols=len(evaluated.table.columns), frameon=False, fontsize=8)
+        _write(figure, path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +152,33 @@ class Histories:
             axes.legend(frameon=False, fontsize=8)
         panels[0].set_ylabel(self.y_label, fontsize=9)
         _write(figure, path)
+
+
+def _heights(evaluated: Evaluated) -> list[float]:
+    """Where each row stands, downwards; a group begins lower, to leave room for its name."""
+    heights, height, group = [], 0.0, None
+    for line in evaluated.lines:
+        if line.group is not group:
+            height += 1.6 if line.group.label else 0.5
+            group = line.group
+        else:
+            height += 1
+        heights.append(height)
+    return heights
+
+
+def _name_rows(axes: Axes, evaluated: Evaluated, heights: Sequence[float]) -> None:
+    """Write the rows' names beside the axes, and the groups' above their rows."""
+    lines = evaluated.lines
+    for group in evaluated.table.groups:
+        if group.label:
+            top = min(h for line, h in zip(lines, heights, strict=True) if line.group is group)
+            axes.annotate(
+                f" {group.label}", (0, top - 0.8), xycoords=("axes fraction", "data"), fontsize=9, color="#333333",
+                ha="left", va="center", annotation_clip=False,
+            )  # fmt: skip
+    axes.set_yticks(heights, [line.label for line in lines], fontsize=9)
+    axes.set_ylim(max(heights) + 0.7, min(heights) - (1.3 if lines[0].group.label else 0.7))
 
 
 def _band(axes: Axes, number: int, label: str, points: Sequence[tuple[float, Sequence[float]]]) -> None:

@@ -14,10 +14,11 @@ from rkd.table_files import build_table
 from rkd.training import Training
 
 REPOSITORY = Path(__file__).parents[1]
-PARTS_OF_OTHERS = {"queries", "prompt", "pretrain", "experiments", "sweeps"}
+PARTS_OF_OTHERS = {"queries", "prompt", "judge_prompt", "pretrain", "experiments", "sweeps"}
 NEEDED = {
     "reward_mix=own": ["reward_mix.function.path=builtins.len"],
     "student=hf": ["student.name_or_path=someone/model"],
+    "judge=hf": ["judge.name_or_path=someone/model"],
     "teacher=hf": ["teacher.name_or_path=someone/model"],
     "pairs=stored": ["pairs.path=pairs.jsonl"],
     "teaching_set=all": ["teaching_set.first_pass=null"],
@@ -43,8 +44,8 @@ def hydra():
 
 @pytest.fixture(scope="module")
 def referred() -> dict[str, DictConfig]:
-    """What other parts refer to: a dataset, and the mini models that there are."""
-    return {name: compose("config", overrides=["dataset=gsm8k"])[name] for name in ("dataset", "mini_models")}
+    """What other parts refer to: a dataset, the teacher, and the mini models that there are."""
+    return {name: compose("config", overrides=["dataset=gsm8k"])[name] for name in ("dataset", "teacher", "mini_models")}
 
 
 @pytest.fixture(scope="module")

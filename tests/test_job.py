@@ -379,6 +379,20 @@ def test_the_best_of_n_asks_the_reward_model_of_ours_and_trains_no_policy(rows, 
     assert result.models[-1].test_sets["svamp"].pass_at_8 is None
 
 
+def test_a_judge_is_asked_about_the_first_pass_and_trains_nobody(world, same_store):
+    words = ["judge.prompt.yes_word=' 1'", "judge.prompt.no_word=' 2'"]
+    _, seen = run(world, same_store, "judge=hf", f"judge.name_or_path={world / 'teacher'}", *words)
+    made = [line for line in seen.splitlines() if "✓" in line and "reused" not in line]
+    assert [line.split()[1] for line in made] == ["judge_training"]
+    (judged,) = [r for r in map(read_result, (same_store / "outputs").iterdir()) if r.judge is not None]
+    counts = judged.judge.verdicts
+    assert counts.without_verdict == 0
+    verdicts = judged.verdicts
+    right = verdicts.right_called_right + verdicts.right_called_wrong
+    assert counts.right_called_right + counts.right_called_wrong >= right  # those without a label are judged, too
+    assert 0 <= judged.judge.mean_yes_no_mass <= 1
+
+
 def test_noisy_labels_are_wrong_and_the_teacher_is_asked_once(rows, finished):
     noisy, ours = read_result(rows["noisy_labels"]), only_result(finished[0])[0]
     assert noisy.labels.labelled == ours.labels.labelled

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from fakes import query, responses, says
 
-from rkd.label_statistics import label_statistics, verdict_counts
+from rkd.label_statistics import judge_quality, label_statistics, verdict_counts
 from rkd.labels import score
 from rkd.records import PseudoLabel
 from rkd.results import LabelStatistics, VerdictCounts
@@ -65,3 +65,24 @@ def test_queries_without_gold_answers_or_in_another_order_are_refused():
         verdict_counts(GOLD[::-1], SCORED)
     with pytest.raises(ValueError, match="of no queries"):
         label_statistics([], [])
+
+
+def test_a_judge_is_counted_against_the_truth_on_every_response():
+    truth = [1, 1, 0, 1, 0, 0, 1, 0, 1, 0]  # of RESPONSES, in a row
+    scores = [0.9, 0.2, 0.6, 0.8, 0.1, 0.3, 0.7, 0.4, 0.5, 0.05]
+    quality = judge_quality(GOLD, SCORED, scores, [0.5] * 5 + [1.0] * 5)
+    assert quality.verdicts == VerdictCounts(3, 1, 2, 4, 0)  # 0.5 is not above 0.5
+    above = [
+        (a > b) + 0.5 * (a == b)
+        for a, s in zip(scores, truth, strict=True)
+        if s
+        for b, t in zip(scores, truth, strict=True)
+        if not t
+    ]
+    assert quality.area_under_curve == pytest.approx(sum(above) / len(above))
+    assert quality.mean_yes_no_mass == 0.75
+
+
+def test_a_judge_of_right_responses_alone_has_no_area():
+    own = score(GOLD[:1], [responses("a", [says(1)])], LABELS[:1])
+    assert judge_quality(GOLD[:1], own, [0.7], [1.0]).area_under_curve is None

@@ -56,8 +56,20 @@ def right_option(problem):
 def test_question_ends_with_its_options_and_their_letters(drawn):
     for problem in drawn:
         line = problem.question.partition("\nOptions: ")[2]
-        lettered = [f"{text} ({letter})" for letter, text in zip("ABCDEFGHIJ", problem.options, strict=False)]
+        lettered = [f"{text} {letter}" for letter, text in zip("ABCDEFGHIJ", problem.options, strict=False)]
         assert line == ", ".join(lettered) + "."
+
+
+def test_last_digit_tells_a_number_among_the_options_from_the_others(drawn):
+    for problem in drawn:
+        if problem.category != "products" and problem.options[0].isdigit():
+            assert len({option[-1] for option in problem.options}) == len(problem.options)
+
+
+def test_products_are_not_told_by_their_last_digit(drawn):
+    for problem in drawn:
+        if problem.category == "products":
+            assert len({option[-1] for option in problem.options}) == 1
 
 
 def test_letters_are_those_that_answers_are_read_as():
@@ -181,7 +193,7 @@ def test_response_counts_its_steps_names_the_option_and_ends_with_its_letter(dra
         *steps, naming, answer = problem.response.splitlines()
         assert [step.partition(":")[0] for step in (*steps, naming)] == [f"Step {n + 1}" for n in range(len(steps) + 1)]
         assert steps
-        assert naming.endswith(f": {right_option(problem)} ({problem.letter}).")
+        assert naming.endswith(f": {right_option(problem)} {problem.letter}.")
         assert answer == f"The answer is {problem.letter}."
 
 
@@ -297,7 +309,7 @@ def test_pretraining_responses_are_right():
 def test_lookup_names_the_letter_of_every_option_three_times():
     for document in itertools.islice(corpus.stream({"choice_lookup": 1.0}, 0), 50):
         lettered = document.question.removeprefix("Options: ").removesuffix(".").split(", ")
-        assert [one[-2] for one in lettered] == list(LETTERS[: len(lettered)])
+        assert [one[-1] for one in lettered] == list(LETTERS[: len(lettered)])
         assert [sorted(line.split(", ")) for line in document.text.splitlines()] == [sorted(lettered)] * 3
 
 

@@ -139,7 +139,7 @@ def test_right_judged_responses_hold_and_wrong_ones_are_of_many_sorts():
 
 
 def test_verdicts_are_the_words_of_the_judge_prompt():
-    assert (JudgePrompt().yes, JudgePrompt().no) == (corpus.YES, corpus.NO)
+    assert (JudgePrompt().yes_word, JudgePrompt().no_word) == (corpus.YES, corpus.NO)
 
 
 def test_judged_documents_of_another_split_tell_its_plans():

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from hypothesis import given
@@ -164,6 +165,11 @@ def test_judge_prompt_puts_the_response_last_and_ends_with_the_cue():
     assert JudgePrompt().render(query_of("2 + 2?"), "The answer is 4.") == (
         "Q: 2 + 2?\nIs the answer below right? Say Yes or No.\n<response>\nThe answer is 4.\n</response>\nVerdict:"
     )
+
+
+def test_the_prompt_of_the_configuration_is_the_one_that_mini_judge_learned():
+    values = yaml.safe_load((CONF / "judge_prompt" / "yes_no.yaml").read_text(encoding="utf-8"))
+    assert JudgePrompt(**{name: value for name, value in values.items() if name != "_target_"}) == JudgePrompt()
 
 
 @given(

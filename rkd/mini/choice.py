@@ -5,8 +5,9 @@ in mini_math, every puzzle belongs to exactly one split by a hash of what it is 
 count), so that no problem of one split can be drawn in another, nor in the text that models are pretrained on. Wrong
 options are what usual mistakes lead to.
 
-A letter stands behind its option, "30 (A)", and a response ends with the same words: models of a million weights copy
-what comes next, and hardly learn to look back for what came before.
+A letter stands behind its option, "30 A", and a response ends with the same words: models of a million weights copy
+what comes next, and hardly learn to look back for what came before. For the same reason no two numbers among the
+options end in the same digit, products apart, where the last digit would give the right one away.
 """
 
 import dataclasses
@@ -65,7 +66,7 @@ def facts(rng: random.Random) -> Puzzle:
     wording = rng.choice(_wordings()["facts"])
     holders = [name.replace("-", " ") for name in rng.sample(words()[wording["of"]], rng.choice([2, 3]))]
     x, y = rng.sample(words()["things"], 2)
-    numbers = rng.sample(range(2, 100), 2 * len(holders))
+    numbers = _unlike(rng, range(2, 100), 2 * len(holders))
     rows = [
         wording["tells"].format(name=holder, x=x, y=y, a=a, b=b)
         for holder, a, b in zip(holders, numbers[::2], numbers[1::2], strict=True)
@@ -152,9 +153,8 @@ def remainders(rng: random.Random) -> Puzzle:
     if kind == "division":
         steps = (f"{left // divisor} × {divisor} = {taken}", *steps)
     possible = range(divisor) if kind == "division" else range(1, divisor + 1)
-    others = [str(other) for other in possible if other != right]
-    count = rng.randint(3, min(len(others), 8))
-    return Puzzle(f"remainders {text}", text, steps, str(right), tuple(rng.sample(others, count)))
+    others = _others(rng, right, rng.sample(possible, len(possible)), rng.randint(3, min(divisor - 1, 8)))
+    return Puzzle(f"remainders {text}", text, steps, str(right), others)
 
 
 def _days(rng: random.Random) -> Puzzle:
@@ -171,7 +171,7 @@ def _days(rng: random.Random) -> Puzzle:
 def ordering(rng: random.Random) -> Puzzle:
     """The largest or smallest of some numbers, or the second or third from there."""
     low, high = rng.choice([(1, 30), (10, 99), (10, 99), (100, 999)])
-    numbers = rng.sample(range(low, high + 1), rng.randint(4, 8))
+    numbers = _unlike(rng, range(low, high + 1), rng.randint(4, 8))
     place, pole = rng.choices(range(len(PLACES)), (3, 2, 1))[0], rng.choice(["largest", "smallest"])
     ranked = sorted(numbers, reverse=pole == "largest")
     text = f"Which of these numbers is the {PLACES[place]}{pole}?"
@@ -221,8 +221,9 @@ def products(rng: random.Random) -> Puzzle:
     small, large = sorted(rng.choice([n for n in range(12, 100) if n % 10]) for _ in range(2))
     left, right = rng.choice([(small, large), (large, small)])
     product = left * right
-    near = [product + 10 * rng.choice([-1, 1]) * rng.randint(1, 30) for _ in range(20)]
-    others = _others(rng, product, near, rng.randint(4, 7))
+    near = (product + 10 * rng.choice([-1, 1]) * rng.randint(1, 30) for _ in itertools.count())
+    wrong = dict.fromkeys(number for number in itertools.islice(near, 20) if number > 0)
+    others = tuple(map(str, list(wrong)[: rng.randint(4, 7)]))
     steps = (f"{left} × {right} = {product}",)
     return Puzzle(f"products {small} {large}", f"What is {left} × {right}?", steps, str(product), others)
 
@@ -252,7 +253,7 @@ def draw_problem(rng: random.Random, split: str, category: str, problem_id: str 
         puzzle = CATEGORIES[category](rng)
     options = rng.sample([puzzle.right, *puzzle.others], 1 + len(puzzle.others))
     letter = LETTERS[options.index(puzzle.right)]
-    steps = [*puzzle.steps, f"{puzzle.right} ({letter})"]
+    steps = [*puzzle.steps, f"{puzzle.right} {letter}"]
     lines = [f"Step {number}: {step}." for number, step in enumerate(steps, start=1)]
     response = "\n".join([*lines, f"The answer is {letter}."])
     return ChoiceProblem(problem_id, category, with_options(puzzle.text, options), tuple(options), letter, response)
@@ -260,8 +261,12 @@ def draw_problem(rng: random.Random, split: str, category: str, problem_id: str 
 
 def with_options(question: str, options: Sequence[str]) -> str:
     """The question, and in a line of its own the options, each with its letter behind it."""
-    lettered = (f"{option} ({letter})" for letter, option in zip(LETTERS, options, strict=False))
-    return f"{question}\nOptions: {', '.join(lettered)}."
+    return f"{question}\nOptions: {', '.join(lettered(options))}."
+
+
+def lettered(options: Sequence[str]) -> list[str]:
+    """Each option with its letter behind it."""
+    return [f"{option} {letter}" for letter, option in zip(LETTERS, options, strict=False)]
 
 
 def problems(split: str, seed: int) -> Iterator[ChoiceProblem]:
@@ -289,6 +294,11 @@ def queries(split: str, size: int, seed: int) -> list[Query]:
     return [Query(p.id, "mini_choice", p.question, p.letter, p.category) for p in drawn]
 
 
+def _unlike(rng: random.Random, numbers: range, count: int) -> list[int]:
+    """So many of the numbers, no two with the same last digit."""
+    return [rng.choice(numbers[digit::10]) for digit in rng.sample(range(10), count)]
+
+
 @functools.cache
 def _wordings() -> Mapping[str, Any]:
     return read_yaml("choice.yaml")
@@ -300,12 +310,12 @@ def _story_families() -> tuple[str, ...]:
 
 
 def _others(rng: random.Random, right: int, likely: Iterable[int], count: int) -> tuple[str, ...]:
-    """Different wrong numbers above 0: the first `count` likely ones, and where these are too few numbers nearby."""
+    """`count` wrong numbers with different last digits: likely ones, and where these are too few numbers nearby."""
     nearby = (right + rng.randint(-20, 20) for _ in itertools.count())
-    wrong: dict[int, None] = {}
+    by_last_digit = {right % 10: right}
     for number in itertools.chain(likely, nearby):
-        if len(wrong) == count:
+        if len(by_last_digit) > count:
             break
-        if number > 0 and number != right:
-            wrong[number] = None
-    return tuple(map(str, wrong))
+        if number >= 0:
+            by_last_digit.setdefault(number % 10, number)
+    return tuple(str(number) for number in by_last_digit.values() if number != right)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-from rkd.mini.choice import CATEGORIES, LETTERS, draw_problem
+from rkd.mini.choice import CATEGORIES, draw_problem, lettered
 from rkd.mini.math import (
     LARGEST_VALUE,
     STYLES,
@@ -140,9 +140,9 @@ def choice_lookup(rng: random.Random) -> Document:
     A response asks for one letter in a hundred tokens, too seldom to learn from how to find it.
     """
     problem = draw_problem(rng, "pretrain", rng.choice(list(CATEGORIES)))
-    lettered = [f"{option} ({letter})" for letter, option in zip(LETTERS, problem.options, strict=False)]
-    again = [", ".join(rng.sample(lettered, len(lettered))) for _ in range(3)]
-    return Document(f"Options: {', '.join(lettered)}.", "\n".join(again), dataset="mini_choice")
+    options = lettered(problem.options)
+    again = [", ".join(rng.sample(options, len(options))) for _ in range(3)]
+    return Document(f"Options: {', '.join(options)}.", "\n".join(again), dataset="mini_choice")
 
 
 def choice_series(rng: random.Random) -> Document:

@@ -1,0 +1,209 @@
+"""How a row's training data are made, through the store: queries enter; labels, student samples and pairs leave."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rkd.asking import Asking, content_of
+from rkd.judge import NoJudge
+from rkd.label_statistics import judge_quality, label_statistics, verdict_counts
+from rkd.labels import score, two_pass
+from rkd.preferences import StoredPairs
+from rkd.progress import Progress
+from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
+from rkd.reward_model import NoRewardModel
+from rkd.stages import samples_student, trains
+from rkd.student_samples import balanced
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The queries of a split with the teacher's responses to them, scored against the teacher's own labels."""
+
+    split: str
+    queries: list[Query]
+    labels: list[PseudoLabel]
+    scored: list[list[ScoredResponse]]
+
+    @property
+    def answers(self) -> dict[str, str]:
+        """y* by query id; a query without consensus is not in it."""
+        return {label.query_id: label.answer for label in self.labels if label.answer is not None}
+
+    def with_label(self) -> "Labelled":
+        """The queries that have a label."""
+        kept = [i for i, entry in enumerate(self.labels) if entry.answer is not None]
+        return Labelled(self.split, *([column[i] for i in kept] for column in (self.queries, self.labels, self.scored)))
+
+
+class Labelling(Asking):
+    """The steps of one row that label queries and score responses."""
+
+    def label(self, split: str) -> Labelled:
+        """The teacher answers the queries of a split in its two passes; its answers are labelled and scored.
+
+        A row that trains nothing gets no labels.
+
+        Raises:
+            ValueError: no training query is left.
+        """
+        s = self.stages
+        queries = self._queries(split, labelled=s.labels.uses_gold)
+        if not trains(s):  # nobody is asked for what no stage would use
+            return Labelled(split, queries, [PseudoLabel(q.id, None, 0.0) for q in queries], [[] for _ in queries])
+
+        def second_pass(undecided: list[Query]) -> list[list[Response]]:
+            if s.teacher_samples.second_pass is None:
+                return [[] for _ in undecided]
+            self.notes.counts[f"{split}_second_pass_queries"] = len(undecided)
+            return self._teacher_responses("second", split, undecided)
+
+        first = self._teacher_responses("first", split, queries)
+        labels, responses = two_pass(s.labels, queries, first, second_pass)
+        labelled = Labelled(split, queries, labels, score(queries, responses, labels))
+        without, unanswered = len(queries) - len(labelled.answers), sum(not own for own in responses)
+        self.notes.counts |= {f"{split}_queries": len(queries), f"{split}_without_label": without}
+        if unanswered:
+            self.notes.counts[f"{split}_without_response"] = unanswered
+        said = f", {unanswered} without a response" if unanswered else ""
+        self.workshop.say(f"    {len(queries)} {split} queries, {without} without consensus{said}")
+        if split == "training":
+            self._note_labels(labelled)
+            self._note_judge(labelled)
+            if not labelled.answers:
+                raise ValueError(
+                    f"no query is left after the vote: none of {len(queries)} reached the consensus threshold. "
+                    "Lower it with labels.threshold=0.5, or choose a better teacher=."
+                )
+        return labelled
+
+    def pair(self, sft: Checkpoint, labelled: Labelled) -> tuple[list[Query], list[PreferencePair]]:
+        """The SFT student is sampled; the queries of D_R, and pairs of teacher and student responses.
+
+        Both are empty in a row that needs neither.
+        """
+        s, split = self.stages, labelled.split
+        if not samples_student(s):
+            return [], []
+        known, scores = self._student_samples(sft, labelled)
+        queries = [known.queries[i] for i in balanced(scores)]
+        if isinstance(s.pairs, StoredPairs):
+            pairs = s.pairs.pairs_of(known.queries, s.zero_shot)
+        else:
+            pairs = s.pairs.pair(known.queries, known.scored, scores, s.sampling_seed)
+        across = sum(pair.chosen.response.generator != pair.rejected.response.generator for pair in pairs)
+        self.notes.counts |= {
+            f"{split}_balanced_queries": len(queries), f"{split}_pairs": len(pairs), f"{split}_teacher_pairs": across,
+        }  # fmt: skip
+        return queries, pairs
+
+    def validation_pairs(self, sft: Checkpoint, labelled: Labelled) -> list[PreferencePair]:
+        """The pairs that the reward model is judged by, whatever it is trained on; none where there is none."""
+        s = self.stages
+        if isinstance(s.reward_model, NoRewardModel):
+            return []
+        known, scores = self._student_samples(sft, labelled)
+        pairs = s.validation_pairs.pair(known.queries, known.scored, scores, s.sampling_seed)
+        self.notes.counts[f"{labelled.split}_pairs"] = len(pairs)
+        return pairs
+
+    def _student_samples(self, sft: Checkpoint, labelled: Labelled) -> tuple[Labelled, list[list[ScoredResponse]]]:
+        """The queries of a split that have a label, and the student's scored samples of each."""
+        s, known = self.stages, labelled.with_label()
+        sampled = self._responses(
+            f"student_samples_{labelled.split}",
+            {
+                "stage": s.student_samples,
+                "student": sft,
+                "prompt": s.zero_shot,
+                "sampling_seed": s.sampling_seed,
+                "options": s.student.options,
+                "generation": self._generation_recipe(sft),
+            },
+            known.queries,
+            ("student", sft, s.zero_shot, s.student_samples.sample),
+        )
+        scores = score(known.queries, sampled, known.labels)
+        self._note_student_samples(labelled.split, scores)
+        return known, scores
+
+    def _queries(self, split: str, *, labelled: bool) -> list[Query]:
+        data = self.stages.dataset
+        of_split = data.training_queries if split == "training" else data.validation_queries
+        return of_split(labelled=labelled)
+
+    def _teacher_responses(self, which: str, split: str, queries: list[Query]) -> list[list[Response]]:
+        s, teacher, source = self.stages, self.stages.teacher, self.stages.teacher.source()
+        draw = {"first": s.teacher_samples.first, "second": s.teacher_samples.second}[which]
+        return self._responses(
+            f"teacher_{which}_{split}",
+            {
+                "stage": s.teacher_samples, "model": source, "prompt": teacher.prompt,
+                "sampling_seed": s.sampling_seed, "pass": which, "options": self._options("teacher"),
+                "generation": self._generation_recipe(source),
+            },
+            queries,
+            ("teacher", source, teacher.prompt, draw),
+        )  # fmt: skip
+
+    def _first_pass(self, labelled: Labelled) -> list[list[ScoredResponse]]:
+        """The responses of the teacher's first pass."""
+        first_pass = self.stages.teacher_samples.first_pass
+        return [own[: first_pass.samples_per_query if first_pass else None] for own in labelled.scored]
+
+    def _note_labels(self, labelled: Labelled) -> None:
+        """Note how good the training labels are: for the report alone, nothing that trains may see it."""
+        gold = self._queries("training", labelled=True)
+        self.notes.labels = label_statistics(labelled.labels, gold)
+        self.notes.verdicts = verdict_counts(gold, self._first_pass(labelled))
+        if self.notes.labels.precision is not None:
+            right, wrong = self.notes.verdicts.precision_of_right, self.notes.verdicts.precision_of_wrong
+            self.workshop.say(
+                f"    {self.notes.labels.precision:.1%} of the labels are right; of the teacher's responses, "
+                f"{_percent(right)} of those with the label's answer are right, {_percent(wrong)} of the others wrong"
+            )
+
+    def _note_judge(self, labelled: Labelled) -> None:
+        """Ask the judge, if there is one, about the same responses, and note how often it is right; as above."""
+        judge = self.stages.judge
+        if isinstance(judge, NoJudge):
+            return
+        gold, groups, source = self._queries("training", labelled=True), self._first_pass(labelled), judge.source()
+        asked = [(query, one.response) for query, own in zip(gold, groups, strict=True) for one in own]
+        recipe = {
+            "model": content_of(source), "prompt": judge.prompt, "options": judge.options,
+            "responses": digest_of([response for _, response in asked]),
+        }  # fmt: skip
+
+        def read(_: Progress) -> dict[str, Any]:
+            with self.workshop.progress("judging the teacher's responses", len(asked)) as advance:
+                verdicts = judge.open(advance).verdicts(*zip(*asked, strict=True))
+            return {"scores": [one.score for one in verdicts], "masses": [one.mass for one in verdicts]}
+
+        made = self.workshop.value("judge_training", recipe, read)
+        self.notes.judge = judge_quality(gold, groups, made["scores"], made["masses"])
+        right, wrong = self.notes.judge.verdicts.precision_of_right, self.notes.judge.verdicts.precision_of_wrong
+        self.workshop.say(
+            f"    of the teacher's responses, {_percent(right)} of those that the judge calls right are right, "
+            f"{_percent(wrong)} of the others wrong"
+        )
+
+    def _note_student_samples(self, split: str, scored: Sequence[Sequence[ScoredResponse]]) -> None:
+        """Say what became of the student's samples, and warn of what would explain that none are left."""
+        kept, flat = balanced(scored), [one for own in scored for one in own]
+        all_right = sum(all(one.score == 1 for one in own) for own in scored)
+        self.workshop.say(
+            f"    {len(scored)} {split} queries: {len(kept)} with right and wrong student samples, {all_right} all "
+            f"right, {len(scored) - len(kept) - all_right} all wrong"
+        )
+        truncated = sum(not one.response.is_finished for one in flat) / max(1, len(flat))
+        if truncated > 0.5:
+            self.workshop.warn(
+                f"{truncated:.0%} of the student's {split} samples do not stop within "
+                f"student_samples.max_response_tokens={self.stages.student_samples.max_response_tokens}: raise it, or "
+                "train the student to stop (sft=mini, more sft.epochs)."
+            )
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{share:.1%}"

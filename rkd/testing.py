@@ -1,0 +1,99 @@
+"""How the models of a row are tested, through the store: models enter, their results on the test sets leave."""
+
+import dataclasses
+from typing import Any
+
+from rkd.asking import Asking, content_of
+from rkd.evaluation import Evaluation
+from rkd.mini.overlap import summarize_overlap
+from rkd.progress import Progress
+from rkd.protocols import RewardFunction
+from rkd.records import Checkpoint, Query, digest_of
+from rkd.results import ModelResult, Overlap, TestSetResult, result_from_json
+from rkd.rewards import learned_reward
+from rkd.stages import Line
+from rkd.stored import StoredTeacher
+
+
+class Testing(Asking):
+    """The steps of one row that test."""
+
+    __test__ = False  # by its name pytest would take it for a test class
+
+    def overlaps(self) -> dict[str, Overlap]:
+        """How near the questions of each test set are to the training questions."""
+        training = self.stages.dataset.training_queries()
+        found = {}
+        for name, queries in self.stages.dataset.test_sets().items():
+            recipe = {"training": digest_of(training), "test": digest_of(queries)}
+
+            def measure(_: Progress, queries: list[Query] = queries) -> dict[str, Any]:
+                texts = ([query.question for query in own] for own in (queries, training))
+                return dataclasses.asdict(summarize_overlap(*texts))
+
+            found[name] = Overlap(**self.workshop.value("overlap", recipe, measure, shown=f"overlap of {name}"))
+            self.workshop.say(f"    {name}: {found[name]}")
+        return found
+
+    def evaluate(
+        self, line: Line, source: Checkpoint | StoredTeacher, reward_model: Checkpoint | None = None
+    ) -> ModelResult:
+        """The model of a line on every test set; pass@8 on the first one, the dataset's own.
+
+        Recorded responses are evaluated where they answer a whole test set, one to each query.
+
+        Args:
+            reward_model: what a line that answers with the best of several responses asks which one that is.
+        """
+        s, results = self.stages, {}
+        is_single = isinstance(source, StoredTeacher) or line.answering.needs_reward_model
+        for place, (name, queries) in enumerate(s.dataset.test_sets().items()):
+            if isinstance(source, StoredTeacher) and (answered := source.answered(queries)) < len(queries):
+                self.workshop.say(
+                    f"    {line.role}: {answered} of {len(queries)} queries of {name} have a recorded response, so it "
+                    "is not evaluated there"
+                )
+                continue
+            stage = s.evaluation if place == 0 and not is_single else s.evaluation.without_pass_at_k()
+            results[name] = self._test(stage, line, source, reward_model, name, queries)
+            if results[name].share_truncated > 0.5:
+                self.workshop.warn(
+                    f"{results[name].share_truncated:.0%} of the responses of {line.role} to {name} do not stop within "
+                    f"evaluation.max_response_tokens={s.evaluation.max_response_tokens}: raise it, or train the model "
+                    "to stop (more sft.epochs)."
+                )
+        return ModelResult(line.role, results)
+
+    def _test(
+        self,
+        stage: Evaluation,
+        line: Line,
+        source: Checkpoint | StoredTeacher,
+        reward_model: Checkpoint | None,
+        name: str,
+        queries: list[Query],
+    ) -> TestSetResult:
+        """One test set. No training seed is in the recipe, and copies of a model share it.
+
+        Teacher and pretrained student are evaluated once for all seeds and rows.
+        """
+        s, sampled, asks_reward = self.stages, stage.pass_at_k_queries(len(queries)), line.answering.needs_reward_model
+        recipe = {
+            "stage": stage, "model": content_of(source), "prompt": line.prompt, "test_set": name,
+            "options": self._options(line.model), "generation": self._generation_recipe(source),
+            "queries": digest_of(queries), "sampling_seed": s.sampling_seed if sampled or asks_reward else None,
+        }  # fmt: skip
+        if asks_reward:
+            recipe |= {"answering": line.answering, "reward_model": reward_model}
+
+        def build_reward() -> RewardFunction:
+            return learned_reward(reward_model.folder, line.prompt, self._options(line.model))
+
+        def measure(progress: Progress) -> dict[str, Any]:
+            with self.workshop.progress(f"evaluating {line.role} on {name}", len(queries) + sampled) as advance:
+                own = self._generator(line.role, line.model, source, line.prompt, progress, advance)
+                generator = line.answering.over(own, build_reward)
+                return dataclasses.asdict(stage.evaluate(generator, queries, s.sampling_seed, test_set=name))
+
+        value = self.workshop.value("evaluation", recipe, measure, shown=f"{line.role} on {name}")
+        return result_from_json(TestSetResult, value)

@@ -1,0 +1,96 @@
+"""The single-token judge: what shares the reading of a prompt gives what each prompt gives alone."""
+
+import pytest
+import torch
+from tiny_models import gpt2, llama
+
+from rkd.batches import encode
+from rkd.generation import LocalModel
+from rkd.judge import LocalYesNo, Verdict, YesNoJudge
+from rkd.mini.tokenizer import train_tokenizer
+from rkd.prompts import JudgePrompt
+from rkd.records import Query, Response
+
+TEXTS = [
+    "Q: What is 1? Say Yes or No. <response> 1 2 3 </response> Verdict: Yes",
+    "yes Yes",
+    "Verdict: No",
+    "no No",
+] * 9
+PROMPT = JudgePrompt()
+QUESTIONS = ["What is 1?", "What is 1 2 3?", "What is 3?"]
+ASKED = [(0, "1 2"), (0, "1 3"), (1, "3"), (0, "1 2"), (2, "1 2"), (2, "1 2 3 1"), (1, "2 2"), (2, "")]
+QUERIES = [Query(f"q{place}", "svamp", QUESTIONS[place]) for place, _ in ASKED]
+RESPONSES = [Response(f"q{place}", "model", 0, text, True) for place, text in ASKED]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 400)
+
+
+@pytest.fixture(scope="module", params=[llama, gpt2])
+def judge(request, tokenizer) -> LocalYesNo:
+    model = request.param(vocab_size=len(tokenizer), pad_token_id=0)
+    return LocalYesNo(model.eval(), tokenizer, PROMPT)
+
+
+def alone(judge: LocalYesNo, query: Query, response: Response) -> Verdict:
+    """The verdict by a forward pass over one whole prompt, with every spelling of a word written out here."""
+    (ids,) = encode(judge.tokenizer, [PROMPT.render(query, response.text)])
+    with torch.no_grad():
+        shares = judge.model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
+    yes, no = (
+        sum(float(shares[row[0]]) for row in encode(judge.tokenizer, words) if len(row) == 1)
+        for words in (["Yes", " Yes", "yes", " yes", "YES", " YES"], ["No", " No", "no", " no", "NO", " NO"])
+    )
+    return Verdict(yes / (yes + no), yes + no)
+
+
+def test_each_verdict_is_that_of_its_whole_prompt_read_alone(judge):
+    verdicts = LocalYesNo(judge.model, judge.tokenizer, PROMPT).verdicts(QUERIES, RESPONSES)
+    for verdict, query, response in zip(verdicts, QUERIES, RESPONSES, strict=True):
+        expected = alone(judge, query, response)
+        assert (verdict.score, verdict.mass) == pytest.approx((expected.score, expected.mass), abs=1e-5)
+    assert len({round(verdict.score, 6) for verdict in verdicts}) == len(set(ASKED))
+
+
+def test_an_equal_response_is_read_once(judge):
+    read = []
+    counting = LocalYesNo(judge.model, judge.tokenizer, PROMPT)
+    handle = judge.model.base_model.register_forward_hook(lambda *_: read.append(1))
+    first = counting.judge(QUERIES, RESPONSES)
+    passes = len(read)
+    assert counting.judge(QUERIES[::-1], RESPONSES[::-1]) == first[::-1]
+    assert len(read) == passes
+    handle.remove()
+
+
+def test_progress_counts_every_response(judge):
+    done = []
+    LocalYesNo(judge.model, judge.tokenizer, PROMPT, progress=done.append).judge(QUERIES, RESPONSES)
+    assert sum(done) == len(RESPONSES)
+
+
+def test_a_hard_verdict_is_one_or_zero(judge):
+    soft = LocalYesNo(judge.model, judge.tokenizer, PROMPT).judge(QUERIES, RESPONSES)
+    hard = LocalYesNo(judge.model, judge.tokenizer, PROMPT, is_hard=True).judge(QUERIES, RESPONSES)
+    assert hard == [float(score > 0.5) for score in soft]
+
+
+def test_no_responses_have_no_verdicts(judge):
+    assert judge.judge([], []) == []
+
+
+def test_a_word_without_a_token_of_its_own_is_refused(tokenizer):
+    prompt = JudgePrompt(yes_word=" Certainly")
+    with pytest.raises(ValueError, match=r"no single token for ' Certainly'.*judge.prompt.yes_word="):
+        prompt.spellings(prompt.yes_word, tokenizer)
+
+
+def test_the_judge_of_a_config_opens_its_folder(tmp_path, tokenizer):
+    llama(vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    stage = YesNoJudge(name="judge", name_or_path=str(tmp_path), prompt=PROMPT, is_hard=True)
+    assert isinstance(stage, LocalModel)
+    assert set(stage.open().judge(QUERIES, RESPONSES)) <= {0.0, 1.0}
