@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rkd.batches import encode_responses
 from rkd.generation import LocalModel, content_files
-from rkd.loading import ModelOptions
+from rkd.loading import ModelOptions, load_tokenizer
 from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
 from rkd.protocols import TextGenerator
 from rkd.recipes import digest_of_files
 from rkd.records import Checkpoint, Query, Response
-from rkd.results import JudgeQuality, LabelStatistics, VerdictCounts
+from rkd.results import BoundSides, JudgeQuality, LabelStatistics, VerdictCounts
 from rkd.shards import InShards
 from rkd.stages import Stages
 from rkd.stored import StoredTeacher
@@ -34,6 +35,7 @@ class Notes:
     judge: JudgeQuality | None = None
     reward_model: dict[str, float] = field(default_factory=dict)
     histories: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    bound: dict[str, BoundSides] = field(default_factory=dict)
 
 
 class Asking:
@@ -62,7 +64,12 @@ class Asking:
                 generator = self._generator(role, role, source, prompt, progress, advance)
                 return draw(generator, queries, self.stages.sampling_seed)
 
-        return self.workshop.responses(name, recipe, queries, sample)
+        responses = self.workshop.responses(name, recipe, queries, sample)
+        if isinstance(source, Checkpoint):
+            flat = [(response.text, response.is_finished) for own in responses for response in own]
+            tokens = encode_responses(load_tokenizer(source.folder), *zip(*flat, strict=True)) if flat else []
+            self.notes.counts |= {f"{name}/responses": len(flat), f"{name}/tokens": sum(map(len, tokens))}
+        return responses
 
     def _generation_recipe(self, source: Checkpoint | StoredTeacher) -> Any:
         """What of the way of sampling decides the responses."""

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rkd.asking import Asking, Notes
+from rkd.bound import NoBound
 from rkd.evaluation import compare
 from rkd.fitting import Fitting
 from rkd.labelling import Labelling
@@ -62,6 +63,8 @@ def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]
     # 8: evaluation.
     made = {"teacher": stages.teacher.source(), "student": fitting.student, "sft": sft, "dpo": dpo, "rl": policy}
     models = [testing.evaluate(line, made[line.model], reward_model) for line in table_lines(stages)]
+    if not isinstance(stages.bound, NoBound):  # appendix A: what the gain in reward promised
+        notes.bound = testing.measure_bound(sft, policy, reward_model, validation)
     return result_of(stages.row, testing, config, models, overlaps)
 
 

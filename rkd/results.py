@@ -133,6 +133,16 @@ class JudgeQuality:
     mean_yes_no_mass: float
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class BoundSides:
+    """Both sides of the bound (`rkd.bound`), in fractions: the right one by the mean errors, and by the largest."""
+
+    true_gain: float
+    proxy_gain: float
+    by_mean_error: float
+    by_largest_error: float
+
+
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
@@ -180,7 +190,8 @@ class RunResult:
     responses; None without one.
     `reward_model`: what its kept weights reach on the validation pairs (`rkd.pairs.kinds`); empty without one.
     `histories`: by stage, a row for each validation: of sft, dpo and reward_model with `step` and the `share` of all
-    steps, of rl with `episodes`, and there about forty rollouts' `reward`, `kl` and `response_tokens`, too.
+    steps, of rl with `episodes`, and there about forty rollouts' `reward`, `kl` and `response_tokens`, too. `bound`: by
+    what stands for the true reward, "label" or "learned"; empty where it was not asked for.
     """
 
     row: str
@@ -200,6 +211,7 @@ class RunResult:
     verdicts: VerdictCounts | None = None
     reward_model: dict[str, float] = dataclasses.field(default_factory=dict)
     histories: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
+    bound: dict[str, BoundSides] = dataclasses.field(default_factory=dict)
 
 
 def write_result(result: RunResult, folder: Path) -> Path:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rkd.answering import Answering, AsAsked
+from rkd.bound import Bound, NoBound
 from rkd.data import Data
 from rkd.dpo import NoDPO
 from rkd.engines import Engine
@@ -60,6 +61,7 @@ class Stages:
     reward_mix: RewardMix
     rl: Any
     answering: Answering
+    bound: Bound | NoBound
     evaluation: Evaluation
     generation: Engine
     validation_queries: int
@@ -78,6 +80,8 @@ class Stages:
             )
         if isinstance(self.rl, RL):
             self.rl.check_processes(self.trainer.devices)
+        if isinstance(self.bound, Bound) and isinstance(self.rl, NoRL):
+            raise ValueError("bound=sampled compares the student before and after RL: it does not go with rl=none.")
         if self.answering.needs_reward_model and isinstance(self.reward_model, NoRewardModel):
             raise ValueError(
                 "answering=best_of_n needs a reward model, and reward_model=none makes none. Take "

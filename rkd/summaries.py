@@ -123,7 +123,7 @@ def _digest(names: Sequence[str]) -> str:
 def _values(result: RunResult) -> dict[str, float]:
     """Every number of the result that is no test outcome, by dotted name."""
     values: dict[str, float] = {}
-    for name in ("counts", "costs", "labels", "verdicts", "judge", "reward_model", "overlaps"):
+    for name in ("counts", "costs", "labels", "verdicts", "judge", "reward_model", "bound", "overlaps"):
         _collect(name, getattr(result, name, None), values)
     return values
 

@@ -1,18 +1,27 @@
 """How the models of a row are tested, through the store: models enter, their results on the test sets leave."""
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from rkd.asking import Asking, content_of
+from rkd.bound import sides
 from rkd.evaluation import Evaluation
+from rkd.labelling import Labelled
 from rkd.mini.overlap import summarize_overlap
 from rkd.progress import Progress
 from rkd.protocols import RewardFunction
-from rkd.records import Checkpoint, Query, digest_of
-from rkd.results import ModelResult, Overlap, TestSetResult, result_from_json
-from rkd.rewards import learned_reward
+from rkd.records import Checkpoint, Query, Response, digest_of
+from rkd.results import BoundSides, ModelResult, Overlap, TestSetResult, result_from_json
+from rkd.reward_model import NoRewardModel
+from rkd.rewards import VerifiableReward, learned_reward
 from rkd.stages import Line
 from rkd.stored import StoredTeacher
+
+Measure = Callable[[Sequence[Query], Sequence[Response]], Tensor]
+"""A number for each response, (n,)."""
 
 
 class Testing(Asking):
@@ -64,6 +73,34 @@ class Testing(Asking):
                 )
         return ModelResult(line.role, results)
 
+    def measure_bound(
+        self, sft: Checkpoint, policy: Checkpoint, reward_model: Checkpoint, validation: Labelled
+    ) -> dict[str, BoundSides]:
+        """Both sides of appendix A's bound, by what stands for the true reward: the label, and R where there is one."""
+        s, known = self.stages, validation.with_label()
+        gold = {query.id: query.gold_answer for query in s.dataset.validation_queries(labelled=True)}
+        rewards = {"true": _is_right(gold), "label": _is_right(known.answers)}
+        if not isinstance(s.reward_model, NoRewardModel):
+            learned = learned_reward(reward_model.folder, s.zero_shot, s.student.options)
+            rewards["learned"] = lambda queries, responses: learned(queries, responses).total.sigmoid()
+        before, after = (self._bound_rewards(name, of, known, rewards) for name, of in (("sft", sft), ("rl", policy)))
+        return {name: sides(before["true"], before[name], after["true"], after[name]) for name in list(rewards)[1:]}
+
+    def _bound_rewards(
+        self, name: str, policy: Checkpoint, known: Labelled, rewards: Mapping[str, Measure]
+    ) -> dict[str, Tensor]:
+        """What each reward gives the responses that a policy samples."""
+        s = self.stages
+        recipe = {
+            "stage": s.bound, "model": policy, "prompt": s.zero_shot, "sampling_seed": s.sampling_seed,
+            "options": s.student.options, "generation": self._generation_recipe(policy),
+        }  # fmt: skip
+        asked = ("student", policy, s.zero_shot, s.bound.sample)
+        responses = self._responses(f"bound_samples_{name}", recipe, known.queries, asked)
+        queries = [query for query, own in zip(known.queries, responses, strict=True) for _ in own]
+        flat = [response for own in responses for response in own]
+        return {of: reward(queries, flat) for of, reward in rewards.items()}
+
     def _test(
         self,
         stage: Evaluation,
@@ -97,3 +134,9 @@ class Testing(Asking):
 
         value = self.workshop.value("evaluation", recipe, measure, shown=f"{line.role} on {name}")
         return result_from_json(TestSetResult, value)
+
+
+def _is_right(answers: Mapping[str, str]) -> Measure:
+    """1 for the answer that is given here, else 0."""
+    reward = VerifiableReward(answers, right=1.0, wrong=0.0)
+    return lambda queries, responses: reward(queries, responses).total

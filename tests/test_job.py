@@ -393,6 +393,16 @@ def test_a_judge_is_asked_about_the_first_pass_and_trains_nobody(world, same_sto
     assert 0 <= judged.judge.mean_yes_no_mass <= 1
 
 
+def test_the_bound_is_measured_on_samples_of_both_policies(world, same_store):
+    _, seen = run(world, same_store, "bound=sampled", "bound.samples_per_query=2", "bound.max_response_tokens=16")
+    made = [line.split()[1] for line in seen.splitlines() if "✓" in line and "reused" not in line]
+    assert made == ["bound_samples_sft", "bound_samples_rl"]
+    (measured,) = [r for r in map(read_result, (same_store / "outputs").iterdir()) if r.bound]
+    assert set(measured.bound) == {"label", "learned"}
+    assert measured.bound["label"].true_gain == measured.bound["learned"].true_gain
+    assert measured.counts["bound_samples_rl/responses"] == 2 * measured.counts["validation_queries"]
+
+
 def test_noisy_labels_are_wrong_and_the_teacher_is_asked_once(rows, finished):
     noisy, ours = read_result(rows["noisy_labels"]), only_result(finished[0])[0]
     assert noisy.labels.labelled == ours.labels.labelled
