@@ -13,12 +13,13 @@ from transformers import PreTrainedModel
 from rkd.asking import Notes
 from rkd.evaluation import accuracy
 from rkd.generation import LocalGenerator
+from rkd.judge import YesNoJudge
 from rkd.labelling import Labelled
 from rkd.loading import load_tokenizer
 from rkd.parallel import own_share, sum_over_processes
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, PreferencePair, Query, Response, digest_of
-from rkd.rewards import RewardInputs
+from rkd.rewards import JudgeReward, RewardInputs
 from rkd.stages import Stages
 from rkd.workshop import Workshop
 
@@ -81,9 +82,12 @@ class Fitting:
             "reward_model": reward_model,
             "validation": self._validation_recipe(validation),
         }
+        if isinstance(s.reward_mix, JudgeReward) and isinstance(s.judge, YesNoJudge):
+            inputs["judge"] = s.judge.content()
 
         def build_reward() -> RewardFunction:
-            return s.reward_mix.build(RewardInputs(training.answers, reward_model, s.zero_shot, s.student.options))
+            made_of = RewardInputs(training.answers, reward_model, s.judge, s.zero_shot, s.student.options)
+            return s.reward_mix.build(made_of)
 
         return self._fit("rl", s.rl, inputs, start, queries, build_reward, validate=self._validator(validation))
 

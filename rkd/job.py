@@ -20,6 +20,7 @@ from rkd.bill import Bill
 from rkd.callbacks import TrainingDivergedError
 from rkd.figures import learning_curves
 from rkd.generation import LocalModel
+from rkd.judge import NoJudge
 from rkd.loading import count_weights
 from rkd.parallel import FollowerError, followers
 from rkd.pipeline import build_stages, evaluate_student, job_digest, row_of, run_experiment
@@ -290,7 +291,9 @@ def _check_task(stages: Stages) -> None:
 
 
 def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher]:
-    return [stages.student] if config.evaluate_only else [stages.student, stages.teacher]
+    if config.evaluate_only:
+        return [stages.student]
+    return [stages.student, stages.teacher, *([] if isinstance(stages.judge, NoJudge) else [stages.judge])]
 
 
 @contextlib.contextmanager

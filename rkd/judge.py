@@ -6,6 +6,7 @@ equal responses are judged once. Shapes: B responses, V vocabulary.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,6 +107,10 @@ class YesNoJudge(LocalModel):
 
     prompt: JudgePrompt
     is_hard: bool = False
+
+    def content(self) -> dict[str, Any]:
+        """What decides its verdicts: the content of its model's folder, not the place."""
+        return {"model": self.source(), "prompt": self.prompt, "is_hard": self.is_hard, "options": self.options}
 
     def open(self, progress: Callable[[int], None] = lambda _: None) -> LocalYesNo:
         """The judge, its model loaded.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rkd.asking import Asking, content_of
+from rkd.asking import Asking
 from rkd.judge import NoJudge
 from rkd.label_statistics import judge_quality, label_statistics, verdict_counts
 from rkd.labels import score, two_pass
@@ -168,12 +168,9 @@ class Labelling(Asking):
         judge = self.stages.judge
         if isinstance(judge, NoJudge):
             return
-        gold, groups, source = self._queries("training", labelled=True), self._first_pass(labelled), judge.source()
+        gold, groups = self._queries("training", labelled=True), self._first_pass(labelled)
         asked = [(query, one.response) for query, own in zip(gold, groups, strict=True) for one in own]
-        recipe = {
-            "model": content_of(source), "prompt": judge.prompt, "options": judge.options,
-            "responses": digest_of([response for _, response in asked]),
-        }  # fmt: skip
+        recipe = {"judge": judge.content(), "responses": digest_of([response for _, response in asked])}
 
         def read(_: Progress) -> dict[str, Any]:
             with self.workshop.progress("judging the teacher's responses", len(asked)) as advance:

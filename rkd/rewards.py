@@ -17,10 +17,11 @@ from transformers import PreTrainedTokenizerBase
 
 from rkd.answers import answers_match, extract_answer
 from rkd.batches import ResponseBatch, collate, encode_responses, even_groups
+from rkd.judge import NoJudge, YesNoJudge
 from rkd.loading import ModelOptions, load_tokenizer
 from rkd.models import Scorer, load_scorer
 from rkd.prompts import PromptTemplate
-from rkd.protocols import RewardFunction, Rewards
+from rkd.protocols import Judge, RewardFunction, Rewards
 from rkd.records import Checkpoint, Query, Response
 from rkd.side_by_side import map_over_copies
 
@@ -82,6 +83,37 @@ def learned_reward(folder: Path, prompt: PromptTemplate, options: ModelOptions) 
     return LearnedReward(load_scorer(folder, options, placed=True).eval(), load_tokenizer(folder), prompt)
 
 
+@dataclass(frozen=True)
+class JudgedReward:
+    """A judge's verdict p, from `wrong` at 0 to `right` at 1 (paper J's YoN).
+
+    Args:
+        unanswered: the reward of a response without an answer, which the judge is not asked about.
+    """
+
+    judge: Judge
+    right: float = 1.0
+    wrong: float = -1.0
+    unanswered: float = -1.0
+
+    def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+        """See `RewardFunction`.
+
+        Raises:
+            ValueError: a verdict could not be read.
+        """
+        answers = [
+            extract_answer(response.text, query.dataset) for query, response in zip(queries, responses, strict=True)
+        ]
+        asked = [place for place, answer in enumerate(answers) if answer is not None]
+        verdicts = self.judge.judge([queries[place] for place in asked], [responses[place] for place in asked])
+        if None in verdicts:
+            raise ValueError(f"{verdicts.count(None)} of {len(asked)} verdicts of the judge could not be read.")
+        reward = torch.full((len(responses),), self.unanswered)
+        reward[asked] = self.wrong + (self.right - self.wrong) * torch.tensor(verdicts)
+        return Rewards(reward, {"judge": reward})
+
+
 def cap_at_zero(rewards: Tensor) -> Tensor:
     """min(r, 0): the consistency penalty of Eq. 10."""
     return rewards.clamp(max=0)
@@ -127,10 +159,11 @@ class ConsistencyCheck:
 
 @dataclass(frozen=True)
 class RewardInputs:
-    """What a reward may be made of: y* by query id, the reward model's folder, the student's prompt and options."""
+    """What a reward may be made of: y* by query id, reward model and judge, the student's prompt and options."""
 
     labels: Mapping[str, str]
     reward_model: Checkpoint
+    judge: YesNoJudge | NoJudge
     prompt: PromptTemplate
     options: ModelOptions = field(default_factory=ModelOptions)
 
@@ -173,6 +206,24 @@ class LabelReward:
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """See `RewardMix`."""
         return VerifiableReward(inputs.labels, self.right, self.wrong, self.unanswered)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeReward:
+    """The judge's verdicts alone, without labels and without a reward model."""
+
+    right: float = 1.0
+    wrong: float = -1.0
+    unanswered: float = -1.0
+
+    def build(self, inputs: RewardInputs) -> RewardFunction:
+        """See `RewardMix`."""
+        if isinstance(inputs.judge, NoJudge):
+            raise ValueError(
+                "reward_mix=judge needs a judge, and judge=none is none. Take `python run.py reward_mix=judge "
+                "judge=mini_judge`, or a model of yours, `judge=hf judge.name_or_path=FOLDER`."
+            )
+        return JudgedReward(inputs.judge.open(), self.right, self.wrong, self.unanswered)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ FLOORS = [
         "columns tables calculations alpaca_eval pair_files store shards resuming sharding",
         "sources table_text table_figures models training decoding side_by_side stored",
         "data table_files generation pairs pretrain_text supervised",
-        "bound rewards teacher labels student_samples preferences rollouts pretrain_report engines judge "
-        "label_statistics",
+        "judge label_statistics",
+        "bound rewards teacher labels student_samples preferences rollouts pretrain_report engines",
         "pretrain sft dpo reward_model rl evaluation answering label_noise",
         "tracking report figures workshop",
         "stages artifacts",

@@ -27,6 +27,7 @@ from rkd.records import Checkpoint
 from rkd.results import RESULT_FILE, read_result
 from rkd.store import Store, label_of, open_artifact
 
+JUDGE_WORDS = ["judge.prompt.yes_word=' 1'", "judge.prompt.no_word=' 2'"]  # the tiny tokenizer has no Yes
 ROLES = ["teacher", "student few-shot", "student zero-shot", "SFT student", "Ours"]
 
 
@@ -296,6 +297,7 @@ def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
         "orm_t": [*SFT, *REWARD_MODEL, *RL, *errs],
         "best_of_n": [*SFT, *REWARD_MODEL, "answering.samples_per_query=4"],
         "noisy_labels": [*SFT, *REWARD_MODEL, *RL, "labels.noise=0.4"],
+        "judge_reward": [*SFT, *RL, f"judge.name_or_path={world / 'teacher'}", *JUDGE_WORDS],
     }
     folders = {}
     for row, stages in jobs.items():
@@ -319,7 +321,7 @@ def pairs_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-@pytest.mark.parametrize("row", ["dpo", "ours_wo_d", "orm_s", "orm_t", "best_of_n", "noisy_labels"])
+@pytest.mark.parametrize("row", ["dpo", "ours_wo_d", "orm_s", "orm_t", "best_of_n", "noisy_labels", "judge_reward"])
 def test_each_row_is_tested_beside_the_models_it_comes_of(rows, row):
     result = read_result(rows[row])
     assert result.failure is None
@@ -380,8 +382,7 @@ def test_the_best_of_n_asks_the_reward_model_of_ours_and_trains_no_policy(rows, 
 
 
 def test_a_judge_is_asked_about_the_first_pass_and_trains_nobody(world, same_store):
-    words = ["judge.prompt.yes_word=' 1'", "judge.prompt.no_word=' 2'"]
-    _, seen = run(world, same_store, "judge=hf", f"judge.name_or_path={world / 'teacher'}", *words)
+    _, seen = run(world, same_store, "judge=hf", f"judge.name_or_path={world / 'teacher'}", *JUDGE_WORDS)
     made = [line for line in seen.splitlines() if "✓" in line and "reused" not in line]
     assert [line.split()[1] for line in made] == ["judge_training"]
     (judged,) = [r for r in map(read_result, (same_store / "outputs").iterdir()) if r.judge is not None]
@@ -401,6 +402,13 @@ def test_the_bound_is_measured_on_samples_of_both_policies(world, same_store):
     assert set(measured.bound) == {"label", "learned"}
     assert measured.bound["label"].true_gain == measured.bound["learned"].true_gain
     assert measured.counts["bound_samples_rl/responses"] == 2 * measured.counts["validation_queries"]
+
+
+def test_the_judges_verdict_can_be_the_reward_without_a_reward_model(rows):
+    result = read_result(rows["judge_reward"])
+    assert result.judge is not None
+    assert result.reward_model == {}
+    assert result.counts["rl/episodes"] > 0
 
 
 def test_noisy_labels_are_wrong_and_the_teacher_is_asked_once(rows, finished):

@@ -6,6 +6,7 @@ import torch
 from fakes import query, responses, says
 
 from rkd.batches import collate, encode, encode_responses
+from rkd.judge import NoJudge
 from rkd.loading import load_tokenizer
 from rkd.models import Scorer, load_scorer
 from rkd.protocols import Rewards
@@ -14,6 +15,8 @@ from rkd.records import Checkpoint, Response
 from rkd.rewards import (
     ConsistencyCheck,
     DistilledReward,
+    JudgedReward,
+    JudgeReward,
     LabelReward,
     LearnedReward,
     OwnReward,
@@ -41,7 +44,7 @@ class FixedReward:
 
 
 def inputs(folder=None) -> RewardInputs:
-    return RewardInputs({"q": "8"}, Checkpoint(folder, "tiny"), tiny_world.PROMPT)
+    return RewardInputs({"q": "8"}, Checkpoint(folder, "tiny"), NoJudge(), tiny_world.PROMPT)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +98,34 @@ def count_words(_, responses):
 
 def one_number(*_):
     return [1.0]
+
+
+class ScriptedJudge:
+    """A judge that gives its verdicts in turn, and notes what it was asked."""
+
+    def __init__(self, *verdicts: float | None) -> None:
+        self.verdicts, self.asked = verdicts, []
+
+    def judge(self, queries, responses):  # noqa: ARG002
+        self.asked += [response.text for response in responses]
+        return list(self.verdicts)
+
+
+def test_a_verdict_is_a_reward_from_minus_one_to_one():
+    judge = ScriptedJudge(1.0, 0.5, 0.25, 0.0)
+    rewards = JudgedReward(judge)([QUERY] * 5, RESPONSES)
+    assert rewards.total.tolist() == [1.0, 0.0, -0.5, -1.0, -1.0]
+    assert judge.asked == [response.text for response in RESPONSES[:4]]  # the last one has no answer
+
+
+def test_a_verdict_that_could_not_be_read_is_no_reward():
+    with pytest.raises(ValueError, match="1 of 4 verdicts of the judge could not be read"):
+        JudgedReward(ScriptedJudge(1.0, None, 0.25, 0.0))([QUERY] * 5, RESPONSES)
+
+
+def test_a_judge_reward_without_a_judge_says_what_to_choose():
+    with pytest.raises(ValueError, match="judge=mini_judge"):
+        JudgeReward().build(inputs())
 
 
 def test_a_function_of_the_users_own_is_a_reward():
