@@ -18,7 +18,7 @@ from rkd.preferences import StoredPairs
 from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction, TextGenerator
-from rkd.recipes import digest_of_files
+from rkd.recipes import digest_of_files, recipe_digest
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
 from rkd.results import LabelStatistics, ModelResult, Overlap, TestSetResult, VerdictCounts, result_from_json
 from rkd.reward_model import NoRewardModel
@@ -114,6 +114,8 @@ class Asking:
         said = f", {unanswered} without a response" if unanswered else ""
         self.workshop.say(f"    {len(queries)} {split} queries, {without} without consensus{said}")
         if split == "training":
+            passes = ["teacher_first_training", "teacher_second_training"]
+            self.workshop.note("labels", labels, recipe_digest("labels", labelled.answers), made_from=passes)
             self._note_labels(labelled)
             if not labelled.answers:
                 raise ValueError(
@@ -136,6 +138,8 @@ class Asking:
             pairs = s.pairs.pairs_of(known.queries, s.zero_shot)
         else:
             pairs = s.pairs.pair(known.queries, known.scored, scores, s.sampling_seed)
+        sources = ["labels", "teacher_first_training", "teacher_second_training", f"student_samples_{split}"]
+        self.workshop.note("pairs", pairs, digest_of(pairs), made_from=sources)
         across = sum(pair.chosen.response.generator != pair.rejected.response.generator for pair in pairs)
         self.notes.counts |= {
             f"{split}_balanced_queries": len(queries), f"{split}_pairs": len(pairs), f"{split}_teacher_pairs": across,
@@ -296,7 +300,7 @@ class Asking:
         if isinstance(source, StoredTeacher):
             return source
         own = self.stages.generation.open(source, prompt, name, advance, self._options(model))
-        return InShards(own, progress, advance, self.workshop.responses_per_shard)
+        return InShards(own, progress, advance, self.workshop.responses_per_shard, own.tokenizer)
 
     def _note_labels(self, labelled: Labelled) -> None:
         """Note how good the training labels are: for the report alone, nothing that trains may see it."""
