@@ -8,7 +8,7 @@ Summary: `test/<test set>/...` of the row's own model, `<model>/<test set>/...` 
 Outputs: responses, labels, pairs and models, each with its digest and those of what it was made from.
 """
 
-import math
+import random
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ from rkd.summaries import numbers
 from rkd.tracking import Output, Tracker
 from rkd.workshop import RECORDS_FILE
 
-SAMPLES_LOGGED = 500  # responses of a stage, from the whole of it
+SAMPLES_LOGGED = 500  # responses of a stage
 MODELS = ("sft", "dpo", "reward_model", "rl")  # the stages that leave one
 MEASURES = ("accuracy", "interval_low", "interval_high", "n", "pass_at_8", "maj_at_8")
 OF_MANIFEST = ("seconds", "tokens", "created", "revision", "files")
@@ -97,8 +97,10 @@ class Logbook:
 
 
 def thinned(items: Sequence[Any]) -> Sequence[Any]:
-    """At most `SAMPLES_LOGGED` of the items, evenly from all of them."""
-    return items[:: math.ceil(len(items) / SAMPLES_LOGGED) or 1]
+    """At most `SAMPLES_LOGGED` of the items, in their order, from all of them, and the same each time."""
+    # Drawn, not every k-th one: of queries with k samples each, that would always be the first sample.
+    chosen = random.Random(0).sample(range(len(items)), min(SAMPLES_LOGGED, len(items)))
+    return [items[place] for place in sorted(chosen)]
 
 
 def artifact_output(artifact: Artifact, *, was_made: bool) -> Output:

@@ -188,7 +188,10 @@ def test_digests_are_found_wherever_they_stand_in_a_recipe():
     assert input_digests(recipe) == {"student": digests[0], "pairs": digests[1], "validation/labels": digests[2]}
 
 
-def test_a_long_training_shows_some_of_its_samples_from_first_to_last():
-    shown = thinned(range(5 * SAMPLES_LOGGED))
-    assert (len(shown), shown[0], shown[-1]) == (SAMPLES_LOGGED, 0, 5 * SAMPLES_LOGGED - 5)
-    assert thinned([]) == []
+def test_of_many_samples_some_are_shown_the_same_each_time_and_not_one_index_alone():
+    samples = [(query, index) for query in range(5 * SAMPLES_LOGGED) for index in range(10)]
+    shown = thinned(samples)
+    assert len(shown) == SAMPLES_LOGGED
+    assert shown == sorted(shown) == thinned(samples)
+    assert {index for _, index in shown} == set(range(10))
+    assert thinned(samples[:3]) == samples[:3]
