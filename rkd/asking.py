@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rkd.batches import encode_responses
 from rkd.generation import LocalModel, content_files
-from rkd.loading import ModelOptions, load_tokenizer
+from rkd.loading import ModelOptions
 from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
 from rkd.protocols import TextGenerator
@@ -64,12 +63,7 @@ class Asking:
                 generator = self._generator(role, role, source, prompt, progress, advance)
                 return draw(generator, queries, self.stages.sampling_seed)
 
-        responses = self.workshop.responses(name, recipe, queries, sample)
-        if isinstance(source, Checkpoint):
-            flat = [(response.text, response.is_finished) for own in responses for response in own]
-            tokens = encode_responses(load_tokenizer(source.folder), *zip(*flat, strict=True)) if flat else []
-            self.notes.counts |= {f"{name}/responses": len(flat), f"{name}/tokens": sum(map(len, tokens))}
-        return responses
+        return self.workshop.responses(name, recipe, queries, sample)
 
     def _generation_recipe(self, source: Checkpoint | StoredTeacher) -> Any:
         """What of the way of sampling decides the responses."""
@@ -91,7 +85,7 @@ class Asking:
         if isinstance(source, StoredTeacher):
             return source
         own = self.stages.generation.open(source, prompt, name, advance, self._options(model))
-        return InShards(own, progress, advance, self.workshop.responses_per_shard)
+        return InShards(own, progress, advance, self.workshop.responses_per_shard, own.tokenizer)
 
 
 def content_of(source: Checkpoint | StoredTeacher) -> Checkpoint | StoredTeacher:

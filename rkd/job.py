@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import errno
 import json
-import math
 import re
 import traceback
 from collections.abc import Iterator, Sequence
@@ -19,9 +18,11 @@ from rich.console import Console
 from rkd.bill import Bill
 from rkd.callbacks import TrainingDivergedError
 from rkd.figures import learning_curves
+from rkd.files import read_rows
 from rkd.generation import LocalModel
 from rkd.judge import NoJudge
 from rkd.loading import count_weights
+from rkd.logbook import Logbook
 from rkd.parallel import FollowerError, followers
 from rkd.pipeline import build_stages, evaluate_student, job_digest, row_of, run_experiment
 from rkd.plan import describe, planned_work
@@ -29,6 +30,8 @@ from rkd.provenance import code_revision, package_versions
 from rkd.records import Checkpoint
 from rkd.report import final_table, final_table_markdown
 from rkd.results import RESULT_FILE, RunResult, failed_result, read_result, write_result
+from rkd.resuming import HISTORY_FILE
+from rkd.settings import without_environment
 from rkd.side_by_side import cores, is_small
 from rkd.speed import measure, plan_lines
 from rkd.stages import Stages
@@ -49,7 +52,6 @@ USER_ERRORS = (
     TrackingError,
     FollowerError,
 )
-SAMPLES_LOGGED = 1000  # of the sampled responses, from the whole training
 
 
 class JobError(RuntimeError):
@@ -65,8 +67,8 @@ def run_job(config: DictConfig) -> float | None:
     console = Console(highlight=False, soft_wrap=True)
     with _quiet():
         try:
-            plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
-            _check(plain)
+            _check(OmegaConf.to_container(config, resolve=True))
+            plain = without_environment(config)  # for files and dashboards
             stages = build_stages(config)
             if config.dry_run:
                 return _dry_run(stages, instantiate(config.bill), console, evaluate_only=config.evaluate_only)
@@ -82,7 +84,7 @@ def run_job(config: DictConfig) -> float | None:
         with _explained_write_errors(place.folder), cores_of_process:
             place.folder.mkdir(parents=True, exist_ok=True)
             try:
-                return _run(stages, plain, place, console)
+                return _run(stages, config, plain, place, console)
             finally:
                 _update_tables(Path(config.table_root), place.folder, console)
 
@@ -133,23 +135,25 @@ def follow_job(config: DictConfig) -> None:
             run_experiment(stages, Workshop(Path(config.artifacts.root), Console(quiet=True)), plain)
 
 
-def _run(stages: Stages, plain: dict[str, Any], place: Place, console: Console) -> float | None:
+def _run(stages: Stages, config: DictConfig, plain: dict[str, Any], place: Place, console: Console) -> float | None:
     folder, table = place.folder, plain.pop("table") or {}  # what is tabulated decides nothing here
-    root, per_shard = Path(plain["artifacts"]["root"]), plain["artifacts"]["responses_per_shard"]
-    workshop = Workshop(root, console, job=folder, responses_per_shard=per_shard)
-    exit_code, row = 1, row_of(stages, evaluate_only=plain["evaluate_only"])
+    logbook = Logbook(stages.tracking, stages.dataset, console)
+    root, per_shard = Path(config.artifacts.root), config.artifacts.responses_per_shard
+    workshop = Workshop(root, console, job=folder, watcher=logbook, responses_per_shard=per_shard)
+    exit_code, row = 1, row_of(stages, evaluate_only=config.evaluate_only)
     for model in place.models:
         workshop.note_model(model)  # it may be what another job left in the store
     try:
-        if not plain["evaluate_only"]:
+        if not config.evaluate_only:
             _announce(stages, console)
-        stages.tracking.start(plain, _run_description(stages, row, table.get("name")), folder, run_id=place.digest)
-        if plain["evaluate_only"]:
+        described = _run_description(stages, row, config.paper, table.get("name"))
+        stages.tracking.start(plain, described, folder, run_id=place.digest)
+        if config.evaluate_only:
             result = evaluate_student(stages, workshop, plain)
         else:
             with followers(stages.trainer.devices, folder, plain):
                 result = run_experiment(stages, workshop, plain)
-        _leave_behind(result, stages, workshop, folder)
+        _leave_behind(result, stages, workshop, logbook, folder)
         exit_code = 0
     except Exception as error:
         reason = " ".join([_reason(error), *workshop.warnings])
@@ -165,14 +169,14 @@ def _run(stages: Stages, plain: dict[str, Any], place: Place, console: Console) 
     return _main_accuracy(result)
 
 
-def _run_description(stages: Stages, row: str, table: str | None) -> RunDescription:
+def _run_description(stages: Stages, row: str, paper: str, table: str | None) -> RunDescription:
     """How a dashboard groups the job: by its table, or else its dataset, and by its row."""
     teacher, student, dataset = stages.teacher.name, stages.student.name, stages.dataset.name
     return RunDescription(
         name=f"{row} {dataset} {teacher} → {student} seed {stages.seed}",
         group=table or dataset,
         job_type=row,
-        tags=(row, dataset, teacher, student, f"seed {stages.seed}"),
+        tags=(f"paper {paper}", row, dataset, teacher, student, f"seed {stages.seed}"),
     )
 
 
@@ -193,35 +197,21 @@ def _announce(stages: Stages, console: Console) -> None:
     console.print("\n".join(plan_lines(work, measure(stages, work))) + "\n", markup=False)
 
 
-def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder: Path) -> None:
+def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, logbook: Logbook, folder: Path) -> None:
     """Write result, ids of the queries, table and figure; log them; print the table and where everything is."""
     places = {"result": str(folder / RESULT_FILE)}
     (folder / "splits.json").write_text(json.dumps(stages.dataset.ids(), indent=0) + "\n", encoding="utf-8")
     table = folder / "table.md"
     table.write_text(final_table_markdown(result), encoding="utf-8")
-    tracker = stages.tracking
-    if "rl" in workshop.made:
-        policy = workshop.made["rl"]
-        history, samples = (_read(policy.folder / f"{name}.jsonl") for name in ("history", "samples"))
-        if any("reward" in row for row in history):
-            figure = folder / "learning_curves.png"
-            # RL starts from the SFT student: what validation says of episode 0 is its level.
-            start = [row["validation_accuracy"] for row in history if row["episodes"] == 0]
-            learning_curves(history, figure, sft_accuracy=start[0] if start else None)
-            tracker.log_image("learning_curves", figure)
-            places["figure"] = str(figure)
-        if samples:
-            shown = samples[:: math.ceil(len(samples) / SAMPLES_LOGGED)]
-            tracker.log_table("rl/samples", list(shown[0]), [list(sample.values()) for sample in shown])
-        inputs = {key: policy.manifest["recipe"].get(key) for key in ("student", "reward_model", "queries")}
-        tracker.log_artifact(policy.folder, f"policy-{policy.digest}", "model", {"digest": policy.digest, **inputs})
-    accuracies = {
-        (model.role, name): test.accuracy for model in result.models for name, test in model.test_sets.items()
-    }
-    rows = [[role, name, accuracy] for (role, name), accuracy in accuracies.items()]
-    tracker.log_table("final", ["model", "test_set", "accuracy"], rows)
-    tracker.log_summary({f"{role}/{name}/accuracy": value for (role, name), value in accuracies.items()})
-    places |= {"table": str(table), "tracking": tracker.where()}
+    if history := _rollouts(workshop):
+        figure = folder / "learning_curves.png"
+        # RL starts from the SFT student: what validation says of episode 0 is its level.
+        start = [row["validation_accuracy"] for row in history if row["episodes"] == 0]
+        learning_curves(history, figure, sft_accuracy=start[0] if start else None)
+        stages.tracking.log_image("learning_curves", figure)
+        places["figure"] = str(figure)
+    logbook.result(result)
+    places |= {"table": str(table), "tracking": stages.tracking.where()}
     write_result(result, folder)  # last: a job that has it is finished
     console = workshop.console
     console.print()
@@ -315,8 +305,11 @@ def _main_accuracy(result: RunResult) -> float | None:
     return tests[0].accuracy if tests else None
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+def _rollouts(workshop: Workshop) -> list[dict[str, Any]]:
+    """The history of the job's reinforcement learning; nothing where it had none."""
+    path = workshop.made["rl"].folder / HISTORY_FILE if "rl" in workshop.made else None
+    history = read_rows(path) if path is not None and path.is_file() else []
+    return history if any("reward" in row for row in history) else []
 
 
 def _reason(error: BaseException) -> str:

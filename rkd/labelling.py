@@ -10,6 +10,7 @@ from rkd.label_statistics import judge_quality, label_statistics, verdict_counts
 from rkd.labels import score, two_pass
 from rkd.preferences import StoredPairs
 from rkd.progress import Progress
+from rkd.recipes import recipe_digest
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
 from rkd.reward_model import NoRewardModel
 from rkd.stages import samples_student, trains
@@ -68,6 +69,8 @@ class Labelling(Asking):
         said = f", {unanswered} without a response" if unanswered else ""
         self.workshop.say(f"    {len(queries)} {split} queries, {without} without consensus{said}")
         if split == "training":
+            passes = ["teacher_first_training", "teacher_second_training"]
+            self.workshop.note("labels", labels, recipe_digest("labels", labelled.answers), made_from=passes)
             self._note_labels(labelled)
             self._note_judge(labelled)
             if not labelled.answers:
@@ -91,6 +94,8 @@ class Labelling(Asking):
             pairs = s.pairs.pairs_of(known.queries, s.zero_shot)
         else:
             pairs = s.pairs.pair(known.queries, known.scored, scores, s.sampling_seed)
+        sources = ["labels", "teacher_first_training", "teacher_second_training", f"student_samples_{split}"]
+        self.workshop.note("pairs", pairs, digest_of(pairs), made_from=sources)
         across = sum(pair.chosen.response.generator != pair.rejected.response.generator for pair in pairs)
         self.notes.counts |= {
             f"{split}_balanced_queries": len(queries), f"{split}_pairs": len(pairs), f"{split}_teacher_pairs": across,

@@ -4,6 +4,7 @@ A stage saves under a name, again and again; the next attempt finds what was sav
 checksum, so that one which a crash, a full disk or a stranger left behind is never taken for what was saved.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -29,7 +30,9 @@ class Progress:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._started = time.monotonic()
-        self._before, self.attempts = self._read_clock()
+        self.tokens = 0  # of the responses sampled, earlier attempts included up to what they saved last
+        self._before, self.attempts = 0.0, 1
+        self._read_clock()
 
     def save(self, name: str, write: Callable[[Path], object]) -> Path:
         """Keep what `write(path)` writes, in the place of what was saved under this name before."""
@@ -76,15 +79,14 @@ class Progress:
         found = self.folder.glob(f"{name}.{'[0-9a-f]' * 16}")
         return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
-    def _read_clock(self) -> tuple[float, int]:
-        try:
+    def _read_clock(self) -> None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             clock = json.loads((self.folder / CLOCK).read_text(encoding="utf-8"))
-            return float(clock["seconds"]), int(clock["attempts"]) + 1
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0.0, 1
+            read = float(clock["seconds"]), int(clock["attempts"]) + 1, int(clock["tokens"])
+            self._before, self.attempts, self.tokens = read
 
     def _write_clock(self) -> None:
-        clock = {"seconds": round(self.seconds(), 3), "attempts": self.attempts}
+        clock = {"seconds": round(self.seconds(), 3), "attempts": self.attempts, "tokens": self.tokens}
         write_whole(self.folder / CLOCK, json.dumps(clock))
 
 

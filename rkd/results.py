@@ -182,7 +182,8 @@ class Overlap:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunResult:
-    """One job. `counts`: queries, samples, pairs, dropped, …; `costs`: `seconds` and `seconds_this_job` of each stage.
+    """One job. `counts`: queries, samples, pairs, dropped, …; `costs`: of each stage `seconds`, `seconds_this_job`
+    and `tokens`, those of the responses that it sampled.
 
     `failure` is the reason why the job ended early, None for a finished one; `created` is an ISO 8601 time;
     `overlaps`: of each test set with the training questions. `labels`, `verdicts`: of the training queries, and of the

@@ -51,6 +51,7 @@ OPTIMISATION_RANGES = {
     "gradient_clip": ABOVE_0,
     "weight_decay": NOT_NEGATIVE,
 }
+SAMPLES_FILE = "samples.jsonl"
 SAMPLES_SHOWN = 4  # sampled responses kept of each rollout, to be read by a person
 
 
@@ -284,13 +285,15 @@ class RL:
                 trainer.validate(module, one_validation(), verbose=False)
             loader = Batches(queries_of_rollouts(queries, self.rollouts, seed), own_share, seed=None)
             fit(trainer, module, loader, one_validation(), progress)
+        of_rollouts = sum(row.get("response_tokens", 0.0) for row in module.history)  # means over their responses
+        progress.tokens = round(of_rollouts * self.rollouts.responses_per_rollout)
         if trainer.is_global_zero:
             best.restore(module)
             merge(lm)
             lm.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             write_rows(folder / HISTORY_FILE, module.history)
-            write_rows(folder / "samples.jsonl", module.samples)
+            write_rows(folder / SAMPLES_FILE, module.samples)
         return RLReport(module.rollouts_done, module.episodes, best.best)
 
     def check_processes(self, processes: int) -> None:

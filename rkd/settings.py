@@ -8,6 +8,7 @@ from typing import Any, Literal, Union
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.resolvers import oc
 
 Range = tuple[Callable[[Any], bool], str]
 """Whether a value is possible, and what to say of it if not."""
@@ -131,3 +132,15 @@ def _fits(value: Any, allowed: Any) -> bool:
 
 def _name(allowed: Any) -> str:
     return NAMES[allowed] if isinstance(allowed, type) else str(allowed)
+
+
+def without_environment(config: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain values, with the reference, `${oc.env:NAME}`, in the place of a variable's value.
+
+    What is written down or uploaded thus holds no key, and reads the variable again where a job is run with it.
+    """
+    OmegaConf.register_new_resolver("oc.env", lambda *name: f"${{oc.env:{','.join(map(str, name))}}}", replace=True)
+    try:
+        return OmegaConf.to_container(config, resolve=True)
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)

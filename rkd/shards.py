@@ -1,7 +1,10 @@
 """Sampling that can be interrupted: a generator and a stage's progress enter, a generator that goes on leaves."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
 
 from rkd.progress import Progress
 from rkd.protocols import Sampling, TextGenerator
@@ -21,12 +24,14 @@ class InShards:
         generator: the one that is asked; the queries given to it are distinct.
         progress: of the stage that the responses belong to.
         advance: called with the number of queries that an earlier attempt has finished.
+        tokenizer: in whose tokens the progress counts what is sampled; None counts nothing.
     """
 
     generator: TextGenerator
     progress: Progress
     advance: Callable[[int], None] = lambda _: None
     responses_per_shard: int = RESPONSES_PER_SHARD
+    tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
     def name(self) -> str:
@@ -45,6 +50,7 @@ class InShards:
             kept = self.progress.find(name)
             if kept is None:
                 own = self.generator.generate(shard, sampling, seed)
+                self.progress.tokens += self._tokens(own)
                 self.progress.save(name, lambda path, own=own: write_jsonl(path, (r for group in own for r in group)))
             else:
                 flat = read_jsonl(kept, Response)
@@ -52,3 +58,11 @@ class InShards:
                 self.advance(len(shard))
             responses += own
         return responses
+
+    def _tokens(self, responses: Sequence[Sequence[Response]]) -> int:
+        """Tokens of the texts; many samples say the same, which is read once."""
+        if self.tokenizer is None:
+            return 0
+        counts = Counter(one.text for own in responses for one in own)
+        ids = self.tokenizer(list(counts), add_special_tokens=False)["input_ids"]
+        return sum(len(of_text) * count for of_text, count in zip(ids, counts.values(), strict=True))

@@ -42,7 +42,7 @@ class ArtifactError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """A complete folder, the digest of its recipe, and its manifest (recipe, files, seconds, versions, revision)."""
+    """A complete folder, the digest of its recipe, and its manifest (recipe, files, seconds, tokens, revision, …)."""
 
     folder: Path
     digest: str
@@ -224,6 +224,7 @@ def _make(name: str, recipe: dict[str, Any], folder: Path, make: Make, progress:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(progress.seconds(), 3),
             "attempts": progress.attempts,
+            "tokens": progress.tokens,
             "revision": code_revision(),
             "versions": package_versions(),
             "files": {

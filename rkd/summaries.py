@@ -86,10 +86,18 @@ def summarize(result: RunResult, job: str, choices: Mapping[str, Any]) -> Summar
             role: {name: _test_summary(test) for name, test in model.test_sets.items()}
             for role, model in models.items()
         },
-        values=_values(result),
+        values=numbers(result),
         histories=result.histories,
         failure=result.failure,
     )
+
+
+def numbers(result: RunResult) -> dict[str, float]:
+    """Every number of the result that is no test outcome, by dotted name."""
+    values: dict[str, float] = {}
+    for name in ("counts", "costs", "labels", "verdicts", "judge", "reward_model", "bound", "overlaps"):
+        _collect(name, getattr(result, name, None), values)
+    return values
 
 
 def write_summaries(path: Path, summaries: Iterable[Summary]) -> None:
@@ -118,14 +126,6 @@ def _test_summary(test: TestSetResult) -> TestSummary:
 
 def _digest(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-
-
-def _values(result: RunResult) -> dict[str, float]:
-    """Every number of the result that is no test outcome, by dotted name."""
-    values: dict[str, float] = {}
-    for name in ("counts", "costs", "labels", "verdicts", "judge", "reward_model", "bound", "overlaps"):
-        _collect(name, getattr(result, name, None), values)
-    return values
 
 
 def _collect(name: str, value: Any, values: dict[str, float]) -> None:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from rkd.callbacks import StageProgress, StopOnNaN
+from rkd.curves import Curves
 from rkd.progress import Progress
 from rkd.resuming import Checkpoints, PlainFiles
 from rkd.settings import AT_LEAST_1, NOT_NEGATIVE, check_ranges
@@ -97,17 +98,17 @@ class Training:
         seed: int = 0,
         **options: Any,
     ) -> Trainer:
-        """A Lightning trainer for one stage; it writes nothing but its progress.
+        """A Lightning trainer for one stage; it writes nothing but its progress and its curves.
 
         Args:
             stage: its name, which is also its config group: "`sft.learning_rate`" in the advice of `StopOnNaN`.
-            folder: where a callback may write.
+            folder: of the trained model, where its curves are written, and a callback may write.
             gradient_clip: largest norm of the gradient; None clips nothing, and manual optimisation needs None.
             val_check_interval: batches, or share of an epoch, between validations; None: once an epoch.
             shown_metrics: logged metrics that stand beside the progress.
             learning_rate_key: the rate's config key, for the same advice; None: `<stage>.learning_rate`.
             log_every_n_steps: batches between two records of the tracker; None: as set for all stages.
-            progress: where the state of the training is saved now and then; None: nowhere.
+            progress: where the state of the training is saved now and then; None: nowhere, and no curves are kept.
             seed: of the stage.
             options: further arguments of Lightning's `Trainer`.
         """
@@ -115,6 +116,7 @@ class Training:
         if self.max_epochs is not None:
             max_epochs, val_check_interval = self.max_epochs, 1.0
             options["check_val_every_n_epoch"] = self.max_epochs
+        curves = [] if progress is None else [Curves(stage, logger, folder)]
         return Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
@@ -124,7 +126,7 @@ class Training:
             deterministic="warn" if self.deterministic else False,
             fast_dev_run=self.fast_dev_run,
             overfit_batches=self.overfit_batches,
-            logger=logger,
+            logger=curves or logger,
             log_every_n_steps=log_every_n_steps or self.log_every_n_steps,
             max_epochs=max_epochs,
             max_steps=max_steps,
@@ -135,6 +137,7 @@ class Training:
                 StageProgress(stage, shown_metrics=shown_metrics),
                 *callbacks,
                 *(make() for make in self.callbacks.values()),
+                *curves,
                 *self._checkpoints(progress, seed),  # last, for it saves the state of the others
             ],
             default_root_dir=folder,

@@ -9,14 +9,14 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from rkd import parallel
-from rkd.files import write_whole
+from rkd.files import read_rows, write_whole
 from rkd.progress import Progress
 from rkd.records import Checkpoint, Query, Record, Response, digest_of, read_jsonl, write_jsonl
 from rkd.resuming import HISTORY_FILE
@@ -27,12 +27,25 @@ RECORDS_FILE, REPORT_FILE = "records.jsonl", "report.json"
 ARTIFACTS_FILE = "artifacts.json"  # in a job's folder: the labels of the artifacts that it uses
 
 
+class Watcher(Protocol):
+    """What is told of all that a job makes or reuses, as it does."""
+
+    def artifact(self, artifact: Artifact, *, was_made: bool) -> None:
+        """A stage's artifact is there; `was_made`: by this job, now."""
+        ...
+
+    def records(self, name: str, records: Sequence[Any], digest: str, inputs: Mapping[str, str]) -> None:
+        """Records that no artifact holds are there; `inputs`: the digests of what they were made from, by name."""
+        ...
+
+
 class Workshop:
     """The store, the console and the bill of one job.
 
     Args:
         root: of the store.
         job: the job's folder, where it notes what it uses; None notes nothing.
+        watcher: told of all that is made; None: nobody is.
         responses_per_shard: after so many responses they are kept, for the next attempt of an interrupted stage.
         seconds_between_lines: where the console is no terminal, progress is a line now and then.
     """
@@ -43,13 +56,15 @@ class Workshop:
         console: Console,
         *,
         job: Path | None = None,
+        watcher: Watcher | None = None,
         responses_per_shard: int = RESPONSES_PER_SHARD,
         seconds_between_lines: float = 20.0,
     ) -> None:
-        self.store, self.console, self.job = Store(root, self.say), console, job
+        self.store, self.console, self.job, self.watcher = Store(root, self.say), console, job, watcher
         self.responses_per_shard, self.seconds_between_lines = responses_per_shard, seconds_between_lines
         self.costs: dict[str, dict[str, float]] = {}
         self.made: dict[str, Artifact] = {}
+        self._digests: dict[str, str] = {}  # of artifacts and of records that none holds, by name
         self.warnings: list[str] = []
         self._used = _noted(job)
 
@@ -114,7 +129,14 @@ class Workshop:
     def history(self, checkpoint: Checkpoint) -> list[dict[str, float]]:
         """What the fit of a checkpoint measured on the way; nothing where it did not train."""
         path = checkpoint.folder / HISTORY_FILE
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        return read_rows(path) if path.is_file() else []
+
+    def note(self, name: str, records: Sequence[Any], digest: str, *, made_from: Sequence[str]) -> None:
+        """Tell the watcher of records that no artifact holds, and of what they were made from, where there is that."""
+        inputs = {one: self._digests[one] for one in made_from if one in self._digests}
+        self._digests[name] = digest
+        if self.watcher is not None:
+            self.watcher.records(name, records, digest, inputs)
 
     def note_use(self, label: str) -> None:
         """Write into the job's folder that it uses this artifact, before it does: what no job uses may be removed."""
@@ -177,10 +199,14 @@ class Workshop:
         seconds = float(artifact.manifest["seconds"])
         cost = self.costs.setdefault(name, {"seconds": 0.0, "seconds_this_job": 0.0})
         cost["seconds"] += seconds
+        if "tokens" in artifact.manifest:  # which older artifacts did not count
+            cost["tokens"] = cost.get("tokens", 0) + artifact.manifest["tokens"]
         cost["seconds_this_job"] += time.monotonic() - started if was_made else 0.0
-        self.made[name] = artifact
+        self.made[name], self._digests[name] = artifact, artifact.digest
         done = f"made in {seconds:.0f} s" if was_made else f"reused, made before in {seconds:.0f} s"
         self.say(f"  [green]✓[/] {shown or name:<26} {done}   [dim]{artifact.folder}[/]")
+        if self.watcher is not None:
+            self.watcher.artifact(artifact, was_made=was_made)
         return artifact
 
 

@@ -12,6 +12,12 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def wandb_files(tmp_path_factory) -> None:
+    """What W&B keeps for a later upload stays out of the user's home."""
+    os.environ["WANDB_DATA_DIR"] = str(tmp_path_factory.mktemp("wandb"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with the public datasets: the environment variable RKD_DATA, or `../shared/data` of the repository."""

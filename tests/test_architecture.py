@@ -11,18 +11,18 @@ FLOORS = [
     set(floor.split())
     for floor in (
         "files",
-        "parallel records losses muon callbacks recipes provenance progress results statistics settings rows lora "
-        "equivalence",
-        "protocols advantages summaries kl_control prompts answers mini batches loading",
+        "parallel records losses muon callbacks curves recipes provenance progress results statistics settings rows "
+        "lora equivalence",
+        "tracking protocols advantages summaries kl_control prompts answers mini batches loading",
         "columns tables calculations alpaca_eval pair_files store shards resuming sharding",
         "sources table_text table_figures models training decoding side_by_side stored",
         "data table_files generation pairs pretrain_text supervised",
         "judge label_statistics",
         "bound rewards teacher labels student_samples preferences rollouts pretrain_report engines",
         "pretrain sft dpo reward_model rl evaluation answering label_noise",
-        "tracking report figures workshop",
-        "stages artifacts",
-        "plan asking",
+        "wandb_tracking file_tracking report figures workshop",
+        "stages artifacts workspace",
+        "plan asking logbook",
         "labelling",
         "testing fitting",
         "pipeline speed bill",

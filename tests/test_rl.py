@@ -13,6 +13,7 @@ from fakes import progress_beside
 from tiny_models import weights
 
 from rkd.advantages import GAE, GroupRelative
+from rkd.file_tracking import CsvTracker
 from rkd.generation import open_generator
 from rkd.kl_control import AdaptiveKL, FixedKL
 from rkd.loading import load_causal_lm, load_tokenizer
@@ -21,7 +22,7 @@ from rkd.recipes import as_recipe
 from rkd.records import Checkpoint
 from rkd.rl import RL, NoRL, Optimisation, PolicyModule
 from rkd.rollouts import KLPenalty, RewardScaling, Rollout, Rollouts, queries_of_rollouts
-from rkd.tracking import CsvTracker, RunDescription
+from rkd.tracking import RunDescription
 from rkd.training import Training
 
 QUERIES = tiny_world.queries(400, 16)

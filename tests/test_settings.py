@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 from omegaconf import OmegaConf
 
-from rkd.settings import ABOVE_0, check_ranges, check_types
+from rkd.settings import ABOVE_0, check_ranges, check_types, without_environment
 
 
 @dataclass(frozen=True)
@@ -87,3 +87,15 @@ def test_a_value_outside_its_range_is_refused_and_none_is_in_every_range():
     check_ranges("part", Part(limit=None), {"limit": ABOVE_0})
     with pytest.raises(ValueError, match=r"^part\.limit=0: must be above 0\.$"):
         check_ranges("part", Part(limit=0), {"limit": ABOVE_0})
+
+
+def test_what_is_written_down_names_variables_and_not_their_values(monkeypatch):
+    monkeypatch.setenv("RKD_TEST_KEY", "hush")
+    config = OmegaConf.create(
+        {"key": "${oc.env:RKD_TEST_KEY}", "header": "Bearer ${key}", "seed": 0, "again": "${seed}"}
+    )
+    plain = without_environment(config)
+    assert plain == {
+        "key": "${oc.env:RKD_TEST_KEY}", "header": "Bearer ${oc.env:RKD_TEST_KEY}", "seed": 0, "again": 0,
+    }  # fmt: skip
+    assert config.key == OmegaConf.create(plain).key == "hush"  # a process that is started with it reads it again

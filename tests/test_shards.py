@@ -62,3 +62,21 @@ def test_more_samples_than_a_shard_holds_are_drawn_query_by_query(generator, tmp
     own = Counting(generator)
     InShards(own, Progress(tmp_path), responses_per_shard=1).generate(QUERIES, SAMPLING, 1)
     assert own.calls == 99 - len(QUERIES)
+
+
+def test_the_tokens_of_all_samples_count_those_of_an_earlier_attempt_too(generator, tmp_path):
+    class Words:
+        """A tokenizer whose tokens are words."""
+
+        def __call__(self, texts, **_):
+            return {"input_ids": [text.split() for text in texts]}
+
+    whole = generator.generate(QUERIES, SAMPLING, seed=1)
+    words = sum(len(response.text.split()) for own in whole for response in own)
+    with pytest.raises(InterruptedError):
+        InShards(Counting(generator, calls=2), Progress(tmp_path), responses_per_shard=9, tokenizer=Words()).generate(
+            QUERIES, SAMPLING, 1
+        )
+    progress = Progress(tmp_path)
+    InShards(generator, progress, responses_per_shard=9, tokenizer=Words()).generate(QUERIES, SAMPLING, 1)
+    assert progress.tokens == words > 0

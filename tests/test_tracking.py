@@ -2,20 +2,19 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import hydra
 import pytest
 import pytorch_lightning as pl
+import tiny_world
 import torch
-import yaml
 from matplotlib.image import imsave
+from offline_runs import offline_folders, read_run
 
-from rkd.tracking import CsvTracker, NoTracker, RunDescription, TensorBoardTracker, WandbTracker, wandb_mode
-
-TRACKING_CONFIGS = sorted((Path(__file__).parent.parent / "conf" / "tracking").glob("*.yaml"))
+from rkd.file_tracking import CsvTracker, TensorBoardTracker
+from rkd.tracking import NoTracker, Output, RunDescription, TrackingError
+from rkd.wandb_tracking import WandbTracker, wandb_mode
 
 
 class CountingModule(pl.LightningModule):
@@ -50,26 +49,9 @@ def train(logger, folder: Path, steps: int) -> None:
 RUN = RunDescription(name="Ours", group="table3", job_type="Ours")
 
 
-def inspect_run(folder: Path) -> dict:
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", "--summary", str(folder)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
-
-
-def offline_runs(folder: Path) -> list[Path]:
-    return sorted((folder / "wandb").glob("offline-run-*"))
-
-
 @pytest.fixture
 def offline(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-
-
-@pytest.fixture
-def logged_out(monkeypatch, tmp_path):
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    return tmp_path / "netrc"
 
 
 def test_two_jobs_of_one_process_give_two_wandb_runs_with_their_own_config(tmp_path, offline):  # noqa: ARG001
@@ -80,16 +62,13 @@ def test_two_jobs_of_one_process_give_two_wandb_runs_with_their_own_config(tmp_p
         tracker.start(config, described, tmp_path / f"job{seed}", run_id=f"digest{seed}")
         tracker.log_summary({"accuracy": 0.25 + seed / 2})
         tracker.finish()
-    runs = [offline_runs(tmp_path / f"job{seed}") for seed in (0, 1)]
+    runs = [offline_folders(tmp_path / f"job{seed}") for seed in (0, 1)]
     assert [len(folders) for folders in runs] == [1, 1]
-    contents = [inspect_run(folders[0]) for folders in runs]
-    assert [run["config"] for run in contents] == [
-        {"seed": 0, "only_in_0": True},
-        {"seed": 1, "only_in_1": True},
-    ]
-    assert [run["name"] for run in contents] == ["row0", "row1"]
-    assert [run["summary"]["accuracy"] for run in contents] == [0.25, 0.75]
-    assert [run["run_id"] for run in contents] == ["digest0", "digest1"]
+    contents = [read_run(folders[0]) for folders in runs]
+    assert [run.config for run in contents] == [{"seed": 0, "only_in_0": True}, {"seed": 1, "only_in_1": True}]
+    assert [run.described["display_name"] for run in contents] == ["row0", "row1"]
+    assert [run.summary["accuracy"] for run in contents] == [0.25, 0.75]
+    assert [run.described["run_id"] for run in contents] == ["digest0", "digest1"]
 
 
 def test_job_that_never_finished_its_run_does_not_receive_the_next_jobs_metrics(tmp_path, offline):  # noqa: ARG001
@@ -99,10 +78,10 @@ def test_job_that_never_finished_its_run_does_not_receive_the_next_jobs_metrics(
     next_job.log_summary({"accuracy": 0.5})
     next_job.finish()
     forgetful.finish(exit_code=1)
-    first, second = (inspect_run(offline_runs(tmp_path / name)[0]) for name in ("first", "second"))
-    assert "accuracy" not in first["summary"]
-    assert second["summary"]["accuracy"] == 0.5
-    assert (first["exit_code"], second["exit_code"]) == (1, 0)
+    first, second = (read_run(offline_folders(tmp_path / name)[0]) for name in ("first", "second"))
+    assert "accuracy" not in first.summary
+    assert second.summary["accuracy"] == 0.5
+    assert (first.exit_code, second.exit_code) == (1, 0)
 
 
 def test_stages_of_one_job_share_a_wandb_run_and_keep_their_own_steps(tmp_path, offline):  # noqa: ARG001
@@ -113,38 +92,92 @@ def test_stages_of_one_job_share_a_wandb_run_and_keep_their_own_steps(tmp_path, 
     tracker.log_table("answers", ["question", "answer"], [["q0", None], ["q1", 7]])
     imsave(tmp_path / "curve.png", torch.zeros(4, 4, 3).numpy())
     tracker.log_image("curve", tmp_path / "curve.png")
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "weights.txt").write_text("0")
-    tracker.log_artifact(tmp_path / "model", "policy", "model", {"made_from": "0123456789abcdef"})
     tracker.finish()
-    assert len(offline_runs(tmp_path)) == 1
-    summary = inspect_run(offline_runs(tmp_path)[0])["summary"]
-    # The last step of n is n - 1, its reward 10 + n - 1.
-    assert (summary["sft/step"], summary["sft/reward"]) == (3, 13.0)
-    assert (summary["rl/step"], summary["rl/reward"]) == (1, 11.0)
-    assert summary["answers"]["nrows"] == 2
-    assert summary["curve"]["_type"] == "image-file"
+    (folder,) = offline_folders(tmp_path)
+    run = read_run(folder)
+    assert run.axes == {"sft/*": "sft/step", "rl/*": "rl/step"}
+    assert [(row["sft/step"], row["sft/reward"]) for row in run.curve("sft")] == [(n, 10.0 + n) for n in range(4)]
+    assert [(row["rl/step"], row["rl/reward"]) for row in run.curve("rl")] == [(0, 10.0), (1, 11.0)]
+    assert run.table("answers") == [{"question": "q0", "answer": None}, {"question": "q1", "answer": 7}]
+    assert run.summary["curve._type"] == "image-file"
 
 
-def test_without_credentials_wandb_stays_offline(logged_out):  # noqa: ARG001
-    assert wandb_mode() == "offline"
+def output(folder: Path, *, was_made: bool = True) -> Output:
+    """A model of two files, of 10 bytes and of 3,000."""
+    folder.mkdir()
+    sizes = {"config.json": 10, "model.safetensors": 3000}
+    for name, size in sizes.items():
+        (folder / name).write_bytes(b"0" * size)
+    files = {name: folder / name for name in sizes}
+    metadata = {"digest": "0123456789abcdef", "inputs": {"student": "f" * 16}}
+    return Output(name="sft-0123456789abcdef", kind="model", metadata=metadata, files=files, was_made=was_made)
 
 
-def test_login_in_netrc_or_key_in_environment_goes_online(logged_out, monkeypatch):
-    monkeypatch.setenv("WANDB_BASE_URL", "https://tracking.example")
-    logged_out.write_text(f"machine other.example login user password {'0' * 40}\n")
-    assert wandb_mode() == "offline"
-    logged_out.write_text(f"machine tracking.example login user password {'0' * 40}\n")
-    assert wandb_mode() == "online"
-    logged_out.unlink()
+@pytest.mark.parametrize(
+    ("artifacts", "kept"),
+    [("all", ["config.json", "model.safetensors"]), ("small", ["config.json"]), ("none", [])],
+)
+def test_large_files_are_uploaded_only_where_asked_for(tmp_path, offline, artifacts, kept):  # noqa: ARG001
+    tracker = WandbTracker(project="rkd-test", artifacts=artifacts, small_megabytes=0.001)
+    tracker.start({}, RUN, tmp_path, run_id="0")
+    tracker.log_output(output(tmp_path / "model"))
+    tracker.log_output(Output(name="labels-0", kind="labels", metadata={}, texts={"labels.jsonl": "{}\n"}))
+    tracker.finish()
+    logged = read_run(offline_folders(tmp_path)[0]).artifacts
+    model = logged["sft-0123456789abcdef"]
+    assert (model["kind"], model["files"]) == ("model", kept)
+    assert model["metadata"]["inputs"] == {"student": "f" * 16}
+    assert sorted([*kept, *model["metadata"]["files_left_out"]]) == ["config.json", "model.safetensors"]
+    assert logged["labels-0"]["files"] == ([] if artifacts == "none" else ["labels.jsonl"])
+
+
+class OnlineRun:
+    """Stands for a run with a server that has the artifacts `known`."""
+
+    offline = False
+
+    def __init__(self, *known: str) -> None:
+        self.known, self.used, self.logged = known, [], []
+
+    def use_artifact(self, name: str) -> None:
+        if name not in self.known:
+            raise ValueError(f"{name} not found")
+        self.used.append(name)
+
+    def log_artifact(self, artifact) -> None:
+        self.logged.append(artifact.name)
+
+
+@pytest.mark.parametrize(
+    ("was_made", "known", "used", "logged"),
+    [(True, True, False, True), (False, True, True, False), (False, False, False, True)],
+)
+def test_online_a_reused_output_is_an_input_of_the_run(tmp_path, was_made, known, used, logged):
+    tracker, name = WandbTracker(project="rkd-test"), "sft-0123456789abcdef"
+    tracker._run = OnlineRun(*[f"{name}:latest"] * known)
+    tracker.log_output(output(tmp_path / "model", was_made=was_made))
+    assert tracker._run.used == [f"{name}:latest"] * used
+    assert tracker._run.logged == [name] * logged
+
+
+def test_wandb_is_offline_even_for_a_user_who_is_logged_in(monkeypatch):
+    monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_API_KEY", "secret")
-    assert wandb_mode() == "online"
+    assert wandb_mode(WandbTracker(project="rkd-test").mode) == "offline"
 
 
-def test_wandb_mode_of_the_environment_wins_over_a_login(logged_out, monkeypatch):  # noqa: ARG001
-    monkeypatch.setenv("WANDB_API_KEY", "secret")
+def test_wandb_mode_of_the_environment_wins(monkeypatch):
+    assert wandb_mode("online") == "offline"  # as all tests run
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert wandb_mode() == "disabled"
+    assert wandb_mode("online") == "disabled"
+
+
+def test_online_without_a_login_says_how_to_go_on(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(TrackingError, match=r"(?s)wandb login.*tracking=wandb"):
+        WandbTracker(project="rkd-test", mode="online").start({}, RUN, tmp_path, run_id="0")
 
 
 def test_csv_tracker_writes_a_history_per_stage(tmp_path):
@@ -216,7 +249,15 @@ def test_logging_before_start_is_refused_and_finish_without_a_run_is_not():
     WandbTracker(project="rkd-test").finish()
 
 
-@pytest.mark.parametrize("path", TRACKING_CONFIGS, ids=lambda path: path.stem)
-def test_every_tracking_option_builds_its_tracker(path):
-    tracker = hydra.utils.instantiate(yaml.safe_load(path.read_text()))
-    assert type(tracker).__name__.lower() == f"{path.stem.replace('none', 'no')}tracker"
+@pytest.mark.parametrize(
+    ("option", "tracker"),
+    [
+        ("wandb", WandbTracker(project="rkd")),
+        ("wandb_online", WandbTracker(project="rkd", mode="online")),
+        ("csv", CsvTracker()),
+        ("tensorboard", TensorBoardTracker()),
+        ("none", NoTracker()),
+    ],
+)
+def test_every_tracking_option_builds_its_tracker(option, tracker):
+    assert hydra.utils.instantiate(tiny_world.composed([f"tracking={option}"]).tracking) == tracker

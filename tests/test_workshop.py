@@ -167,3 +167,30 @@ def test_a_job_notes_what_it_uses_before_it_does_and_keeps_what_an_earlier_attem
     again = workshop(tmp_path / "store", job=tmp_path)
     again.value("rl", {}, lambda _: {})
     assert noted() == sorted(artifact.label for artifact in (own.made["sft"], again.made["rl"]))
+
+
+class Watching:
+    """A watcher that remembers."""
+
+    def __init__(self) -> None:
+        self.seen = []
+
+    def artifact(self, artifact, *, was_made) -> None:
+        self.seen.append((artifact.manifest["name"], was_made))
+
+    def records(self, name, records, digest, inputs) -> None:
+        self.seen.append((name, len(records), digest, dict(inputs)))
+
+
+def test_a_watcher_is_told_what_is_made_what_is_reused_and_what_it_was_made_from(tmp_path):
+    first, second = Watching(), Watching()
+    for watcher in (first, second):
+        own = workshop(tmp_path, watcher=watcher)
+        own.value("teacher", {"x": 1}, lambda _: {})
+        own.note("labels", ["one"], "digest of labels", made_from=["teacher", "second pass"])
+        own.note("pairs", [], "digest of pairs", made_from=["labels"])
+    teacher = own.made["teacher"].digest
+    labels = ("labels", 1, "digest of labels", {"teacher": teacher})
+    pairs = ("pairs", 0, "digest of pairs", {"labels": "digest of labels"})
+    assert first.seen == [("teacher", True), labels, pairs]
+    assert second.seen == [("teacher", False), labels, pairs]
