@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rkd.batches import ResponseBatch, in_parts
 from rkd.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
-from rkd.lora import merge
+from rkd.lora import save_merged
 from rkd.losses import dpo_loss, sequence_logprobs
 from rkd.models import Policy, without_dropout
 from rkd.pairs import NO_PAIR, TokenizedPair, collate_pairs, tokenize_pairs
@@ -206,9 +206,7 @@ class DPO(SupervisedTraining):
                 seed=seed,
             )
         if trainer.is_global_zero:
-            merge(whole.policy.lm)
-            whole.policy.lm.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            save_merged(whole.policy.lm, tokenizer, folder)
         return DPOReport(trainer.global_step, len(kept), dropped, best.best)
 
 

@@ -20,7 +20,7 @@ from rkd.parallel import own_share, sum_over_processes
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, PreferencePair, Query, Response, digest_of
 from rkd.rewards import JudgeReward, RewardInputs
-from rkd.stages import Stages
+from rkd.stages import LEFT_OUT, Stages
 from rkd.workshop import Workshop
 
 ROLLOUTS_SHOWN = 40  # about so many of thousands are enough for a curve
@@ -104,6 +104,7 @@ class Fitting:
                 *arguments, prompt=s.zero_shot, training=s.trainer, logger=s.tracking.logger_for(name),
                 folder=folder, progress=progress, seed=s.seed, options=s.student.options, **options,
             ),
+            is_said=not isinstance(stage, LEFT_OUT),
         )  # fmt: skip
         report = flat_numbers(self.workshop.report(checkpoint))
         self.notes.counts |= {f"{name}/{key}": value for key, value in report.items()}

@@ -8,9 +8,11 @@ the weights, so that a checkpoint is a plain model.
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,13 @@ def merge(model: nn.Module) -> None:
             layer.merge()
             parent, _, own = name.rpartition(".")
             setattr(model.get_submodule(parent), own, layer.get_base_layer())
+
+
+def save_merged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a trained model and its tokenizer to the folder, its adapters merged if it has any."""
+    merge(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rkd.batches import in_parts
 from rkd.loading import ModelOptions, load_tokenizer
-from rkd.lora import merge
+from rkd.lora import save_merged
 from rkd.losses import bradley_terry_loss, classification_loss
 from rkd.models import Pooling, Scorer, new_scorer
 from rkd.pair_files import write_pairs
@@ -181,9 +181,7 @@ class RewardModel(SupervisedTraining):
                 seed=seed,
             )
         if trainer.is_global_zero:
-            merge(whole.scorer.model)
-            whole.scorer.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            save_merged(whole.scorer.model, tokenizer, folder)
         of_kinds = {name: sum(is_of_kind) for name, is_of_kind in kinds(held_out).items()}
         return RewardModelReport(
             trainer.global_step, len(kept), dropped, len(held_out), held_out_dropped, best.metrics, of_kinds

@@ -23,7 +23,7 @@ from rkd.batches import in_parts
 from rkd.files import write_rows
 from rkd.generation import LocalGenerator
 from rkd.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
-from rkd.lora import merge
+from rkd.lora import save_merged
 from rkd.losses import clipped_surrogate_loss, masked_mean, value_loss
 from rkd.models import AdaptersOff, Policy, without_dropout
 from rkd.parallel import count, mean_over_processes, own_share, share_of_weight
@@ -289,9 +289,7 @@ class RL:
         progress.tokens = round(of_rollouts * self.rollouts.responses_per_rollout)
         if trainer.is_global_zero:
             best.restore(module)
-            merge(lm)
-            lm.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            save_merged(lm, tokenizer, folder)
             write_rows(folder / HISTORY_FILE, module.history)
             write_rows(folder / SAMPLES_FILE, module.samples)
         return RLReport(module.rollouts_done, module.episodes, best.best)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rkd.batches import ResponseBatch, collate, encode_responses, in_parts
 from rkd.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
-from rkd.lora import merge
+from rkd.lora import save_merged
 from rkd.losses import sft_loss
 from rkd.models import Policy
 from rkd.parallel import count, share_of_weight
@@ -128,9 +128,7 @@ class SFT(SupervisedTraining):
                 seed=seed,
             )
         if trainer.is_global_zero:
-            merge(whole.policy.lm)
-            whole.policy.lm.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            save_merged(whole.policy.lm, tokenizer, folder)
         return SFTReport(trainer.global_step, len(tokens), dropped, best.best)
 
 

@@ -26,6 +26,7 @@ from rkd.training import Training
 
 TEACHER, FEW_SHOT, ZERO_SHOT = "teacher", "student few-shot", "student zero-shot"
 GREEDY = AsAsked()
+LEFT_OUT = (NoSFT, NoDPO, NoRewardModel, NoRL)
 TUNED = {"sft": "SFT student", "dpo": "DPO student"}  # by the stage that leaves it; rows are called SFT and DPO
 
 

@@ -96,14 +96,16 @@ class Workshop:
             groups[response.query_id].append(response)
         return list(groups.values())
 
-    def checkpoint(self, name: str, recipe: Mapping[str, Any], fit: Callable[[Path, Progress], Any]) -> Checkpoint:
-        """The model of a stage; what `fit` returns, a report, is kept beside it."""
+    def checkpoint(
+        self, name: str, recipe: Mapping[str, Any], fit: Callable[[Path, Progress], Any], *, is_said: bool = True
+    ) -> Checkpoint:
+        """The model of a stage; what `fit` returns, a report, is kept beside it. A stage left out is not said."""
 
         def make(folder: Path, progress: Progress) -> None:
             report = dataclasses.asdict(fit(folder, progress))
             (folder / REPORT_FILE).write_text(json.dumps(report, indent=1), encoding="utf-8")
 
-        artifact = self._get_or_make(name, recipe, make, together=True)
+        artifact = self._get_or_make(name, recipe, make, together=True, is_said=is_said)
         return Checkpoint(artifact.folder, artifact.digest)
 
     def value(
@@ -181,7 +183,14 @@ class Workshop:
         yield advance
 
     def _get_or_make(
-        self, name: str, recipe: Mapping[str, Any], make: Make, shown: str | None = None, *, together: bool = False
+        self,
+        name: str,
+        recipe: Mapping[str, Any],
+        make: Make,
+        shown: str | None = None,
+        *,
+        together: bool = False,
+        is_said: bool = True,
     ) -> Artifact:
         """The artifact; `together` says that all processes of a training take part in making it."""
         if parallel.leader() is not None:
@@ -204,7 +213,8 @@ class Workshop:
         cost["seconds_this_job"] += time.monotonic() - started if was_made else 0.0
         self.made[name], self._digests[name] = artifact, artifact.digest
         done = f"made in {seconds:.0f} s" if was_made else f"reused, made before in {seconds:.0f} s"
-        self.say(f"  [green]✓[/] {shown or name:<26} {done}   [dim]{artifact.folder}[/]")
+        if is_said:
+            self.say(f"  [green]✓[/] {shown or name:<26} {done}   [dim]{artifact.folder}[/]")
         if self.watcher is not None:
             self.watcher.artifact(artifact, was_made=was_made)
         return artifact
