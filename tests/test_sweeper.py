@@ -8,7 +8,7 @@ import tiny_world
 from test_job import command
 from tiny_world import overrides
 
-from rkd.sweeper import Job, shared_first
+from rkd.sweeper import Job, UnionSweeper, shared_first
 
 TABLE = """
 # @package _global_
@@ -34,7 +34,19 @@ hydra:
 
 
 def job(name: str, **choices: str) -> Job:
-    return Job((name,), Path(name), {"sft": "mini", "reward_model": "none", "rl": "none", **choices}, False)
+    return Job((name,), Path(name), {"sft": "mini", "reward_model": "none", "rl": "none", **choices})
+
+
+class RecordingLauncher:
+    """Keeps what it is given, and returns the names of the jobs."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[int, list[str]]] = []
+
+    def launch(self, overrides, initial_job_idx):
+        names = [name for (name,) in overrides]
+        self.given.append((initial_job_idx, names))
+        return names
 
 
 def test_jobs_that_others_share_most_with_come_first():
@@ -43,6 +55,25 @@ def test_jobs_that_others_share_most_with_come_first():
     other_teacher = job("other", teacher="small", seed="0")
     # The cheapest for each teacher, then the second SFT student, then the reward model of the first.
     assert shared_first([ours, without_r, second, other_teacher]) == [without_r, other_teacher, second, ours]
+
+
+@pytest.mark.parametrize(("size", "given"), [(None, [(0, ["a", "b", "c"])]), (2, [(0, ["a", "b"]), (2, ["c"])])])
+def test_the_launcher_gets_no_more_jobs_at_once_than_a_batch_has(size, given):
+    sweeper = UnionSweeper(max_batch_size=size)
+    sweeper.launcher = RecordingLauncher()
+    assert sweeper._launch([job(name) for name in "abc"]) == ["a", "b", "c"]
+    assert sweeper.launcher.given == given
+
+
+@pytest.mark.slow
+def test_what_no_job_of_a_table_can_be_is_said_once_and_leaves_no_file(tmp_path):
+    done = command("-m", "sweeps=table11", "seed=x", folder=tmp_path)
+    assert done.returncode == 1
+    # Nine jobs, of which the seed that replaces their three leaves as many as there are rows.
+    assert "3 of 3 jobs cannot be run: seed=x: must be a whole number" in done.stderr
+    assert done.stderr.count("seed=x") == 1
+    assert "Not every job finished" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
