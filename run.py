@@ -53,7 +53,7 @@ def run() -> None:
     except Exception as error:
         if type(error).__name__ != "JobError":  # by name: importing it would load torch to say that a key has a typo
             raise
-        sys.exit("Not every job finished; what is above says why. When that is mended, the same command makes the rest.")
+        sys.exit("Not every job finished; what is above says why. The same command makes the rest once that is mended.")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class UnionSweeper(Sweeper):
     Args:
         products: mappings from a key to a value or a list of them.
         sweeps: further sweeps that belong to it, by name.
-        max_batch_size: of jobs that the launcher gets at once, for one that starts all that it gets; None hands over all.
+        max_batch_size: jobs that the launcher gets at once, for one that starts all that it gets; None: all.
     """
 
     def __init__(

@@ -631,7 +631,7 @@ def test_an_unknown_option_is_one_message_without_traceback(tmp_path, argument, 
 @pytest.mark.slow
 def test_a_sweep_without_multirun_is_refused_with_the_right_command(tmp_path):
     (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "probe.yaml").write_text("# @package _global_\nhydra: {sweeper: {products: [{seed: [0, 1]}]}}\n")
+    (tmp_path / "sweeps" / "probe.yaml").write_text("# @package _global_\nhydra: {sweeper: {products: [{seed: 1}]}}\n")
     done = command("--config-dir", str(tmp_path), "sweeps=probe", folder=tmp_path)
     assert done.returncode == 1
     assert "python run.py -m sweeps=probe" in done.stderr
