@@ -15,7 +15,11 @@ import rkd.settings  # noqa: F401, what `${published:…}` in a config stands fo
 
 # Hydra then hands its errors on instead of printing them, and `run` below says what to do about them.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-sys.path.append(str(Path(__file__).parent / "rkd" / "plugins"))  # what `-m` runs, where Hydra looks for it
+FOLDER = Path(__file__).parent
+PLUGINS = FOLDER / "rkd" / "plugins"
+sys.path.append(str(PLUGINS))  # what `-m` runs, where Hydra looks for it
+# The workers of a launcher, whose path is not ours, import the same.
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, filter(None, (FOLDER, PLUGINS, os.environ.get("PYTHONPATH")))))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -56,7 +56,9 @@ class JobError(RuntimeError):
 
 
 def run_job(config: DictConfig) -> float | None:
-    """Run the job that the config describes; returns the accuracy of the row's model, for a search over configs.
+    """Run the job that the config describes; returns the validation accuracy of its last training, for a search.
+
+    No test set decides that: it is what the weights that were kept reached on validation queries with a pseudo-label.
 
     Raises:
         JobError: it failed; the reason is also in its result.json.
@@ -77,7 +79,7 @@ def run_job(config: DictConfig) -> float | None:
             finished, file = read_result(place.folder), place.folder / RESULT_FILE
             console.print(f"This job is finished already: {file}. Remove the folder to run it again.")
             console.print(final_table(finished))
-            return _main_accuracy(finished)
+            return validation_accuracy(finished)
         with _explained_write_errors(place.folder), cores_of_process:
             place.folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -161,7 +163,7 @@ def _run(stages: Stages, plain: dict[str, Any], place: Place, console: Console) 
         raise JobError(reason) from error
     finally:
         stages.tracking.finish(exit_code)
-    return _main_accuracy(result)
+    return validation_accuracy(result)
 
 
 def _run_description(stages: Stages, row: str, table: str | None) -> RunDescription:
@@ -307,9 +309,10 @@ def _quiet() -> Iterator[None]:
         transformers.utils.logging.enable_progress_bar()
 
 
-def _main_accuracy(result: RunResult) -> float | None:
-    tests = list(result.models[-1].test_sets.values()) if result.models else []
-    return tests[0].accuracy if tests else None
+def validation_accuracy(result: RunResult) -> float | None:
+    """What the last training of the student reached in validation (a fraction); None in a row without training."""
+    reached = (result.counts.get(f"{stage}/best_validation") for stage in ("rl", "dpo", "sft"))
+    return next((accuracy for accuracy in reached if accuracy is not None), None)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

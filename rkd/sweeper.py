@@ -26,6 +26,8 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from rkd.search import Search
+
 # Groups whose choice decides what a stage makes, by how early that is: jobs that are alike in the first share the
 # teacher's responses, in the first two the SFT student, in all three the reward model.
 SHARED = (
@@ -68,6 +70,7 @@ class UnionSweeper(Sweeper):
     Args:
         products: mappings from a key to a value or a list of them.
         sweeps: further sweeps that belong to it, by name.
+        search: in place of all that: the trials of a study.
         max_batch_size: jobs that the launcher gets at once, for one that starts all that it gets; None: all.
     """
 
@@ -75,10 +78,11 @@ class UnionSweeper(Sweeper):
         self,
         products: Sequence[Mapping[str, Any]] = (),
         sweeps: Sequence[str] = (),
+        search: Search | None = None,
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        self.products, self.sweeps, self.max_batch_size = products, sweeps, max_batch_size
+        self.products, self.sweeps, self.search, self.max_batch_size = products, sweeps, search, max_batch_size
         self.config: DictConfig | None = None
         self.context: HydraContext | None = None
         self.launcher: Launcher | None = None
@@ -98,6 +102,8 @@ class UnionSweeper(Sweeper):
         """
         from rkd.job import JobError
 
+        if self.search is not None:
+            return self.search.run(arguments, self.config, self.context.config_loader, self.launcher)
         given = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(arguments)
         jobs: dict[Any, Job] = {}
         for sweep in self._sweeps(given):
@@ -151,6 +157,8 @@ class UnionSweeper(Sweeper):
                 done.add(name)
                 config = self._config_of(name, given)
                 sweeper = instantiate(config.hydra.sweeper, _convert_="all")
+                if sweeper.search is not None:
+                    raise HydraException(f"sweeps={name} is a search: run it alone, `python run.py -m sweeps={name}`.")
                 named = [*sweeper.sweeps, *named]
                 if sweeper.products:
                     table = OmegaConf.to_container(config.table, resolve=True) if config.get("table") else None

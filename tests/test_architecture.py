@@ -25,7 +25,8 @@ FLOORS = [
         "fitting",
         "pipeline speed bill",
         "job",
-        "follower sweeper",
+        "follower search",
+        "sweeper",
         "plugins",
     )
 ]

@@ -103,6 +103,15 @@ def test_the_papers_scale_has_the_papers_values(overrides, sft, reward_model, rl
     assert {stage.max_response_tokens for stage in stages} == {lengths[config.dataset.name]}
 
 
+@pytest.mark.parametrize("scale", ["mini", "paper"])
+def test_a_search_sets_values_that_there_are_and_may_be_what_it_proposes(scale):
+    config = compose("config", overrides=["sweeps=search_rl", f"scale={scale}"], return_hydra_config=True)
+    search = instantiate(config.hydra.sweeper.search, _convert_="all")
+    for bound in ("low", "high"):
+        proposed = {key: v[bound] if isinstance(v, dict) else v[0] for key, v in search.space.items()}
+        build_stages(compose("config", overrides=[f"{key}={value}" for key, value in proposed.items()]))
+
+
 def _sweeps() -> list[str]:
     return [path.stem for path in sorted((REPOSITORY / "sweeps").glob("*.yaml"))]
 
@@ -113,7 +122,7 @@ def test_every_sweep_has_jobs_for_each_cell_of_its_table(sweep, scale):
     config = compose("config", overrides=[f"sweeps={sweep}", f"scale={scale}"], return_hydra_config=True)
     sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     assert set(sweeper["sweeps"]) <= set(_sweeps())
-    assert sweeper["sweeps"] or sweeper["products"]
+    assert sweeper["sweeps"] or sweeper["products"] or sweeper["search"]
     if config.table is None:
         return
     table = build_table(OmegaConf.to_container(config.table, resolve=True))
