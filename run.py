@@ -51,7 +51,10 @@ def run() -> None:
         noise = ("To append to your config", "    full_key:", "    object_type=", "Config search path", "\tprovider=")
         lines = [line for line in dict.fromkeys(said) if line and not line.startswith(noise)]
         if "hydra/launcher" in said[0]:
-            lines.append("Jobs side by side (hydra/launcher=joblib) need `pip install -r requirements-launchers.txt`.")
+            lines.append(
+                "Jobs side by side need a plugin: `pip install -r requirements-launchers.txt` for joblib, "
+                "requirements-submitit.txt for submitit_…, requirements-ray.txt for ray_…."
+            )
         lines.append("`python run.py --help` lists groups and options, `python run.py --cfg job` all values.")
         sys.exit("\n".join(lines))
     except Exception as error:

@@ -221,7 +221,8 @@ def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, folder:
     }
     rows = [[role, name, accuracy] for (role, name), accuracy in accuracies.items()]
     tracker.log_table("final", ["model", "test_set", "accuracy"], rows)
-    tracker.log_summary({f"{role}/{name}/accuracy": value for (role, name), value in accuracies.items()})
+    summary = {f"{role}/{name}/accuracy": value for (role, name), value in accuracies.items()}
+    tracker.log_summary({**summary, "validation_accuracy": validation_accuracy(result)})
     places |= {"table": str(table), "tracking": tracker.where()}
     write_result(result, folder)  # last: a job that has it is finished
     console = workshop.console

@@ -1,8 +1,8 @@
-"""Searches: a space of settings enters, a stored study and its best setting leave (`python run.py -m sweeps=search_rl`).
+"""Searches: a space of settings enters, a stored study and its best setting leave (`-m sweeps=search_rl`).
 
 A trial is a job, and what the job returns, the validation accuracy of its row's model, is to be highest; no test set is
-looked at. Optuna chooses the settings. The study lies in FOLDER/DIGEST, by the space and the job that is searched around: the
-same command goes on with it, and one that sets something else has a study of its own.
+looked at. Optuna chooses the settings. The study lies in FOLDER/DIGEST, by the space and the job that is searched
+around: the same command goes on with it, and one that sets something else has a study of its own.
 
     study.journal   Optuna's journal: all trials; `optuna-dashboard` shows it
     best.txt        the best setting, as overrides: `python run.py $(cat best.txt)`
@@ -73,8 +73,8 @@ class Search:
             config: of the multirun.
 
         Raises:
-            HydraException: Optuna is missing, the command line lists values or sets all that is searched, there cannot be
-                such a job, it returned no validation accuracy, or another process works on the study.
+            HydraException: Optuna is missing, the command line lists values or sets all that is searched, there cannot
+                be such a job, it returned no validation accuracy, or another process works on the study.
             JobError: trials failed; the others are kept.
         """
         if find_spec("optuna") is None:
@@ -92,7 +92,9 @@ class Search:
         """The space without what the command line sets."""
         given = OverridesParser.create().parse_overrides(list(arguments))
         if lists := [one.input_line for one in given if one.is_sweep_override()]:
-            raise HydraException(f"{lists[0]}: a search gives each trial one value; `sweeps=…` with products runs lists.")
+            raise HydraException(
+                f"{lists[0]}: a search gives each trial one value; `sweeps=…` with products runs lists."
+            )
         fixed = {one.get_key_element() for one in given}
         space = {key: values for key, values in self.space.items() if key not in fixed}
         if not space:

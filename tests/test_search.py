@@ -15,7 +15,7 @@ SPACE = {"rate": {"low": 0.0, "high": 1.0}, "kind": ["a", "b"]}
 
 
 class ScriptedLauncher:
-    """Jobs of which `kind=b` and a rate near 0.3 are better; keeps their overrides, and is cut off at job `interrupted`."""
+    """Jobs of which `kind=b` and a rate near 0.3 are better; keeps their overrides, is cut off at job `interrupted`."""
 
     def __init__(self, *, interrupted: int | None = None) -> None:
         self.interrupted = interrupted
