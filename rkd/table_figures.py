@@ -3,7 +3,6 @@
 Fractions become percent here. A figure is named in a table's description (`figure: {_target_: …}`).
 """
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rkd.drawing import COLOURS, band, bare, new_figure, write
 from rkd.summaries import OWN, Summary
 from rkd.tables import Cell, Column, Evaluated, matching
 
-# Okabe and Ito's palette, black last.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PAPER_COLOUR = "#666666"
 LEGEND = {
     "own": ("here, mean ± deviation over seeds", {"marker": "o", "color": COLOURS[0]}),
@@ -34,7 +31,7 @@ class Dots:
     def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:  # noqa: ARG002
         """Write the PNG."""
         columns, lines = evaluated.table.columns, evaluated.lines
-        figure = _figure(2.2 + 2.9 * len(columns), 1.1 + 0.27 * len(lines) + 0.3 * len(evaluated.table.groups))
+        figure = new_figure(2.2 + 2.9 * len(columns), 1.1 + 0.27 * len(lines) + 0.3 * len(evaluated.table.groups))
         panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
         heights = self._heights(evaluated)
         for place, (axes, column) in enumerate(zip(panels, columns, strict=True)):
@@ -42,7 +39,7 @@ class Dots:
                 _dot(axes, column, line.cells[place], height, is_teacher=line.row.model != OWN)
             axes.set_title(column.label, loc="left", fontsize=10, fontweight="bold")
             axes.set_xlabel(_axis_label(column), fontsize=9)
-            _bare(axes, grid="x")
+            bare(axes, grid="x")
         for group in evaluated.table.groups:
             if group.label:
                 top = min(h for line, h in zip(lines, heights, strict=True) if line.group is group)
@@ -58,7 +55,7 @@ class Dots:
             "paper": any(cell.published is not None for line in lines for cell in line.cells),
         }
         _legend_of_dots(figure, panels[0], [LEGEND[name] for name, shown in is_shown.items() if shown])
-        _write(figure, path)
+        write(figure, path)
 
     def _heights(self, evaluated: Evaluated) -> list[float]:
         heights, height, group = [], 0.0, None
@@ -87,7 +84,7 @@ class Lines:
     def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:  # noqa: ARG002
         """Write the PNG."""
         columns = evaluated.table.columns
-        figure = _figure(3.6 * len(columns) + 0.4, 3.2)
+        figure = new_figure(3.6 * len(columns) + 0.4, 3.2)
         panels = figure.subplots(1, len(columns), squeeze=False)[0]
         for place, (axes, column) in enumerate(zip(panels, columns, strict=True)):
             for number, group in enumerate(evaluated.table.groups):
@@ -96,16 +93,16 @@ class Lines:
                     for line in evaluated.lines
                     if line.group is group and line.label in self.x and line.cells[place].mean is not None
                 ]
-                _band(
+                band(
                     axes, number, group.label, [(x, [_scaled(column, v) for v in c.values.values()]) for x, c in points]
                 )
             axes.set_title(column.label, loc="left", fontsize=10, fontweight="bold")
             axes.set_xlabel(self.x_label, fontsize=9)
             axes.set_ylabel(_axis_label(column), fontsize=9)
-            _bare(axes, grid="y")
+            bare(axes, grid="y")
             if any(group.label for group in evaluated.table.groups):
                 axes.legend(frameon=False, fontsize=8)
-        _write(figure, path)
+        write(figure, path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +124,7 @@ class Histories:
     def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:
         """Write the PNG: a panel for each group."""
         groups = evaluated.table.groups
-        figure = _figure(4.6 * len(groups) + 0.4, 3.4)
+        figure = new_figure(4.6 * len(groups) + 0.4, 3.4)
         panels = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
         for axes, group in zip(panels, groups, strict=True):
             for number, (label, row) in enumerate(group.rows.items()):
@@ -136,27 +133,14 @@ class Histories:
                     for entry in one.histories.get(self.stage, []):
                         if self.x in entry and self.y in entry:
                             by_x.setdefault(entry[self.x], []).append(100 * entry[self.y])
-                _band(axes, number, label, sorted(by_x.items()))
+                band(axes, number, label, sorted(by_x.items()))
             axes.set_title(group.label, loc="left", fontsize=10, fontweight="bold")
             axes.set_xlabel(self.x_label, fontsize=9)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-            _bare(axes, grid="y")
+            bare(axes, grid="y")
             axes.legend(frameon=False, fontsize=8)
         panels[0].set_ylabel(self.y_label, fontsize=9)
-        _write(figure, path)
-
-
-def _band(axes: Axes, number: int, label: str, points: Sequence[tuple[float, Sequence[float]]]) -> None:
-    """A line through the means of the values at each point, and a band of their deviations."""
-    if not points:
-        return
-    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-    xs = [x for x, _ in points]
-    means = [statistics.mean(values) for _, values in points]
-    spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in points]
-    axes.plot(xs, means, color=colour, marker=marker, markersize=4, linewidth=1.6, label=label)
-    lows, highs = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
-    axes.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        write(figure, path)
 
 
 def _dot(axes: Axes, column: Column, cell: Cell, height: float, *, is_teacher: bool) -> None:
@@ -185,19 +169,6 @@ def _legend_of_dots(figure: Figure, axes: Axes, entries: Sequence[tuple[str, Map
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-    return figure
-
-
-def _bare(axes: Axes, *, grid: str) -> None:
-    axes.grid(axis=grid, color="#dddddd", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def _axis_label(column: Column) -> str:
     if column.test_set is not None:
         return "accuracy (%)"
@@ -206,8 +177,3 @@ def _axis_label(column: Column) -> str:
 
 def _scaled(column: Column, value: float) -> float:
     return 100 * value if column.unit == "percent" else value
-
-
-def _write(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)

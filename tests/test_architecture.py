@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "rkd"
 FLOORS = [
     set(floor.split())
     for floor in (
-        "files",
+        "files drawing",
         "parallel records losses muon callbacks recipes provenance progress results statistics settings rows lora "
         "equivalence",
         "protocols advantages summaries kl_control prompts answers mini batches loading",
@@ -20,7 +20,7 @@ FLOORS = [
         "rewards teacher labels student_samples preferences rollouts pretrain_report engines",
         "pretrain sft dpo reward_model rl evaluation answering label_noise",
         "tracking report figures workshop",
-        "stages artifacts",
+        "stages artifacts exhibits",
         "plan asking",
         "fitting",
         "pipeline speed bill",

@@ -1,0 +1,138 @@
+"""What the notebooks show: a folder of tables (`rkd.table_files`) enters, text in Markdown and pictures as PNGs leave.
+
+Every number was computed by the job that wrote it, and tables are made of those; here they are shown.
+Fractions become percent.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from matplotlib.figure import Figure
+
+from rkd.drawing import COLOURS, band, bare, new_figure, titled
+from rkd.figures import EPISODES, PANELS
+from rkd.summaries import Summary
+from rkd.table_files import MANIFEST, read_table
+from rkd.table_text import markdown
+from rkd.tables import Evaluated, Group, matching
+
+# Of a training stage's history: its axis, that axis's label, and panels as those of `rkd.figures`.
+CURVES = {
+    "rl": ("episodes", EPISODES, PANELS),
+    "reward_model": (
+        "share",
+        "share of the training",
+        (
+            ("pos_neg_accuracy", "Teacher's right over student's wrong", "validation pairs ranked right (%)", 100),
+            ("pos_pos_accuracy", "Teacher's right over student's right", "validation pairs ranked so (%)", 100),
+            ("student_pos_neg_accuracy", "Student's right over its wrong", "validation pairs ranked right (%)", 100),
+            ("auc", "Right and wrong responses apart", "AUC (%)", 100),
+        ),
+    ),
+}
+# Fig. 9, from below: what the teacher called a response, and what it is.
+VERDICTS = {
+    "verdicts.shares.right_called_right": "right, called right",
+    "verdicts.shares.wrong_called_wrong": "wrong, called wrong",
+    "verdicts.shares.wrong_called_right": "wrong, called right",
+    "verdicts.shares.right_called_wrong": "right, called wrong",
+}
+HATCHES = ("", "", "///", "///")  # the teacher's mistakes
+
+
+def table(folder: Path, name: str) -> tuple[str, bytes | None]:
+    """A table as text, and its figure if it has one and a job has finished; a table that is missing is named."""
+    try:
+        evaluated, summaries = read_table(folder / f"{name}{MANIFEST}")
+    except FileNotFoundError as error:
+        return str(error), None
+    if evaluated.table.figure is None or not evaluated.finished:
+        return markdown(evaluated), None
+    with TemporaryDirectory() as place:
+        path = Path(place) / "figure.png"
+        evaluated.table.figure.draw(evaluated, summaries, path)
+        return markdown(evaluated), path.read_bytes()
+
+
+def curves(folder: Path, name: str, stage: str) -> tuple[str, bytes | None]:
+    """What the jobs of a table measured while a stage trained: the `CURVES` of the rows of its first group."""
+    return _drawn(folder, name, lambda evaluated, summaries: _curves(evaluated.table.groups[0], summaries, stage))
+
+
+def verdicts(folder: Path, name: str) -> tuple[str, bytes | None]:
+    """Fig. 9: the teacher's responses by what it called them and what they are, a bar for each row of the table."""
+    return _drawn(folder, name, _verdicts)
+
+
+def show(*exhibits: tuple[str, bytes | None]) -> None:
+    """Display them in a notebook, one below the other."""
+    from IPython.display import Image, Markdown, display
+
+    for text, picture in exhibits:
+        display(Markdown(text))
+        if picture is not None:
+            display(Image(data=picture))
+
+
+def _drawn(
+    folder: Path, name: str, draw: Callable[[Evaluated, Sequence[Summary]], Figure | None]
+) -> tuple[str, bytes | None]:
+    try:
+        evaluated, summaries = read_table(folder / f"{name}{MANIFEST}")
+    except FileNotFoundError as error:
+        return str(error), None
+    figure = draw(evaluated, summaries)
+    if figure is None:
+        return f"{name} in {folder}: no job with these numbers has finished yet.", None
+    png = io.BytesIO()
+    figure.savefig(png)
+    return f"{evaluated.table.title} – {evaluated.finished} of {evaluated.jobs} jobs", png.getvalue()
+
+
+def _curves(group: Group, summaries: Sequence[Summary], stage: str) -> Figure | None:
+    x, x_label, panels = CURVES[stage]
+    jobs = {label: matching(summaries, {**group.jobs, **row.jobs}) for label, row in group.rows.items()}
+    histories = {label: [one.histories[stage] for one in own if stage in one.histories] for label, own in jobs.items()}
+    histories = {label: own for label, own in histories.items() if own}
+    if not histories:
+        return None
+    figure = new_figure(9.0, 5.8)
+    for axes, (key, title, y_label, factor) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        for number, (label, own) in enumerate(histories.items()):
+            by_x: dict[float, list[float]] = {}
+            for entry in (entry for history in own for entry in history if key in entry):
+                by_x.setdefault(entry[x], []).append(factor * entry[key])
+            band(axes, number, label, sorted(by_x.items()))
+        titled(axes, title, x=x_label, y=y_label)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        bare(axes, grid="y")
+    lines, labels = axes.get_legend_handles_labels()
+    seeds = max(map(len, histories.values()))
+    title = f"{group.label}: mean over {seeds} seeds, band: ± deviation" if seeds > 1 else group.label
+    figure.legend(lines, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    return figure
+
+
+def _verdicts(evaluated: Evaluated, _: Sequence[Summary]) -> Figure | None:
+    places = {column.value: place for place, column in enumerate(evaluated.table.columns)}
+    lines = [line for line in evaluated.lines if all(line.cells[places[key]].mean is not None for key in VERDICTS)]
+    if not lines:
+        return None
+    figure = new_figure(7.0, 1.5 + 0.5 * len(lines))
+    axes, lefts = figure.subplots(), [0.0] * len(lines)
+    names = [f"{line.label}, {line.group.label}" for line in lines]
+    for (key, label), colour, hatch in zip(VERDICTS.items(), COLOURS, HATCHES, strict=False):
+        shares = [100 * line.cells[places[key]].mean for line in lines]
+        look = {"color": colour, "hatch": hatch, "edgecolor": "white", "height": 0.6}
+        bars = axes.barh(names, shares, left=lefts, label=label, **look)
+        axes.bar_label(bars, [f"{share:.0f}" if share >= 4 else "" for share in shares], label_type="center", color="w")
+        lefts = [left + share for left, share in zip(lefts, shares, strict=True)]
+    titled(axes, "The teacher's verdicts on its own responses", x="share of the responses (%)", y="")
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    bare(axes, grid="x")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
