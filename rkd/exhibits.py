@@ -25,9 +25,9 @@ CURVES = {
         "share",
         "share of the training",
         (
-            ("pos_neg_accuracy", "Teacher's right over student's wrong", "validation pairs ranked right (%)", 100),
-            ("pos_pos_accuracy", "Teacher's right over student's right", "validation pairs ranked so (%)", 100),
-            ("student_pos_neg_accuracy", "Student's right over its wrong", "validation pairs ranked right (%)", 100),
+            ("pos_neg_accuracy", "Teacher's right over student's wrong", "pairs ranked right (%)", 100),
+            ("pos_pos_accuracy", "Teacher's right over student's right", "pairs ranked so (%)", 100),
+            ("student_pos_neg_accuracy", "Student's right over its wrong", "pairs ranked right (%)", 100),
             ("auc", "Right and wrong responses apart", "AUC (%)", 100),
         ),
     ),
@@ -128,7 +128,9 @@ def _verdicts(evaluated: Evaluated, _: Sequence[Summary]) -> Figure | None:
         shares = [100 * line.cells[places[key]].mean for line in lines]
         look = {"color": colour, "hatch": hatch, "edgecolor": "white", "height": 0.6}
         bars = axes.barh(names, shares, left=lefts, label=label, **look)
-        axes.bar_label(bars, [f"{share:.0f}" if share >= 4 else "" for share in shares], label_type="center", color="w")
+        numbers = [f"{share:.0f}" if share >= 4 else "" for share in shares]
+        under = {"facecolor": colour, "edgecolor": "none", "pad": 1.5}  # a number on hatches cannot be read
+        axes.bar_label(bars, numbers, label_type="center", color="white", bbox=under)
         lefts = [left + share for left, share in zip(lefts, shares, strict=True)]
     titled(axes, "The teacher's verdicts on its own responses", x="share of the responses (%)", y="")
     axes.invert_yaxis()

@@ -106,7 +106,7 @@ class UnionSweeper(Sweeper):
             return self.search.run(arguments, self.config, self.context.config_loader, self.launcher)
         given = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(arguments)
         jobs: dict[Any, Job] = {}
-        for sweep in self._sweeps(given):
+        for sweep in list(self._sweeps(given)):  # one that is refused comes before any file
             own = self._jobs(sweep, given)
             if sweep.table is not None:
                 self._write_manifest(sweep.table, own)

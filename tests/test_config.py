@@ -106,6 +106,26 @@ def test_the_papers_scale_has_the_papers_values(overrides, sft, reward_model, rl
     assert {stage.max_response_tokens for stage in stages} == {lengths[config.dataset.name]}
 
 
+@pytest.mark.parametrize(
+    ("launcher", "plugin", "cores", "gpus"),
+    [
+        ("submitit_local_cpu", "hydra_submitit_launcher", "cpus_per_task", None),
+        ("submitit_slurm_cpu", "hydra_submitit_launcher", "cpus_per_task", None),
+        ("submitit_slurm_gpu", "hydra_submitit_launcher", "cpus_per_task", "gpus_per_node"),
+        ("ray_cpu", "hydra_ray_launcher", "ray.remote.num_cpus", None),
+        ("ray_gpu", "hydra_ray_launcher", "ray.remote.num_cpus", "ray.remote.num_gpus"),
+    ],
+)
+def test_a_launcher_asks_for_the_cores_and_gpus_that_a_job_uses(launcher, plugin, cores, gpus):
+    pytest.importorskip(
+        f"hydra_plugins.{plugin}", reason="optional: see requirements-submitit.txt, requirements-ray.txt"
+    )
+    asked = [f"hydra/launcher={launcher}", "threads=4", "trainer=ddp", "trainer.devices=2"]
+    config = compose("config", overrides=asked, return_hydra_config=True).hydra.launcher
+    assert OmegaConf.select(config, cores) == 4
+    assert gpus is None or OmegaConf.select(config, gpus) == 2
+
+
 @pytest.mark.parametrize("scale", ["mini", "paper"])
 def test_a_search_sets_values_that_there_are_and_may_be_what_it_proposes(scale):
     config = compose("config", overrides=["sweeps=search_rl", f"scale={scale}"], return_hydra_config=True)

@@ -1,6 +1,7 @@
 """Sweeps: what jobs a command line asks for, in what order, and what they leave together."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,46 @@ def test_a_sweep_runs_each_job_once_and_leaves_its_table(swept):
         ".jsonl",
         ".png",
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "plugin", "requirements"),
+    [
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], "hydra_joblib_launcher", "launchers"),
+        (
+            ["hydra/launcher=submitit_local_cpu", "hydra.sweeper.max_batch_size=2"],
+            "hydra_submitit_launcher",
+            "submitit",
+        ),
+        (["hydra/launcher=ray_cpu", "+hydra.launcher.ray.init.num_cpus=2"], "hydra_ray_launcher", "ray"),
+    ],
+)
+def test_a_launcher_leaves_the_same_table_whatever_folder_it_is_called_in(
+    world, tmp_path, launcher, plugin, requirements
+):
+    pytest.importorskip(f"hydra_plugins.{plugin}", reason=f"optional: pip install -r requirements-{requirements}.txt")
+    tables = [sweep_probe(world, tmp_path / name, *extra) for name, extra in (("alone", []), ("beside", launcher))]
+    assert tables[0] == tables[1]
+
+
+def sweep_probe(world, root, *more) -> dict:
+    """Run the table's jobs of seed 0 under `root`, which must succeed; its cells."""
+    (root / "conf" / "sweeps").mkdir(parents=True)
+    (root / "conf" / "sweeps" / "probe.yaml").write_text(TABLE.lstrip(), encoding="utf-8")
+    usual = overrides(world, root, f"table_root={root / 'tables'}", "seed=0", stages=tiny_world.SFT_SETTINGS)
+    done = command("--config-dir", str(root / "conf"), "-m", "sweeps=probe", *usual, *more, folder=root)
+    assert done.returncode == 0, done.stderr
+    return json.loads((root / "tables" / "probe.json").read_text())["cells"]
+
+
+@pytest.mark.slow
+def test_a_launcher_whose_plugin_is_missing_names_its_requirements(tmp_path):
+    if find_spec("ray"):
+        pytest.skip("Ray is installed")
+    done = command("-m", "hydra/launcher=ray_cpu", "seed=0", folder=tmp_path)
+    assert done.returncode == 1
+    assert "requirements-ray.txt" in done.stderr
 
 
 @pytest.mark.slow
