@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 from test_job import command
 from tiny_world import overrides
 
+from rkd.job import JobError
 from rkd.search import Search
 
 SPACE = {"rate": {"low": 0.0, "high": 1.0}, "kind": ["a", "b"]}
@@ -17,8 +18,8 @@ SPACE = {"rate": {"low": 0.0, "high": 1.0}, "kind": ["a", "b"]}
 class ScriptedLauncher:
     """Jobs of which `kind=b` and a rate near 0.3 are better; keeps their overrides, is cut off at job `interrupted`."""
 
-    def __init__(self, *, interrupted: int | None = None) -> None:
-        self.interrupted = interrupted
+    def __init__(self, *, interrupted: int | None = None, failing: int | None = None) -> None:
+        self.interrupted, self.failing = interrupted, failing
         self.jobs: list[tuple[str, ...]] = []
 
     def launch(self, job_overrides, initial_job_idx):
@@ -29,6 +30,8 @@ class ScriptedLauncher:
             raise KeyboardInterrupt
         self.jobs.append(overrides)
         values = dict(one.split("=") for one in overrides)
+        if number == self.failing:
+            return JobReturn(status=JobStatus.FAILED)
         returned = JobReturn(status=JobStatus.COMPLETED)
         returned.return_value = 0.5 * (values["kind"] == "b") + 0.5 - abs(float(values["rate"]) - 0.3)
         return returned
@@ -65,6 +68,25 @@ def test_an_interrupted_search_goes_on_with_the_trial_that_was_cut_off(tmp_path)
     again = ScriptedLauncher()
     go_on(search, tmp_path, again)
     assert again.jobs == []
+
+
+def test_a_trial_that_failed_is_told_of_and_run_first_by_the_next_command(tmp_path):
+    search, first, second = Search(space=SPACE, trials=3, folder=""), ScriptedLauncher(failing=1), ScriptedLauncher()
+    with pytest.raises(JobError, match="1 of 3 trials failed"):
+        go_on(search, tmp_path, first)
+    go_on(search, tmp_path, second)
+    assert second.jobs == [first.jobs[1]]
+
+
+def test_a_job_without_validation_accuracy_ends_the_search(tmp_path):
+    class Testing(ScriptedLauncher):
+        def _run(self, overrides, number):
+            returned = super()._run(overrides, number)
+            returned.return_value = None
+            return returned
+
+    with pytest.raises(HydraException, match="search over a row that trains its student"):
+        go_on(Search(space=SPACE, trials=3, folder=""), tmp_path, Testing())
 
 
 def test_trials_at_once_are_launched_together(tmp_path):
