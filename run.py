@@ -15,7 +15,11 @@ import rkd.settings  # noqa: F401, what `${published:…}` in a config stands fo
 
 # Hydra then hands its errors on instead of printing them, and `run` below says what to do about them.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-sys.path.append(str(Path(__file__).parent / "rkd" / "plugins"))  # what `-m` runs, where Hydra looks for it
+FOLDER = Path(__file__).parent
+PLUGINS = FOLDER / "rkd" / "plugins"
+sys.path.append(str(PLUGINS))  # what `-m` runs, where Hydra looks for it
+# The workers of a launcher, whose path is not ours, import the same.
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, filter(None, (FOLDER, PLUGINS, os.environ.get("PYTHONPATH")))))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -47,13 +51,16 @@ def run() -> None:
         noise = ("To append to your config", "    full_key:", "    object_type=", "Config search path", "\tprovider=")
         lines = [line for line in dict.fromkeys(said) if line and not line.startswith(noise)]
         if "hydra/launcher" in said[0]:
-            lines.append("Jobs side by side (hydra/launcher=joblib) need `pip install -r requirements-launchers.txt`.")
+            lines.append(
+                "Jobs side by side need a plugin: `pip install -r requirements-launchers.txt` for joblib, "
+                "requirements-submitit.txt for submitit_…, requirements-ray.txt for ray_…."
+            )
         lines.append("`python run.py --help` lists groups and options, `python run.py --cfg job` all values.")
         sys.exit("\n".join(lines))
     except Exception as error:
         if type(error).__name__ != "JobError":  # by name: importing it would load torch to say that a key has a typo
             raise
-        sys.exit("Not every job finished; what is above says why. The same command makes the missing ones.")
+        sys.exit("Not every job finished; what is above says why. The same command makes the rest once that is mended.")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from rkd.drawing import COLOURS, bare, new_figure, titled, write
+
+EPISODES = "episodes (responses trained on)"
 # Panels of `learning_curves`: key of the history, title, label with unit, factor from the logged unit to that one.
 PANELS = (
     ("reward", "Reward", "reward per response", 1),
@@ -34,8 +36,7 @@ def learning_curves(
         ValueError: the history has no `episodes`, or none of a panel's values.
     """
     rows = _read_history(history)
-    figure = Figure(figsize=(8.4, 5.4), layout="constrained", dpi=150)
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    figure = new_figure(8.4, 5.4)
     grid = figure.subplots(2, 2, sharex=True)
     for axes, (key, title, label, factor) in zip(grid.flat, PANELS, strict=True):
         points = sorted((row["episodes"], factor * row[key]) for row in rows if "episodes" in row and key in row)
@@ -45,12 +46,11 @@ def learning_curves(
         _draw_panel(axes, points, title=title, label=label)
         if key == "validation_accuracy" and sft_accuracy is not None:
             level = 100 * sft_accuracy
-            axes.axhline(level, color="#d95f02", linestyle="--", linewidth=1.4, label=f"SFT: {level:.1f}")
+            axes.axhline(level, color=COLOURS[1], linestyle="--", linewidth=1.4, label=f"SFT: {level:.1f}")
             axes.legend(frameon=False, fontsize=9, loc="best")
     for axes in grid[-1]:
-        axes.set_xlabel("episodes (responses trained on)", fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+        axes.set_xlabel(EPISODES, fontsize=9)
+    write(figure, path)
 
 
 def _read_history(history: Path | Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
@@ -70,15 +70,12 @@ def _draw_panel(axes: Axes, points: Sequence[tuple[float, float]], *, title: str
     window = len(values) // 20
     if window > 1:  # many noisy updates: the line to read is their running mean
         means = [statistics.mean(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]
-        axes.plot(episodes, values, color="#1f4e79", alpha=0.25, linewidth=0.8)
-        axes.plot(episodes, means, color="#1f4e79", linewidth=1.8, label=f"mean of {window} updates")
+        axes.plot(episodes, values, color=COLOURS[0], alpha=0.25, linewidth=0.8)
+        axes.plot(episodes, means, color=COLOURS[0], linewidth=1.8, label=f"mean of {window} updates")
         axes.legend(frameon=False, fontsize=9, loc="best")
     else:
-        axes.plot(episodes, values, color="#1f4e79", linewidth=1.8, marker="o", markersize=3)
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-    axes.set_ylabel(label, fontsize=10)
+        axes.plot(episodes, values, color=COLOURS[0], linewidth=1.8, marker="o", markersize=3)
+    titled(axes, title, x="", y=label)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.locator_params(axis="x", nbins=5)
-    axes.tick_params(labelsize=9)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
-    axes.spines[["top", "right"]].set_visible(False)
+    bare(axes, grid="y")

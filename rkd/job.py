@@ -59,7 +59,9 @@ class JobError(RuntimeError):
 
 
 def run_job(config: DictConfig) -> float | None:
-    """Run the job that the config describes; returns the accuracy of the row's model, for a search over configs.
+    """Run the job that the config describes; returns the validation accuracy of its last training, for a search.
+
+    No test set decides that: it is what the weights that were kept reached on validation queries with a pseudo-label.
 
     Raises:
         JobError: it failed; the reason is also in its result.json.
@@ -80,7 +82,7 @@ def run_job(config: DictConfig) -> float | None:
             finished, file = read_result(place.folder), place.folder / RESULT_FILE
             console.print(f"This job is finished already: {file}. Remove the folder to run it again.")
             console.print(final_table(finished))
-            return _main_accuracy(finished)
+            return finished.validation_accuracy
         with _explained_write_errors(place.folder), cores_of_process:
             place.folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -166,7 +168,7 @@ def _run(stages: Stages, config: DictConfig, plain: dict[str, Any], place: Place
         raise JobError(reason) from error
     finally:
         stages.tracking.finish(exit_code)
-    return _main_accuracy(result)
+    return result.validation_accuracy
 
 
 def _run_description(stages: Stages, row: str, paper: str, table: str | None) -> RunDescription:
@@ -298,11 +300,6 @@ def _quiet() -> Iterator[None]:
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
         transformers.utils.logging.enable_progress_bar()
-
-
-def _main_accuracy(result: RunResult) -> float | None:
-    tests = list(result.models[-1].test_sets.values()) if result.models else []
-    return tests[0].accuracy if tests else None
 
 
 def _rollouts(workshop: Workshop) -> list[dict[str, Any]]:

@@ -160,4 +160,5 @@ def summary_of(result: RunResult) -> dict[str, float]:
         for name in ("seconds", "seconds_this_job", "tokens")
     }
     others = {name.replace(".", "/"): value for name, value in numbers(result).items()}
+    others["validation_accuracy"] = result.validation_accuracy
     return {key: value for key, value in (accuracies | totals | others).items() if value is not None}

@@ -214,6 +214,12 @@ class RunResult:
     histories: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
     bound: dict[str, BoundSides] = dataclasses.field(default_factory=dict)
 
+    @property
+    def validation_accuracy(self) -> float | None:
+        """What the last training of the student reached in validation, a fraction; None in a row without training."""
+        reached = (self.counts.get(f"{stage}/best_validation") for stage in ("rl", "dpo", "sft"))
+        return next((accuracy for accuracy in reached if accuracy is not None), None)
+
 
 def write_result(result: RunResult, folder: Path) -> Path:
     """Write `folder/result.json`, so that a reader never meets half a file.

@@ -1,13 +1,15 @@
 """Sweeps: `python run.py -m ...` enters, jobs leave in the order in which they share most, each cell of a table once.
 
 A table's sweep (`sweeps/NAME.yaml`) lists products of choices: the union of these is run. What the command line sets
-replaces a product's own choice. Jobs that are the same are run once, finished ones not at all, and one that fails stops
-none of the others. Hydra finds it by `rkd/plugins`.
+replaces a product's own choice. Jobs that are the same are run once, finished ones not at all, and one that fails, or
+that there cannot be, stops none of the others. Hydra finds it by `rkd/plugins`.
 """
 
 import itertools
 import json
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +18,15 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+
+from rkd.search import Search
 
 # Groups whose choice decides what a stage makes, by how early that is: jobs that are alike in the first share the
 # teacher's responses, in the first two the SFT student, in all three the reward model.
@@ -40,13 +45,14 @@ PLAIN_GROUP = re.compile(r"\w+")  # those of the primary config, not what their 
 class Job:
     """One job of a sweep: its overrides, its folder, and what was chosen for it.
 
-    A job that there cannot be has no folder; it is launched all the same, to say why.
+    A job that there cannot be has no folder, and a reason why.
     """
 
     overrides: tuple[str, ...]
     folder: Path | None
     choices: Mapping[str, Any]
-    is_finished: bool
+    is_finished: bool = False
+    refusal: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,20 +68,21 @@ class UnionSweeper(Sweeper):
     """Unions of products, each job once.
 
     Args:
-        products: of the sweep chosen: mappings from a key to a value or a list of them.
+        products: mappings from a key to a value or a list of them.
         sweeps: further sweeps that belong to it, by name.
-        max_batch_size, params: of Hydra's basic sweeper, and without meaning here but for `params`, one more product.
+        search: in place of all that: the trials of a study.
+        max_batch_size: jobs that the launcher gets at once, for one that starts all that it gets; None: all.
     """
 
     def __init__(
         self,
         products: Sequence[Mapping[str, Any]] = (),
         sweeps: Sequence[str] = (),
-        params: Mapping[str, Any] | None = None,
-        max_batch_size: int | None = None,  # noqa: ARG002
+        search: Search | None = None,
+        max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        self.products, self.sweeps, self.params = products, sweeps, params
+        self.products, self.sweeps, self.search, self.max_batch_size = products, sweeps, search, max_batch_size
         self.config: DictConfig | None = None
         self.context: HydraContext | None = None
         self.launcher: Launcher | None = None
@@ -91,49 +98,71 @@ class UnionSweeper(Sweeper):
         """Plan all jobs, note what tables they belong to, run those that have not finished.
 
         Raises:
-            JobError: a job failed; the others ran.
+            JobError: a job failed, or there cannot be one; the others ran.
         """
         from rkd.job import JobError
-        from rkd.table_files import write_manifest
 
+        if self.search is not None:
+            return self.search.run(arguments, self.config, self.context.config_loader, self.launcher)
         given = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(arguments)
         jobs: dict[Any, Job] = {}
-        for sweep in self._sweeps(given):
+        for sweep in list(self._sweeps(given)):  # one that is refused comes before any file
             own = self._jobs(sweep, given)
             if sweep.table is not None:
-                choices = {str(job.folder): job.choices for job in own if job.folder is not None}
-                try:
-                    print(f"{write_manifest(Path(self.config.table_root), sweep.table, choices)}: {len(own)} jobs")
-                except ValueError as error:
-                    raise HydraException(str(error)) from error
+                self._write_manifest(sweep.table, own)
             for job in own:
                 jobs.setdefault(job.folder or job.overrides, job)
-        missing = [job for job in jobs.values() if not job.is_finished]
-        print(f"{len(jobs)} jobs, {len(jobs) - len(missing)} of them finished before.", flush=True)
-        returned = self.launcher.launch([job.overrides for job in missing], initial_job_idx=0) if missing else []
+        refused = Counter(job.refusal for job in jobs.values() if job.refusal is not None)
+        for reason, count in refused.items():
+            print(f"{count} of {len(jobs)} jobs cannot be run: {reason}", file=sys.stderr)
+        missing = [job for job in jobs.values() if job.refusal is None and not job.is_finished]
+        finished = sum(job.is_finished for job in jobs.values())
+        print(f"{len(jobs)} jobs, {finished} of them finished before.", flush=True)
+        returned = self._launch(missing)
         failed = [job for job, one in zip(missing, returned, strict=True) if one.status is not JobStatus.COMPLETED]
-        if failed:
-            named = (str(job.folder or " ".join(job.overrides)) for job in failed)
-            raise JobError(f"{len(failed)} of {len(missing)} jobs failed: {', '.join(named)}")
+        if failed or refused:
+            raise JobError(f"Of {len(jobs)} jobs {len(failed)} failed and {refused.total()} could not be run.")
+        return returned
+
+    def _write_manifest(self, table: Mapping[str, Any], jobs: Sequence[Job]) -> None:
+        """Note a table's jobs; where there cannot be any of them, no table is begun."""
+        from rkd.table_files import write_manifest
+
+        choices = {str(job.folder): job.choices for job in jobs if job.folder is not None}
+        if not choices:
+            return
+        try:
+            print(f"{write_manifest(Path(self.config.table_root), table, choices)}: {len(jobs)} jobs")
+        except ValueError as error:
+            raise HydraException(str(error)) from error
+
+    def _launch(self, jobs: Sequence[Job]) -> list[JobReturn]:
+        """Run the jobs, batch by batch."""
+        size = self.max_batch_size or max(len(jobs), 1)
+        returned: list[JobReturn] = []
+        for first in range(0, len(jobs), size):
+            batch = [job.overrides for job in jobs[first : first + size]]
+            returned += self.launcher.launch(batch, initial_job_idx=first)
         return returned
 
     def _sweeps(self, given: Sequence[Override]) -> Iterator[Sweep]:
         """What is to be run: the sweeps that are named and those that belong to them, each once, in order."""
         named = [value for one in given if one.key_or_group == "sweeps" for value in _values(one)]
         if not named:
-            yield Sweep(None, None, [self.params or {}])
+            yield Sweep(None, None, self.products or [{}])
         done: set[str] = set()
         while named:
             name = named.pop(0)
             if name not in done:
                 done.add(name)
                 config = self._config_of(name, given)
-                sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
-                named = [*sweeper.get("sweeps", []), *named]
-                products = [*sweeper.get("products", []), *([sweeper["params"]] if sweeper.get("params") else [])]
-                table = OmegaConf.to_container(config.table, resolve=True) if config.get("table") else None
-                if products:
-                    yield Sweep(name, table, products)
+                sweeper = instantiate(config.hydra.sweeper, _convert_="all")
+                if sweeper.search is not None:
+                    raise HydraException(f"sweeps={name} is a search: run it alone, `python run.py -m sweeps={name}`.")
+                named = [*sweeper.sweeps, *named]
+                if sweeper.products:
+                    table = OmegaConf.to_container(config.table, resolve=True) if config.get("table") else None
+                    yield Sweep(name, table, sweeper.products)
 
     def _config_of(self, name: str, given: Sequence[Override]) -> DictConfig:
         """The configuration with the sweep chosen, whatever else the command line sets, lists apart."""
@@ -168,8 +197,8 @@ class UnionSweeper(Sweeper):
         choices.pop("sweeps", None)
         try:
             place = place_of(config)
-        except JobError:
-            return Job(overrides, None, choices, is_finished=False)
+        except JobError as error:
+            return Job(overrides, None, choices, refusal=str(error))
         return Job(overrides, place.folder, choices, place.is_finished)
 
     def _without_left_out_stages(self, overrides: tuple[str, ...]) -> tuple[str, ...]:
@@ -220,8 +249,7 @@ def _values(override: Override) -> Iterator[str]:
 
 
 def _listed(value: Any) -> list[str]:
-    values = value if isinstance(value, list | tuple) else str(value).split(",") if isinstance(value, str) else [value]
-    return [_written(one) for one in values]
+    return [_written(one) for one in (value if isinstance(value, list | tuple) else [value])]
 
 
 def _written(value: Any) -> str:

@@ -3,7 +3,6 @@
 Fractions become percent here. A figure is named in a table's description (`figure: {_target_: …}`).
 """
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rkd.drawing import COLOURS, band, bare, new_figure, write
 from rkd.summaries import OWN, Summary
 from rkd.tables import Cell, Column, Evaluated, matching
 
-# Okabe and Ito's palette, black last.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PAPER_COLOUR = "#666666"
 SMALLEST_NAMED = 4  # percent: a part of a bar that is smaller has no room for its number
 LEGEND = {
@@ -35,7 +32,7 @@ class Dots:
     def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:  # noqa: ARG002
         """Write the PNG."""
         columns, lines = evaluated.table.columns, evaluated.lines
-        figure = _figure(2.2 + 2.9 * len(columns), 1.1 + 0.27 * len(lines) + 0.3 * len(evaluated.table.groups))
+        figure = new_figure(2.2 + 2.9 * len(columns), 1.1 + 0.27 * len(lines) + 0.3 * len(evaluated.table.groups))
         panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
         heights = _heights(evaluated)
         for place, (axes, column) in enumerate(zip(panels, columns, strict=True)):
@@ -43,7 +40,7 @@ class Dots:
                 _dot(axes, column, line.cells[place], height, is_teacher=line.row.model != OWN)
             axes.set_title(column.label, loc="left", fontsize=10, fontweight="bold")
             axes.set_xlabel(_axis_label(column), fontsize=9)
-            _bare(axes, grid="x")
+            bare(axes, grid="x")
         _name_rows(panels[0], evaluated, heights)
         is_shown = {
             "own": True,
@@ -51,7 +48,7 @@ class Dots:
             "paper": any(cell.published is not None for line in lines for cell in line.cells),
         }
         _legend_of_dots(figure, panels[0], [LEGEND[name] for name, shown in is_shown.items() if shown])
-        _write(figure, path)
+        write(figure, path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +60,7 @@ class Stacks:
     def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:  # noqa: ARG002
         """Write the PNG."""
         lines, heights = evaluated.lines, _heights(evaluated)
-        figure = _figure(7.5, 1.3 + 0.34 * len(lines) + 0.3 * len(evaluated.table.groups))
+        figure = new_figure(7.5, 1.3 + 0.34 * len(lines) + 0.3 * len(evaluated.table.groups))
         axes = figure.subplots()
         ends = [0.0] * len(lines)
         for place, column in enumerate(evaluated.table.columns):
@@ -75,9 +72,9 @@ class Stacks:
         _name_rows(axes, evaluated, heights)
         axes.set_xlim(0, 100)
         axes.set_xlabel(self.x_label, fontsize=9)
-        _bare(axes, grid="x")
+        bare(axes, grid="x")
         figure.legend(loc="outside lower center", ncols=len(evaluated.table.columns), frameon=False, fontsize=8)
-        _write(figure, path)
+        write(figure, path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +92,7 @@ class Lines:
     def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:  # noqa: ARG002
         """Write the PNG."""
         columns = evaluated.table.columns
-        figure = _figure(3.6 * len(columns) + 0.4, 3.2)
+        figure = new_figure(3.6 * len(columns) + 0.4, 3.2)
         panels = figure.subplots(1, len(columns), squeeze=False)[0]
         for place, (axes, column) in enumerate(zip(panels, columns, strict=True)):
             for number, group in enumerate(evaluated.table.groups):
@@ -104,16 +101,16 @@ class Lines:
                     for line in evaluated.lines
                     if line.group is group and line.label in self.x and line.cells[place].mean is not None
                 ]
-                _band(
+                band(
                     axes, number, group.label, [(x, [_scaled(column, v) for v in c.values.values()]) for x, c in points]
                 )
             axes.set_title(column.label, loc="left", fontsize=10, fontweight="bold")
             axes.set_xlabel(self.x_label, fontsize=9)
             axes.set_ylabel(_axis_label(column), fontsize=9)
-            _bare(axes, grid="y")
+            bare(axes, grid="y")
             if any(group.label for group in evaluated.table.groups):
                 axes.legend(frameon=False, fontsize=8)
-        _write(figure, path)
+        write(figure, path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +132,7 @@ class Histories:
     def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:
         """Write the PNG: a panel for each group."""
         groups = evaluated.table.groups
-        figure = _figure(4.6 * len(groups) + 0.4, 3.4)
+        figure = new_figure(4.6 * len(groups) + 0.4, 3.4)
         panels = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
         for axes, group in zip(panels, groups, strict=True):
             for number, (label, row) in enumerate(group.rows.items()):
@@ -144,14 +141,14 @@ class Histories:
                     for entry in one.histories.get(self.stage, []):
                         if self.x in entry and self.y in entry:
                             by_x.setdefault(entry[self.x], []).append(100 * entry[self.y])
-                _band(axes, number, label, sorted(by_x.items()))
+                band(axes, number, label, sorted(by_x.items()))
             axes.set_title(group.label, loc="left", fontsize=10, fontweight="bold")
             axes.set_xlabel(self.x_label, fontsize=9)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-            _bare(axes, grid="y")
+            bare(axes, grid="y")
             axes.legend(frameon=False, fontsize=8)
         panels[0].set_ylabel(self.y_label, fontsize=9)
-        _write(figure, path)
+        write(figure, path)
 
 
 def _heights(evaluated: Evaluated) -> list[float]:
@@ -181,19 +178,6 @@ def _name_rows(axes: Axes, evaluated: Evaluated, heights: Sequence[float]) -> No
     axes.set_ylim(max(heights) + 0.7, min(heights) - (1.3 if lines[0].group.label else 0.7))
 
 
-def _band(axes: Axes, number: int, label: str, points: Sequence[tuple[float, Sequence[float]]]) -> None:
-    """A line through the means of the values at each point, and a band of their deviations."""
-    if not points:
-        return
-    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-    xs = [x for x, _ in points]
-    means = [statistics.mean(values) for _, values in points]
-    spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in points]
-    axes.plot(xs, means, color=colour, marker=marker, markersize=4, linewidth=1.6, label=label)
-    lows, highs = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
-    axes.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
-
-
 def _dot(axes: Axes, column: Column, cell: Cell, height: float, *, is_teacher: bool) -> None:
     colour, marker = (COLOURS[1], "s") if is_teacher else (COLOURS[0], "o")
     if cell.mean is not None:
@@ -220,19 +204,6 @@ def _legend_of_dots(figure: Figure, axes: Axes, entries: Sequence[tuple[str, Map
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-    return figure
-
-
-def _bare(axes: Axes, *, grid: str) -> None:
-    axes.grid(axis=grid, color="#dddddd", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def _axis_label(column: Column) -> str:
     if column.test_set is not None:
         return "accuracy (%)"
@@ -241,8 +212,3 @@ def _axis_label(column: Column) -> str:
 
 def _scaled(column: Column, value: float) -> float:
     return 100 * value if column.unit == "percent" else value
-
-
-def _write(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)

@@ -97,14 +97,9 @@ def render(manifest: Path) -> Evaluated:
 
     Where a job's folder is not here, its summary beside the manifest is taken.
     """
-    content = json.loads(manifest.read_text(encoding="utf-8"))
-    table = build_table(content["table"])
-    stem = manifest.name.removesuffix(MANIFEST)
-    results = manifest.with_name(stem + RESULTS)
-    kept = {one.job: one for one in read_summaries(results)} if results.is_file() else {}
-    summaries = [_summary(Path(folder), choices, kept) for folder, choices in content["jobs"].items()]
-    write_summaries(results, [one for one in summaries if _has_ended(one)])
-    evaluated = table.evaluate(summaries)
+    evaluated, summaries = read_table(manifest)
+    table, stem = evaluated.table, manifest.name.removesuffix(MANIFEST)
+    write_summaries(manifest.with_name(stem + RESULTS), [one for one in summaries if _has_ended(one)])
     texts = {"md": markdown(evaluated), "csv": comma_separated(evaluated), "tex": latex(evaluated)}
     texts["json"] = as_json(evaluated)
     if table.figure is not None and evaluated.finished:
@@ -113,6 +108,22 @@ def render(manifest: Path) -> Evaluated:
     for ending, text in texts.items():
         write_whole(manifest.with_name(f"{stem}.{ending}"), text)
     return evaluated
+
+
+def read_table(manifest: Path) -> tuple[Evaluated, list[Summary]]:
+    """A table with the numbers of its jobs, and the jobs themselves; nothing is written.
+
+    Raises:
+        FileNotFoundError: there is no such table.
+    """
+    if not manifest.is_file():
+        name = manifest.name.removesuffix(MANIFEST)
+        raise FileNotFoundError(f"{name} is not in {manifest.parent}: `python run.py -m sweeps={name}` makes it.")
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    results = manifest.with_name(manifest.name.removesuffix(MANIFEST) + RESULTS)
+    kept = {one.job: one for one in read_summaries(results)} if results.is_file() else {}
+    summaries = [_summary(Path(folder), choices, kept) for folder, choices in content["jobs"].items()]
+    return build_table(content["table"]).evaluate(summaries), summaries
 
 
 def _summary(folder: Path, choices: Mapping[str, Any], kept: Mapping[str, Summary]) -> Summary:

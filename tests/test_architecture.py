@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "rkd"
 FLOORS = [
     set(floor.split())
     for floor in (
-        "files",
+        "files drawing",
         "parallel records losses muon callbacks curves recipes provenance progress results statistics settings rows "
         "lora equivalence",
         "tracking protocols advantages summaries kl_control prompts answers mini batches loading",
@@ -21,13 +21,14 @@ FLOORS = [
         "bound rewards teacher labels student_samples preferences rollouts pretrain_report engines",
         "pretrain sft dpo reward_model rl evaluation answering label_noise",
         "wandb_tracking file_tracking report figures workshop",
-        "stages artifacts workspace",
+        "stages artifacts workspace exhibits",
         "plan asking logbook",
         "labelling",
         "testing fitting",
         "pipeline speed bill",
         "job",
-        "follower sweeper",
+        "follower search",
+        "sweeper",
         "plugins",
     )
 ]

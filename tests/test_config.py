@@ -4,10 +4,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from rkd.pipeline import build_stages, job_digest
 from rkd.table_files import build_table
@@ -15,6 +17,7 @@ from rkd.training import Training
 
 REPOSITORY = Path(__file__).parents[1]
 PARTS_OF_OTHERS = {"queries", "prompt", "judge_prompt", "pretrain", "experiments", "sweeps"}
+CHOICES = ("reward_model.classification_weight",)
 NEEDED = {
     "reward_mix=own": ["reward_mix.function.path=builtins.len"],
     "student=hf": ["student.name_or_path=someone/model"],
@@ -106,6 +109,49 @@ def test_the_papers_scale_has_the_papers_values(overrides, sft, reward_model, rl
     assert {stage.max_response_tokens for stage in stages} == {lengths[config.dataset.name]}
 
 
+@pytest.mark.parametrize(
+    ("launcher", "plugin", "cores", "gpus"),
+    [
+        ("submitit_local_cpu", "hydra_submitit_launcher", "cpus_per_task", None),
+        ("submitit_slurm_cpu", "hydra_submitit_launcher", "cpus_per_task", None),
+        ("submitit_slurm_gpu", "hydra_submitit_launcher", "cpus_per_task", "gpus_per_node"),
+        ("ray_cpu", "hydra_ray_launcher", "ray.remote.num_cpus", None),
+        ("ray_gpu", "hydra_ray_launcher", "ray.remote.num_cpus", "ray.remote.num_gpus"),
+    ],
+)
+def test_a_launcher_asks_for_the_cores_and_gpus_that_a_job_uses(launcher, plugin, cores, gpus):
+    pytest.importorskip(
+        f"hydra_plugins.{plugin}", reason="optional: see requirements-submitit.txt, requirements-ray.txt"
+    )
+    asked = [f"hydra/launcher={launcher}", "threads=4", "trainer=ddp", "trainer.devices=2"]
+    config = compose("config", overrides=asked, return_hydra_config=True).hydra.launcher
+    assert OmegaConf.select(config, cores) == 4
+    assert gpus is None or OmegaConf.select(config, gpus) == 2
+
+
+@pytest.mark.parametrize("scale", ["mini", "paper"])
+def test_a_search_sets_values_that_there_are_and_may_be_what_it_proposes(scale):
+    config = compose("config", overrides=["sweeps=search_rl", f"scale={scale}"], return_hydra_config=True)
+    search = instantiate(config.hydra.sweeper.search, _convert_="all")
+    for bound in ("low", "high"):
+        proposed = {key: v[bound] if isinstance(v, dict) else v[0] for key, v in search.space.items()}
+        build_stages(compose("config", overrides=[f"{key}={value}" for key, value in proposed.items()]))
+
+
+def test_the_search_by_wandb_calls_run_py_with_the_keys_and_values_of_ours():
+    sweep = yaml.safe_load((REPOSITORY / "sweeps" / "wandb_search.yml").read_text(encoding="utf-8"))
+    ours = compose("config", overrides=["sweeps=search_rl"], return_hydra_config=True).hydra.sweeper.search.space
+    parameters = sweep["parameters"]
+    ranges = {key: own.get("values") or {"low": own["min"], "high": own["max"]} for key, own in parameters.items()}
+    assert ranges == {key: own if key in CHOICES else {"low": own.low, "high": own.high} for key, own in ours.items()}
+    # What an agent makes of the command, by W&B's own functions.
+    proposed = {key: {"value": own["values"][0] if "values" in own else own["min"]} for key, own in parameters.items()}
+    arguments = create_sweep_command_args({"args": proposed})["args_no_hyphens"]
+    build_stages(compose("config", overrides=arguments))
+    assert sweep["command"] == ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}"]
+    assert (REPOSITORY / sweep["program"]).is_file()
+
+
 def _sweeps() -> list[str]:
     return [path.stem for path in sorted((REPOSITORY / "sweeps").glob("*.yaml"))]
 
@@ -116,7 +162,7 @@ def test_every_sweep_has_jobs_for_each_cell_of_its_table(sweep, scale):
     config = compose("config", overrides=[f"sweeps={sweep}", f"scale={scale}"], return_hydra_config=True)
     sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     assert set(sweeper["sweeps"]) <= set(_sweeps())
-    assert sweeper["sweeps"] or sweeper["products"]
+    assert sweeper["sweeps"] or sweeper["products"] or sweeper["search"]
     if config.table is None:
         return
     table = build_table(OmegaConf.to_container(config.table, resolve=True))

@@ -1,0 +1,59 @@
+"""What all figures share: one style, colours that the colour-blind can tell apart, bands of deviations over seeds."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, black last.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure; sizes in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    return figure
+
+
+def bare(axes: Axes, *, grid: str) -> None:
+    """Take away what tells nothing; keep a faint grid along the axis `grid`."""
+    axes.grid(axis=grid, color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def titled(axes: Axes, title: str, *, x: str, y: str) -> None:
+    """Title and labels of a panel; labels name their units."""
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+
+
+def band(axes: Axes, number: int, label: str, points: Sequence[tuple[float, Sequence[float]]]) -> None:
+    """A line through the means of the values at each point, and a band of their sample standard deviation.
+
+    Args:
+        number: of the line in its panel, which decides colour and marker.
+        points: x, and the values of all seeds there.
+    """
+    if not points:
+        return
+    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+    xs = [x for x, _ in points]
+    means = [statistics.mean(values) for _, values in points]
+    spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in points]
+    every = max(1, len(xs) // 10)  # markers of forty points would hide the line
+    axes.plot(xs, means, color=colour, marker=marker, markersize=4, markevery=every, linewidth=1.6, label=label)
+    lows, highs = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+    axes.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
+
+
+def write(figure: Figure, path: Path) -> None:
+    """Write the PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
