@@ -362,3 +362,9 @@ def test_dataset_loads_without_gold_answers_for_training(composed):
     assert {name: len(own) for name, own in tests.items()} == {"mini_choice": 1000}
     questions = [query.question for query in (*training, *data.validation_queries(), *tests["mini_choice"])]
     assert len(set(questions)) == 6400
+
+
+@pytest.mark.parametrize("name", ["mini_large", "mini_small", "mini_3", "mini_1"])
+def test_models_of_mini_choice_have_the_settled_tokenizer(name):
+    settled, choice = (load_tokenizer(CHECKPOINTS / folder) for folder in (name, f"{name}_choice"))
+    assert choice.get_vocab() == settled.get_vocab()
