@@ -52,7 +52,7 @@ def run() -> None:
         lines = [line for line in dict.fromkeys(said) if line and not line.startswith(noise)]
         if "hydra/launcher" in said[0]:
             lines.append(
-                "Jobs side by side need a plugin: `pip install -r requirements-launchers.txt` for joblib, "
+                "Jobs side by side need a plugin: `pip install -r requirements-joblib.txt` for joblib, "
                 "requirements-submitit.txt for submitit_…, requirements-ray.txt for ray_…."
             )
         lines.append("`python run.py --help` lists groups and options, `python run.py --cfg job` all values.")
