@@ -19,14 +19,19 @@ def markdown(evaluated: Evaluated) -> str:
     table = evaluated.table
     grouped = any(group.label for group in table.groups)
     header = [*(["models"] if grouped else []), "row"]
-    header += [name for column in table.columns for name in (_header(column, evaluated), "paper")]
+    # A column that the paper does not have needs none of its values beside it.
+    in_paper = [any(cell.published is not None for cell in cells) for cells in _columns(evaluated)]
+    for column, is_published in zip(table.columns, in_paper, strict=True):
+        header += [_header(column, evaluated), *(["paper"] if is_published else [])]
     rows = []
     for line in evaluated.lines:
         first = line is next(other for other in evaluated.lines if other.group is line.group)
         names = [*([_both(line.group.label, line.group.paper) if first else ""] if grouped else []), line.label]
         cells = []
         for place, cell in enumerate(line.cells):
-            cells += [_shown(evaluated, line, place, bold="**{}**"), _published(table.columns[place], cell)]
+            cells.append(_shown(evaluated, line, place, bold="**{}**"))
+            if in_paper[place]:
+                cells.append(_published(table.columns[place], cell))
         rows.append([*names, *cells])
     parts = [f"**{table.title}**", _markdown_table(header, rows, left=2 if grouped else 1), _legend(evaluated)]
     if evaluated.judgements:
@@ -145,6 +150,10 @@ def _gain(evaluated: Evaluated, line: Line, place: int) -> str:
     return f" ({_signed(column, line.cells[place].mean - base.cells[place].mean)})"
 
 
+def _columns(evaluated: Evaluated) -> list[tuple[Cell, ...]]:
+    return list(zip(*(line.cells for line in evaluated.lines), strict=True))
+
+
 def _header(column: Column, evaluated: Evaluated) -> str:
     place = list(evaluated.table.columns).index(column)
     sizes = sorted({line.cells[place].n for line in evaluated.lines} - {None})
@@ -159,7 +168,10 @@ def _both(ours: str, papers: str) -> str:
 def _legend(evaluated: Evaluated) -> str:
     table = evaluated.table
     seeds = sorted({seed for line in evaluated.lines for cell in line.cells for seed in cell.values})
-    parts = [f"Mean ± sample standard deviation over seeds {', '.join(map(str, seeds)) or 'none'}"]
+    if not seeds:
+        return "No job has finished yet."
+    named = ", ".join(map(str, seeds))
+    parts = [f"Mean ± sample standard deviation over seeds {named}" if len(seeds) > 1 else f"Values of seed {named}"]
     if any(column.higher_is_better is not None for column in table.columns):
         parts.append("the best of a group in bold, the teacher apart")
     if any(line.row.model != OWN for line in evaluated.lines):
