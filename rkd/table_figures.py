@@ -15,6 +15,7 @@ from rkd.summaries import OWN, Summary
 from rkd.tables import Cell, Column, Evaluated, matching
 
 PAPER_COLOUR = "#666666"
+SMALLEST_SPAN = 2.0  # of the axis of a panel, percent points where it is a share
 SMALLEST_NAMED = 4  # percent: a part of a bar that is smaller has no room for its number
 LEGEND = {
     "own": ("here, mean ± deviation over seeds", {"marker": "o", "color": COLOURS[0]}),
@@ -38,6 +39,7 @@ class Dots:
         for place, (axes, column) in enumerate(zip(panels, columns, strict=True)):
             for line, height in zip(lines, heights, strict=True):
                 _dot(axes, column, line.cells[place], height, is_teacher=line.row.model != OWN)
+            _widened(axes)
             axes.set_title(column.label, loc="left", fontsize=10, fontweight="bold")
             axes.set_xlabel(_axis_label(column), fontsize=9)
             bare(axes, grid="x")
@@ -53,9 +55,14 @@ class Dots:
 
 @dataclass(frozen=True, kw_only=True)
 class Stacks:
-    """A bar for each row, the columns being its parts; a mean over seeds without its deviation."""
+    """A bar for each row, the columns being its parts; a mean over seeds without its deviation.
+
+    Args:
+        colours: of the columns, as places in `COLOURS`.
+    """
 
     x_label: str
+    colours: Sequence[int] = tuple(range(len(COLOURS)))
 
     def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:  # noqa: ARG002
         """Write the PNG."""
@@ -65,7 +72,8 @@ class Stacks:
         ends = [0.0] * len(lines)
         for place, column in enumerate(evaluated.table.columns):
             means = [_scaled(column, line.cells[place].mean or 0.0) for line in lines]
-            bars = axes.barh(heights, means, 0.66, ends, color=COLOURS[place], label=column.label, edgecolor="white")
+            look = {"color": COLOURS[self.colours[place]], "edgecolor": "white", "label": column.label}
+            bars = axes.barh(heights, means, 0.66, ends, **look)
             shown = [f"{mean:.0f}" if mean >= SMALLEST_NAMED else "" for mean in means]
             axes.bar_label(bars, shown, label_type="center", fontsize=8, color="white")
             ends = [end + mean for end, mean in zip(ends, means, strict=True)]
@@ -149,6 +157,13 @@ class Histories:
             axes.legend(frameon=False, fontsize=8)
         panels[0].set_ylabel(self.y_label, fontsize=9)
         write(figure, path)
+
+
+def _widened(axes: Axes) -> None:
+    """Show at least `SMALLEST_SPAN` of the axis: a hundredth of a point should not fill a panel."""
+    low, high = axes.get_xlim()
+    missing = max(0.0, SMALLEST_SPAN - (high - low))
+    axes.set_xlim(low - missing / 2, high + missing / 2)
 
 
 def _heights(evaluated: Evaluated) -> list[float]:
