@@ -218,11 +218,6 @@ class JudgeReward:
 
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """See `RewardMix`."""
-        if isinstance(inputs.judge, NoJudge):
-            raise ValueError(
-                "reward_mix=judge needs a judge, and judge=none is none. Take `python run.py reward_mix=judge "
-                "judge=mini_judge`, or a model of yours, `judge=hf judge.name_or_path=FOLDER`."
-            )
         return JudgedReward(inputs.judge.open(), self.right, self.wrong, self.unanswered)
 
 

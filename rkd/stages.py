@@ -15,7 +15,7 @@ from rkd.labels import Labels
 from rkd.preferences import OneSourcePairs, Pairs, StoredPairs, ValidationPairs
 from rkd.prompts import PromptTemplate
 from rkd.reward_model import NoRewardModel
-from rkd.rewards import RewardMix
+from rkd.rewards import JudgeReward, RewardMix
 from rkd.rl import RL, NoRL
 from rkd.sft import NoSFT
 from rkd.stored import StoredTeacher
@@ -83,6 +83,11 @@ class Stages:
             self.rl.check_processes(self.trainer.devices)
         if isinstance(self.bound, Bound) and isinstance(self.rl, NoRL):
             raise ValueError("bound=sampled compares the student before and after RL: it does not go with rl=none.")
+        if isinstance(self.rl, RL) and isinstance(self.reward_mix, JudgeReward) and isinstance(self.judge, NoJudge):
+            raise ValueError(
+                "reward_mix=judge needs a judge, and judge=none is none. Take `python run.py reward_mix=judge "
+                "judge=mini_judge`, or a model of yours, `judge=hf judge.name_or_path=FOLDER`."
+            )
         if self.answering.needs_reward_model and isinstance(self.reward_model, NoRewardModel):
             raise ValueError(
                 "answering=best_of_n needs a reward model, and reward_model=none makes none. Take "

@@ -432,6 +432,18 @@ def test_the_best_of_n_without_reward_model_is_refused_before_anything_is_made(w
     assert not (tmp_path / "artifacts").exists()
 
 
+@pytest.mark.parametrize(
+    ("choices", "way_out"),
+    [
+        (["reward_mix=judge"], "judge=mini_judge"),
+        (["bound=sampled", "rl=none"], "rl=none"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused_before_anything_is_made(world, tmp_path, choices, way_out):
+    assert way_out in failure(world, tmp_path, *choices, stages=[*SFT, *REWARD_MODEL])
+    assert not (tmp_path / "artifacts").exists()
+
+
 def test_a_row_without_any_training_evaluates_the_student_with_its_examples(world, finished, tmp_path):
     run(world, tmp_path, "experiments=icl", stages=[])
     result, folder = only_result(tmp_path)

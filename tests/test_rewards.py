@@ -16,7 +16,6 @@ from rkd.rewards import (
     ConsistencyCheck,
     DistilledReward,
     JudgedReward,
-    JudgeReward,
     LabelReward,
     LearnedReward,
     OwnReward,
@@ -121,11 +120,6 @@ def test_a_verdict_is_a_reward_from_minus_one_to_one():
 def test_a_verdict_that_could_not_be_read_is_no_reward():
     with pytest.raises(ValueError, match="1 of 4 verdicts of the judge could not be read"):
         JudgedReward(ScriptedJudge(1.0, None, 0.25, 0.0))([QUERY] * 5, RESPONSES)
-
-
-def test_a_judge_reward_without_a_judge_says_what_to_choose():
-    with pytest.raises(ValueError, match="judge=mini_judge"):
-        JudgeReward().build(inputs())
 
 
 def test_a_function_of_the_users_own_is_a_reward():
