@@ -71,7 +71,9 @@ class Logbook:
         ]
         self.tracker.log_table("results", ["model", "test_set", *MEASURES], rows)
         if result.labels is not None:
-            of_labels = [[name, value] for name, value in summary.items() if name.startswith(("labels/", "verdicts/", "judge/"))]
+            of_labels = [
+                [name, value] for name, value in summary.items() if name.startswith(("labels/", "verdicts/", "judge/"))
+            ]
             self.tracker.log_table("labels/statistics", ["what", "value"], of_labels)
             self.tracker.log_table("labels/consensus", ["from", "to", "queries"], consensus_rows(result.labels))
         self.tracker.log_summary(summary)

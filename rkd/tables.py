@@ -213,6 +213,9 @@ class Table:
                         f"table {self.name}, row {label}: {len(row.published)} published values for "
                         f"{len(self.columns)} columns; write null where the paper has none."
                     )
+        labels = [column.label for column in self.columns]
+        if repeated := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"table {self.name}: two of its columns are called {repeated[0]!r}.")
         known = {label for group in self.groups for label in group.rows}
         named = {name for claim in self.claims for name in (claim.better, *claim.worse)} | {self.gain_over} - {None}
         if unknown := sorted(named - known):

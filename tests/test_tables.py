@@ -189,6 +189,7 @@ def test_latex_escapes_what_tex_would_read_as_its_own():
         ({"gain_over": "SFTT"}, "the row 'SFTT'"),
         ({"colums": []}, "unexpected keyword argument 'colums'"),
         ({"columns": PLAIN["columns"][:1]}, "2 published values for 1 columns"),
+        ({"columns": PLAIN["columns"][:1] * 2}, "two of its columns are called 'maths'"),
     ],
 )
 def test_a_faulty_description_is_refused(change, message):
