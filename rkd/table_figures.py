@@ -3,6 +3,7 @@
 Fractions become percent here. A figure is named in a table's description (`figure: {_target_: …}`).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from rkd.summaries import OWN, Summary
 from rkd.tables import Cell, Column, Evaluated, matching
 
 PAPER_COLOUR = "#666666"
+PANELS_BESIDE = 4  # each other; more are put below
 SMALLEST_SPAN = 2.0  # of the axis of a panel, percent points where it is a share
 SMALLEST_NAMED = 4  # percent: a part of a bar that is smaller has no room for its number
 LEGEND = {
@@ -33,17 +35,23 @@ class Dots:
     def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:  # noqa: ARG002
         """Write the PNG."""
         columns, lines = evaluated.table.columns, evaluated.lines
-        figure = new_figure(2.2 + 2.9 * len(columns), 1.1 + 0.27 * len(lines) + 0.3 * len(evaluated.table.groups))
-        panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-        heights = _heights(evaluated)
+        wide, deep = min(len(columns), PANELS_BESIDE), math.ceil(len(columns) / PANELS_BESIDE)
+        height = 0.6 + 0.27 * len(lines) + 0.3 * len(evaluated.table.groups)
+        figure = new_figure(2.2 + 2.9 * wide, 0.5 + deep * height)
+        grid = figure.subplots(deep, wide, sharey=True, squeeze=False)
+        panels, heights = grid.flat[: len(columns)], _heights(evaluated)
+        for unused in grid.flat[len(columns) :]:
+            unused.set_visible(False)
         for place, (axes, column) in enumerate(zip(panels, columns, strict=True)):
             for line, height in zip(lines, heights, strict=True):
                 _dot(axes, column, line.cells[place], height, is_teacher=line.row.model != OWN)
             _widened(axes)
             axes.set_title(column.label, loc="left", fontsize=10, fontweight="bold")
             axes.set_xlabel(_axis_label(column), fontsize=9)
+            axes.locator_params(axis="x", nbins=5)
             bare(axes, grid="x")
-        _name_rows(panels[0], evaluated, heights)
+        for first in grid[:, 0]:
+            _name_rows(first, evaluated, heights)
         is_shown = {
             "own": True,
             "teacher": any(line.row.model != OWN for line in lines),
