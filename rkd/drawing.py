@@ -1,7 +1,7 @@
 """What all figures share: one style, colours that the colour-blind can tell apart, bands of deviations over seeds."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -32,6 +32,22 @@ def titled(axes: Axes, title: str, *, x: str, y: str) -> None:
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
+
+
+def over_seeds(
+    histories: Sequence[Sequence[Mapping[str, float]]], x: str, y: str, *, factor: float = 1.0
+) -> list[tuple[float, list[float]]]:
+    """The k-th measurements of `y` in each seed's history, times `factor`, at the mean of their places along `x`.
+
+    Seeds measure after as many shares of their training, at slightly different steps: by their places each would stand
+    alone.
+    """
+    measured = [[(row[x], factor * row[y]) for row in history if x in row and y in row] for history in histories]
+    points = []
+    for place in range(max(map(len, measured), default=0)):
+        own = [rows[place] for rows in measured if place < len(rows)]
+        points.append((statistics.mean(at for at, _ in own), [value for _, value in own]))
+    return points
 
 
 def band(axes: Axes, number: int, label: str, points: Sequence[tuple[float, Sequence[float]]]) -> None:

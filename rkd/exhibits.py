@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from matplotlib.figure import Figure
 
-from rkd.drawing import band, bare, new_figure, titled
+from rkd.drawing import band, bare, new_figure, over_seeds, titled
 from rkd.figures import EPISODES, PANELS
 from rkd.summaries import Summary
 from rkd.table_files import MANIFEST, read_table
@@ -88,10 +88,7 @@ def _curves(group: Group, summaries: Sequence[Summary], stage: str) -> Figure | 
     figure = new_figure(9.0, 5.8)
     for axes, (key, title, y_label, factor) in zip(figure.subplots(2, 2).flat, panels, strict=True):
         for number, (label, own) in enumerate(histories.items()):
-            by_x: dict[float, list[float]] = {}
-            for entry in (entry for history in own for entry in history if key in entry):
-                by_x.setdefault(entry[x], []).append(factor * entry[key])
-            band(axes, number, label, sorted(by_x.items()))
+            band(axes, number, label, over_seeds(own, x, key, factor=factor))
         titled(axes, title, x=x_label, y=y_label)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         bare(axes, grid="y")

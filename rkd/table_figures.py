@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rkd.drawing import COLOURS, band, bare, new_figure, write
+from rkd.drawing import COLOURS, band, bare, new_figure, over_seeds, write
 from rkd.summaries import OWN, Summary
 from rkd.tables import Cell, Column, Evaluated, matching
 
@@ -152,12 +152,9 @@ class Histories:
         panels = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
         for axes, group in zip(panels, groups, strict=True):
             for number, (label, row) in enumerate(group.rows.items()):
-                by_x: dict[float, list[float]] = {}
-                for one in matching(summaries, {**group.jobs, **row.jobs}):
-                    for entry in one.histories.get(self.stage, []):
-                        if self.x in entry and self.y in entry:
-                            by_x.setdefault(entry[self.x], []).append(100 * entry[self.y])
-                band(axes, number, label, sorted(by_x.items()))
+                jobs = matching(summaries, {**group.jobs, **row.jobs})
+                histories = [one.histories.get(self.stage, []) for one in jobs]
+                band(axes, number, label, over_seeds(histories, self.x, self.y, factor=100))
             axes.set_title(group.label, loc="left", fontsize=10, fontweight="bold")
             axes.set_xlabel(self.x_label, fontsize=9)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
