@@ -37,6 +37,7 @@ SHARED = (
 )
 TRAINED = ("sft", "dpo", "reward_model", "rl")
 STAGE_VALUE = re.compile(rf"\+{{0,2}}({'|'.join(TRAINED)})\.")
+NOT_CHOSEN = ("sweeps", "artifacts.root", "output_root", "table_root")  # where things lie is no choice of a job
 PLAIN = re.compile(r"[\w./+-]+")
 PLAIN_GROUP = re.compile(r"\w+")  # those of the primary config, not what their options choose in turn
 
@@ -194,7 +195,8 @@ class UnionSweeper(Sweeper):
         options = {key: value for key, value in config.hydra.runtime.choices.items() if PLAIN_GROUP.fullmatch(key)}
         set_values = {one.get_key_element().lstrip("+"): one.value() for one in parsed}
         choices = {**options, "seed": config.seed, **set_values}
-        choices.pop("sweeps", None)
+        for name in NOT_CHOSEN:
+            choices.pop(name, None)
         try:
             place = place_of(config)
         except JobError as error:
