@@ -114,7 +114,7 @@ def test_a_sweep_runs_each_job_once_and_leaves_its_table(swept):
 @pytest.mark.parametrize(
     ("launcher", "plugin", "requirements"),
     [
-        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], "hydra_joblib_launcher", "launchers"),
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], "hydra_joblib_launcher", "joblib"),
         (
             ["hydra/launcher=submitit_local_cpu", "hydra.sweeper.max_batch_size=2"],
             "hydra_submitit_launcher",
