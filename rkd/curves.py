@@ -17,20 +17,12 @@ from rkd.files import write_rows
 CURVES_FILE = "curves.jsonl"  # a row for each call of the logger: its step, and its metrics
 
 
-class Curves(Logger, Callback):
-    """The logger of a trainer that keeps what it hands on; as a callback its state is in the trainer's checkpoints.
+class OfStage(Logger):
+    """What a Lightning logger of one stage tells of itself; a stage's folder is that of its model or of its run."""
 
-    Args:
-        stage: its name.
-        logger: of the tracker; False keeps the curves alone.
-        folder: of the trained model, where the rows are written once the training is done.
-    """
-
-    def __init__(self, stage: str, logger: Logger | bool, folder: Path) -> None:
+    def __init__(self, stage: str, folder: Path) -> None:
         super().__init__()
-        self.stage, self.logger, self.folder = stage, logger, folder
-        self.rows: list[dict[str, Any]] = []
-        self._pending: list[dict[str, Any]] = []
+        self.stage, self.folder = stage, folder
 
     @property
     def name(self) -> str:
@@ -44,14 +36,30 @@ class Curves(Logger, Callback):
     def save_dir(self) -> str:
         return str(self.folder)
 
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Nothing: the run holds the whole config from its start."""
+
+
+class Curves(OfStage, Callback):
+    """The logger of a trainer that keeps what it hands on; as a callback its state is in the trainer's checkpoints.
+
+    Args:
+        stage: its name.
+        logger: of the tracker; False keeps the curves alone.
+        folder: of the trained model, where the rows are written once the training is done.
+    """
+
+    def __init__(self, stage: str, logger: Logger | bool, folder: Path) -> None:
+        super().__init__(stage, folder)
+        self.logger = logger
+        self.rows: list[dict[str, Any]] = []
+        self._pending: list[dict[str, Any]] = []
+
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self._pending = []
         self.rows.append({"step": step, "metrics": dict(metrics)})
         replay(self.rows[-1:], self.logger)
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing: the run holds the whole config from its start."""
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         # Lightning logs the batch behind this hook, in which a checkpoint may be saved that goes on behind the batch.

@@ -16,6 +16,8 @@ from typing import Any, Literal, Protocol
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from rkd.curves import OfStage
+
 WriteMetrics = Callable[[str, dict[str, float], int | None], None]
 
 
@@ -96,35 +98,18 @@ class Tracker(Protocol):
         ...
 
 
-class StageLogger(Logger):
+class StageLogger(OfStage):
     """The Lightning logger of one stage: writes into the job's run, which outlives the stage's trainer."""
 
     def __init__(self, stage: str, folder: Path, write: WriteMetrics) -> None:
-        super().__init__()
-        self.stage = stage
-        self.folder = folder
+        super().__init__(stage, folder)
         self.write = write
-
-    @property
-    def name(self) -> str:
-        return self.stage
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    @property
-    def save_dir(self) -> str:
-        return str(self.folder)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         prefix = f"{self.stage}/"
         named = {key if key.startswith(prefix) else prefix + key: value for key, value in metrics.items()}
         self.write(self.stage, named, step)
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing: the run holds the whole config from its start."""
 
 
 @dataclass
