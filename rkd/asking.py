@@ -35,6 +35,7 @@ class Notes:
     reward_model: dict[str, float] = field(default_factory=dict)
     histories: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     bound: dict[str, BoundSides] = field(default_factory=dict)
+    stopped: dict[str, str] = field(default_factory=dict)
 
 
 class Asking:

@@ -116,17 +116,21 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tens
 
 
 def join(batches: Sequence[ResponseBatch], pad_id: int) -> ResponseBatch:
-    """Batches with prompts of one width as one batch, its responses padded to the longest."""
-    width = max(batch.response_ids.shape[1] for batch in batches)
+    """Batches with as many responses to a prompt as one batch, padded to the longest prompt and response."""
 
-    def widened(rows: Tensor, value: int) -> Tensor:
-        return torch.nn.functional.pad(rows, (0, width - rows.shape[1]), value=value)
+    def joined(field: str, value: int, *, left: bool) -> Tensor:
+        rows = [getattr(batch, field) for batch in batches]
+        width = max(own.shape[1] for own in rows)
+        missing = [width - own.shape[1] for own in rows]
+        sides = [(count, 0) if left else (0, count) for count in missing]
+        padded = [torch.nn.functional.pad(own, side, value=value) for own, side in zip(rows, sides, strict=True)]
+        return torch.cat(padded)
 
     return ResponseBatch(
-        torch.cat([batch.prompt_ids for batch in batches]),
-        torch.cat([batch.prompt_mask for batch in batches]),
-        torch.cat([widened(batch.response_ids, pad_id) for batch in batches]),
-        torch.cat([widened(batch.response_mask, False) for batch in batches]),
+        joined("prompt_ids", pad_id, left=True),
+        joined("prompt_mask", False, left=True),
+        joined("response_ids", pad_id, left=False),
+        joined("response_mask", False, left=False),
     )
 
 

@@ -71,6 +71,9 @@ class Data:
         """The queries to train on; without gold answers unless `labelled`."""
         return _labelled(_subset(self._split.training, self.max_training_queries, self.split_seed), labelled)
 
+    def unlabelled_queries(self) -> list[Query]:
+        return []
+
     def validation_queries(self, *, labelled: bool = False) -> list[Query]:
         """The queries to choose checkpoints by; without gold answers unless `labelled`."""
         return _labelled(_subset(self._split.validation, self.max_validation_queries, self.split_seed), labelled)

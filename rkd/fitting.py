@@ -17,9 +17,10 @@ from rkd.judge import YesNoJudge
 from rkd.labelling import Labelled
 from rkd.loading import load_tokenizer
 from rkd.parallel import own_share, sum_over_processes
-from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, PreferencePair, Query, Response, digest_of
-from rkd.rewards import JudgeReward, RewardInputs
+from rkd.reward_mix import RewardInputs, Stream
+from rkd.rl import RL
+from rkd.rollouts import Term
 from rkd.stages import LEFT_OUT, Stages
 from rkd.workshop import Workshop
 
@@ -64,32 +65,38 @@ class Fitting:
         self,
         tuned: Checkpoint,
         reward_model: Checkpoint,
-        queries: list[Query],
+        queries: Mapping[Stream, list[Query]],
         training: Labelled,
         validation: Labelled,
     ) -> Checkpoint:
-        """Reinforcement learning on the queries of D_R, under the reward mix, of the tuned student.
+        """Reinforcement learning of the tuned student under the reward mix, on the queries of its streams.
 
         Without warm-up (the row w/o D) it starts from the student as it came.
         """
         s = self.stages
         start = tuned if s.warm_up else self.student
-        inputs = {
-            "student": start,
-            "queries": digest_of(queries),
-            "labels": training.answers,
-            "reward_mix": s.reward_mix,
-            "reward_model": reward_model,
-            "validation": self._validation_recipe(validation),
-        }
-        if isinstance(s.reward_mix, JudgeReward) and isinstance(s.judge, YesNoJudge):
-            inputs["judge"] = s.judge.content()
+        inputs: dict[str, Any] = {"student": start, "validation": self._validation_recipe(validation)}
+        if isinstance(s.rl, RL):
+            used = s.reward_mix.used
+            inputs |= {
+                "queries": {name: digest_of(queries[source.queries]) for name, (_, source) in used.items()},
+                "labels": training.answers,
+                "reward_mix": s.reward_mix,
+            }
+            if "learned" in used:
+                inputs["reward_model"] = reward_model
+            if "judge" in used and isinstance(s.judge, YesNoJudge):
+                inputs["judge"] = s.judge.content()
 
-        def build_reward() -> RewardFunction:
+        def build_terms() -> list[Term]:
             made_of = RewardInputs(training.answers, reward_model, s.judge, s.zero_shot, s.student.options)
-            return s.reward_mix.build(made_of)
+            return s.reward_mix.terms(made_of, queries)
 
-        return self._fit("rl", s.rl, inputs, start, queries, build_reward, validate=self._validator(validation))
+        checkpoint = self._fit("rl", s.rl, inputs, start, build_terms, validate=self._validator(validation))
+        if stopped := self.workshop.report(checkpoint).get("stopped"):
+            self.notes.stopped["rl"] = stopped
+            self.workshop.warn(f"rl was stopped early, and what was best until then is kept: {stopped}.")
+        return checkpoint
 
     def _fit(self, name: str, stage: Any, inputs: Mapping[str, Any], *arguments: Any, **options: Any) -> Checkpoint:
         """What a training stage makes of its inputs; what it reports is counted, what it measured on the way noted."""

@@ -12,9 +12,21 @@ from rkd.preferences import StoredPairs
 from rkd.progress import Progress
 from rkd.recipes import recipe_digest
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
+from rkd.reward_mix import Stream
 from rkd.reward_model import NoRewardModel
+from rkd.rl import NoRL
 from rkd.stages import samples_student, trains
 from rkd.student_samples import balanced
+
+# What there is to do about a stream without queries.
+WAYS: dict[Stream, str] = {
+    "balanced": "No query kept both right and wrong student samples (Eq. 4). Raise student_samples.samples_per_query "
+    "or dataset.max_training_queries.",
+    "labelled": "No training query has a label. Lower labels.threshold.",
+    "unlabelled": "Take a dataset with such queries, `dataset=mini_math_aug`, leave some of these without a label, "
+    "`dataset.labelled_fraction=0.5`, or ask them all, `queries=all`.",
+    "all": "The dataset has no training queries.",
+}
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,29 @@ class Labelling(Asking):
             f"{split}_balanced_queries": len(queries), f"{split}_pairs": len(pairs), f"{split}_teacher_pairs": across,
         }  # fmt: skip
         return queries, pairs
+
+    def streams(self, labelled: Labelled, balanced_queries: list[Query]) -> dict[Stream, list[Query]]:
+        """The queries that reinforcement learning may ask, by stream.
+
+        Raises:
+            ValueError: a stream that the reward mix uses has none.
+        """
+        s, data = self.stages, self.stages.dataset
+        unlabelled = data.unlabelled_queries()
+        streams: dict[Stream, list[Query]] = {
+            "balanced": balanced_queries,
+            "labelled": labelled.with_label().queries,
+            "unlabelled": unlabelled,
+            "all": [*labelled.queries, *unlabelled],
+        }
+        if not isinstance(s.rl, NoRL):
+            for name, (_, source) in s.reward_mix.used.items():
+                if not streams[source.queries]:
+                    raise ValueError(
+                        f"reward_mix.{name}.queries={source.queries}: there are none. {WAYS[source.queries]}"
+                    )
+            self.notes.counts |= {f"{stream}_queries": len(streams[stream]) for stream in s.reward_mix.streams}
+        return streams
 
     def validation_pairs(self, sft: Checkpoint, labelled: Labelled) -> list[PreferencePair]:
         """The pairs that the reward model is judged by, whatever it is trained on; none where there is none."""

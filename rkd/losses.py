@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 KLEstimator = Literal["k1", "k2", "k3"]
+Reduce = Callable[[Tensor, Tensor], Tensor]
+"""Values (B, T) and their mask to a scalar: what a loss over tokens is the mean over."""
 
 
 def check_same_shape(**tensors: Tensor) -> None:
@@ -42,6 +44,34 @@ def masked_mean(
     if not response_mask.any():
         raise ValueError(f"response_mask {tuple(response_mask.shape)} selects no token; drop empty batches before.")
     return total(values.masked_fill(~response_mask, 0).sum()) / total(response_mask.sum())
+
+
+def mean_of_response_means(values: Tensor, response_mask: Tensor) -> Tensor:
+    """Mean over responses of the mean over the selected tokens of each, a scalar: GRPO as published, arXiv:2402.03300.
+
+    A token of a short response counts for more than one of a long response. (B, T) each.
+
+    Raises:
+        ValueError: the shapes differ, or a response has no selected token.
+    """
+    check_same_shape(values=values, response_mask=response_mask)
+    tokens = response_mask.sum(1)
+    if not tokens.all():
+        raise ValueError(f"{int((tokens == 0).sum())} of {len(tokens)} responses have no token; drop them before.")
+    return (values.masked_fill(~response_mask, 0).sum(1) / tokens).mean()
+
+
+def mean_of_response_sums(values: Tensor, response_mask: Tensor, *, divisor: float) -> Tensor:
+    """Mean over responses of the sum over the selected tokens of each, by a constant, a scalar: Dr. GRPO.
+
+    Divided by a constant, the longest length say, a long response has no smaller gradient per token than a short one:
+    arXiv:2503.20783. (B, T) each.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    check_same_shape(values=values, response_mask=response_mask)
+    return values.masked_fill(~response_mask, 0).sum(1).mean() / divisor
 
 
 def center_and_scale(
@@ -234,6 +264,7 @@ def clipped_surrogate_loss(
     *,
     clip_range: float,
     clip_range_high: float | None = None,
+    reduce: Reduce | None = None,
 ) -> Tensor:
     """Clipped policy-gradient loss: first term of Eq. (12); PPO, arXiv:1707.06347, Eq. 7.
 
@@ -247,10 +278,11 @@ def clipped_surrogate_loss(
         advantages: (B, T), or (B, 1) where one value holds for a whole response.
         response_mask: True where y_t is a token the policy sampled, (B, T).
         clip_range: ε, dimensionless, 0 < ε < 1.
-        clip_range_high: ε of the upper bound where it differs from the lower one, > 0.
+        clip_range_high: ε of the upper bound where it differs from the lower one, > 0 (DAPO, arXiv:2503.14476).
+        reduce: what stands for mean_t; None is the mean over all selected tokens of the batch.
 
     Returns:
-        Scalar: the mean over all selected tokens of the batch. GRPO as published takes a mean of per-response means.
+        Scalar.
 
     Raises:
         ValueError: the shapes above do not hold, or no token is selected.
@@ -263,11 +295,17 @@ def clipped_surrogate_loss(
     clipped = ratio.clamp(1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high))
     advantages = advantages.detach()
     objective = torch.minimum(ratio * advantages, clipped * advantages)
-    return -masked_mean(objective, response_mask)
+    return -(reduce or masked_mean)(objective, response_mask)
 
 
 def value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, response_mask: Tensor, *, value_clip_range: float | None
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    response_mask: Tensor,
+    *,
+    value_clip_range: float | None,
+    reduce: Reduce | None = None,
 ) -> Tensor:
     """Squared error of the value head, clipped around the values of the rollout as in PPO's reference code.
 
@@ -279,6 +317,7 @@ def value_loss(
         returns: R, the regression target, (B, T).
         response_mask: True where a token was sampled, (B, T).
         value_clip_range: ε_V, in units of reward, > 0; None drops the clipped term, and `old_values` with it.
+        reduce: as for `clipped_surrogate_loss`.
 
     Raises:
         ValueError: the shapes differ, or no token is selected.
@@ -290,7 +329,7 @@ def value_loss(
     if value_clip_range is not None:
         clipped = values.clamp(old_values - value_clip_range, old_values + value_clip_range)
         error = torch.maximum(error, (clipped - returns).square())
-    return 0.5 * masked_mean(error, response_mask)
+    return 0.5 * (reduce or masked_mean)(error, response_mask)
 
 
 def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, *, estimator: KLEstimator) -> Tensor:

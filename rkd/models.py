@@ -7,7 +7,7 @@ predicts response token t: state 0 stands on the prompt's last token, state T on
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -127,24 +127,24 @@ class PolicyOutput:
 
 
 class Policy(nn.Module):
-    """A causal language model, with a value head on its states if `has_value_head`.
+    """A causal language model, with so many value heads on its states, one for each reward that it is trained under.
 
-    The value head starts at zero: a random one would feed noise into the first advantages. The logits are divided by
+    They start at zero: random ones would feed noise into the first advantages. The logits are divided by
     `temperature`, so that the policy is the one that is sampled from at this temperature.
     """
 
-    def __init__(self, lm: PreTrainedModel, *, has_value_head: bool = False, temperature: float = 1.0) -> None:
+    def __init__(self, lm: PreTrainedModel, *, value_heads: int = 0, temperature: float = 1.0) -> None:
         super().__init__()
         self.lm, self.temperature = lm, temperature
-        self.value_head = nn.Linear(lm.config.hidden_size, 1) if has_value_head else None
+        self.value_head = nn.Linear(lm.config.hidden_size, value_heads) if value_heads else None
         if self.value_head is not None:
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
 
-    def forward(self, batch: ResponseBatch, *, with_entropy: bool = False) -> PolicyOutput:
-        """Log-probabilities, values and entropies of the batch's responses."""
+    def forward(self, batch: ResponseBatch, *, value_head: int = 0, with_entropy: bool = False) -> PolicyOutput:
+        """Log-probabilities, values of one head and entropies of the batch's responses."""
         states, mask = response_states(self.lm.base_model, batch)[:, :-1], batch.response_mask
-        values = None if self.value_head is None else self.value_head(states.float()).squeeze(-1)
+        values = None if self.value_head is None else self.value_head(states.float())[..., value_head]
         # Only tokens that count get logits: padding would be half of them, and they are the largest tensor.
         counted, tokens = states[mask][None], batch.response_ids[mask][None]
         chunk = max(1, CHUNK_ELEMENTS // self.lm.config.vocab_size)
@@ -171,10 +171,10 @@ def _unpacked(values: Tensor, mask: Tensor) -> Tensor:
 class AdaptersOff(Policy):
     """A policy without its adapters: the one that its training started from, without a second copy of the weights."""
 
-    def forward(self, batch: ResponseBatch, *, with_entropy: bool = False) -> PolicyOutput:
+    def forward(self, batch: ResponseBatch, **options: Any) -> PolicyOutput:
         """See `Policy`."""
         with adapters_off(self.lm):
-            return super().forward(batch, with_entropy=with_entropy)
+            return super().forward(batch, **options)
 
 
 def without_dropout(model: nn.Module) -> None:

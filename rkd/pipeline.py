@@ -59,7 +59,7 @@ def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]
     # 6: reward distillation.
     reward_model = fitting.fit_reward_model(sft, pairs, validation_pairs)
     # 7: reinforcement learning under the reward.
-    policy = fitting.fit_policy(dpo, reward_model, queries, training, validation)
+    policy = fitting.fit_policy(dpo, reward_model, labelling.streams(training, queries), training, validation)
     # 8: evaluation.
     made = {"teacher": stages.teacher.source(), "student": fitting.student, "sft": sft, "dpo": dpo, "rl": policy}
     models = [testing.evaluate(line, made[line.model], reward_model) for line in table_lines(stages)]

@@ -192,7 +192,8 @@ class RunResult:
     `reward_model`: what its kept weights reach on the validation pairs (`rkd.pairs.kinds`); empty without one.
     `histories`: by stage, a row for each validation: of sft, dpo and reward_model with `step` and the `share` of all
     steps, of rl with `episodes`, and there about forty rollouts' `reward`, `kl` and `response_tokens`, too. `bound`: by
-    what stands for the true reward, "label" or "learned"; empty where it was not asked for.
+    what stands for the true reward, "label" or "learned"; empty where it was not asked for. `stopped`: why a stage
+    was ended before its time, by stage.
     """
 
     row: str
@@ -213,6 +214,7 @@ class RunResult:
     reward_model: dict[str, float] = dataclasses.field(default_factory=dict)
     histories: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
     bound: dict[str, BoundSides] = dataclasses.field(default_factory=dict)
+    stopped: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def validation_accuracy(self) -> float | None:

@@ -1,15 +1,12 @@
 """Rewards for reinforcement learning: queries and responses enter, one number per response and its parts leave.
 
-A `RewardFunction` is any callable of this shape (`rkd.protocols`); a user's own is a plain function named in the
-config. A reward mix says which rewards a row trains on; it is built once labels and reward model exist. Shapes: B
-responses.
+A `RewardFunction` is any callable of this shape (`rkd.protocols`). Which of them a row trains on, its reward mix says
+(`rkd.reward_mix`). Shapes: B responses.
 """
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,12 +14,11 @@ from transformers import PreTrainedTokenizerBase
 
 from rkd.answers import answers_match, extract_answer
 from rkd.batches import ResponseBatch, collate, encode_responses, even_groups
-from rkd.judge import NoJudge, YesNoJudge
 from rkd.loading import ModelOptions, load_tokenizer
 from rkd.models import Scorer, load_scorer
 from rkd.prompts import PromptTemplate
 from rkd.protocols import Judge, RewardFunction, Rewards
-from rkd.records import Checkpoint, Query, Response
+from rkd.records import Query, Response
 from rkd.side_by_side import map_over_copies
 
 
@@ -88,13 +84,13 @@ class JudgedReward:
     """A judge's verdict p, from `wrong` at 0 to `right` at 1 (paper J's YoN).
 
     Args:
-        unanswered: the reward of a response without an answer, which the judge is not asked about.
+        unanswered: the reward of a response without an answer, which the judge is not asked about; None: it is asked.
     """
 
     judge: Judge
     right: float = 1.0
-    wrong: float = -1.0
-    unanswered: float = -1.0
+    wrong: float = 0.0
+    unanswered: float | None = None
 
     def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
         """See `RewardFunction`.
@@ -102,14 +98,15 @@ class JudgedReward:
         Raises:
             ValueError: a verdict could not be read.
         """
-        answers = [
-            extract_answer(response.text, query.dataset) for query, response in zip(queries, responses, strict=True)
+        asked = [
+            place
+            for place, (query, response) in enumerate(zip(queries, responses, strict=True))
+            if self.unanswered is None or extract_answer(response.text, query.dataset) is not None
         ]
-        asked = [place for place, answer in enumerate(answers) if answer is not None]
         verdicts = self.judge.judge([queries[place] for place in asked], [responses[place] for place in asked])
         if None in verdicts:
             raise ValueError(f"{verdicts.count(None)} of {len(asked)} verdicts of the judge could not be read.")
-        reward = torch.full((len(responses),), self.unanswered)
+        reward = torch.full((len(responses),), self.unanswered or 0.0)
         reward[asked] = self.wrong + (self.right - self.wrong) * torch.tensor(verdicts)
         return Rewards(reward, {"judge": reward})
 
@@ -158,92 +155,37 @@ class ConsistencyCheck:
 
 
 @dataclass(frozen=True)
-class RewardInputs:
-    """What a reward may be made of: y* by query id, reward model and judge, the student's prompt and options."""
+class ProbabilityReward:
+    """σ(r): what a reward model that was trained by classification says of a response, as a probability (paper J)."""
 
-    labels: Mapping[str, str]
-    reward_model: Checkpoint
-    judge: YesNoJudge | NoJudge
-    prompt: PromptTemplate
-    options: ModelOptions = field(default_factory=ModelOptions)
+    reward: RewardFunction
 
-
-class RewardMix(Protocol):
-    """The reward of a row, before there are labels and a reward model."""
-
-    def build(self, inputs: RewardInputs) -> RewardFunction:
-        """The reward function."""
-        ...
+    def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+        """See `RewardFunction`."""
+        inner = self.reward(queries, responses)
+        probability = torch.sigmoid(inner.total)
+        return Rewards(probability, {**inner.components, "probability": probability})
 
 
-@dataclass(frozen=True, kw_only=True)
-class DistilledReward:
-    """Paper D: the reward model under the checks of Eq. 10."""
+@dataclass(frozen=True)
+class WeightedReward:
+    """Σ_k w_k r_k(q, a) over those rewards whose queries q is one of; the others count as 0.
 
-    penalty: Callable[[Tensor], Tensor] = cap_at_zero
-    unanswered: float = -5.0
+    Args:
+        parts: the weight, the reward and the ids of the queries of each, by name.
+    """
 
-    def build(self, inputs: RewardInputs) -> RewardFunction:
-        """See `RewardMix`."""
-        folder = inputs.reward_model.folder
-        if not (folder / "config.json").is_file():
-            raise ValueError(
-                "reward_mix=distilled needs a reward model, and reward_model=none makes none. Take "
-                "`python run.py reward_model=mini`, or the label alone as reward, `python run.py reward_mix=label`."
-            )
-        learned = learned_reward(folder, inputs.prompt, inputs.options)
-        return ConsistencyCheck(learned, inputs.labels, self.penalty, self.unanswered)
+    parts: Mapping[str, tuple[float, RewardFunction, frozenset[str]]]
 
-
-@dataclass(frozen=True, kw_only=True)
-class LabelReward:
-    """The labels alone: the pseudo-label in a label-free row, the gold answer with labels=gold."""
-
-    right: float = 1.0
-    wrong: float = -1.0
-    unanswered: float = -1.0
-
-    def build(self, inputs: RewardInputs) -> RewardFunction:
-        """See `RewardMix`."""
-        return VerifiableReward(inputs.labels, self.right, self.wrong, self.unanswered)
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgeReward:
-    """The judge's verdicts alone, without labels and without a reward model."""
-
-    right: float = 1.0
-    wrong: float = -1.0
-    unanswered: float = -1.0
-
-    def build(self, inputs: RewardInputs) -> RewardFunction:
-        """See `RewardMix`."""
-        return JudgedReward(inputs.judge.open(), self.right, self.wrong, self.unanswered)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnReward:
-    """A function of yours, given by its dotted path: (queries, responses) to one number per response."""
-
-    function: Callable[[Sequence[Query], Sequence[Response]], Sequence[float]]
-
-    def build(self, inputs: RewardInputs) -> RewardFunction:  # noqa: ARG002
-        """See `RewardMix`."""
-
-        def reward(queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
-            values = torch.as_tensor(self.function(queries, responses), dtype=torch.float32)
-            if values.shape != (len(responses),):
-                raise ValueError(
-                    f"reward_mix.function={self.function.__qualname__} returned shape {tuple(values.shape)} for "
-                    f"{len(responses)} responses: return one number per response."
-                )
-            return Rewards(values, {"own": values})
-
-        return reward
-
-    def recipe(self) -> dict[str, Any]:
-        """The function's name and code, so that an edit makes the stage anew."""
-        return {"function": self.function.__qualname__, "source": inspect.getsource(self.function)}
+    def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+        """See `RewardFunction`; the components are the r_k, 0 where one was not asked."""
+        components = {name: torch.zeros(len(responses)) for name in self.parts}
+        for name, (_, reward, ids) in self.parts.items():
+            rows = [row for row, query in enumerate(queries) if query.id in ids]
+            if rows:
+                own = reward([queries[row] for row in rows], [responses[row] for row in rows])
+                components[name][rows] = own.total.float()
+        return Rewards(sum(weight * components[name] for name, (weight, *_) in self.parts.items()), components)
 
 
 def _answers(

@@ -1,8 +1,6 @@
-"""Reinforcement learning of the student (METHOD 2.7): a policy, queries and a reward enter, a better policy leaves.
+"""Reinforcement learning of the student (METHOD 2.7): a policy and the terms of its loss enter, a better policy leaves.
 
-PPO and GRPO are one `PolicyModule` given different parts: how advantages are estimated, whether there is a value head,
-and where the KL term stands. One training step is one rollout (`rkd.rollouts`): it is collected, then trained on for
-several epochs of minibatches. Shapes: B responses of T tokens.
+PPO and GRPO are one stage given different parts; how a rollout is trained on stands in `rkd.policy_training`.
 """
 
 import copy
@@ -12,202 +10,45 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rkd.advantages import AdvantageEstimator, GroupRelative
-from rkd.batches import in_parts
+from rkd.collector import Collector
 from rkd.files import write_rows
 from rkd.generation import LocalGenerator
+from rkd.guard import Guard
 from rkd.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
 from rkd.lora import save_merged
-from rkd.losses import clipped_surrogate_loss, masked_mean, value_loss
 from rkd.models import AdaptersOff, Policy, without_dropout
-from rkd.parallel import count, mean_over_processes, own_share, share_of_weight
+from rkd.parallel import count, own_share
+from rkd.policy_training import LossTerm, Optimisation, PolicyModule
 from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
-from rkd.protocols import RewardFunction
-from rkd.records import Checkpoint, Query
+from rkd.records import Checkpoint
 from rkd.resuming import HISTORY_FILE, Batches, KeepBest, fit, state_of
-from rkd.rollouts import Collector, KLPenalty, RewardScaling, Rollout, Rollouts, queries_of_rollouts
-from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
-from rkd.side_by_side import is_small, mean_loss, part_count
+from rkd.rollouts import KLPenalty, RewardScaling, Rollouts, Term, queries_of_rollouts, shares
+from rkd.settings import AT_LEAST_1, check_ranges
+from rkd.side_by_side import is_small
 from rkd.training import Training, Validate, one_validation, seeded
 
 # Responses in a batch at most, by whether the model is small.
 SAMPLED_AT_ONCE = {True: 512, False: 128}
-OPTIMISATION_RANGES = {
-    "learning_rate": ABOVE_0,
-    "final_learning_rate_fraction": SHARE,
-    "warmup_rollouts": NOT_NEGATIVE,
-    "epochs_per_rollout": AT_LEAST_1,
-    "minibatches_per_epoch": AT_LEAST_1,
-    "clip_range": ABOVE_0,
-    "value_clip_range": ABOVE_0,
-    "value_coefficient": NOT_NEGATIVE,
-    "gradient_clip": ABOVE_0,
-    "weight_decay": NOT_NEGATIVE,
-}
 SAMPLES_FILE = "samples.jsonl"
-SAMPLES_SHOWN = 4  # sampled responses kept of each rollout, to be read by a person
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optimisation:
-    """How a rollout is trained on."""
-
-    learning_rate: float
-    final_learning_rate_fraction: float = 1.0  # the rate falls linearly to this share of itself
-    warmup_rollouts: int = 0
-    epochs_per_rollout: int = 4
-    minibatches_per_epoch: int = 4
-    clip_range: float = 0.2  # ε of Eq. 12
-    value_clip_range: float | None = 0.2
-    value_coefficient: float = 0.1
-    gradient_clip: float | None = 1.0
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_ranges("rl.optimisation", self, OPTIMISATION_RANGES)
-
-
-class PolicyModule(LightningModule):
-    """PPO or GRPO over rollouts, by the parts it is given."""
-
-    def __init__(self, collector: Collector, optimisation: Optimisation, validate: Validate | None, seed: int) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.policy = collector.policy  # the one part that is trained and kept: the collector is no module
-        self.collector, self.optimisation = collector, optimisation
-        self.validate, self.seed = validate, seed
-        self.rollouts_done = 0
-        self.history: list[dict[str, float]] = []
-        self.samples: list[dict[str, Any]] = []
-
-    @property
-    def episodes(self) -> int:
-        """Responses sampled so far: the x-axis of every curve."""
-        return self.rollouts_done * self.collector.rollouts.responses_per_rollout
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; its rate is set for each rollout in `training_step`."""
-        options = self.optimisation
-        return torch.optim.AdamW(
-            _trained(self.policy), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.95)
-        )
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ARG002
-        """A batch is queries, not tensors: it stays where it is."""
-        return batch
-
-    def training_step(self, queries: list[Query], batch_idx: int) -> None:  # noqa: ARG002
-        """One rollout: collect it, then train on it."""
-        self._set_learning_rate()
-        rollout = self.collector.collect(queries, self._rollout_seed)
-        self.samples += [{"episodes": self.episodes, **sample} for sample in rollout.samples(SAMPLES_SHOWN)]
-        controller = self.collector.kl.controller
-        measured = mean_over_processes({**rollout.metrics(), **self.train_on(rollout)}, self.device)
-        if not math.isfinite(measured.get("explained_variance", 0.0)):
-            del measured["explained_variance"]  # rewards all alike leave no variance to explain: no divergence
-        metrics = {**measured, "kl_coefficient": controller.coefficient}
-        controller.update(metrics["kl"], len(rollout.responses) * count())
-        self.rollouts_done += 1
-        metrics["episodes"] = float(self.episodes)
-        self.history.append(metrics)
-        self.log_dict(metrics, batch_size=1)
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
-        """Greedy accuracy on the validation queries, against the labels that the training may see."""
-        accuracy = self.validate(self.policy.lm)
-        self.history.append({"episodes": float(self.episodes), "validation_accuracy": accuracy})
-        self.log("validation_accuracy", accuracy, batch_size=1, sync_dist=True)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning does not know of."""
-        state = {"rollouts_done": self.rollouts_done, "history": self.history, "samples": self.samples}
-        checkpoint["rollouts"] = state | {"kl_controller": self.collector.kl.controller.state_dict()}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on behind the last rollout."""
-        state = checkpoint["rollouts"]
-        self.rollouts_done, self.history, self.samples = state["rollouts_done"], state["history"], state["samples"]
-        self.collector.kl.controller.load_state_dict(state["kl_controller"])
-
-    def train_on(self, rollout: Rollout) -> dict[str, float]:
-        """Epochs of minibatches over one rollout; the means of what they measured."""
-        # Gradient checkpoints are only made in training mode; dropout is off in both, or the ratio would be noise.
-        self.policy.train(self.policy.lm.is_activation_checkpointing)
-        options, optimizer = self.optimisation, self.optimizers()
-        order = torch.Generator().manual_seed(self._rollout_seed)
-        totals: dict[str, float] = {}
-        updates = 0
-        for _ in range(options.epochs_per_rollout):
-            shuffled = torch.randperm(len(rollout.batch.prompt_ids), generator=order)
-            for indices in shuffled.tensor_split(options.minibatches_per_epoch):
-                parts = in_parts(rollout.select_prompts(indices), part_count(self.policy))
-                loss, measured = mean_loss(self.policy, self.loss, parts)
-                share = share_of_weight(sum(part.weight for _, part in parts), self.device)
-                optimizer.zero_grad()
-                self.manual_backward(share * loss)
-                norm = torch.nn.utils.clip_grad_norm_(_trained(self.policy), options.gradient_clip or float("inf"))
-                optimizer.step()
-                updates += 1
-                shares = {name: share * float(value) for name, value in measured.items()}
-                for name, value in {**shares, "gradient_norm": float(norm)}.items():
-                    totals[name] = totals.get(name, 0.0) + value
-        return {name: total / updates for name, total in totals.items()}
-
-    def loss(self, part: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. 12 on one minibatch: clipped surrogate, value loss, and the KL term where it stands in the loss."""
-        options, kl, mask = self.optimisation, self.collector.kl, part.batch.response_mask
-        output = self.policy(part.batch)
-        policy_loss = clipped_surrogate_loss(
-            output.logprobs, part.old_logprobs, part.advantages, mask, clip_range=options.clip_range
-        )
-        loss = policy_loss
-        ratio = torch.exp(output.logprobs.detach() - part.old_logprobs)
-        measured = {
-            "policy_loss": policy_loss.detach(),
-            "ratio": masked_mean(ratio, mask),
-            "clip_fraction": masked_mean(((ratio - 1).abs() > options.clip_range).float(), mask),
-        }
-        if output.values is not None:
-            of_values = value_loss(
-                output.values, part.values, part.returns, mask, value_clip_range=options.value_clip_range
-            )
-            loss = loss + options.value_coefficient * of_values
-            measured["value_loss"] = of_values.detach()
-        if kl.place == "loss":
-            target = part.old_logprobs if kl.target == "old" else part.reference_logprobs
-            kl_loss = masked_mean(kl.per_token(output.logprobs, target, mask), mask)
-            loss = loss + kl.controller.coefficient * kl_loss
-            measured["kl_trained_on"] = kl_loss.detach()
-        return loss, measured
-
-    @property
-    def _rollout_seed(self) -> int:
-        return self.seed * 1_000_003 + self.rollouts_done
-
-    def _set_learning_rate(self) -> None:
-        options = self.optimisation
-        progress = min(1.0, self.rollouts_done / self.collector.rollouts.count)
-        factor = 1 - progress * (1 - options.final_learning_rate_fraction)
-        if self.rollouts_done < options.warmup_rollouts:
-            factor *= (self.rollouts_done + 1) / options.warmup_rollouts
-        for group in self.optimizers().param_groups:
-            group["lr"] = options.learning_rate * factor
 
 
 @dataclass(frozen=True, slots=True)
 class RLReport:
-    """What a fit did: rollouts and episodes until it stopped, updates, and the validation accuracy of what is kept."""
+    """What a fit did: rollouts and episodes until it stopped, and the validation accuracy of what is kept.
+
+    `stopped` says why the guard ended it early; None: it did not.
+    """
 
     rollouts: int
     episodes: int
     best_validation: float | None
+    stopped: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,9 +56,11 @@ class RL:
     """Reinforcement learning of a student under a reward.
 
     Args:
-        advantages: GAE needs a value head on the policy, which it then gets; group-relative estimates do without.
+        advantages: GAE needs a value head on the policy for each term, which it then gets; group-relative estimates do
+            without.
         rollouts_between_validations: the best of these, the start included, is the policy that is kept.
         patience: validations without a better one before training stops; None never stops early.
+        guard: ends a training whose policy collapses; None lets it.
     """
 
     rollouts: Rollouts
@@ -227,6 +70,7 @@ class RL:
     scaling: RewardScaling = field(default_factory=RewardScaling)
     rollouts_between_validations: int = 10
     patience: int | None = None
+    guard: Guard | None = None
 
     def __post_init__(self) -> None:
         check_ranges("rl", self, {"rollouts_between_validations": AT_LEAST_1, "patience": AT_LEAST_1})
@@ -246,8 +90,7 @@ class RL:
     def fit(
         self,
         student: Checkpoint,
-        queries: Sequence[Query],
-        build_reward: Callable[[], RewardFunction],
+        build_terms: Callable[[], Sequence[Term]],
         *,
         prompt: PromptTemplate,
         validate: Validate,
@@ -258,53 +101,52 @@ class RL:
         seed: int,
         options: ModelOptions = ModelOptions(),
     ) -> RLReport:
-        """Train on `queries` and write the best policy, `history.jsonl` and `samples.jsonl` to `folder`.
+        """Train under the terms and write the best policy, `history.jsonl` and `samples.jsonl` to `folder`.
 
         Args:
-            build_reward: makes the reward function; a function, so that a row without this stage needs no reward.
+            build_terms: makes the terms of the loss; a function, so that a row without this stage needs no reward.
             progress: where an interrupted fit goes on from.
             options: how the student is loaded and trained. With adapters the reference is the policy without them.
 
         Raises:
-            ValueError: there are no queries, or they do not fall to the processes evenly.
+            ValueError: the queries of a rollout do not fall to processes, terms and minibatches evenly.
         """
-        if not queries:
-            raise ValueError(
-                "rl has no queries to train on: no query kept both right and wrong student samples (Eq. 4). "
-                "Raise student_samples.samples_per_query or dataset.max_training_queries."
-            )
-        self.check_processes(count())
+        terms = build_terms()
+        self.check_processes(count(), len(terms))
         tokenizer = load_tokenizer(student.folder)
         with seeded(seed):
             reference = load_causal_lm(student.folder, options)
             lm = options.prepare(reference if options.lora else copy.deepcopy(reference))
-            module = self.module(lm, reference, tokenizer, prompt, build_reward(), validate=validate, seed=seed)
+            module = self.module(lm, reference, tokenizer, prompt, terms, validate=validate, seed=seed)
             best = KeepBest("validation_accuracy", "max", progress, self.patience)
             trainer = self._trainer(best, training, logger, folder, seed)
             if progress.find(state_of(trainer)) is None:
                 trainer.validate(module, one_validation(), verbose=False)
-            loader = Batches(queries_of_rollouts(queries, self.rollouts, seed), own_share, seed=None)
+            of_rollouts = queries_of_rollouts(terms, self.rollouts, seed, count())
+            loader = Batches(of_rollouts, lambda of_terms: list(map(own_share, of_terms)), seed=None)
             fit(trainer, module, loader, one_validation(), progress)
-        of_rollouts = sum(row.get("response_tokens", 0.0) for row in module.history)  # means over their responses
-        progress.tokens = round(of_rollouts * self.rollouts.responses_per_rollout)
+        rows = [row for row in module.history if "response_tokens" in row]  # means over the responses
+        progress.tokens = round(sum(row["response_tokens"] * row["responses_sampled"] for row in rows) * count())
         if trainer.is_global_zero:
             best.restore(module)
             save_merged(lm, tokenizer, folder)
             write_rows(folder / HISTORY_FILE, module.history)
             write_rows(folder / SAMPLES_FILE, module.samples)
-        return RLReport(module.rollouts_done, module.episodes, best.best)
+        return RLReport(module.rollouts_done, module.episodes, best.best, module.stopped)
 
-    def check_processes(self, processes: int) -> None:
-        """Refuse what so many processes cannot share out.
+    def check_processes(self, processes: int, terms: int = 1) -> None:
+        """Refuse what so many processes and terms of the loss cannot share out.
 
         Raises:
-            ValueError: a rollout's queries do not fall to them evenly, or are fewer than their minibatches.
+            ValueError: a rollout's queries do not fall to the processes evenly, or are fewer than their minibatches.
         """
         queries, minibatches = self.rollouts.queries_per_rollout, self.optimisation.minibatches_per_epoch
-        if queries % processes or queries // processes < minibatches:
+        if queries % processes or min(shares(self.rollouts, terms, processes)) // processes < minibatches:
+            of_terms = f", each of the {terms} terms of the reward mix" if terms > 1 else ""
             raise ValueError(
                 f"rl.rollouts.queries_per_rollout={queries} must be a multiple of the {processes} processes, with at "
-                f"least one query for each process and each of rl.optimisation.minibatches_per_epoch={minibatches}."
+                f"least one query for each process{of_terms} and each of "
+                f"rl.optimisation.minibatches_per_epoch={minibatches}."
             )
 
     def module(
@@ -313,32 +155,36 @@ class RL:
         reference: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         prompt: PromptTemplate,
-        reward: RewardFunction,
+        terms: Sequence[Term],
         *,
         validate: Validate | None,
         seed: int,
     ) -> PolicyModule:
-        """The parts put together; `lm` is trained, and gets a value head if the advantages need one.
+        """The parts put together; `lm` is trained, and gets a value head for each term if the advantages need them.
 
         Where `reference` is `lm` itself, the reference policy is the one without adapters.
         """
         temperature, at_once = self.rollouts.temperature, SAMPLED_AT_ONCE[is_small(lm.num_parameters())]
         without_dropout(lm)
-        policy = Policy(lm, has_value_head=self.advantages.needs_values, temperature=temperature)
-        collector = Collector(
-            policy=policy,
-            reference=(AdaptersOff if reference is lm else Policy)(reference, temperature=temperature).eval(),
-            generator=LocalGenerator("policy", lm, tokenizer, prompt, batch_responses=at_once),
-            reward=reward,
-            estimate_advantages=self.advantages,
-            rollouts=self.rollouts,
-            kl=copy.deepcopy(self.kl),  # its controller moves, and the next row starts from this one
-            scaling=self.scaling,
-            prompts_per_pass=math.ceil(
-                self.rollouts.queries_per_rollout / count() / self.optimisation.minibatches_per_epoch
-            ),
-        )
-        return PolicyModule(collector, self.optimisation, validate, seed)
+        heads = len(terms) if self.advantages.needs_values else 0
+        policy = Policy(lm, value_heads=heads, temperature=temperature)
+        shared = {
+            "policy": policy,
+            "reference": (AdaptersOff if reference is lm else Policy)(reference, temperature=temperature).eval(),
+            "generator": LocalGenerator("policy", lm, tokenizer, prompt, batch_responses=at_once),
+            "estimate_advantages": self.advantages,
+            "rollouts": self.rollouts,
+            "kl": copy.deepcopy(self.kl),  # its controller moves, and the next row starts from this one
+            "scaling": self.scaling,
+            "reduction": self.optimisation.reduction,
+        }
+        minibatches = self.optimisation.minibatches_per_epoch
+        loss_terms = []
+        for place, (term, size) in enumerate(zip(terms, shares(self.rollouts, len(terms), count()), strict=True)):
+            per_pass = math.ceil(size / count() / minibatches)
+            own = Collector(**shared, reward=term.reward, value_head=place, prompts_per_pass=per_pass)
+            loss_terms.append(LossTerm(name=term.name, weight=term.weight, collector=own))
+        return PolicyModule(loss_terms, self.optimisation, validate, seed, self.guard)
 
     def _trainer(self, best: KeepBest, training: Training, logger: Logger | bool, folder: Path, seed: int) -> Trainer:
         return training.trainer(
@@ -364,7 +210,3 @@ class NoRL:
         """Copy the student."""
         copy_model(student.folder, folder)
         return RLReport(0, 0, None)
-
-
-def _trained(policy: Policy) -> list[torch.nn.Parameter]:
-    return [parameter for parameter in policy.parameters() if parameter.requires_grad]

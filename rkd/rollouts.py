@@ -1,29 +1,24 @@
-"""Rollouts (METHOD 2.7): queries enter; the policy's responses leave, scored, with all that is trained on and told.
+"""What rollouts are made of (METHOD 2.7): the settings, the terms of the loss, and the order of the queries.
 
 Shapes: Q queries of a rollout, B = Q × G responses of T tokens.
 """
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor
 
-from rkd.advantages import AdvantageEstimator
-from rkd.answers import extract_answer
-from rkd.batches import ResponseBatch
-from rkd.generation import LocalGenerator, sample_indices
 from rkd.kl_control import KLController
-from rkd.losses import KLEstimator, explained_variance, kl_estimate, masked_mean, scale
-from rkd.models import Policy, PolicyOutput
-from rkd.parallel import sum_over_processes
-from rkd.protocols import RewardFunction, Rewards, Sampling
-from rkd.records import Query, Response
+from rkd.losses import KLEstimator, kl_estimate
+from rkd.protocols import RewardFunction, Sampling
+from rkd.records import Query
 from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, check_ranges
-from rkd.side_by_side import map_over_copies
+
+Reduction = Literal["tokens", "responses", "constant"]
+"""What a loss is the mean over: tokens; responses, the mean of each; responses, the sum of each by a constant."""
 
 RANGES = {
     "queries_per_rollout": AT_LEAST_1,
@@ -31,7 +26,22 @@ RANGES = {
     "max_response_tokens": AT_LEAST_1,
     "missing_end_penalty": NOT_NEGATIVE,
     "temperature": ABOVE_0,
+    "redraws": NOT_NEGATIVE,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """A term of the loss: its weight, the queries that it trains on, and the reward of responses to them."""
+
+    name: str
+    weight: float
+    queries: Sequence[Query]
+    reward: RewardFunction
+
+    def __post_init__(self) -> None:
+        if not self.queries:
+            raise ValueError(f"the term {self.name!r} of the loss has no queries to train on.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +50,15 @@ class Rollouts:
 
     Args:
         episodes: responses in the whole training, rounded up to whole rollouts.
-        queries_per_rollout: Q.
+        queries_per_rollout: Q, shared out to the terms of the loss.
         responses_per_query: G.
         max_response_tokens: tokens of the student's tokenizer.
         missing_end_penalty: taken off the reward of a response cut at the limit.
         temperature: of the policy, which divides its logits in sampling and training alike, so that the ratio has no
             bias. Below 1 the policy is nearer to its greedy answers, and so are the mistakes it learns from.
+        redraws: how often other queries are drawn in place of those whose responses all have one reward, from which
+            group-relative advantages learn nothing (DAPO, arXiv:2503.14476); where that still leaves too few, the first
+            of the others make up the number. What is put aside is not counted as episodes.
     """
 
     episodes: int
@@ -54,6 +67,7 @@ class Rollouts:
     max_response_tokens: int
     missing_end_penalty: float = 0.0
     temperature: float = 1.0
+    redraws: int = 0
 
     def __post_init__(self) -> None:
         check_ranges("rl.rollouts", self, RANGES)
@@ -108,199 +122,26 @@ class RewardScaling:
     whiten: bool = False  # divide token rewards by their deviation, the mean kept
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rollout:
-    """One batch of sampled responses, scored, and what is trained on; (B, T) unless said otherwise."""
+def queries_of_rollouts(
+    terms: Sequence[Term], rollouts: Rollouts, seed: int, processes: int = 1
+) -> list[list[list[Query]]]:
+    """The queries of each rollout, those of each term: all of its queries in a new order, pass after pass.
 
-    queries: list[Query]  # B: that of each response
-    responses: list[Response]  # B
-    rewards: Rewards  # (B,)
-    adjustments: Mapping[str, Tensor]  # (B,) each: what training adds to the reward of a response
-    kl_estimates: Tensor  # (B,): the KL to the reference as its penalty estimates it, summed over the tokens
-    batch: ResponseBatch
-    old_logprobs: Tensor
-    reference_logprobs: Tensor
-    entropy: Tensor
-    values: Tensor | None
-    advantages: Tensor
-    returns: Tensor
-
-    @property
-    def prompt_count(self) -> int:
-        """Q."""
-        return self.batch.prompt_count
-
-    @property
-    def weight(self) -> int:
-        """Response tokens, which a loss is the mean over."""
-        return self.batch.weight
-
-    def select_prompts(self, indices: Tensor) -> "Rollout":
-        """The part that belongs to the prompts at `indices`, padded no longer than it needs."""
-        batch, rows = self.batch.select_prompts(indices), self.batch.rows_of(indices)
-        width = batch.response_ids.shape[1]
-        return Rollout(
-            queries=[self.queries[row] for row in rows.tolist()],
-            responses=[self.responses[row] for row in rows.tolist()],
-            rewards=Rewards(
-                self.rewards.total[rows], {name: part[rows] for name, part in self.rewards.components.items()}
-            ),
-            adjustments={name: part[rows] for name, part in self.adjustments.items()},
-            kl_estimates=self.kl_estimates[rows],
-            batch=batch,
-            old_logprobs=self.old_logprobs[rows, :width],
-            reference_logprobs=self.reference_logprobs[rows, :width],
-            entropy=self.entropy[rows, :width],
-            values=None if self.values is None else self.values[rows, :width],
-            advantages=self.advantages[rows, :width],
-            returns=self.returns[rows, :width],
-        )
-
-    def metrics(self) -> dict[str, float]:
-        """Means over the responses; of the entropy over their tokens. `kl` is that to the reference, in nats.
-
-        `reward_trained_on` is the reward with all that is added to it, before whitening. `kl_trained_on` is the KL by
-        the estimator of the penalty; a KL in the loss is measured there, per token.
-        """
-        mask, count = self.batch.response_mask, len(self.responses)
-        asked = zip(self.queries, self.responses, strict=True)
-        answers = [extract_answer(response.text, query.dataset) for query, response in asked]
-        metrics = {f"reward/{name}": float(part.mean()) for name, part in self.rewards.components.items()}
-        metrics |= {f"reward/{name}": float(part.mean()) for name, part in self.adjustments.items()}
-        metrics |= {
-            "reward": float(self.rewards.total.mean()),
-            "reward_trained_on": float(sum(self.adjustments.values(), self.rewards.total).mean()),
-            "reward_deviation": float(self.rewards.total.std(correction=0)),
-            "kl": float(((self.old_logprobs - self.reference_logprobs) * mask).sum(1).mean()),
-            "kl_trained_on": float(self.kl_estimates.mean()),
-            "entropy": float(masked_mean(self.entropy, mask)),
-            "response_tokens": float(mask.sum(1).float().mean()),
-            "share_without_answer": answers.count(None) / count,
-            "share_truncated": 1 - sum(response.is_finished for response in self.responses) / count,
-        }
-        if self.values is not None:
-            metrics["explained_variance"] = float(explained_variance(self.values, self.returns, mask))
-        return metrics
-
-    def samples(self, count: int) -> list[dict[str, Any]]:
-        """About so many of the responses with their rewards, to be read by a person."""
-        return [
-            {
-                "question": self.queries[row].question,
-                "response": self.responses[row].text,
-                "reward": round(float(self.rewards.total[row]), 4),
-                **{name: round(float(part[row]), 4) for name, part in self.rewards.components.items()},
-            }
-            for row in range(0, len(self.responses), max(1, len(self.responses) // count))
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Collector:
-    """Makes rollouts: the policy answers, the reward scores, and the estimator says what to train on.
-
-    Args:
-        policy: the one being trained, with a value head if `estimate_advantages` needs values.
-        reference: the frozen one of the KL term.
-        generator: samples from the policy.
-        prompts_per_pass: prompts whose responses are evaluated at once, as many as a minibatch has.
+    A rollout's queries are shared out to the terms alike, to each a multiple of the processes.
     """
-
-    policy: Policy
-    reference: Policy
-    generator: LocalGenerator
-    reward: RewardFunction
-    estimate_advantages: AdvantageEstimator
-    rollouts: Rollouts
-    kl: KLPenalty
-    scaling: RewardScaling
-    prompts_per_pass: int
-
-    @torch.no_grad()
-    def collect(self, queries: Sequence[Query], seed: int) -> Rollout:
-        """Sample responses to the queries, score them and estimate their advantages."""
-        batch = self.generator.sample(queries, self.rollouts.sampling, seed)
-        asked = [query for query in queries for _ in range(self.rollouts.responses_per_query)]
-        responses = self._responses(asked, batch)
-        rewards = self.reward(asked, responses)
-        self.policy.eval()
-        # Made by the pass that is trained, not by the sampler: at the first minibatch only the order of sums differs.
-        old = in_minibatches(self.policy, batch, self.prompts_per_pass, with_entropy=True)
-        reference = in_minibatches(self.reference.to(batch.response_ids.device), batch, self.prompts_per_pass)
-        penalty = self.kl.per_token(old.logprobs, reference.logprobs, batch.response_mask)
-        adjustments = self._adjustments(rewards, responses)
-        token_rewards = self._token_rewards(rewards, adjustments, batch.response_mask, penalty)
-        if self.kl.place == "reward":
-            adjustments["kl_penalty"] = -self.kl.controller.coefficient * penalty.sum(1).cpu()
-        advantages, returns = self.estimate_advantages(token_rewards, old.values, batch.response_mask)
-        return Rollout(
-            queries=asked,
-            responses=responses,
-            rewards=rewards,
-            adjustments=adjustments,
-            kl_estimates=penalty.sum(1).cpu(),
-            batch=batch,
-            old_logprobs=old.logprobs,
-            reference_logprobs=reference.logprobs,
-            entropy=old.entropy,
-            values=old.values,
-            advantages=advantages,
-            returns=returns,
-        )
-
-    def _responses(self, asked: Sequence[Query], batch: ResponseBatch) -> list[Response]:
-        ids = [query.id for query in asked]
-        fields = (ids, sample_indices(ids), self.generator.texts(batch), self.generator.is_finished(batch))
-        return [
-            Response(query_id, self.generator.name, index, text, is_finished)
-            for query_id, index, text, is_finished in zip(*fields, strict=True)
-        ]
-
-    def _adjustments(self, rewards: Rewards, responses: Sequence[Response]) -> dict[str, Tensor]:
-        """What clipping and a missing end add to the reward of each response, (B,); only what is switched on."""
-        adjustments = {}
-        if self.scaling.clip is not None:
-            clipped = rewards.total.clamp(-self.scaling.clip, self.scaling.clip)
-            adjustments["clipping"] = clipped - rewards.total
-        if self.rollouts.missing_end_penalty:
-            is_cut = torch.tensor([not response.is_finished for response in responses])
-            adjustments["missing_end"] = -self.rollouts.missing_end_penalty * is_cut
-        return adjustments
-
-    def _token_rewards(
-        self, rewards: Rewards, adjustments: Mapping[str, Tensor], mask: Tensor, penalty: Tensor
-    ) -> Tensor:
-        """r_t, (B, T): the reward on the last response token, and the KL penalty on every token."""
-        scores = sum(adjustments.values(), rewards.total).to(mask.device)
-        token_rewards = torch.zeros_like(penalty)
-        token_rewards[torch.arange(len(scores)), mask.sum(1) - 1] = scores.to(penalty.dtype)
-        if self.kl.place == "reward":
-            token_rewards = token_rewards - self.kl.controller.coefficient * penalty
-        return scale(token_rewards, mask, total=sum_over_processes) if self.scaling.whiten else token_rewards
+    of_rollouts = []
+    for place, (term, size) in enumerate(zip(terms, shares(rollouts, len(terms), processes), strict=True)):
+        rng = random.Random(f"rl {seed} {place}" if place else f"rl {seed}")
+        size *= 1 + rollouts.redraws
+        needed = rollouts.count * size
+        order: list[Query] = []
+        while len(order) < needed:
+            order += rng.sample(list(term.queries), len(term.queries))
+        of_rollouts.append([order[at : at + size] for at in range(0, needed, size)])
+    return [list(of_terms) for of_terms in zip(*of_rollouts, strict=True)]
 
 
-def in_minibatches(
-    policy: Policy, batch: ResponseBatch, prompts_per_pass: int, *, with_entropy: bool = False
-) -> PolicyOutput:
-    """The policy's output on a rollout, without gradient, a few prompts at a time; padded with zeros to (B, T)."""
-    width = batch.response_ids.shape[1]
-
-    @torch.no_grad()
-    def evaluate(one: Policy, indices: Tensor) -> list[Tensor | None]:
-        output = one(batch.select_prompts(indices), with_entropy=with_entropy)
-        fields = (output.logprobs, output.values, output.entropy)
-        return [None if f is None else torch.nn.functional.pad(f, (0, width - f.shape[1])) for f in fields]
-
-    parts = map_over_copies(evaluate, policy, torch.arange(len(batch.prompt_ids)).split(prompts_per_pass))
-    joined = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
-    return PolicyOutput(*joined)
-
-
-def queries_of_rollouts(queries: Sequence[Query], rollouts: Rollouts, seed: int) -> list[list[Query]]:
-    """The queries of each rollout: all of them in a new order, pass after pass."""
-    rng = random.Random(f"rl {seed}")
-    needed = rollouts.count * rollouts.queries_per_rollout
-    order: list[Query] = []
-    while len(order) < needed:
-        order += rng.sample(list(queries), len(queries))
-    return [order[at : at + rollouts.queries_per_rollout] for at in range(0, needed, rollouts.queries_per_rollout)]
+def shares(rollouts: Rollouts, terms: int, processes: int = 1) -> list[int]:
+    """How many of a rollout's queries each term has: alike, the first ones having what is left over."""
+    units = rollouts.queries_per_rollout // processes
+    return [processes * (units // terms + (place < units % terms)) for place in range(terms)]

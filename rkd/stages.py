@@ -14,8 +14,8 @@ from rkd.judge import NoJudge, YesNoJudge
 from rkd.labels import Labels
 from rkd.preferences import OneSourcePairs, Pairs, StoredPairs, ValidationPairs
 from rkd.prompts import PromptTemplate
+from rkd.reward_mix import RewardMix
 from rkd.reward_model import NoRewardModel
-from rkd.rewards import JudgeReward, RewardMix
 from rkd.rl import RL, NoRL
 from rkd.sft import NoSFT
 from rkd.stored import StoredTeacher
@@ -80,14 +80,11 @@ class Stages:
                 "reward_model made before with `trainer=fsdp rl=none` on as many devices is reused."
             )
         if isinstance(self.rl, RL):
-            self.rl.check_processes(self.trainer.devices)
+            terms = len(self.reward_mix.used) if self.reward_mix.level == "loss" else 1
+            self.rl.check_processes(self.trainer.devices, terms)
+            self._check_mix()
         if isinstance(self.bound, Bound) and isinstance(self.rl, NoRL):
             raise ValueError("bound=sampled compares the student before and after RL: it does not go with rl=none.")
-        if isinstance(self.rl, RL) and isinstance(self.reward_mix, JudgeReward) and isinstance(self.judge, NoJudge):
-            raise ValueError(
-                "reward_mix=judge needs a judge, and judge=none is none. Take `python run.py reward_mix=judge "
-                "judge=mini_judge`, or a model of yours, `judge=hf judge.name_or_path=FOLDER`."
-            )
         if self.answering.needs_reward_model and isinstance(self.reward_model, NoRewardModel):
             raise ValueError(
                 "answering=best_of_n needs a reward model, and reward_model=none makes none. Take "
@@ -97,6 +94,20 @@ class Stages:
             raise ValueError(
                 f"teacher={self.teacher.name} does not go with these teacher_samples: a stored teacher needs "
                 "teacher_samples=recorded, which `teacher=stored` chooses, and no other teacher takes it."
+            )
+
+    def _check_mix(self) -> None:
+        """Refuse a reward mix that lacks what its rewards are made of, before anything is sampled."""
+        used = self.reward_mix.used
+        if "judge" in used and isinstance(self.judge, NoJudge):
+            raise ValueError(
+                f"reward_mix.mu={self.reward_mix.mu:g} needs a judge, and judge=none is none. Take `python run.py "
+                "judge=mini_judge`, a model of yours, `judge=hf judge.name_or_path=FOLDER`, or reward_mix.mu=0."
+            )
+        if "learned" in used and isinstance(self.reward_model, NoRewardModel):
+            raise ValueError(
+                f"reward_mix.rho={self.reward_mix.rho:g} needs a reward model, and reward_model=none makes none. Take "
+                "`python run.py reward_model=mini`, or the label alone as reward, `python run.py reward_mix=label`."
             )
 
     @property
@@ -152,13 +163,14 @@ def table_lines(s: Stages) -> list[Line]:
 
 def trains(s: Stages) -> bool:
     """Whether any stage of the row trains, and so needs the teacher's responses and labels."""
-    return not isinstance(s.sft, NoSFT) or samples_student(s)
+    return not (isinstance(s.sft, NoSFT) and isinstance(s.rl, NoRL)) or samples_student(s)
 
 
 def samples_student(s: Stages) -> bool:
-    """Whether a stage of the row learns from the student's samples."""
-    left_out = ((s.dpo, NoDPO), (s.reward_model, NoRewardModel), (s.rl, NoRL))
-    return not all(isinstance(stage, none) for stage, none in left_out)
+    """Whether a stage of the row learns from the student's samples, or from queries that these decide."""
+    is_asked_of_balanced = isinstance(s.rl, RL) and "balanced" in s.reward_mix.streams
+    left_out = ((s.dpo, NoDPO), (s.reward_model, NoRewardModel))
+    return is_asked_of_balanced or not all(isinstance(stage, none) for stage, none in left_out)
 
 
 def pretrained_lines(s: Stages) -> list[Line]:

@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[1]
 PARTS_OF_OTHERS = {"queries", "prompt", "judge_prompt", "pretrain", "experiments", "sweeps"}
 CHOICES = ("reward_model.classification_weight",)
 NEEDED = {
-    "reward_mix=own": ["reward_mix.function.path=builtins.len"],
+    "reward_mix=own": ["reward_mix.verifiable.function.path=builtins.len"],
     "student=hf": ["student.name_or_path=someone/model"],
     "judge=hf": ["judge.name_or_path=someone/model"],
     "teacher=hf": ["teacher.name_or_path=someone/model"],

@@ -519,7 +519,7 @@ def test_entropy_is_that_of_the_distribution_a_token_was_chosen_from():
 
 
 def test_the_value_head_starts_at_zero():
-    policy = Policy(llama().float(), has_value_head=True)
+    policy = Policy(llama().float(), value_heads=1)
     values = policy(collate(PROMPTS, RESPONSES, PAD)).values
     assert values.shape == (5, 4)
     assert (values == 0).all()

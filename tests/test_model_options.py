@@ -19,10 +19,11 @@ from rkd.kl_control import FixedKL
 from rkd.loading import ModelOptions, load_causal_lm, load_tokenizer
 from rkd.lora import LoRA, adapters_off, merge
 from rkd.models import AdaptersOff, Policy, new_scorer
+from rkd.policy_training import Optimisation
 from rkd.protocols import Rewards
 from rkd.records import Checkpoint, PreferencePair, Query, Response, ScoredResponse
 from rkd.reward_model import RewardModel
-from rkd.rl import RL, Optimisation
+from rkd.rl import RL
 from rkd.rollouts import KLPenalty, Rollouts
 from rkd.sft import SFT
 from rkd.training import Training

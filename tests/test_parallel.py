@@ -22,12 +22,13 @@ from rkd.advantages import GAE
 from rkd.dpo import DPO
 from rkd.job import JobError, run_job
 from rkd.kl_control import FixedKL
+from rkd.policy_training import Optimisation
 from rkd.progress import Progress
 from rkd.protocols import Rewards
 from rkd.records import Checkpoint, PreferencePair
 from rkd.results import read_result
 from rkd.reward_model import RewardModel
-from rkd.rl import RL, Optimisation
+from rkd.rl import RL
 from rkd.rollouts import KLPenalty, RewardScaling, Rollouts
 from rkd.sft import SFT
 from rkd.training import Training

@@ -17,11 +17,12 @@ from rkd.generation import LocalModel
 from rkd.kl_control import FixedKL
 from rkd.labels import AllResponses, CorrectResponses
 from rkd.loading import count_weights, load_causal_lm
+from rkd.policy_training import Optimisation
 from rkd.preferences import Pairs, ValidationPairs
 from rkd.prompts import Example
 from rkd.protocols import Sampling
 from rkd.reward_model import NoRewardModel, RewardModel
-from rkd.rl import RL, NoRL, Optimisation
+from rkd.rl import RL, NoRL
 from rkd.rollouts import KLPenalty, Rollouts
 from rkd.sft import SFT, NoSFT
 from rkd.student_samples import StudentSamples

@@ -6,21 +6,17 @@ import torch
 from fakes import query, responses, says
 
 from rkd.batches import collate, encode, encode_responses
-from rkd.judge import NoJudge
 from rkd.loading import load_tokenizer
 from rkd.models import Scorer, load_scorer
 from rkd.protocols import Rewards
-from rkd.recipes import as_recipe
-from rkd.records import Checkpoint, Response
+from rkd.records import Response
 from rkd.rewards import (
     ConsistencyCheck,
-    DistilledReward,
     JudgedReward,
-    LabelReward,
     LearnedReward,
-    OwnReward,
-    RewardInputs,
+    ProbabilityReward,
     VerifiableReward,
+    WeightedReward,
     cap_at_zero,
     minus_one,
     unchanged,
@@ -40,10 +36,6 @@ class FixedReward:
 
     def __call__(self, *_) -> Rewards:
         return Rewards(self.values, {"learned": self.values})
-
-
-def inputs(folder=None) -> RewardInputs:
-    return RewardInputs({"q": "8"}, Checkpoint(folder, "tiny"), NoJudge(), tiny_world.PROMPT)
 
 
 @pytest.mark.parametrize(
@@ -86,19 +78,6 @@ def test_the_verifiable_reward_of_paper_j():
     assert list(reward.components) == ["verifiable"]
 
 
-def test_the_label_alone_gives_plus_or_minus_one():
-    reward = LabelReward().build(inputs())([QUERY] * 5, RESPONSES)
-    assert reward.total.tolist() == [1, 1, -1, -1, -1]
-
-
-def count_words(_, responses):
-    return [len(response.text.split()) for response in responses]
-
-
-def one_number(*_):
-    return [1.0]
-
-
 class ScriptedJudge:
     """A judge that gives its verdicts in turn, and notes what it was asked."""
 
@@ -110,32 +89,60 @@ class ScriptedJudge:
         return list(self.verdicts)
 
 
-def test_a_verdict_is_a_reward_from_minus_one_to_one():
+def test_a_verdict_is_a_reward_between_those_of_right_and_wrong():
     judge = ScriptedJudge(1.0, 0.5, 0.25, 0.0)
-    rewards = JudgedReward(judge)([QUERY] * 5, RESPONSES)
+    rewards = JudgedReward(judge, right=1.0, wrong=-1.0, unanswered=-1.0)([QUERY] * 5, RESPONSES)
     assert rewards.total.tolist() == [1.0, 0.0, -0.5, -1.0, -1.0]
     assert judge.asked == [response.text for response in RESPONSES[:4]]  # the last one has no answer
+
+
+def test_a_judge_may_be_asked_about_responses_without_an_answer_too():
+    judge = ScriptedJudge(1.0, 0.5, 0.25, 0.0, 0.75)
+    rewards = JudgedReward(judge)([QUERY] * 5, RESPONSES)
+    assert rewards.total.tolist() == [1.0, 0.5, 0.25, 0.0, 0.75]  # the verdicts themselves
+    assert len(judge.asked) == 5
+
+
+def test_a_probability_is_the_sigmoid_of_what_the_model_says():
+    rewards = ProbabilityReward(FixedReward(torch.tensor([0.0, 20.0, -20.0])))([QUERY] * 3, RESPONSES[:3])
+    assert rewards.total.tolist() == pytest.approx([0.5, 1.0, 0.0], abs=1e-6)
+    assert rewards.components["learned"].tolist() == [0, 20, -20]
+    assert rewards.components["probability"].equal(rewards.total)
+
+
+class Length:
+    """A reward of a letter each, which notes the queries it is asked about."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, queries, responses) -> Rewards:
+        self.asked += [one.id for one in queries]
+        lengths = torch.tensor([float(len(response.text)) for response in responses])
+        return Rewards(lengths, {"length": lengths})
+
+
+def test_a_weighted_reward_asks_each_reward_about_its_own_queries():
+    length, parts = Length(), [query("a"), query("b"), query("c")]
+    fixed = FixedReward(torch.tensor([10.0, 20.0]))
+    mixed = WeightedReward(
+        {"fixed": (0.25, fixed, frozenset("ab")), "length": (0.75, length, frozenset("bc"))},
+    )
+    rewards = mixed(parts, [Response(one.id, "m", 0, "x" * (i + 1), True) for i, one in enumerate(parts)])
+    assert length.asked == ["b", "c"]
+    assert rewards.components["fixed"].tolist() == [10, 20, 0]
+    assert rewards.components["length"].tolist() == [0, 2, 3]
+    assert rewards.total.tolist() == [2.5, 0.25 * 20 + 0.75 * 2, 0.75 * 3]
+
+
+def test_a_weighted_reward_has_all_its_components_whatever_is_asked():
+    mixed = WeightedReward({"length": (1.0, Length(), frozenset("a")), "other": (0.0, Length(), frozenset("b"))})
+    assert list(mixed([query("a")], responses("a", ["x"])).components) == ["length", "other"]
 
 
 def test_a_verdict_that_could_not_be_read_is_no_reward():
     with pytest.raises(ValueError, match="1 of 4 verdicts of the judge could not be read"):
         JudgedReward(ScriptedJudge(1.0, None, 0.25, 0.0))([QUERY] * 5, RESPONSES)
-
-
-def test_a_function_of_the_users_own_is_a_reward():
-    reward = OwnReward(function=count_words).build(inputs())([QUERY] * 2, responses("q", ["a b c", "d"]))
-    assert reward.total.tolist() == [3.0, 1.0]
-    assert list(reward.components) == ["own"]
-
-
-def test_a_function_that_returns_the_wrong_number_of_rewards_is_refused_by_name():
-    reward = OwnReward(function=one_number).build(inputs())
-    with pytest.raises(ValueError, match=r"function=one_number returned shape \(1,\) for 2 responses"):
-        reward([QUERY] * 2, responses("q", ["a", "b"]))
-
-
-def test_the_code_of_ones_own_function_is_part_of_the_recipe():
-    assert "return [1.0]" in as_recipe(OwnReward(function=one_number))["source"]
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +177,3 @@ def test_small_batches_give_the_same_learned_reward(learned):
     answered = [Response(one.id, "m", i, f"say {i}", True) for i, one in enumerate(asked)]
     small = LearnedReward(learned.scorer, learned.tokenizer, learned.prompt, batch_responses=2)
     torch.testing.assert_close(small(asked, answered).total, learned(asked, answered).total, atol=1e-5, rtol=1e-5)
-
-
-def test_a_distilled_reward_without_a_reward_model_says_what_to_choose(tmp_path):
-    with pytest.raises(ValueError, match=r"reward_model=none makes none.*reward_mix=label"):
-        DistilledReward().build(inputs(tmp_path))

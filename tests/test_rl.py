@@ -13,15 +13,17 @@ from fakes import progress_beside
 from tiny_models import weights
 
 from rkd.advantages import GAE, GroupRelative
+from rkd.collector import Rollout
 from rkd.file_tracking import CsvTracker
 from rkd.generation import open_generator
 from rkd.kl_control import AdaptiveKL, FixedKL
 from rkd.loading import load_causal_lm, load_tokenizer
+from rkd.policy_training import Optimisation, PolicyModule
 from rkd.protocols import Rewards, Sampling
 from rkd.recipes import as_recipe
 from rkd.records import Checkpoint
-from rkd.rl import RL, NoRL, Optimisation, PolicyModule
-from rkd.rollouts import KLPenalty, RewardScaling, Rollout, Rollouts, queries_of_rollouts
+from rkd.rl import RL, NoRL
+from rkd.rollouts import KLPenalty, RewardScaling, Rollouts, Term, queries_of_rollouts
 from rkd.tracking import RunDescription
 from rkd.training import Training
 
@@ -65,15 +67,23 @@ def other(tmp_path_factory) -> Checkpoint:
     return tiny_world.random_model(tmp_path_factory.mktemp("other"), seed=9)
 
 
+def term(name="two", weight=1.0, queries=QUERIES, reward=says_two) -> Term:
+    return Term(name=name, weight=weight, queries=queries, reward=reward)
+
+
 def module(student, stage=STAGE, *, reward=says_two, reference=None) -> PolicyModule:
+    return module_of(student, [term(reward=reward)], stage, reference=reference)
+
+
+def module_of(student, terms, stage=STAGE, *, reference=None) -> PolicyModule:
     lm, reference_lm = (load_causal_lm(one.folder) for one in (student, reference or student))
     return stage.module(
-        lm, reference_lm, load_tokenizer(student.folder), tiny_world.PROMPT, reward, validate=None, seed=0
+        lm, reference_lm, load_tokenizer(student.folder), tiny_world.PROMPT, terms, validate=None, seed=0
     )
 
 
 def collect(own: PolicyModule, queries=QUERIES[:8]) -> Rollout:
-    return own.collector.collect(queries, seed=0)
+    return own.terms[0].collector.collect(queries, seed=0)
 
 
 def fit(
@@ -85,13 +95,13 @@ def fit(
     seed=0,
     queries=QUERIES,
     reward=says_two,
+    terms=None,
     logger=False,
     seconds=30,
 ):
     return stage.fit(
         student,
-        queries,
-        lambda: reward,
+        lambda: terms or [term(queries=queries, reward=reward)],
         prompt=tiny_world.PROMPT,
         validate=validate,
         training=Training(accelerator="cpu", seconds_between_checkpoints=seconds),
@@ -282,12 +292,12 @@ def test_episodes_are_rounded_up_to_whole_rollouts():
     assert STAGE.rollouts.count == 3
     more = changed(STAGE, episodes=97).rollouts
     assert more.count == 4
-    assert len(queries_of_rollouts(QUERIES, more, seed=0)) == 4
+    assert len(queries_of_rollouts([term()], more, seed=0)) == 4
 
 
 def test_rollouts_ask_every_query_before_any_is_repeated():
     rollouts = Rollouts(episodes=40, queries_per_rollout=4, responses_per_query=1, max_response_tokens=4)
-    asked = [query.id for queries in queries_of_rollouts(QUERIES, rollouts, seed=0) for query in queries]
+    asked = [query.id for (queries,) in queries_of_rollouts([term()], rollouts, seed=0) for query in queries]
     assert len(asked) == 40
     # 16 queries: two whole passes, in two orders, and half a third one.
     passes = [asked[:16], asked[16:32], asked[32:]]
@@ -297,7 +307,7 @@ def test_rollouts_ask_every_query_before_any_is_repeated():
 
 
 def test_the_seed_decides_the_order_of_the_queries():
-    orders = [queries_of_rollouts(QUERIES, STAGE.rollouts, seed) for seed in (0, 0, 1)]
+    orders = [queries_of_rollouts([term()], STAGE.rollouts, seed) for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
 
 
@@ -359,7 +369,7 @@ def test_the_best_validation_is_kept_the_start_included(student, tmp_path, score
 
     report = fit(STAGE, student, tmp_path, validate=validate)
     # 96 episodes are three rollouts of 32; a validation before them and one after each.
-    assert dataclasses.astuple(report) == (3, 96, pytest.approx(max(scores)))
+    assert dataclasses.astuple(report) == (3, 96, pytest.approx(max(scores)), None)
     assert len(seen) == 4
     final = weights(tmp_path)
     assert all(final[name].equal(seen[kept][name]) for name in final)
@@ -432,12 +442,173 @@ def test_an_adaptive_coefficient_has_a_recipe():
     assert as_recipe(kl) == before
 
 
+# several terms, and the variants of GRPO
+
+
+def says_one(_, responses) -> Rewards:
+    says = torch.tensor([float("1" in response.text) for response in responses])
+    return Rewards(says, {"one": says})
+
+
+def gradient_of(own: PolicyModule, queries) -> list[torch.Tensor]:
+    """The gradient of the language model's weights in the first update on rollouts of these queries."""
+    rollouts = [one.collector.collect(asked, seed=0) for one, asked in zip(own.terms, queries, strict=True)]
+    own.manual_backward = lambda loss: loss.backward()
+    for one, rollout in zip(own.terms, rollouts, strict=True):
+        own._add_gradient(one.weight, rollout)
+    return [weight.grad for weight in own.policy.lm.parameters()]
+
+
+def test_the_gradient_of_a_mix_is_the_weighted_sum_of_its_terms(student):
+    no_head = dataclasses.replace(STAGE, advantages=GRPO)
+    parts = [(QUERIES[:4], says_two), (QUERIES[8:12], says_one)]
+    alone = [
+        gradient_of(module_of(student, [term(queries=asked, reward=reward)], no_head), [asked])
+        for asked, reward in parts
+    ]
+    terms = [
+        term("two", 0.75, parts[0][0], says_two),
+        term("one", 0.25, parts[1][0], says_one),
+    ]
+    mixed = gradient_of(module_of(student, terms, no_head), [asked for asked, _ in parts])
+    assert any(gradient.abs().max() > 1e-4 for gradient in alone[0])
+    for two, one, both in zip(*alone, mixed, strict=True):
+        torch.testing.assert_close(both, 0.75 * two + 0.25 * one, atol=1e-6, rtol=1e-4)
+
+
+def test_each_term_has_a_value_head_of_its_own(student):
+    own = module_of(student, [term("two", 0.5), term("one", 0.5, reward=says_one)])
+    assert own.policy.value_head.out_features == 2
+    with torch.no_grad():
+        own.policy.value_head.bias.copy_(torch.tensor([1.0, 2.0]))
+    values = [one.collector.collect(QUERIES[:4], seed=0).values for one in own.terms]
+    for place, head in enumerate(values):
+        assert head[head != 0].unique().tolist() == [place + 1.0]
+
+
+def test_a_training_under_two_terms_tells_of_each_and_of_both(student, tmp_path):
+    terms = [term("two", 0.75, QUERIES[:8]), term("one", 0.25, QUERIES[8:], says_one)]
+    report = fit(STAGE, student, tmp_path, terms=terms)
+    assert report.episodes == 96
+    row = next(row for row in read(tmp_path / "history.jsonl") if "reward" in row)
+    assert row["reward"] == pytest.approx(0.75 * row["two/reward"] + 0.25 * row["one/reward"])
+    assert row["two/reward/two"] == row["two/reward"]
+    assert row["responses_sampled"] == 32
+    questions = {query.question for query in QUERIES[:8]}
+    shown = read(tmp_path / "samples.jsonl")
+    assert 0 < sum(sample["question"] in questions for sample in shown) < len(shown)
+
+
+def test_queries_of_a_rollout_are_shared_out_to_the_terms():
+    terms = [term("a", 0.5, QUERIES[:8]), term("b", 0.25, QUERIES[8:]), term("c", 0.25, QUERIES[8:])]
+    first, *_ = rollouts = queries_of_rollouts(terms, STAGE.rollouts, seed=0)
+    assert len(rollouts) == STAGE.rollouts.count
+    assert [len(own) for own in first] == [3, 3, 2]
+    assert first[1] != first[2][: len(first[1])]  # the same queries, in an order of their own
+    assert all(query in QUERIES[:8] for own, *_ in rollouts for query in own)
+    # Two processes share out each term's queries.
+    assert [len(own) for own in queries_of_rollouts(terms, STAGE.rollouts, 0, processes=2)[0]] == [4, 2, 2]
+
+
+def test_more_terms_than_a_rollout_has_queries_for_are_refused(student, tmp_path):
+    terms = [term(name, 1 / 5) for name in "abcde"]
+    with pytest.raises(ValueError, match="each of the 5 terms of the reward mix"):
+        fit(STAGE, student, tmp_path, terms=terms)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"reduction": "responses"},
+        {"reduction": "constant"},
+        {"clip_range": 0.2, "clip_range_high": 0.28},
+    ],
+    ids=["GRPO", "Dr. GRPO", "DAPO"],
+)
+def test_a_simple_reward_rises_under_each_variant(student, tmp_path, settings):
+    optimisation = dataclasses.replace(STAGE.optimisation, learning_rate=3e-3, **settings)
+    advantages = GroupRelative(group_size=4, scale_by_std=settings.get("reduction") != "constant")
+    stage = dataclasses.replace(changed(STAGE, episodes=320), advantages=advantages, optimisation=optimisation)
+    fit(stage, student, tmp_path)
+    rewards = [row["reward"] for row in read(tmp_path / "history.jsonl") if "reward" in row]
+    assert rewards[0] < 0.75
+    assert sum(rewards[-3:]) / 3 > 0.9
+
+
+@pytest.mark.parametrize("reduction", ["tokens", "responses", "constant"])
+def test_a_batch_in_parts_has_the_loss_of_the_whole(student, reduction):
+    optimisation = dataclasses.replace(STAGE.optimisation, reduction=reduction)
+    own = module(student, dataclasses.replace(STAGE, advantages=GRPO, optimisation=optimisation))
+    rollout = collect(own)
+    whole, _ = own.loss(rollout)
+    parts = [rollout.select_prompts(torch.tensor(indices)) for indices in ([0, 3, 5], [1, 2, 4, 6, 7])]
+    total = sum(part.weight for part in parts)
+    assert rollout.weight == total == {"tokens": int(rollout.batch.response_mask.sum())}.get(reduction, 32)
+    mean = sum(part.weight / total * own.loss(part)[0] for part in parts)
+    assert float(mean) == pytest.approx(float(whole), abs=1e-6)
+
+
+def test_an_unknown_reduction_is_refused():
+    with pytest.raises(ValueError, match=r"rl\.optimisation\.reduction=words: choose one of tokens, responses"):
+        dataclasses.replace(STAGE.optimisation, reduction="words")
+
+
+def only_of(*ids):
+    """Rewards that differ for these queries alone."""
+
+    def reward(_, responses) -> Rewards:
+        rewards = torch.tensor([float(one.query_id in ids and one.sample_index % 2) for one in responses])
+        return Rewards(rewards, {"own": rewards})
+
+    return reward
+
+
+def test_queries_without_signal_are_drawn_again(student):
+    with_signal = [QUERIES[1].id, QUERIES[4].id, QUERIES[5].id]
+    own = module(student, changed(STAGE, queries_per_rollout=4, redraws=1), reward=only_of(*with_signal))
+    rollout = collect(own, QUERIES[:8])  # four, and four more
+    asked = list(dict.fromkeys(one.id for one in rollout.queries))
+    # 1 of the first four; 4 and 5 of the next three; 7, the last of the eight, has none, so 0 makes up the number.
+    assert asked == [QUERIES[1].id, QUERIES[4].id, QUERIES[5].id, QUERIES[0].id]
+    assert rollout.sampled == 8 * 4
+    assert rollout.metrics()["share_with_signal"] == 0.75
+    for row, (one, response) in enumerate(zip(rollout.queries, rollout.responses, strict=True)):
+        assert response.query_id == one.id
+        assert float(rollout.rewards.total[row]) == float(one.id in with_signal and response.sample_index % 2)
+        tokens = rollout.batch.response_ids[row][rollout.batch.response_mask[row]]
+        assert own.terms[0].collector.generator.tokenizer.decode(tokens, skip_special_tokens=True) == response.text
+
+
+def test_no_more_is_drawn_than_is_needed(student):
+    own = module(student, changed(STAGE, queries_per_rollout=4, redraws=1), reward=only_of(*(q.id for q in QUERIES)))
+    rollout = collect(own, QUERIES[:8])
+    assert [one.id for one in rollout.queries[::4]] == [one.id for one in QUERIES[:4]]
+    assert rollout.sampled == 16
+
+
+def test_redraws_do_not_change_the_episodes(student, tmp_path):
+    stage = changed(STAGE, redraws=1)
+    assert [len(own) for (own,) in queries_of_rollouts([term()], stage.rollouts, seed=0)] == [16] * 3
+    assert fit(stage, student, tmp_path).episodes == 96
+
+
+def test_a_guard_ends_the_training_and_what_was_best_is_kept(student, tmp_path):
+    class Tripped:
+        def reason(self, history):
+            return "enough" if sum("reward" in row for row in history) == 2 else None
+
+    scores = iter([0.1, 0.3, 0.2])
+    stage = dataclasses.replace(STAGE, guard=Tripped())
+    report = fit(stage, student, tmp_path, validate=lambda _: next(scores))
+    assert (report.rollouts, report.stopped, report.best_validation) == (2, "enough", 0.3)
+
+
 # what is refused
 
 
-def test_no_query_is_refused_with_the_key_to_raise(student, tmp_path):
-    with pytest.raises(ValueError, match=r"rl has no queries.*student_samples\.samples_per_query"):
-        fit(STAGE, student, tmp_path, queries=[])
+def test_a_term_without_queries_is_refused():
+    with pytest.raises(ValueError, match="the term 'two' of the loss has no queries"):
+        term(queries=[])
 
 
 @pytest.mark.parametrize("part", ["optimisation", "rollouts"])
@@ -472,8 +643,8 @@ def test_no_rl_hands_the_student_on_and_needs_no_reward(student, tmp_path):
     def refuse():
         raise AssertionError("no reward is needed")
 
-    report = NoRL().fit(student, QUERIES, refuse, folder=tmp_path)
-    assert dataclasses.astuple(report) == (0, 0, None)
+    report = NoRL().fit(student, refuse, folder=tmp_path)
+    assert dataclasses.astuple(report) == (0, 0, None, None)
     before, after = weights(student.folder), weights(tmp_path)
     assert all(before[name].equal(after[name]) for name in before)
 

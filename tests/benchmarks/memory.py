@@ -165,9 +165,10 @@ def rl() -> tuple[int, dict[str, float]]:
     from rkd.advantages import GAE
     from rkd.kl_control import FixedKL
     from rkd.loading import load_tokenizer
+    from rkd.policy_training import Optimisation
     from rkd.protocols import Rewards
-    from rkd.rl import RL, Optimisation
-    from rkd.rollouts import KLPenalty, Rollouts
+    from rkd.rl import RL
+    from rkd.rollouts import KLPenalty, Rollouts, Term
     from rkd.side_by_side import worker_count
     from rkd.training import Training
 
@@ -189,15 +190,16 @@ def rl() -> tuple[int, dict[str, float]]:
         lengths = torch.tensor([float(len(response.text)) for response in responses])
         return Rewards(lengths, {"length": lengths})
 
+    terms = [Term(name="length", weight=1.0, queries=queries, reward=reward)]
     with Peak() as peak, tempfile.TemporaryDirectory() as folder:
         reference = model()
         module = stage.module(
-            copy.deepcopy(reference), reference, tokenizer, stages.zero_shot, reward, validate=None, seed=0
+            copy.deepcopy(reference), reference, tokenizer, stages.zero_shot, terms, validate=None, seed=0
         )
         trainer = Training(accelerator="cpu").trainer(
             "rl", logger=False, folder=Path(folder), max_epochs=1, limit_val_batches=0
         )
-        trainer.fit(module, DataLoader([queries] * 2, batch_size=None, collate_fn=lambda rows: rows))
+        trainer.fit(module, DataLoader([[queries]] * 2, batch_size=None, collate_fn=lambda rows: rows))
     own = batch(RL_QUERIES // 4, RL_QUERIES // 4 * SAMPLES)
     kept = kept_for_backward(lambda: module.policy(own), module.policy)
     # The policy, its reference, and the workers' copies of the one that is at work.

@@ -78,9 +78,10 @@ def run_ours(job: dict[str, Any]) -> dict[str, Any]:
     from rkd.advantages import GAE, GroupRelative
     from rkd.kl_control import FixedKL
     from rkd.loading import load_causal_lm, load_tokenizer
+    from rkd.policy_training import Optimisation
     from rkd.protocols import Rewards
-    from rkd.rl import RL, Optimisation
-    from rkd.rollouts import KLPenalty, Rollouts
+    from rkd.rl import RL
+    from rkd.rollouts import KLPenalty, Rollouts, Term
     from rkd.side_by_side import cores
     from rkd.training import Training
 
@@ -114,15 +115,16 @@ def run_ours(job: dict[str, Any]) -> dict[str, Any]:
         ),
         advantages=GAE(discount=1.0, trace_decay=1.0) if is_ppo else GroupRelative(group_size=job["samples"]),
     )
+    terms = [Term(name="digits", weight=1.0, queries=queries, reward=reward)]
     tokenizer, reference = load_tokenizer(Path(job["folder"])), load_causal_lm(job["folder"])
     module = stage.module(
-        copy.deepcopy(reference), reference, tokenizer, stages.zero_shot, reward, validate=None, seed=0
+        copy.deepcopy(reference), reference, tokenizer, stages.zero_shot, terms, validate=None, seed=0
     )
     with cores(None, small_models=True), tempfile.TemporaryDirectory() as folder:  # as a job does
         trainer = Training(accelerator="cpu").trainer(
             "rl", logger=False, folder=Path(folder), max_epochs=1, callbacks=[Clock()], limit_val_batches=0
         )
-        trainer.fit(module, DataLoader([queries] * count, batch_size=None, collate_fn=lambda rows: rows))
+        trainer.fit(module, DataLoader([[queries]] * count, batch_size=None, collate_fn=lambda rows: rows))
     tokens = [row["response_tokens"] * len(queries) * job["samples"] for row in module.history]
     return {
         "seconds": [after - before for before, after in itertools.pairwise(times)],

@@ -20,8 +20,8 @@ from rich.console import Console
 from rkd import rollouts
 from rkd.generation import LocalGenerator
 from rkd.pipeline import run_experiment
+from rkd.policy_training import PolicyModule
 from rkd.rewards import LearnedReward
-from rkd.rl import PolicyModule
 from rkd.side_by_side import cores
 from rkd.workshop import Workshop
 
