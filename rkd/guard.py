@@ -84,5 +84,14 @@ class Guard:
         return None
 
 
+@dataclass(frozen=True)
+class NoGuard:
+    """No guard: a training runs to its end."""
+
+    def reason(self, history: Sequence[Mapping[str, float]]) -> str | None:  # noqa: ARG002
+        """None: there is never a reason."""
+        return None
+
+
 def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float:
     return sum(row[name] for row in rows) / len(rows)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rkd.batches import in_parts
 from rkd.collector import Collector, Rollout
-from rkd.guard import Guard
+from rkd.guard import Guard, NoGuard
 from rkd.losses import (
     Reduce,
     clipped_surrogate_loss,
@@ -100,7 +100,7 @@ class PolicyModule(LightningModule):
 
     Args:
         terms: of the loss; they share policy, reference and KL controller.
-        guard: says when to stop before the end; None never does.
+        guard: says when to stop before the end.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class PolicyModule(LightningModule):
         optimisation: Optimisation,
         validate: Validate | None,
         seed: int,
-        guard: Guard | None = None,
+        guard: Guard | NoGuard = NoGuard(),
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -262,7 +262,7 @@ class PolicyModule(LightningModule):
                 return masked_mean
 
     def _stop_if_collapsed(self) -> None:
-        if self.guard is not None and self.stopped is None and (reason := self.guard.reason(self.history)):
+        if self.stopped is None and (reason := self.guard.reason(self.history)):
             self.stopped = reason
             self.trainer.should_stop = True
 

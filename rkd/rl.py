@@ -18,7 +18,7 @@ from rkd.advantages import AdvantageEstimator, GroupRelative
 from rkd.collector import Collector
 from rkd.files import write_rows
 from rkd.generation import LocalGenerator
-from rkd.guard import Guard
+from rkd.guard import Guard, NoGuard
 from rkd.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
 from rkd.lora import save_merged
 from rkd.models import AdaptersOff, Policy, without_dropout
@@ -60,7 +60,7 @@ class RL:
             without.
         rollouts_between_validations: the best of these, the start included, is the policy that is kept.
         patience: validations without a better one before training stops; None never stops early.
-        guard: ends a training whose policy collapses; None lets it.
+        guard: ends a training whose policy collapses.
     """
 
     rollouts: Rollouts
@@ -70,7 +70,7 @@ class RL:
     scaling: RewardScaling = field(default_factory=RewardScaling)
     rollouts_between_validations: int = 10
     patience: int | None = None
-    guard: Guard | None = None
+    guard: Guard | NoGuard = NoGuard()
 
     def __post_init__(self) -> None:
         check_ranges("rl", self, {"rollouts_between_validations": AT_LEAST_1, "patience": AT_LEAST_1})

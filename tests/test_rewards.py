@@ -142,7 +142,7 @@ def test_a_weighted_reward_has_all_its_components_whatever_is_asked():
 
 def test_a_verdict_that_could_not_be_read_is_no_reward():
     with pytest.raises(ValueError, match="1 of 4 verdicts of the judge could not be read"):
-        JudgedReward(ScriptedJudge(1.0, None, 0.25, 0.0))([QUERY] * 5, RESPONSES)
+        JudgedReward(ScriptedJudge(1.0, None, 0.25, 0.0), unanswered=0.0)([QUERY] * 5, RESPONSES)
 
 
 @pytest.fixture(scope="module")
