@@ -1,11 +1,19 @@
 """Unlabelled queries: training queries left without a label, and an augmentation without answers."""
 
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from rkd.data import Data
+from rkd.pipeline import build_stages
 from rkd.records import Query
+from rkd.rows import question_key
+
+CONF = Path(__file__).parents[1] / "conf"
 
 
 @dataclass(frozen=True)
@@ -156,3 +164,108 @@ def test_impossible_fraction_is_refused_with_what_to_do(fraction):
 def test_impossible_limit_is_refused_by_its_key():
     with pytest.raises(ValueError, match=r"dataset\.max_unlabelled_queries=0: must be at least 1"):
         data_of(max_unlabelled_queries=0)
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def dataset_of(name, *overrides):
+    return instantiate(composed(f"dataset={name}", *overrides).dataset, _convert_="all")
+
+
+def test_every_dataset_takes_a_labelled_fraction_and_a_limit():
+    for path in (CONF / "dataset").glob("*.yaml"):
+        data = dataset_of(path.stem, "dataset.labelled_fraction=0.5", "dataset.max_unlabelled_queries=7")
+        assert (data.labelled_fraction, data.max_unlabelled_queries) == (0.5, 7), path.stem
+
+
+def test_mini_math_aug_labels_a_fifth_of_mini_math_and_asks_new_problems_besides():
+    data, whole = dataset_of("mini_math_aug"), dataset_of("mini_math")
+    labelled, unlabelled = data.training_queries(), data.unlabelled_queries()
+    assert len(labelled) == 1000
+    assert {query.id for query in labelled} < {query.id for query in whole.training_queries()}
+    assert data.validation_queries() == whole.validation_queries()
+    assert {query.gold_answer for query in [*labelled, *unlabelled]} == {None}
+    # 4,000 of seed 0 and 5,000 of seed 1, less the few that both seeds draw.
+    assert len(unlabelled) == 9000 - sum(data.dropped_unlabelled.values())
+    assert set(data.dropped_unlabelled) <= {"training", "unlabelled"}
+    assert sum(query.id.startswith("mini_math-train-0-") for query in unlabelled) == 4000
+    assert sum(query.id.startswith("mini_math-train-1-") for query in unlabelled) > 4900
+    tests = data.test_sets()
+    assert {name: len(queries) for name, queries in tests.items()} == {
+        "mini_math": 1000, "unseen": 500, "mini_math_plus": 700, "mini_svamp": 1000
+    }  # fmt: skip
+    assert {name: tests[name] for name in whole.tests} == whole.test_sets()
+    others = [*labelled, *data.validation_queries(), *(query for own in tests.values() for query in own)]
+    assert not {question_key(q.question) for q in unlabelled} & {question_key(q.question) for q in others}
+
+
+@pytest.mark.parametrize("scale", ["mini", "paper"])
+def test_roles_of_paper_j_name_a_dataset_with_unlabelled_queries_and_its_tests(scale):
+    roles = composed(f"scale={scale}").roles
+    data = build_stages(composed(f"scale={scale}", f"dataset={roles.aug}")).dataset
+    assert data.name == roles.aug
+    assert data.unlabelled is not None
+    assert not data.transductive
+    assert {roles.svamp, roles.math_plus, roles.math} <= set(data.tests)
+    assert next(iter(data.tests)) == roles.math  # the dataset's own test comes first
+
+
+def written(source, name, split, rows):
+    (source / name).mkdir(exist_ok=True)
+    (source / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def paper_files(tmp_path):
+    """A few made-up rows of each set of paper J; some questions of GSM8K-Aug are those of another split."""
+
+    def rows(*names):
+        return [{"question": f"How many {name}?", "answer": "#### 3"} for name in names]
+
+    written(tmp_path, "gsm8k", "train", rows(*(f"trains {n}" for n in range(20))))
+    written(tmp_path, "gsm8k", "test", rows("tests"))
+    aug = rows("new ones", "trains 0", "trains 1", "tests", "chairs", "new ones", "others")
+    written(tmp_path, "gsm8k_aug", "train", [row | {"answer": "3"} for row in aug])
+    plus = [row | {"answer": "3", "perturbation_type": "digit expansion"} for row in rows("plus", "plus two")]
+    written(tmp_path, "gsm_plus", "test", plus)
+    written(tmp_path, "gsm_symbolic", "test", [row | {"id": 1, "instance": 2} for row in rows("symbols")])
+    svamp = {"question_concat": "How many chairs?", "Answer": "3", "ID": "chal-1", "Type": "Addition"}
+    written(tmp_path, "svamp", "train", [svamp])
+    written(tmp_path, "svamp", "test", [svamp | {"ID": "chal-2", "question_concat": "How many beds?"}])
+    return tmp_path
+
+
+def test_gsm8k_aug_is_labelled_on_gsm8k_and_asks_the_other_questions_of_gsm8k_aug(paper_files):
+    data = dataset_of("gsm8k_aug", f"dataset.source={paper_files}")
+    assert [query.question for query in data.unlabelled_queries()] == ["How many new ones?", "How many others?"]
+    assert {query.dataset for query in data.unlabelled_queries()} == {"gsm8k_aug"}
+    assert {query.dataset for query in data.training_queries()} == {"gsm8k"}
+    assert list(data.test_sets()) == ["gsm8k", "gsm_plus", "gsm_symbolic", "svamp"]
+    assert len(data.test_sets()["svamp"]) == 2  # train and test rows: the whole challenge set
+    dropped = data.dropped_unlabelled
+    assert (dropped["training"] + dropped.get("validation", 0), dropped["test"], dropped["unlabelled"]) == (2, 2, 1)
+
+
+def test_gsm_plus_questions_are_asked_where_the_row_says_that_it_is_transductive(paper_files):
+    plus = [f"dataset.source={paper_files}", "dataset/queries@dataset.unlabelled=gsm_plus"]
+    assert dataset_of("gsm8k_aug", *plus).unlabelled_queries() == []
+    data = dataset_of("gsm8k_aug", *plus, "dataset.transductive=true")
+    assert [query.question for query in data.unlabelled_queries()] == ["How many plus?", "How many plus two?"]
+
+
+def test_a_share_of_mawps_and_asdiv_can_be_labelled(shared_data):
+    source = f"dataset.source={shared_data}"
+    whole, data = (dataset_of("mawps_asdiv", source, *own) for own in ([], ["dataset.labelled_fraction=0.3"]))
+    assert len(whole.training_queries()) == 2483
+    labelled, unlabelled = data.training_queries(labelled=True), data.unlabelled_queries()
+    assert len(labelled) == 745  # 0.3 × 2,483 = 744.9
+    assert all(query.gold_answer for query in labelled)
+    dropped = sum(data.dropped_unlabelled.values())
+    assert len(labelled) + len(unlabelled) + dropped == 2483
+    tests = [query for queries in data.test_sets().values() for query in queries]
+    assert not {question_key(q.question) for q in unlabelled} & {question_key(q.question) for q in tests}
+    assert data.test_sets() == whole.test_sets()
+    assert data.validation_queries() == whole.validation_queries()
