@@ -130,7 +130,7 @@ class Data:
 
     @property
     def dropped_unlabelled(self) -> dict[str, int]:
-        """How many unlabelled queries were dropped, by where their question occurs too; empty where none was."""
+        """How many unlabelled queries were dropped: training, validation or test questions, and repeated ones."""
         return dict(self._unlabelled.dropped)
 
     def _whole_tests(self) -> dict[str, list[Query]]:
@@ -155,9 +155,9 @@ class Data:
         tests = {} if self.transductive else self._whole_tests()
         of_tests = [query for queries in tests.values() for query in queries]
         asked: dict[str, str] = {}
-        for where, queries in (("training", labelled), ("validation", self._split.validation), ("test", of_tests)):
+        for split, queries in (("training", labelled), ("validation", self._split.validation), ("test", of_tests)):
             for query in queries:
-                asked.setdefault(question_key(query.question), where)
+                asked.setdefault(question_key(query.question), split)
         ids = {query.id for query in labelled}
         kept: list[Query] = []
         dropped: Counter[str] = Counter()
@@ -172,7 +172,7 @@ class Data:
                     "rows ids of their own, by `columns.id` or another `name` of the source."
                 )
             kept.append(replace(query, gold_answer=None))
-            asked[key] = "unlabelled"
+            asked[key] = "repeated"
             ids.add(query.id)
         return _Unlabelled(kept, dropped)
 
@@ -224,7 +224,7 @@ class _Training:
 
 @dataclass(frozen=True, slots=True)
 class _Unlabelled:
-    """The unlabelled queries, and how many were dropped, by where their question occurs too."""
+    """The unlabelled queries, and how many were dropped, by why."""
 
     queries: list[Query] = field(repr=False)
     dropped: Mapping[str, int]

@@ -239,7 +239,8 @@ def _unlabelled(dataset: Data) -> str:
     unlabelled = dataset.unlabelled_queries()
     if not unlabelled:
         return ""
-    said = [f"{count:,} dropped, also in {where}" for where, count in dataset.dropped_unlabelled.items()]
+    dropped = ", ".join(f"{count:,} {why}" for why, count in dataset.dropped_unlabelled.items())
+    said = [f"dropped: {dropped}"] if dropped else []
     if dataset.transductive:
         said.append("transductive: test questions may be among them")
     return f"{len(unlabelled):,} unlabelled{' (' + '; '.join(said) + ')' if said else ''}, "

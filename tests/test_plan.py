@@ -243,7 +243,7 @@ class PartlyLabelledData(FixedData):
 
 def test_unlabelled_queries_are_told_with_what_was_dropped(models):
     (line,) = (line for line in plan.describe(parts(models, dataset=PartlyLabelledData())) if "queries" in line)
-    assert "100 training, 1,200 unlabelled (3 dropped, also in training; 2 dropped, also in test), 20 val" in line
+    assert "100 training, 1,200 unlabelled (dropped: 3 training, 2 test), 20 val" in line
 
 
 def test_a_transductive_dataset_says_so(models):

@@ -110,7 +110,7 @@ def test_a_question_that_two_unlabelled_sources_ask_stays_once():
     data = data_of(labelled_fraction=0.5, unlabelled=Numbers(50, 100, name="more"))
     # The questions 50 to 99 are training questions: those with a label are dropped as such, the others as repeated.
     labelled = sum(int(query.id.removeprefix("sums-")) >= 50 for query in data.training_queries())
-    assert data.dropped_unlabelled == {"training": labelled, "unlabelled": 50 - labelled}
+    assert data.dropped_unlabelled == {"training": labelled, "repeated": 50 - labelled}
     assert len(data.unlabelled_queries()) == len(questions(data.unlabelled_queries())) == 100
 
 
@@ -190,7 +190,7 @@ def test_mini_math_aug_labels_a_fifth_of_mini_math_and_asks_new_problems_besides
     assert {query.gold_answer for query in [*labelled, *unlabelled]} == {None}
     # 4,000 of seed 0 and 5,000 of seed 1, less the few that both seeds draw.
     assert len(unlabelled) == 9000 - sum(data.dropped_unlabelled.values())
-    assert set(data.dropped_unlabelled) <= {"training", "unlabelled"}
+    assert set(data.dropped_unlabelled) <= {"training", "repeated"}
     assert sum(query.id.startswith("mini_math-train-0-") for query in unlabelled) == 4000
     assert sum(query.id.startswith("mini_math-train-1-") for query in unlabelled) > 4900
     tests = data.test_sets()
@@ -246,7 +246,7 @@ def test_gsm8k_aug_is_labelled_on_gsm8k_and_asks_the_other_questions_of_gsm8k_au
     assert list(data.test_sets()) == ["gsm8k", "gsm_plus", "gsm_symbolic", "svamp"]
     assert len(data.test_sets()["svamp"]) == 2  # train and test rows: the whole challenge set
     dropped = data.dropped_unlabelled
-    assert (dropped["training"] + dropped.get("validation", 0), dropped["test"], dropped["unlabelled"]) == (2, 2, 1)
+    assert (dropped["training"] + dropped.get("validation", 0), dropped["test"], dropped["repeated"]) == (2, 2, 1)
 
 
 def test_gsm_plus_questions_are_asked_where_the_row_says_that_it_is_transductive(paper_files):
