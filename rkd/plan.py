@@ -8,6 +8,7 @@ what they cost where no model can be loaded, `rkd.bill` estimates.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rkd.data import Data
 from rkd.dpo import DPO
 from rkd.generation import LocalModel
 from rkd.labels import AllResponses
@@ -227,10 +228,22 @@ def describe(s: Stages) -> list[str]:
     repeated = f" ({s.dataset.repeated_questions} repeated ones dropped)" if s.dataset.repeated_questions else ""
     return [
         f"{s.row} on {s.dataset.name}, seed {s.seed}",
-        f"  queries  {len(s.dataset.training_queries()):,} training, {len(s.dataset.validation_queries()):,} "
-        f"validation{repeated}; tests: {tests}",
+        f"  queries  {len(s.dataset.training_queries()):,} training, {_unlabelled(s.dataset)}"
+        f"{len(s.dataset.validation_queries()):,} validation{repeated}; tests: {tests}",
         f"  models   {'; '.join(models)}",
     ]
+
+
+def _unlabelled(dataset: Data) -> str:
+    """How many queries have no label, how many more were dropped and why, and whether test questions are among them."""
+    unlabelled = dataset.unlabelled_queries()
+    if not unlabelled:
+        return ""
+    dropped = ", ".join(f"{count:,} {why}" for why, count in dataset.dropped_unlabelled.items())
+    said = [f"dropped: {dropped}"] if dropped else []
+    if dataset.transductive:
+        said.append("transductive: test questions may be among them")
+    return f"{len(unlabelled):,} unlabelled{' (' + '; '.join(said) + ')' if said else ''}, "
 
 
 def _size(model: LocalModel | StoredTeacher) -> str:

@@ -30,11 +30,12 @@ class Testing(Asking):
     __test__ = False  # by its name pytest would take it for a test class
 
     def overlaps(self) -> dict[str, Overlap]:
-        """How near the questions of each test set are to the training questions."""
-        training = self.stages.dataset.training_queries()
-        found = {}
-        for name, queries in self.stages.dataset.test_sets().items():
-            recipe = {"training": digest_of(training), "test": digest_of(queries)}
+        """How near the questions of each test set are to those of the training queries, unlabelled ones included."""
+        dataset = self.stages.dataset
+        training = [*dataset.training_queries(), *dataset.unlabelled_queries()]
+        digest, found = digest_of(training), {}
+        for name, queries in dataset.test_sets().items():
+            recipe = {"training": digest, "test": digest_of(queries)}
 
             def measure(_: Progress, queries: list[Query] = queries) -> dict[str, Any]:
                 texts = ([query.question for query in own] for own in (queries, training))

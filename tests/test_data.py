@@ -344,4 +344,5 @@ def test_all_gsm8k_rows_load_in_under_three_seconds(shared_data):
 def test_every_dataset_config_composes_with_the_hub_as_its_source(name):
     data = dataset_of(name)
     assert data.name == name
-    assert {data.source, data.training.source, *(test.source for test in data.tests.values())} == {"hub"}
+    augmentation = {data.unlabelled.source} if data.unlabelled is not None else set()
+    assert {data.source, data.training.source, *augmentation, *(test.source for test in data.tests.values())} == {"hub"}

@@ -1,11 +1,14 @@
 """The nearest-neighbour overlap of test questions with training questions."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from rkd.mini.math import generate_split
 from rkd.mini.overlap import nearest_overlap, summarize_overlap
+from rkd.records import Query, digest_of
+from rkd.testing import Testing
 
 
 def test_share_of_trigrams_with_the_nearest_question_is_as_counted_by_hand():
@@ -67,3 +70,39 @@ def test_thousand_by_six_thousand_questions_take_seconds():
     start = time.perf_counter()
     nearest_overlap(questions, training)
     assert time.perf_counter() - start < 10
+
+
+class Dataset:
+    """One labelled training question, perhaps one without a label, and a test set that asks the latter."""
+
+    def __init__(self, *, has_unlabelled):
+        self.unlabelled = [Query("u", "sums", "Bo sees 4 cups")] if has_unlabelled else []
+
+    def training_queries(self):
+        return [Query("t", "sums", "Ada has 3 pens")]
+
+    def unlabelled_queries(self):
+        return self.unlabelled
+
+    def test_sets(self):
+        return {"sums": [Query("q", "sums", "Bo sees 4 cups")]}
+
+
+class NoStore:
+    """A workshop that keeps nothing but the recipe of what it was last asked for."""
+
+    def value(self, name, recipe, make, *, shown):  # noqa: ARG002
+        self.recipe = recipe
+        return make(None)
+
+    def say(self, text):
+        pass
+
+
+@pytest.mark.parametrize(("has_unlabelled", "duplicates"), [(False, 0), (True, 1)])
+def test_test_questions_among_the_unlabelled_ones_are_found(has_unlabelled, duplicates):
+    dataset, workshop = Dataset(has_unlabelled=has_unlabelled), NoStore()
+    overlap = Testing(SimpleNamespace(dataset=dataset), workshop, None).overlaps()["sums"]
+    assert (overlap.questions, overlap.exact_duplicates, overlap.mean) == (1, duplicates, duplicates)
+    # Where all have a label, the recipe is that of the training queries alone: what was measured before is reused.
+    assert (workshop.recipe["training"] == digest_of(dataset.training_queries())) is not has_unlabelled

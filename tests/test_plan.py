@@ -2,6 +2,7 @@
 
 import dataclasses
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import tiny_world
@@ -38,9 +39,14 @@ class FixedData:
 
     name = "fixed"
     repeated_questions = 0
+    dropped_unlabelled: ClassVar = {}
+    transductive = False
 
     def training_queries(self):
         return tiny_world.queries(0, 100)
+
+    def unlabelled_queries(self):
+        return []
 
     def validation_queries(self):
         return tiny_world.queries(100, 20)
@@ -224,3 +230,24 @@ def test_the_lines_say_sizes_and_times(models):
     assert "Ours on fixed, seed 3" in header
     assert "100 training, 20 validation; tests: test 50" in header
     assert "teacher tiny teacher, " in header
+
+
+class PartlyLabelledData(FixedData):
+    """1,200 unlabelled queries beside the labelled ones, after five were dropped."""
+
+    dropped_unlabelled: ClassVar = {"training": 3, "test": 2}
+
+    def unlabelled_queries(self):
+        return tiny_world.queries(300, 1200)
+
+
+def test_unlabelled_queries_are_told_with_what_was_dropped(models):
+    (line,) = (line for line in plan.describe(parts(models, dataset=PartlyLabelledData())) if "queries" in line)
+    assert "100 training, 1,200 unlabelled (dropped: 3 training, 2 test), 20 val" in line
+
+
+def test_a_transductive_dataset_says_so(models):
+    dataset = PartlyLabelledData()
+    dataset.transductive = True
+    (line,) = (line for line in plan.describe(parts(models, dataset=dataset)) if "queries" in line)
+    assert "; transductive: test questions may be among them), 20 validation" in line
