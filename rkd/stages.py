@@ -10,7 +10,7 @@ from rkd.dpo import NoDPO
 from rkd.engines import Engine
 from rkd.evaluation import Evaluation
 from rkd.generation import LocalModel
-from rkd.judge import NoJudge, YesNoJudge
+from rkd.judge import ConfiguredJudge, NoJudge
 from rkd.labels import Labels
 from rkd.preferences import OneSourcePairs, Pairs, StoredPairs, ValidationPairs
 from rkd.prompts import PromptTemplate
@@ -50,7 +50,7 @@ class Stages:
     teacher: LocalModel | StoredTeacher
     teacher_samples: TeacherSamples | RecordedSamples
     labels: Labels
-    judge: YesNoJudge | NoJudge
+    judge: ConfiguredJudge | NoJudge
     student: LocalModel
     teaching_set: Any
     sft: Any

@@ -18,7 +18,8 @@ FLOORS = [
         "sources table_text table_figures models training decoding side_by_side stored",
         "data table_files generation pairs pretrain_text supervised",
         "judge label_statistics",
-        "bound rewards teacher labels student_samples preferences rollouts pretrain_report engines",
+        "bound rewards teacher labels student_samples preferences rollouts pretrain_report engines written_judge "
+        "likelihood_judge",
         "collector reward_mix",
         "policy_training",
         "pretrain sft dpo reward_model rl evaluation answering label_noise",
