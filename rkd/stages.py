@@ -166,6 +166,11 @@ def trains(s: Stages) -> bool:
     return not (isinstance(s.sft, NoSFT) and isinstance(s.rl, NoRL)) or samples_student(s)
 
 
+def needs_labels(s: Stages, split: str) -> bool:
+    """Whether the teacher answers the queries of a split: for what trains, and those in training for a judge."""
+    return trains(s) or (split == "training" and not isinstance(s.judge, NoJudge))
+
+
 def samples_student(s: Stages) -> bool:
     """Whether a stage of the row learns from the student's samples, or from queries that these decide."""
     is_asked_of_balanced = isinstance(s.rl, RL) and "balanced" in s.reward_mix.streams
