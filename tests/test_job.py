@@ -408,6 +408,18 @@ def test_a_row_that_trains_nothing_labels_its_training_queries_for_a_judge_alone
         assert not any("validation" in name for name in made)
 
 
+@pytest.mark.parametrize(("judge", "has_mass"), [("student", True), ("likelihood", False), ("written", False)])
+def test_other_judges_are_asked_about_the_same_responses(world, same_store, judge, has_mass):
+    words = JUDGE_WORDS if judge == "student" else []
+    run(world, same_store, f"judge={judge}", *words, stages=["sft=none", "reward_model=none", "rl=none"])
+    (judged,) = [r for r in map(read_result, (same_store / "outputs").iterdir()) if r.judge is not None]
+    assert (judged.judge.mean_yes_no_mass is not None) == has_mass
+    unreadable = judged.judge.verdicts.without_verdict
+    scored = sum(one.count for one in judged.judge.reliability.values())
+    assert scored + unreadable == sum(dataclasses.astuple(judged.judge.verdicts))
+    assert unreadable == 0 or judge == "written"  # of random weights
+
+
 def test_the_bound_is_measured_on_samples_of_both_policies(world, same_store):
     _, seen = run(world, same_store, "bound=sampled", "bound.samples_per_query=2", "bound.max_response_tokens=16")
     made = [line.split()[1] for line in seen.splitlines() if "✓" in line and "reused" not in line]
