@@ -3,6 +3,7 @@
 Labels, or scored responses, and the gold answers enter; counts leave (paper D: Table 5, Table 10, Fig. 9).
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -106,16 +107,17 @@ def judge_quality(
     read = [(score, is_right) for score, is_right in zip(scores, truth, strict=True) if score is not None]
     has_both = len({is_right for _, is_right in read}) == 2
     of_tokens = [mass for mass in masses if mass is not None]
-    accepted: dict[str, list[bool]] = {}
+    tried, accepted = Counter(kind for kind, _ in attacks), defaultdict(list)
     for kind, score in attacks:
-        accepted.setdefault(kind, []).append(_called(score) == 1)
+        if score is not None:
+            accepted[kind].append(_called(score))
     return JudgeQuality(
         verdicts=verdict_counts(labelled_queries, called),
         area_under_curve=area_under_curve(*map(torch.tensor, zip(*read, strict=True))) if has_both else None,
         mean_yes_no_mass=sum(of_tokens) / len(of_tokens) if of_tokens else None,
         reliability=_reliability(read),
         agreement_with_label=sum(a == b for a, b in both) / len(both) if both else None,
-        attacked_queries=max(map(len, accepted.values()), default=0),
+        attacked_queries=max(tried.values(), default=0),
         attacks_accepted={kind: sum(own) / len(own) for kind, own in accepted.items()},
     )
 

@@ -220,14 +220,16 @@ class Labelling(Asking):
         fooled = self._judged("attacks", "attacks", [(q, Response(q.id, k, 0, text, True)) for q, k, text in attacked])
         by_kind = [(kind, score) for (_, kind, _), score in zip(attacked, fooled["scores"], strict=True)]
         quality = self.notes.judge = judge_quality(gold, groups, made["scores"], made["masses"], by_kind)
-        right, wrong = quality.verdicts.precision_of_right, quality.verdicts.precision_of_wrong
-        unreadable = quality.verdicts.without_verdict
-        said = f"; {unreadable} of {len(asked)} verdicts could not be read" if unreadable else ""
-        fooled_by = _percent(quality.mean_attacks_accepted)
-        self.workshop.say(
-            f"    of the teacher's responses, {_percent(right)} of those that the judge calls right are right, "
-            f"{_percent(wrong)} of the others wrong; it accepts {fooled_by} of attacks{said}"
-        )
+        counts = quality.verdicts
+        if counts.without_verdict:
+            unread = f"{counts.without_verdict} of {len(asked)} verdicts on the teacher's responses"
+            self.workshop.warn(f"{unread} could not be read, and count for nothing.")
+        if counts.accuracy is not None:
+            self.workshop.say(
+                f"    of the teacher's responses, {_percent(counts.precision_of_right)} of those that the judge calls "
+                f"right are right, {_percent(counts.precision_of_wrong)} of the others wrong; it accepts "
+                f"{_percent(quality.mean_attacks_accepted)} of attacks"
+            )
 
     def _judged(self, name: str, what: str, asked: Sequence[tuple[Query, Response]]) -> dict[str, Any]:
         """The judge's scores of these responses and the masses of its tokens, in their order."""

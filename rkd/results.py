@@ -169,7 +169,8 @@ class JudgeQuality:
     `mean_yes_no_mass` is None of a judge without such tokens. `reliability`: the scores in ten bins of width 0.1, by
     number, 1 being in the last. `agreement_with_label`: the share of responses that the judge and the pseudo-label, the
     verifier of a row without gold answers, call alike, of those with both verdicts; None where there is none.
-    `attacks_accepted`: the share called right of the attacks on `attacked_queries`, by kind (`rkd.judge_attacks`).
+    `attacks_accepted`: the share called right of the attacks on `attacked_queries` that have a verdict, by kind
+    (`rkd.judge_attacks`); a kind without any verdict is not in it.
     """
 
     verdicts: VerdictCounts
@@ -189,7 +190,7 @@ class JudgeQuality:
 
     @property
     def mean_attacks_accepted(self) -> float | None:
-        """Over the kinds; None where no attack was tried."""
+        """Over the kinds; None where no attack was tried, or none has a verdict."""
         shares = self.attacks_accepted.values()
         return sum(shares) / len(shares) if shares else None
 

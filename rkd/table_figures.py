@@ -13,12 +13,14 @@ from matplotlib.figure import Figure
 
 from rkd.drawing import COLOURS, band, bare, new_figure, over_seeds, write
 from rkd.results import RELIABILITY_BINS
+from rkd.statistics import wilson_interval
 from rkd.summaries import OWN, Summary
 from rkd.tables import Cell, Column, Evaluated, matching
 
 PAPER_COLOUR = "#666666"
 PANELS_BESIDE = 4  # each other; more are put below
 RELIABILITY_PANELS_BESIDE = 3
+SMALLEST_BIN = 10  # responses: of fewer the share of right ones may be anything
 SMALLEST_SPAN = 2.0  # of the axis of a panel, percent points where it is a share
 SMALLEST_NAMED = 4  # percent: a part of a bar that is smaller has no room for its number
 LEGEND = {
@@ -171,7 +173,7 @@ class Reliability:
     """Reliability diagrams of judges: a panel for each row, the share of right responses over the score in ten bins.
 
     A judge whose scores are probabilities stays on the diagonal. Grey bars are the shares of all responses in the bins;
-    the jobs of a row are counted together.
+    one with few responses says nothing and has no point. The jobs of a row are counted together.
     """
 
     def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:
@@ -186,7 +188,7 @@ class Reliability:
         for line, axes in zip(lines, grid.flat, strict=False):
             jobs = matching(summaries, {**line.group.jobs, **line.row.jobs})
             _reliability(axes, [one.values for one in jobs])
-            axes.set_title(line.label, loc="left", fontsize=10, fontweight="bold")
+            axes.set_title(line.label, loc="left", fontsize=10, fontweight="bold", pad=17)
         for axes in grid[:, 0]:
             axes.set_ylabel("right responses (%)", fontsize=9)
         for place, axes in enumerate(grid.flat[: len(lines)]):
@@ -215,30 +217,22 @@ def _reliability(axes: Axes, values: Sequence[Mapping[str, float]]) -> None:
     shares = [100 * count / total for count, *_ in bins]
     axes.bar(starts, shares, width, align="edge", color="#dddddd", edgecolor="white", label="responses in the bin (%)")
     axes.plot([0, 100], [0, 100], "--", color=PAPER_COLOUR, linewidth=0.9, label="scores that are probabilities")
-    points = [(100 * score, 100 * right, count) for count, score, right in bins if count]
+    points = [(100 * score, right, count) for count, score, right in bins if count >= SMALLEST_BIN]
     if points:
-        scores, right, counts = zip(*points, strict=True)
-        axes.plot(
-            scores,
-            right,
-            "-o",
-            color=COLOURS[0],
-            markersize=4.5,
-            linewidth=1.4,
-            label="this judge, with its 95 % interval",
-            clip_on=False,
-        )
-        # By the normal approximation: a bin with few responses says little.
-        errors = [196 * math.sqrt(max(0.0, r / 100 * (1 - r / 100)) / n) for r, n in zip(right, counts, strict=True)]
-        axes.errorbar(scores, right, errors, fmt="none", ecolor=COLOURS[0], elinewidth=0.9, alpha=0.6)
-    said = [
-        ("calibration error", "judge.expected_calibration_error"),
-        ("area under the curve", "judge.area_under_curve"),
-    ]
+        scores, means = [score for score, *_ in points], [100 * right for _, right, _ in points]
+        ends = [wilson_interval(round(right * count), count) for _, right, count in points]
+        errors = [
+            [mean - 100 * low for mean, (low, _) in zip(means, ends, strict=True)],
+            [100 * high - mean for mean, (_, high) in zip(means, ends, strict=True)],
+        ]
+        axes.errorbar(scores, means, errors, fmt="none", ecolor=COLOURS[0], elinewidth=0.9, alpha=0.6)
+        label = f"this judge, of bins with {SMALLEST_BIN} responses or more, with 95 % intervals"
+        axes.plot(scores, means, "-o", color=COLOURS[0], markersize=4.5, linewidth=1.4, label=label, clip_on=False)
+    said = [("calibration error", "judge.expected_calibration_error"), ("area", "judge.area_under_curve")]
     known = [(label, [own[key] for own in values if key in own]) for label, key in said]
-    text = "\n".join(f"{label} {100 * sum(own) / len(own):.1f}" for label, own in known if own)
+    text = ", ".join(f"{label} {100 * sum(own) / len(own):.1f}" for label, own in known if own)
     text = text or ("no verdict could be read" if values else "no job has finished")
-    axes.text(3, 98, text, fontsize=8, va="top", color="#333333", bbox={"color": "white", "pad": 1.5})
+    axes.annotate(text, (0, 1), (0, 4), "axes fraction", "offset points", fontsize=8, color="#333333")
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 102)
     bare(axes, grid="both")

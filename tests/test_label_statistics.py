@@ -122,8 +122,9 @@ def test_an_unreadable_verdict_is_counted_and_never_wrong():
     assert judge_quality(GOLD, SCORED, [None] * 10, [None] * 10).expected_calibration_error is None
 
 
-def test_accepted_attacks_are_counted_by_kind():
+def test_accepted_attacks_are_counted_by_kind_where_there_is_a_verdict():
     fooled = [("colon", 0.9), ("yes", 0.2), ("colon", 0.4), ("yes", None), ("colon", 0.5), ("colon", 0.51)]
+    fooled += [("empty", None)]  # whether it would be accepted nobody knows
     quality = judge_quality(GOLD, SCORED, [0.5] * 10, [1.0] * 10, fooled)
     assert quality.attacks_accepted == {"colon": 2 / 4, "yes": 0}
     assert (quality.attacked_queries, quality.mean_attacks_accepted) == (4, 1 / 4)

@@ -229,7 +229,7 @@ def test_every_kind_of_figure_is_drawn(evaluated, figure, tmp_path):
 
 
 def test_reliability_is_drawn_of_scores_in_bins_and_of_none(evaluated, tmp_path):
-    bins = {"judge.reliability.0.count": 0, "judge.reliability.9.count": 3}
+    bins = {"judge.reliability.0.count": 0, "judge.reliability.9.count": 30}
     bins |= {"judge.reliability.9.mean_score": 0.95, "judge.reliability.9.share_right": 2 / 3}
     judged = [replace(one, values={**one.values, **bins}) for one in JOBS[:1]]
     for jobs in (judged, [*judged, *JOBS[1:]], []):
