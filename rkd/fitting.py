@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from rkd.asking import Notes
 from rkd.evaluation import accuracy
 from rkd.generation import LocalGenerator
-from rkd.judge import YesNoJudge
+from rkd.judge import NoJudge
 from rkd.labelling import Labelled
 from rkd.loading import load_tokenizer
 from rkd.parallel import own_share, sum_over_processes
@@ -85,7 +85,7 @@ class Fitting:
             }
             if "learned" in used:
                 inputs["reward_model"] = reward_model
-            if "judge" in used and isinstance(s.judge, YesNoJudge):
+            if "judge" in used and not isinstance(s.judge, NoJudge):
                 inputs["judge"] = s.judge.content()
 
         def build_terms() -> list[Term]:

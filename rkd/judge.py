@@ -4,9 +4,11 @@ A verdict is one forward pass without decoding. Responses to one query share the
 equal responses are judged once. Shapes: B responses, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,18 +19,86 @@ from rkd.generation import LocalModel
 from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.models import response_states
 from rkd.prompts import JudgePrompt
+from rkd.protocols import Judge
 from rkd.records import Query, Response
 from rkd.side_by_side import map_over_copies
 
 BATCH_RESPONSES = 128
+REMEMBERED = 100_000  # verdicts: those of some hundred rollouts, in tens of megabytes
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """P(Yes) / (P(Yes) + P(No)), and how much of the next token's probability these two have together, `mass`."""
+    """P(Yes) / (P(Yes) + P(No)), and how much of the next token's probability these two have together, `mass`.
+
+    Of a judge that has no such token `score` is what it says instead, in [0, 1], and `mass` None.
+    """
 
     score: float
-    mass: float
+    mass: float | None = None
+
+
+class OpenJudge(Judge, Protocol):
+    """A judge whose model is loaded."""
+
+    def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict | None]:
+        """The verdict on each response, `queries[i]` being the query of `responses[i]`; None where it is unreadable."""
+        ...
+
+
+class ConfiguredJudge(Protocol):
+    """The judge of a configuration, its model not loaded yet."""
+
+    name: str
+
+    def content(self) -> dict[str, Any]:
+        """What decides its verdicts."""
+        ...
+
+    def open(self, progress: Callable[[int], None] = ...) -> OpenJudge:
+        """The judge, its model loaded; `progress` is called with the number of responses just judged."""
+        ...
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Verdicts by what was judged, the `limit` that were asked for last: a long training would fill the memory."""
+
+    limit: int = REMEMBERED
+    _known: dict[Hashable, Verdict | None] = field(default_factory=dict, repr=False)
+
+    def recall(
+        self, keys: Sequence[Hashable], read: Callable[[list[int]], Sequence[Verdict | None]]
+    ) -> list[Verdict | None]:
+        """The verdict of each key; `read` is given the places of those that are not known, each once."""
+        places = {key: place for place, key in reversed(list(enumerate(keys))) if key not in self._known}
+        asked = sorted(places.values())
+        found = dict(zip((keys[place] for place in asked), read(asked), strict=True))
+        verdicts = {key: found[key] if key in found else self._known.pop(key) for key in dict.fromkeys(keys)}
+        self._known.update(verdicts)  # behind all others: what comes first was not asked for the longest
+        for key in list(islice(self._known, max(0, len(self._known) - self.limit))):
+            del self._known[key]
+        return [verdicts[key] for key in keys]
+
+
+def verdict_of(logprobs: Mapping[str, float], prompt: JudgePrompt) -> Verdict | None:
+    """The verdict of a judge behind a server, which lists its likeliest next tokens only.
+
+    Args:
+        logprobs: log-probabilities in nats by the text of the token. A marked blank, as SentencePiece ("▁") and
+            byte-level tokenizers ("Ġ") write it, is one.
+
+    Returns:
+        None where neither word is listed: 0.5 would say that the judge is undecided. A word that is not listed beside
+        one that is counts as 0.
+    """
+    shares: dict[str, float] = {}
+    for token, logprob in logprobs.items():
+        text = token.replace("▁", " ").replace("Ġ", " ")
+        shares[text] = shares.get(text, 0.0) + math.exp(logprob)
+    yes, no = (sum(shares.get(one, 0.0) for one in prompt.written(w)) for w in (prompt.yes_word, prompt.no_word))
+    mass = yes + no
+    return Verdict(yes / mass, mass) if mass > 0 else None
 
 
 @dataclass(frozen=True)
@@ -39,6 +109,7 @@ class LocalYesNo:
         tokenizer: in which a spelling of each word of the prompt is one token.
         is_hard: a verdict is 1 where Yes is likelier than No, else 0.
         progress: called with the number of responses just judged.
+        remembered: the verdicts that need not be read again.
     """
 
     model: PreTrainedModel
@@ -47,22 +118,25 @@ class LocalYesNo:
     is_hard: bool = False
     batch_responses: int = BATCH_RESPONSES
     progress: Callable[[int], None] = lambda _: None
-    _known: dict[tuple[str, str], Verdict] = field(default_factory=dict, repr=False)
+    remembered: Remembered = field(default_factory=Remembered, repr=False)
 
     def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:
         """See `rkd.protocols.Judge`; a local model's verdict can always be read."""
-        scores = [verdict.score for verdict in self.verdicts(queries, responses)]
-        return [float(score > 0.5) for score in scores] if self.is_hard else scores
+        return [verdict.score for verdict in self.verdicts(queries, responses)]
 
     def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict]:
         """The verdict on each response, `queries[i]` being the query of `responses[i]`; what is known is looked up."""
         keys = [(query.question, response.text) for query, response in zip(queries, responses, strict=True)]
-        asked = {key: query for key, query in zip(keys, queries, strict=True) if key not in self._known}
-        in_order = sorted(asked, key=lambda key: key[0])  # a question's responses stand together
-        found = self._read([asked[key] for key in in_order], [text for _, text in in_order])
-        self._known.update(zip(in_order, found, strict=True))
-        self.progress(len(keys) - len(asked))
-        return [self._known[key] for key in keys]
+
+        def read(places: list[int]) -> list[Verdict]:
+            self.progress(len(keys) - len(places))
+            in_order = sorted(places, key=lambda place: keys[place][0])  # a question's responses stand together
+            found = self._read([queries[place] for place in in_order], [keys[place][1] for place in in_order])
+            by_place = dict(zip(in_order, found, strict=True))
+            return [by_place[place] for place in places]
+
+        verdicts = self.remembered.recall(keys, read)
+        return [replace(one, score=float(one.score > 0.5)) for one in verdicts] if self.is_hard else verdicts
 
     def _read(self, queries: Sequence[Query], texts: Sequence[str]) -> list[Verdict]:
         rows = self.prompt.encode(queries, texts, self.tokenizer)

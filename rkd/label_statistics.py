@@ -3,15 +3,23 @@
 Labels, or scored responses, and the gold answers enter; counts leave (paper D: Table 5, Table 10, Fig. 9).
 """
 
-import dataclasses
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from rkd.answers import answers_match
 from rkd.pairs import area_under_curve
 from rkd.records import PseudoLabel, Query, ScoredResponse
-from rkd.results import CONSENSUS_BINS, JudgeQuality, LabelStatistics, VerdictCounts
+from rkd.results import (
+    CONSENSUS_BINS,
+    RELIABILITY_BINS,
+    JudgeQuality,
+    LabelStatistics,
+    ReliabilityBin,
+    VerdictCounts,
+)
 
 
 def label_statistics(labels: Sequence[PseudoLabel], labelled_queries: Sequence[Query]) -> LabelStatistics:
@@ -75,27 +83,60 @@ def verdict_counts(
 def judge_quality(
     labelled_queries: Sequence[Query],
     judged: Sequence[Sequence[ScoredResponse]],
-    scores: Sequence[float],
-    masses: Sequence[float],
+    scores: Sequence[float | None],
+    masses: Sequence[float | None],
+    attacks: Sequence[tuple[str, float | None]] = (),
 ) -> JudgeQuality:
-    """A single-token judge's verdicts against the truth (Table 5); above 0.5 it calls a response right.
+    """A judge's verdicts against the truth (Table 5); above 0.5 it calls a response right.
 
     Args:
-        judged: the responses to each query; their own scores do not matter.
-        scores, masses: P(Yes) / (P(Yes) + P(No)) of each response, all queries' in one row, and P(Yes) + P(No).
+        judged: the responses to each query, their own scores being the verdicts of the pseudo-label.
+        scores, masses: of each response, all queries' in one row: what the judge says of it, None where it could not be
+            read; and P(Yes) + P(No), None of a judge without these tokens.
+        attacks: the kind of each attack on the judge, and its score.
     """
+    rows = [(query, one) for query, own in zip(labelled_queries, judged, strict=True) for one in own]
+    truth = [answers_match(one.answer, query.gold_answer, query.dataset) for query, one in rows]
     in_turn = iter(scores)
-    called = [[dataclasses.replace(one, score=float(next(in_turn) > 0.5)) for one in own] for own in judged]
-    truth = [
-        answers_match(one.answer, query.gold_answer, query.dataset)
-        for query, own in zip(labelled_queries, judged, strict=True)
-        for one in own
+    called = [[replace(one, score=_called(next(in_turn))) for one in own] for own in judged]
+    both = [
+        (one.score, by_label.score)
+        for one, (_, by_label) in zip((one for own in called for one in own), rows, strict=True)
+        if one.score is not None and by_label.score is not None
     ]
+    read = [(score, is_right) for score, is_right in zip(scores, truth, strict=True) if score is not None]
+    has_both = len({is_right for _, is_right in read}) == 2
+    of_tokens = [mass for mass in masses if mass is not None]
+    tried, accepted = Counter(kind for kind, _ in attacks), defaultdict(list)
+    for kind, score in attacks:
+        if score is not None:
+            accepted[kind].append(_called(score))
     return JudgeQuality(
         verdicts=verdict_counts(labelled_queries, called),
-        area_under_curve=area_under_curve(torch.tensor(scores), torch.tensor(truth)) if len(set(truth)) == 2 else None,
-        mean_yes_no_mass=sum(masses) / len(masses),
+        area_under_curve=area_under_curve(*map(torch.tensor, zip(*read, strict=True))) if has_both else None,
+        mean_yes_no_mass=sum(of_tokens) / len(of_tokens) if of_tokens else None,
+        reliability=_reliability(read),
+        agreement_with_label=sum(a == b for a, b in both) / len(both) if both else None,
+        attacked_queries=max(tried.values(), default=0),
+        attacks_accepted={kind: sum(own) / len(own) for kind, own in accepted.items()},
     )
+
+
+def _called(score: float | None) -> float | None:
+    return None if score is None else float(score > 0.5)
+
+
+def _reliability(read: Sequence[tuple[float, bool]]) -> dict[str, ReliabilityBin]:
+    """The bins of a reliability diagram, of scores and whether each response is right."""
+    bins: list[list[tuple[float, bool]]] = [[] for _ in range(RELIABILITY_BINS)]
+    for score, is_right in read:
+        bins[min(int(score * RELIABILITY_BINS), RELIABILITY_BINS - 1)].append((score, is_right))
+    return {
+        str(place): ReliabilityBin(len(own), *(sum(column) / len(own) for column in zip(*own, strict=True)))
+        if own
+        else ReliabilityBin(0, None, None)
+        for place, own in enumerate(bins)
+    }
 
 
 def _check(queries: Sequence[Query], ids: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rkd.asking import Asking
 from rkd.judge import NoJudge
+from rkd.judge_attacks import attacks
 from rkd.label_statistics import judge_quality, label_statistics, verdict_counts
 from rkd.labels import score, two_pass
 from rkd.preferences import StoredPairs
@@ -15,8 +16,10 @@ from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response
 from rkd.reward_mix import Stream
 from rkd.reward_model import NoRewardModel
 from rkd.rl import NoRL
-from rkd.stages import samples_student, trains
+from rkd.stages import needs_labels, samples_student
 from rkd.student_samples import balanced
+
+ATTACKED_QUERIES = 200  # the first ones; each is answered with an attack of every kind
 
 # What there is to do about a stream without queries.
 WAYS: dict[Stream, str] = {
@@ -55,14 +58,14 @@ class Labelling(Asking):
     def label(self, split: str) -> Labelled:
         """The teacher answers the queries of a split in its two passes; its answers are labelled and scored.
 
-        A row that trains nothing gets no labels.
+        A row that trains nothing gets no labels, but for a judge to be compared with.
 
         Raises:
             ValueError: no training query is left.
         """
         s = self.stages
         queries = self._queries(split, labelled=s.labels.uses_gold)
-        if not trains(s):  # nobody is asked for what no stage would use
+        if not needs_labels(s, split):  # nobody is asked for what no stage would use
             return Labelled(split, queries, [PseudoLabel(q.id, None, 0.0) for q in queries], [[] for _ in queries])
 
         def second_pass(undecided: list[Query]) -> list[list[Response]]:
@@ -204,26 +207,41 @@ class Labelling(Asking):
             )
 
     def _note_judge(self, labelled: Labelled) -> None:
-        """Ask the judge, if there is one, about the same responses, and note how often it is right; as above."""
-        judge = self.stages.judge
-        if isinstance(judge, NoJudge):
+        """Ask the judge, if there is one, about the same responses, and note how often it is right; as above.
+
+        Some queries are answered with attacks on it, too.
+        """
+        if isinstance(self.stages.judge, NoJudge):
             return
         gold, groups = self._queries("training", labelled=True), self._first_pass(labelled)
         asked = [(query, one.response) for query, own in zip(gold, groups, strict=True) for one in own]
-        recipe = {"judge": judge.content(), "responses": digest_of([response for _, response in asked])}
+        attacked = [(query, kind, text) for query in gold[:ATTACKED_QUERIES] for kind, text in attacks(query).items()]
+        made = self._judged("training", "the teacher's responses", asked)
+        fooled = self._judged("attacks", "attacks", [(q, Response(q.id, k, 0, text, True)) for q, k, text in attacked])
+        by_kind = [(kind, score) for (_, kind, _), score in zip(attacked, fooled["scores"], strict=True)]
+        quality = self.notes.judge = judge_quality(gold, groups, made["scores"], made["masses"], by_kind)
+        counts = quality.verdicts
+        if counts.without_verdict:
+            unread = f"{counts.without_verdict} of {len(asked)} verdicts on the teacher's responses"
+            self.workshop.warn(f"{unread} could not be read, and count for nothing.")
+        if counts.accuracy is not None:
+            self.workshop.say(
+                f"    of the teacher's responses, {_percent(counts.precision_of_right)} of those that the judge calls "
+                f"right are right, {_percent(counts.precision_of_wrong)} of the others wrong; it accepts "
+                f"{_percent(quality.mean_attacks_accepted)} of attacks"
+            )
+
+    def _judged(self, name: str, what: str, asked: Sequence[tuple[Query, Response]]) -> dict[str, Any]:
+        """The judge's scores of these responses and the masses of its tokens, in their order."""
+        judge = self.stages.judge
 
         def read(_: Progress) -> dict[str, Any]:
-            with self.workshop.progress("judging the teacher's responses", len(asked)) as advance:
+            with self.workshop.progress(f"judging {what}", len(asked)) as advance:
                 verdicts = judge.open(advance).verdicts(*zip(*asked, strict=True))
-            return {"scores": [one.score for one in verdicts], "masses": [one.mass for one in verdicts]}
+            return {"scores": [one and one.score for one in verdicts], "masses": [one and one.mass for one in verdicts]}
 
-        made = self.workshop.value("judge_training", recipe, read)
-        self.notes.judge = judge_quality(gold, groups, made["scores"], made["masses"])
-        right, wrong = self.notes.judge.verdicts.precision_of_right, self.notes.judge.verdicts.precision_of_wrong
-        self.workshop.say(
-            f"    of the teacher's responses, {_percent(right)} of those that the judge calls right are right, "
-            f"{_percent(wrong)} of the others wrong"
-        )
+        recipe = {"judge": judge.content(), "responses": digest_of([response for _, response in asked])}
+        return self.workshop.value(f"judge_{name}", recipe, read)
 
     def _note_student_samples(self, split: str, scored: Sequence[Sequence[ScoredResponse]]) -> None:
         """Say what became of the student's samples, and warn of what would explain that none are left."""

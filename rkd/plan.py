@@ -17,7 +17,7 @@ from rkd.protocols import Sampling
 from rkd.reward_model import NoRewardModel, RewardModel
 from rkd.rl import RL
 from rkd.sft import SFT
-from rkd.stages import FEW_SHOT, TEACHER, Line, Stages, pretrained_lines, samples_student, table_lines, trains
+from rkd.stages import FEW_SHOT, TEACHER, Line, Stages, needs_labels, pretrained_lines, samples_student, table_lines
 from rkd.stored import StoredTeacher
 from rkd.teacher import Schedule
 
@@ -85,7 +85,9 @@ def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: boo
         return _evaluation_work(s, pretrained_lines(s))
     training, validation = len(s.dataset.training_queries()), len(s.dataset.validation_queries())
     validated = min(s.validation_queries, expected.labelled * validation)
-    work = _teacher_work(s, training + validation, expected) if trains(s) else []
+    sizes = {"training": training, "validation": validation}
+    answered = sum(size for split, size in sizes.items() if needs_labels(s, split))
+    work = _teacher_work(s, answered, expected) if answered else []
     if isinstance(s.sft, SFT):
         work.append(_sft_work(s, training, validated, expected))
     if samples_student(s):

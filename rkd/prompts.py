@@ -6,6 +6,7 @@ themselves are data: `conf/prompt/*.yaml`, or a folder of such files.
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,7 +157,8 @@ class JudgePrompt:
     """The prompt of the single-token judge: its next token is `yes_word` or `no_word`.
 
     The response comes last, so the responses to one query share their prefix, and stands between delimiters that it
-    cannot write itself: in question and response the `<` of "<response>" and "</response>" becomes `(`.
+    cannot write itself: in question and response the `<` of "<response>" and "</response>" becomes `(`, whatever the
+    case, the blanks, the width of the letters and the marks without a width between them.
 
     Args:
         is_chat: whether a model that has a chat template is asked in it.
@@ -206,15 +208,18 @@ class JudgePrompt:
             return tokenizer(texts, add_special_tokens=False)["input_ids"]
         return tokenizer(texts)["input_ids"]
 
+    def written(self, word: str) -> list[str]:
+        """The spellings of a word: with a blank before it or none, in capitals or not."""
+        bare = word.strip()
+        return list(dict.fromkeys(b + one for one in (bare, bare.lower(), bare.upper()) for b in ("", " ")))
+
     def spellings(self, word: str, tokenizer: ChatTokenizer) -> list[int]:
-        """The tokens that are the word, with a blank before it or none, in capitals or not: P(Yes) sums over them.
+        """The tokens that are a spelling of the word: P(Yes) sums over them.
 
         Raises:
             ValueError: no spelling is one token.
         """
-        bare = word.strip()
-        written = [blank + one for one in (bare, bare.lower(), bare.upper()) for blank in ("", " ")]
-        rows = tokenizer(list(dict.fromkeys(written)), add_special_tokens=False)["input_ids"]
+        rows = tokenizer(self.written(word), add_special_tokens=False)["input_ids"]
         if not (tokens := sorted({row[0] for row in rows if len(row) == 1})):
             raise ValueError(
                 f"the judge's tokenizer has no single token for {word!r}: choose other words with "
@@ -223,11 +228,21 @@ class JudgePrompt:
         return tokens
 
 
-_DELIMITER = re.compile(r"<(?=\s{0,8}/?\s{0,8}response)", re.IGNORECASE)
+# "<" and what a tokenizer that normalizes reads as one, up to the word that makes a delimiter of it.
+_BRACKET = re.compile(r"[<＜﹤](?=[^\w<＜﹤]*+(\w[\s\S]{0,100})?)")
 
 
 def _without_delimiters(text: str) -> str:
-    return _DELIMITER.sub("(", text.strip())
+    return _BRACKET.sub(lambda bracket: "(" if _names_delimiter(bracket[1] or "") else bracket[0], text.strip())
+
+
+def _names_delimiter(text: str) -> bool:
+    """Whether a tokenizer could read "response" at the start of the text.
+
+    Some fold letters of other widths, and drop marks without a width.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(character for character in folded if character.isalnum()).startswith("response")
 
 
 def _special_tokens(tokenizer: ChatTokenizer) -> list[str]:
@@ -238,7 +253,7 @@ def _special_tokens(tokenizer: ChatTokenizer) -> list[str]:
 
 def _without_special_tokens(text: str, special_tokens: Sequence[str]) -> str:
     for token in special_tokens:
-        text = text.replace(token, f"{token[:1]} {token[1:]}")
+        text = text.replace(token, f"{token[:1]} {token[1:]}" if len(token) > 1 else " ")
     return text
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from rkd.judge import NoJudge, YesNoJudge
+from rkd.judge import ConfiguredJudge, NoJudge
 from rkd.loading import ModelOptions
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction, Rewards
@@ -47,7 +47,7 @@ class RewardInputs:
 
     labels: Mapping[str, str]
     reward_model: Checkpoint
-    judge: YesNoJudge | NoJudge
+    judge: ConfiguredJudge | NoJudge
     prompt: PromptTemplate
     options: ModelOptions = field(default_factory=ModelOptions)
 

@@ -10,7 +10,7 @@ from rkd.dpo import NoDPO
 from rkd.engines import Engine
 from rkd.evaluation import Evaluation
 from rkd.generation import LocalModel
-from rkd.judge import NoJudge, YesNoJudge
+from rkd.judge import ConfiguredJudge, NoJudge
 from rkd.labels import Labels
 from rkd.preferences import OneSourcePairs, Pairs, StoredPairs, ValidationPairs
 from rkd.prompts import PromptTemplate
@@ -50,7 +50,7 @@ class Stages:
     teacher: LocalModel | StoredTeacher
     teacher_samples: TeacherSamples | RecordedSamples
     labels: Labels
-    judge: YesNoJudge | NoJudge
+    judge: ConfiguredJudge | NoJudge
     student: LocalModel
     teaching_set: Any
     sft: Any
@@ -164,6 +164,11 @@ def table_lines(s: Stages) -> list[Line]:
 def trains(s: Stages) -> bool:
     """Whether any stage of the row trains, and so needs the teacher's responses and labels."""
     return not (isinstance(s.sft, NoSFT) and isinstance(s.rl, NoRL)) or samples_student(s)
+
+
+def needs_labels(s: Stages, split: str) -> bool:
+    """Whether the teacher answers the queries of a split: for what trains, and those in training for a judge."""
+    return trains(s) or (split == "training" and not isinstance(s.judge, NoJudge))
 
 
 def samples_student(s: Stages) -> bool:

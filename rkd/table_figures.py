@@ -12,11 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rkd.drawing import COLOURS, band, bare, new_figure, over_seeds, write
+from rkd.results import RELIABILITY_BINS
+from rkd.statistics import wilson_interval
 from rkd.summaries import OWN, Summary
 from rkd.tables import Cell, Column, Evaluated, matching
 
 PAPER_COLOUR = "#666666"
 PANELS_BESIDE = 4  # each other; more are put below
+RELIABILITY_PANELS_BESIDE = 3
+SMALLEST_BIN = 10  # responses: of fewer the share of right ones may be anything
 SMALLEST_SPAN = 2.0  # of the axis of a panel, percent points where it is a share
 SMALLEST_NAMED = 4  # percent: a part of a bar that is smaller has no room for its number
 LEGEND = {
@@ -162,6 +166,76 @@ class Histories:
             axes.legend(frameon=False, fontsize=8)
         panels[0].set_ylabel(self.y_label, fontsize=9)
         write(figure, path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliability:
+    """Reliability diagrams of judges: a panel for each row, the share of right responses over the score in ten bins.
+
+    A judge whose scores are probabilities stays on the diagonal. Grey bars are the shares of all responses in the bins;
+    one with few responses says nothing and has no point. The jobs of a row are counted together.
+    """
+
+    def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:
+        """Write the PNG."""
+        lines = evaluated.lines
+        wide = min(len(lines), RELIABILITY_PANELS_BESIDE)
+        deep = math.ceil(len(lines) / wide)
+        figure = new_figure(0.6 + 2.9 * wide, 0.7 + 2.9 * deep)
+        grid = figure.subplots(deep, wide, sharex=True, sharey=True, squeeze=False)
+        for unused in grid.flat[len(lines) :]:
+            unused.set_visible(False)
+        for line, axes in zip(lines, grid.flat, strict=False):
+            jobs = matching(summaries, {**line.group.jobs, **line.row.jobs})
+            _reliability(axes, [one.values for one in jobs])
+            axes.set_title(line.label, loc="left", fontsize=10, fontweight="bold", pad=17)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("right responses (%)", fontsize=9)
+        for place, axes in enumerate(grid.flat[: len(lines)]):
+            if place + wide >= len(lines):  # nothing below
+                axes.set_xlabel("score (%)", fontsize=9)
+                axes.tick_params(labelbottom=True)
+        handles, labels = max((axes.get_legend_handles_labels() for axes in grid.flat), key=lambda found: len(found[0]))
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        write(figure, path)
+
+
+def _reliability(axes: Axes, values: Sequence[Mapping[str, float]]) -> None:
+    """One panel, from the numbers of its jobs: bars of counts, the diagonal, and a line through the filled bins."""
+    bins = []
+    for place in range(RELIABILITY_BINS):
+        name = f"judge.reliability.{place}"
+        filled = [(own[f"{name}.count"], own) for own in values if own.get(f"{name}.count")]
+        count = sum(n for n, _ in filled)
+        means = [
+            sum(n * own[f"{name}.{of}"] for n, own in filled) / max(1, count) for of in ("mean_score", "share_right")
+        ]
+        bins.append((count, *means))
+    total = max(1, sum(count for count, *_ in bins))
+    width = 100 / RELIABILITY_BINS
+    starts = [width * place for place in range(RELIABILITY_BINS)]
+    shares = [100 * count / total for count, *_ in bins]
+    axes.bar(starts, shares, width, align="edge", color="#dddddd", edgecolor="white", label="responses in the bin (%)")
+    axes.plot([0, 100], [0, 100], "--", color=PAPER_COLOUR, linewidth=0.9, label="scores that are probabilities")
+    points = [(100 * score, right, count) for count, score, right in bins if count >= SMALLEST_BIN]
+    if points:
+        scores, means = [score for score, *_ in points], [100 * right for _, right, _ in points]
+        ends = [wilson_interval(round(right * count), count) for _, right, count in points]
+        errors = [
+            [mean - 100 * low for mean, (low, _) in zip(means, ends, strict=True)],
+            [100 * high - mean for mean, (_, high) in zip(means, ends, strict=True)],
+        ]
+        axes.errorbar(scores, means, errors, fmt="none", ecolor=COLOURS[0], elinewidth=0.9, alpha=0.6)
+        label = f"this judge, of bins with {SMALLEST_BIN} responses or more, with 95 % intervals"
+        axes.plot(scores, means, "-o", color=COLOURS[0], markersize=4.5, linewidth=1.4, label=label, clip_on=False)
+    said = [("calibration error", "judge.expected_calibration_error"), ("area", "judge.area_under_curve")]
+    known = [(label, [own[key] for own in values if key in own]) for label, key in said]
+    text = ", ".join(f"{label} {100 * sum(own) / len(own):.1f}" for label, own in known if own)
+    text = text or ("no verdict could be read" if values else "no job has finished")
+    axes.annotate(text, (0, 1), (0, 4), "axes fraction", "offset points", fontsize=8, color="#333333")
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 102)
+    bare(axes, grid="both")
 
 
 def _widened(axes: Axes) -> None:

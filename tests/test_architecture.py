@@ -14,11 +14,12 @@ FLOORS = [
         "parallel records losses muon callbacks curves recipes provenance progress results statistics settings rows "
         "lora equivalence",
         "tracking protocols advantages summaries kl_control guard prompts answers mini batches loading",
-        "columns tables calculations alpaca_eval pair_files store shards resuming sharding",
+        "columns tables calculations judge_attacks alpaca_eval pair_files store shards resuming sharding",
         "sources table_text table_figures models training decoding side_by_side stored",
         "data table_files generation pairs pretrain_text supervised",
         "judge label_statistics",
-        "bound rewards teacher labels student_samples preferences rollouts pretrain_report engines",
+        "bound rewards teacher labels student_samples preferences rollouts pretrain_report engines written_judge "
+        "likelihood_judge",
         "collector reward_mix",
         "policy_training",
         "pretrain sft dpo reward_model rl evaluation answering label_noise",

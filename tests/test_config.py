@@ -47,10 +47,9 @@ def hydra():
 
 @pytest.fixture(scope="module")
 def referred() -> dict[str, DictConfig]:
-    """What other parts refer to: dataset, teacher, and the mini models that there are."""
-    return {
-        name: compose("config", overrides=["dataset=gsm8k"])[name] for name in ("dataset", "teacher", "mini_models")
-    }
+    """What other parts refer to: dataset, teacher, student, and the mini models that there are."""
+    config = compose("config", overrides=["dataset=gsm8k"])
+    return {name: config[name] for name in ("dataset", "teacher", "student", "mini_models")}
 
 
 @pytest.fixture(scope="module")

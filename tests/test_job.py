@@ -1,5 +1,6 @@
 """One job from its config to what it leaves behind, and what a user sees when the input is bad."""
 
+import dataclasses
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from tiny_world import SFT_SETTINGS as SFT
 from rkd.answers import extract_answer
 from rkd.generation import open_generator
 from rkd.job import JobError, run_job
+from rkd.judge_attacks import KINDS
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint
 from rkd.results import RESULT_FILE, read_result
@@ -385,7 +387,7 @@ def test_the_best_of_n_asks_the_reward_model_of_ours_and_trains_no_policy(rows, 
 def test_a_judge_is_asked_about_the_first_pass_and_trains_nobody(world, same_store):
     _, seen = run(world, same_store, "judge=hf", f"judge.name_or_path={world / 'teacher'}", *JUDGE_WORDS)
     made = [line for line in seen.splitlines() if "✓" in line and "reused" not in line]
-    assert [line.split()[1] for line in made] == ["judge_training"]
+    assert [line.split()[1] for line in made] == ["judge_training", "judge_attacks"]
     (judged,) = [r for r in map(read_result, (same_store / "outputs").iterdir()) if r.judge is not None]
     counts = judged.judge.verdicts
     assert counts.without_verdict == 0
@@ -393,6 +395,29 @@ def test_a_judge_is_asked_about_the_first_pass_and_trains_nobody(world, same_sto
     right = verdicts.right_called_right + verdicts.right_called_wrong
     assert counts.right_called_right + counts.right_called_wrong >= right  # those without a label are judged, too
     assert 0 <= judged.judge.mean_yes_no_mass <= 1
+    assert set(judged.judge.attacks_accepted) == set(KINDS)
+    assert sum(one.count for one in judged.judge.reliability.values()) == sum(dataclasses.astuple(counts))
+
+
+def test_a_row_that_trains_nothing_labels_its_training_queries_for_a_judge_alone(world, same_store):
+    judge, nothing = ["judge=hf", f"judge.name_or_path={world / 'teacher'}", *JUDGE_WORDS], ["sft=none", "rl=none"]
+    for more, asked in ((judge, True), ([], False)):
+        _, seen = run(world, same_store, *more, stages=[*nothing, "reward_model=none"])
+        made = {line.split()[1] for line in seen.splitlines() if "✓" in line}
+        assert ({"teacher_first_training", "judge_training", "judge_attacks"} <= made) == asked
+        assert not any("validation" in name for name in made)
+
+
+@pytest.mark.parametrize(("judge", "has_mass"), [("student", True), ("likelihood", False), ("written", False)])
+def test_other_judges_are_asked_about_the_same_responses(world, same_store, judge, has_mass):
+    words = JUDGE_WORDS if judge == "student" else []
+    run(world, same_store, f"judge={judge}", *words, stages=["sft=none", "reward_model=none", "rl=none"])
+    (judged,) = [r for r in map(read_result, (same_store / "outputs").iterdir()) if r.judge is not None]
+    assert (judged.judge.mean_yes_no_mass is not None) == has_mass
+    unreadable = judged.judge.verdicts.without_verdict
+    scored = sum(one.count for one in judged.judge.reliability.values())
+    assert scored + unreadable == sum(dataclasses.astuple(judged.judge.verdicts))
+    assert unreadable == 0 or judge == "written"  # of random weights
 
 
 def test_the_bound_is_measured_on_samples_of_both_policies(world, same_store):

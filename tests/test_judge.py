@@ -1,12 +1,14 @@
 """The single-token judge: what shares the reading of a prompt gives what each prompt gives alone."""
 
+import math
+
 import pytest
 import torch
 from tiny_models import gpt2, llama
 
 from rkd.batches import encode
 from rkd.generation import LocalModel
-from rkd.judge import LocalYesNo, Verdict, YesNoJudge
+from rkd.judge import LocalYesNo, Remembered, Verdict, YesNoJudge, verdict_of
 from rkd.mini.tokenizer import train_tokenizer
 from rkd.prompts import JudgePrompt
 from rkd.records import Query, Response
@@ -76,6 +78,63 @@ def test_a_hard_verdict_is_one_or_zero(judge):
     soft = LocalYesNo(judge.model, judge.tokenizer, PROMPT).judge(QUERIES, RESPONSES)
     hard = LocalYesNo(judge.model, judge.tokenizer, PROMPT, is_hard=True).judge(QUERIES, RESPONSES)
     assert hard == [float(score > 0.5) for score in soft]
+
+
+def test_a_hard_verdict_keeps_its_mass(judge):
+    soft = LocalYesNo(judge.model, judge.tokenizer, PROMPT).verdicts(QUERIES, RESPONSES)
+    hard = LocalYesNo(judge.model, judge.tokenizer, PROMPT, is_hard=True).verdicts(QUERIES, RESPONSES)
+    assert [one.mass for one in hard] == [one.mass for one in soft]
+
+
+def test_what_is_remembered_is_what_was_asked_for_last():
+    remembered, read = Remembered(limit=2), []
+
+    def verdicts(places):
+        read.extend(places)
+        return [Verdict(place / 10) for place in places]
+
+    assert remembered.recall(["a", "b", "a"], verdicts) == [Verdict(0.0), Verdict(0.1), Verdict(0.0)]
+    assert remembered.recall(["a"], verdicts) == [Verdict(0.0)]  # b is older now
+    assert remembered.recall(["x", "c"], verdicts) == [Verdict(0.0), Verdict(0.1)]  # more than 2: a and b are gone
+    assert read == [0, 1, 0, 1]
+    assert len(remembered.recall(["x", "c", "a"], verdicts)) == 3  # as many as are asked for, whatever the limit
+    assert read == [0, 1, 0, 1, 2]
+
+
+def test_an_unreadable_verdict_is_remembered_too():
+    remembered = Remembered()
+    assert remembered.recall(["a"], lambda places: [None for _ in places]) == [None]
+    assert remembered.recall(["a"], lambda places: [Verdict(1.0) for _ in places]) == [None]
+
+
+def test_verdicts_are_the_same_when_none_is_remembered(judge):
+    forgetful = LocalYesNo(judge.model, judge.tokenizer, PROMPT, remembered=Remembered(limit=1))
+    whole = LocalYesNo(judge.model, judge.tokenizer, PROMPT).judge(QUERIES, RESPONSES)
+    for _ in range(2):
+        assert forgetful.judge(QUERIES, RESPONSES) == pytest.approx(whole)
+
+
+def test_a_servers_tokens_are_summed_over_the_spellings():
+    logprobs = {" Yes": math.log(0.3), "yes": math.log(0.1), "NO": math.log(0.2), " Yesterday": math.log(0.35)}
+    verdict = verdict_of(logprobs, PROMPT)
+    assert (verdict.score, verdict.mass) == pytest.approx((0.4 / 0.6, 0.6))
+
+
+def test_a_marked_blank_of_a_servers_token_is_a_blank():
+    logprobs = {"▁Yes": math.log(0.2), "ĠYes": math.log(0.1), "Ġno": math.log(0.1)}
+    verdict = verdict_of(logprobs, PROMPT)
+    assert (verdict.score, verdict.mass) == pytest.approx((0.75, 0.4))
+
+
+def test_a_servers_list_without_either_word_has_no_verdict():
+    assert verdict_of({" Maybe": -0.1, "The": -3.0}, PROMPT) is None
+    assert verdict_of({}, PROMPT) is None
+    assert verdict_of({" Yes": -9999.0}, PROMPT) is None  # how some servers write that a token is not listed
+
+
+def test_a_word_that_is_not_listed_beside_the_other_counts_as_nothing():
+    verdict = verdict_of({" No": math.log(0.9)}, PROMPT)
+    assert (verdict.score, verdict.mass) == pytest.approx((0.0, 0.9))
 
 
 def test_no_responses_have_no_verdicts(judge):

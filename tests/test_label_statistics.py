@@ -8,7 +8,7 @@ from fakes import query, responses, says
 from rkd.label_statistics import judge_quality, label_statistics, verdict_counts
 from rkd.labels import score
 from rkd.records import PseudoLabel
-from rkd.results import LabelStatistics, VerdictCounts
+from rkd.results import LabelStatistics, ReliabilityBin, VerdictCounts
 
 GOLD = [query("a", "1"), query("b", "2.0"), query("c", "4"), query("d", "5")]
 LABELS = [
@@ -81,6 +81,54 @@ def test_a_judge_is_counted_against_the_truth_on_every_response():
     ]
     assert quality.area_under_curve == pytest.approx(sum(above) / len(above))
     assert quality.mean_yes_no_mass == 0.75
+
+
+def test_agreement_beyond_chance_is_worked_by_hand():
+    counts = VerdictCounts(3, 1, 2, 4, 5)  # 5 right and 5 wrong, 4 called right and 6 called wrong
+    assert (counts.accuracy, counts.right_accepted, counts.wrong_accepted) == (0.7, 3 / 5, 1 / 5)
+    assert counts.share_unreadable == 5 / 15
+    assert counts.kappa == pytest.approx((0.7 - 0.5) / (1 - 0.5))  # by chance 0.5 · 0.4 + 0.5 · 0.6
+    nothing = VerdictCounts(0, 0, 0, 0, 3)
+    assert (nothing.accuracy, nothing.kappa, nothing.right_accepted, nothing.share_unreadable) == (None, None, None, 1)
+    assert VerdictCounts(3, 0, 0, 0, 0).kappa is None
+
+
+def test_reliability_counts_scores_in_tenths():
+    truth_and_scores = [0.95, 1.0, 0.92, 0.1, 0.19, 0.9, 0.5, 0.59, 0.5, 0.05]
+    quality = judge_quality(GOLD, SCORED, truth_and_scores, [None] * 10)  # truth 1 1 0 1 0 0 1 0 1 0
+    bins = quality.reliability
+    assert list(bins) == [str(place) for place in range(10)]
+    assert [one.count for one in bins.values()] == [1, 2, 0, 0, 0, 3, 0, 0, 0, 4]
+    assert bins["2"] == ReliabilityBin(0, None, None)
+    assert bins["1"].mean_score == pytest.approx(0.145)
+    assert (bins["1"].share_right, bins["5"].share_right, bins["9"].share_right) == (1 / 2, 2 / 3, 2 / 4)
+    # |mean score - share right|, each times its count: 0.05, 0.71, |1.59 - 2| and |3.77 - 2|
+    assert quality.expected_calibration_error == pytest.approx((0.05 + 0.71 + 0.41 + 1.77) / 10)
+    assert quality.mean_yes_no_mass is None
+
+
+def test_a_judge_is_compared_with_the_label_where_both_have_a_verdict():
+    # The label's verdicts: 1 1 0, 1 0, 1 0 0, and none on the last two.
+    quality = judge_quality(GOLD, SCORED, [0.9, 0.1, 0.2, None, 0.3, 0.8, 0.9, 0.1, 0.7, 0.7], [1.0] * 10)
+    assert quality.agreement_with_label == 5 / 7
+
+
+def test_an_unreadable_verdict_is_counted_and_never_wrong():
+    quality = judge_quality(GOLD, SCORED, [None, 0.9, *[None] * 8], [None, 0.4, *[None] * 8])
+    assert quality.verdicts == VerdictCounts(1, 0, 0, 0, 9)
+    assert quality.verdicts.share_unreadable == 0.9
+    assert quality.mean_yes_no_mass == 0.4
+    assert quality.area_under_curve is None
+    assert judge_quality(GOLD, SCORED, [None] * 10, [None] * 10).expected_calibration_error is None
+
+
+def test_accepted_attacks_are_counted_by_kind_where_there_is_a_verdict():
+    fooled = [("colon", 0.9), ("yes", 0.2), ("colon", 0.4), ("yes", None), ("colon", 0.5), ("colon", 0.51)]
+    fooled += [("empty", None)]  # whether it would be accepted nobody knows
+    quality = judge_quality(GOLD, SCORED, [0.5] * 10, [1.0] * 10, fooled)
+    assert quality.attacks_accepted == {"colon": 2 / 4, "yes": 0}
+    assert (quality.attacked_queries, quality.mean_attacks_accepted) == (4, 1 / 4)
+    assert judge_quality(GOLD, SCORED, [0.5] * 10, [1.0] * 10).mean_attacks_accepted is None
 
 
 def test_a_judge_of_right_responses_alone_has_no_area():

@@ -15,6 +15,7 @@ from rkd.dpo import DPO, NoDPO
 from rkd.engines import HFEngine, LocalEngine
 from rkd.evaluation import Evaluation
 from rkd.generation import LocalModel
+from rkd.judge import NoJudge
 from rkd.kl_control import FixedKL
 from rkd.labels import AllResponses, CorrectResponses
 from rkd.loading import count_weights, load_causal_lm
@@ -75,6 +76,7 @@ def parts(models, **others) -> SimpleNamespace:
         "pairs": Pairs(max_pairs_per_query=3),
         "validation_pairs": ValidationPairs(max_pairs_per_kind=1),
         "dpo": NoDPO(),
+        "judge": NoJudge(),
         "reward_model": RewardModel(learning_rate=1e-3, epochs=2, batch_size=8, max_tokens=64),
         "rl": RL(
             rollouts=rollouts,

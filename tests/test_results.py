@@ -5,7 +5,18 @@ import json
 
 import pytest
 
-from rkd.results import CategoryResult, Comparison, ModelResult, RunResult, TestSetResult, read_result, write_result
+from rkd.results import (
+    CategoryResult,
+    Comparison,
+    JudgeQuality,
+    ModelResult,
+    ReliabilityBin,
+    RunResult,
+    TestSetResult,
+    VerdictCounts,
+    read_result,
+    write_result,
+)
 
 MATH = TestSetResult(
     test_set="mini_math",
@@ -42,6 +53,20 @@ def test_result_reads_back_as_it_was_written_from_folder_or_file(tmp_path):
     assert read_result(path) == RESULT
     assert read_result(tmp_path / "job") == RESULT
     assert [file.name for file in (tmp_path / "job").iterdir()] == ["result.json"]
+
+
+def test_a_judges_quality_reads_back_with_and_without_what_older_results_lack(tmp_path):
+    counts = VerdictCounts(3, 1, 2, 4, 1)
+    bins = {"0": ReliabilityBin(0, None, None), "1": ReliabilityBin(10, 0.15, 0.5)}
+    full = JudgeQuality(counts, 0.8, None, bins, 0.7, 200, {"colon": 0.25, "yes": 0.0})
+    for name, quality in (("full", full), ("older", JudgeQuality(counts, 0.8, 0.99))):
+        path = write_result(dataclasses.replace(RESULT, judge=quality), tmp_path / name)
+        assert read_result(path).judge == quality
+    written = json.loads(path.read_text(encoding="utf-8"))
+    for field in ("reliability", "agreement_with_label", "attacked_queries", "attacks_accepted"):
+        del written["judge"][field]
+    path.write_text(json.dumps(written), encoding="utf-8")
+    assert read_result(path).judge == JudgeQuality(counts, 0.8, 0.99)
 
 
 def test_failed_job_keeps_its_reason(tmp_path):

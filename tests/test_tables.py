@@ -3,12 +3,13 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
 from rkd.statistics import holm
 from rkd.summaries import Summary, TestSummary, read_summaries, write_summaries
-from rkd.table_figures import Dots, Histories, Lines
+from rkd.table_figures import Dots, Histories, Lines, Reliability
 from rkd.table_files import build_table, render, update_tables, write_manifest
 from rkd.table_text import as_json, comma_separated, latex, markdown
 
@@ -225,6 +226,15 @@ def test_a_table_is_made_from_its_summaries_where_the_jobs_are_gone(tmp_path):
 def test_every_kind_of_figure_is_drawn(evaluated, figure, tmp_path):
     figure.draw(evaluated, JOBS, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_reliability_is_drawn_of_scores_in_bins_and_of_none(evaluated, tmp_path):
+    bins = {"judge.reliability.0.count": 0, "judge.reliability.9.count": 30}
+    bins |= {"judge.reliability.9.mean_score": 0.95, "judge.reliability.9.share_right": 2 / 3}
+    judged = [replace(one, values={**one.values, **bins}) for one in JOBS[:1]]
+    for jobs in (judged, [*judged, *JOBS[1:]], []):
+        Reliability().draw(evaluated, jobs, tmp_path / "figure.png")
+        assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_table_to_which_no_job_belongs_is_refused(tmp_path):

@@ -52,6 +52,15 @@ def rl(found: dict[str, Any]) -> str:
     return table(("iteration", "ours, s", "TRL, s", "times faster"), rows)
 
 
+def judging(found: dict[str, Any]) -> str:
+    """All responses at once against one call each."""
+    seconds, faster = found["seconds"], times(found["times_faster"])
+    return table(
+        ("responses", "together, s", "one by one, s", "times faster"),
+        [("1,024 of mini_math", seconds["together"], seconds["one_by_one"], faster)],
+    )
+
+
 def memory(found: dict[str, Any]) -> str:
     """Peaks and sums of the stages, and the peaks over a large vocabulary."""
     stages = table(
@@ -100,7 +109,7 @@ def cost(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    for show in (sampling, rl, memory, shares, cost):
+    for show in (sampling, rl, judging, memory, shares, cost):
         path = RESULTS / f"{show.__name__}.json"
         if path.exists():
             print(f"{show.__name__}\n\n{show(json.loads(path.read_text(encoding='utf-8')))}")

@@ -1,0 +1,78 @@
+"""Judging 1,024 responses, 8 to each of 128 queries: all in one call against one call each, on mini_judge.
+
+    python tests/benchmarks/judging.py
+
+All responses differ and none is remembered, so that each is read: half are written solutions of mini_math, half wrong
+ones. Both give the same verdicts, which is checked.
+"""
+
+import itertools
+import random
+import time
+from collections.abc import Callable
+from statistics import median
+
+from common import checkpoint, in_turn, ratio, write_result  # first: it makes rkd importable
+
+from rkd.judge import LocalYesNo, Remembered, Verdict
+from rkd.loading import load_causal_lm, load_tokenizer
+from rkd.mini.math import STYLES, solve, stories, tell, write_response
+from rkd.mini.mistakes import wrong_response
+from rkd.prompts import JudgePrompt
+from rkd.records import Query, Response
+
+QUERIES, SAMPLES, ROUNDS = 128, 8, 3
+SETTINGS = {
+    "queries": QUERIES, "responses_per_query": SAMPLES, "rounds": ROUNDS, "model": "mini_judge",
+    "dataset": "mini_math, training stories", "precision": "float32",
+}  # fmt: skip
+TOLERANCE = 1e-4  # of a score: rows of other lengths round differently
+
+
+def written_responses() -> tuple[list[Query], list[Response]]:
+    """The queries, each as often as it has responses, and these; all texts of a query differ."""
+    rng, queries, responses = random.Random(0), [], []
+    for place, story in enumerate(itertools.islice(stories("train", 0), QUERIES)):
+        problem, operations = tell(story, ""), solve(story.sentences)
+        texts = dict.fromkeys(write_response(operations, style) for style in STYLES)
+        while len(texts) < SAMPLES:
+            texts[wrong_response(rng, problem.question, operations, rng.choice(STYLES))] = None
+        query = Query(f"q{place}", "mini_math", problem.question)
+        queries += [query] * SAMPLES
+        responses += [Response(query.id, "written", sample, text, True) for sample, text in enumerate(texts)]
+    return queries, responses
+
+
+def main() -> None:
+    """Measure in turn, compare the verdicts, write."""
+    model, tokenizer = load_causal_lm(checkpoint("mini_judge")).eval(), load_tokenizer(checkpoint("mini_judge"))
+    queries, responses = written_responses()
+    found: dict[str, list[Verdict]] = {}
+
+    def seconds(name: str, judge_all: Callable[[LocalYesNo], list[Verdict]]) -> float:
+        judge = LocalYesNo(model, tokenizer, JudgePrompt(), remembered=Remembered(limit=0))
+        start = time.perf_counter()
+        found[name] = judge_all(judge)
+        return time.perf_counter() - start
+
+    asked = list(zip(queries, responses, strict=True))
+    measures = {
+        "together": lambda: seconds("together", lambda judge: judge.verdicts(queries, responses)),
+        "one_by_one": lambda: seconds(
+            "one_by_one", lambda judge: [judge.verdicts([query], [response])[0] for query, response in asked]
+        ),
+    }
+    taken = in_turn(measures, ROUNDS)
+    difference = max(abs(a.score - b.score) for a, b in zip(*found.values(), strict=True))
+    if difference > TOLERANCE:
+        raise ValueError(f"verdicts differ by {difference:.2g} when responses are read together: they should not.")
+    measured = {
+        "seconds": {name: median(times) for name, times in taken.items()},
+        "times_faster": ratio(taken["together"], taken["one_by_one"]),
+        "largest_difference_of_a_score": difference,
+    }
+    write_result("judging", SETTINGS, measured)
+
+
+if __name__ == "__main__":
+    main()
