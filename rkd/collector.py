@@ -14,6 +14,7 @@ from rkd.advantages import AdvantageEstimator
 from rkd.answers import extract_answer
 from rkd.batches import ResponseBatch, join
 from rkd.generation import LocalGenerator, sample_indices
+from rkd.judge_attacks import KINDS, kind_of, repetition
 from rkd.losses import explained_variance, masked_mean, scale
 from rkd.models import Policy, PolicyOutput
 from rkd.parallel import sum_over_processes
@@ -100,11 +101,19 @@ class Rollout:
             "response_tokens": float(mask.sum(1).float().mean()),
             "responses_sampled": float(self.sampled),
             "share_without_answer": answers.count(None) / count,
+            "repetition": sum(repetition(response.text) for response in self.responses) / count,
+            **self._attacks(),
             "share_truncated": 1 - sum(response.is_finished for response in self.responses) / count,
         }
         if self.values is not None:
             metrics["explained_variance"] = float(explained_variance(self.values, self.returns, mask))
         return metrics
+
+    def _attacks(self) -> dict[str, float]:
+        """The share of responses that look like each kind of attack on a judge."""
+        pairs = zip(self.queries, self.responses, strict=True)
+        kinds = [kind_of(query, response.text) for query, response in pairs]
+        return {f"attacks/{kind}": kinds.count(kind) / len(kinds) for kind in KINDS}
 
     def samples(self, count: int) -> list[dict[str, Any]]:
         """About so many of the responses with their rewards, to be read by a person."""

@@ -109,7 +109,7 @@ class PolicyModule(LightningModule):
         optimisation: Optimisation,
         validate: Validate | None,
         seed: int,
-        guard: Guard | NoGuard = NoGuard(),
+        guard: Guard | NoGuard,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False

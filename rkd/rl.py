@@ -70,7 +70,7 @@ class RL:
     scaling: RewardScaling = field(default_factory=RewardScaling)
     rollouts_between_validations: int = 10
     patience: int | None = None
-    guard: Guard | NoGuard = NoGuard()
+    guard: Guard | NoGuard = field(default_factory=NoGuard)
 
     def __post_init__(self) -> None:
         check_ranges("rl", self, {"rollouts_between_validations": AT_LEAST_1, "patience": AT_LEAST_1})

@@ -19,6 +19,8 @@ REPOSITORY = Path(__file__).parents[1]
 PARTS_OF_OTHERS = {"queries", "prompt", "judge_prompt", "pretrain", "experiments", "sweeps"}
 CHOICES = ("reward_model.classification_weight",)
 NEEDED = {
+    "reward_mix=base": ["reward_mix.lambda_=1.0"],
+    "advantages=group_relative": ["advantages.group_size=2"],
     "reward_mix=own": ["reward_mix.verifiable.function.path=builtins.len"],
     "student=hf": ["student.name_or_path=someone/model"],
     "judge=hf": ["judge.name_or_path=someone/model"],

@@ -23,6 +23,7 @@ from rkd.policy_training import Optimisation
 from rkd.preferences import Pairs, ValidationPairs
 from rkd.prompts import Example
 from rkd.protocols import Sampling
+from rkd.reward_mix import Check, Learned, RewardMix
 from rkd.reward_model import NoRewardModel, RewardModel
 from rkd.rl import RL, NoRL
 from rkd.rollouts import KLPenalty, Rollouts
@@ -78,6 +79,7 @@ def parts(models, **others) -> SimpleNamespace:
         "dpo": NoDPO(),
         "judge": NoJudge(),
         "reward_model": RewardModel(learning_rate=1e-3, epochs=2, batch_size=8, max_tokens=64),
+        "reward_mix": RewardMix(lambda_=0.0, mu=0.0, rho=1.0, learned=Learned(queries="balanced", check=Check())),
         "rl": RL(
             rollouts=rollouts,
             optimisation=Optimisation(learning_rate=1e-3, epochs_per_rollout=2),
