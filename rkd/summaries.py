@@ -93,10 +93,13 @@ def summarize(result: RunResult, job: str, choices: Mapping[str, Any]) -> Summar
 
 
 def numbers(result: RunResult) -> dict[str, float]:
-    """Every number of the result that is no test outcome, by dotted name."""
+    """Every number of the result that is no test outcome, by dotted name; `voting` is maj@8 of the row's model."""
     values: dict[str, float] = {}
     for name in ("counts", "costs", "labels", "verdicts", "judge", "reward_model", "bound", "overlaps"):
         _collect(name, getattr(result, name, None), values)
+    if result.models:  # a test set may have samples to vote with
+        own = result.models[-1].test_sets
+        values |= {f"voting.{name}": test.maj_at_8 for name, test in own.items() if test.maj_at_8 is not None}
     return values
 
 

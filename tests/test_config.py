@@ -17,9 +17,9 @@ from rkd.training import Training
 
 REPOSITORY = Path(__file__).parents[1]
 PARTS_OF_OTHERS = {"queries", "prompt", "judge_prompt", "pretrain", "experiments", "sweeps"}
+COMMON = "base"  # what options of a group have in common; no option itself
 CHOICES = ("reward_model.classification_weight",)
 NEEDED = {
-    "reward_mix=base": ["reward_mix.lambda_=1.0"],
     "advantages=group_relative": ["advantages.group_size=2"],
     "reward_mix=own": ["reward_mix.verifiable.function.path=builtins.len"],
     "student=hf": ["student.name_or_path=someone/model"],
@@ -32,7 +32,7 @@ NEEDED = {
 
 
 def _options() -> list[str]:
-    files = sorted((REPOSITORY / "conf").glob("*/*.yaml"))
+    files = [path for path in sorted((REPOSITORY / "conf").glob("*/*.yaml")) if path.stem != COMMON]
     return [f"{path.parent.name}={path.stem}" for path in files if path.parent.name not in PARTS_OF_OTHERS]
 
 
