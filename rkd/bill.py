@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rkd.generation import LocalModel
+from rkd.judge import NoJudge
 from rkd.plan import STUDENT, Work, aligned, short_number
 from rkd.prompts import PromptTemplate
 from rkd.settings import ABOVE_0, NOT_NEGATIVE, SHARE, check_ranges
@@ -88,9 +89,11 @@ class Bill:
             lines = [f"  teacher  {s.teacher.name}: its responses are recorded, nothing is asked"]
         else:
             lines = [f"  teacher  {s.teacher.name}: {teacher}", *self._where_it_runs(s.teacher, teacher)]
-        judge = (
-            "none in this row" if s.dataset.is_verifiable else "not counted: no stage has one yet that grades responses"
-        )
+        judge = "none in this row"
+        if not isinstance(s.judge, NoJudge):
+            judge = f"{s.judge.name}: not counted; a verdict reads a response once and writes a token"
+        elif not s.dataset.is_verifiable:
+            judge = "not counted: no stage has one yet that grades responses"
         return [*lines, f"  student  {s.student.name}: {student}", f"  judge    {judge}"]
 
     def _where_it_runs(self, teacher: LocalModel, total: "Entry") -> list[str]:

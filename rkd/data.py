@@ -90,6 +90,11 @@ class Data:
             if limit is not None and limit < 1:
                 raise ValueError(f"dataset.{which}={limit}: must be at least 1, or null where that means no limit.")
 
+    @property
+    def is_labelled_throughout(self) -> bool:
+        """Whether no training query is left without a label, and none is added."""
+        return self.unlabelled is None and self.labelled_fraction == 1
+
     def training_queries(self, *, labelled: bool = False) -> list[Query]:
         """The training queries that get a label; without gold answers unless `labelled`."""
         return _labelled(self._training.labelled, labelled)

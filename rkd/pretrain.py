@@ -7,7 +7,6 @@ Shapes: B rows of T + 1 tokens, of which T are predicted; V vocabulary.
     python -m rkd.pretrain --help                   the others, and every setting
 """
 
-import copy
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning import LightningModule
 from pytorch_lightning.loggers import Logger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import (
@@ -36,7 +35,7 @@ from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.mini.corpus import CHOICE_KINDS
 from rkd.muon import Muon
 from rkd.pretrain_report import judging_accuracy, sampled_responses, solving_accuracy, written_responses
-from rkd.pretrain_text import CHECKPOINTS, WITH_VERDICT, PackedRows, TokenWeights, load_documents, pack
+from rkd.pretrain_text import CHECKPOINTS, JUDGED, PackedRows, TokenWeights, load_documents, pack
 from rkd.prompts import JudgePrompt, PromptTemplate
 from rkd.store import Artifact, Store
 from rkd.training import Training, learning_rate_factor, seeded
@@ -118,8 +117,7 @@ class Pretrain:
         text_weight: of the tokens of documents without a question.
         verdict_weight: of the judge's verdict, one token in a hundred of its document.
         seed: of the first weights and of the packing.
-        continue_from: the model beside this one's folder whose weights are the first; None draws them. Where it has
-            fewer layers, more are put on top that pass on what they are given until they learn something else.
+        continue_from: the model beside this one's folder whose weights are the first; None draws them.
     """
 
     hidden_size: int
@@ -216,9 +214,8 @@ class Pretrain:
                 f"`python -m rkd.pretrain pretrain={self.continue_from}`."
             )
         model = load_causal_lm(start).float()
-        layers = model.config.num_hidden_layers
-        shape = (model.config.hidden_size, layers, model.config.num_attention_heads)
-        if shape != (self.hidden_size, min(self.layers, layers), self.heads):
+        shape = (model.config.hidden_size, model.config.num_hidden_layers, model.config.num_attention_heads)
+        if shape != (self.hidden_size, self.layers, self.heads):
             raise ValueError(
                 f"{start} has hidden_size, layers, heads {shape}, where pretrain.* says "
                 f"{(self.hidden_size, self.layers, self.heads)}: continue from another model, or set these."
@@ -228,7 +225,7 @@ class Pretrain:
                 f"{start} has another tokenizer than this corpus, its tokens would change their meaning. Remake it "
                 f"with the same `corpus.*`: `python -m rkd.pretrain pretrain={self.continue_from}`."
             )
-        return model if layers == self.layers else deepened(model, self.layers)
+        return model
 
     def _packed(self, folder: Path, pad_id: int) -> PackedRows:
         weights = TokenWeights(question=self.question_weight, plain_text=self.text_weight, verdict=self.verdict_weight)
@@ -239,19 +236,6 @@ class Pretrain:
     def _loader(self, rows: PackedRows) -> DataLoader:
         batches = zip(rows.tokens.split(self.batch_sequences), rows.weights.split(self.batch_sequences), strict=True)
         return DataLoader(list(batches), batch_size=None, shuffle=False)
-
-
-def deepened(model: PreTrainedModel, layers: int) -> PreTrainedModel:
-    """A Llama of so many layers that computes what `model` does: those on top write nothing to the residual stream."""
-    config = copy.deepcopy(model.config)
-    config.num_hidden_layers = layers
-    config.layer_types = None
-    deeper = LlamaForCausalLM(config)
-    deeper.load_state_dict(model.state_dict(), strict=False)
-    for layer in deeper.model.layers[model.config.num_hidden_layers :]:
-        nn.init.zeros_(layer.self_attn.o_proj.weight)
-        nn.init.zeros_(layer.mlp.down_proj.weight)
-    return deeper
 
 
 def weighted_token_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -282,7 +266,7 @@ def main(config: DictConfig) -> None:
         f"padding) in {report.seconds:.0f} s, {report.tokens / report.seconds:,.0f} tokens/s, loss {report.loss:.3f}",
         flush=True,
     )
-    if set(stage.mixture) & set(WITH_VERDICT):
+    if JUDGED in stage.mixture:
         _print_verdicts(folder, prompts["mini_math"].zero_shot(), judge_prompt, config.validation_problems)
     else:
         accuracy = solving_accuracy(folder, prompts["mini_math"].zero_shot(), config.validation_problems)

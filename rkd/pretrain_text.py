@@ -30,8 +30,7 @@ from rkd.store import Artifact, Store
 TOKENIZER_DOCUMENTS = 2000  # of each kind: the merges hardly change with more
 POOL_DOCUMENTS = 16  # among which the packer looks for the one that fits best
 ENCODED_AT_ONCE = 5000  # the tokenizer keeps some 10 kB for each document in work
-WITH_VERDICT = ("judged", "verified")
-VERDICT_TOKENS = 2  # at the end of such a document: the verdict, and the end of sequence
+JUDGED = "judged"
 CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
 WORLD_FILES = (
     "choice.py",
@@ -145,10 +144,6 @@ def _turns(
     document: mini_corpus.Document, prompts: Mapping[str, PromptTemplate], judge_prompt: JudgePrompt
 ) -> list[Turn]:
     """The document's turns, parted by a blank line as the examples of a few-shot prompt are."""
-    if document.is_solution:
-        query = Query("", document.dataset, document.question)
-        before, response, after = judge_prompt.parts(query, document.judged)
-        return [(before, response), (after, document.text)]
     own = (*document.before, document)
     return [
         (("\n\n" if place else "") + render(turn, prompts, judge_prompt), turn.text) for place, turn in enumerate(own)
@@ -188,12 +183,9 @@ def load_documents(folder: Path, kind: str, weights: TokenWeights) -> list[Docum
         )
     with np.load(path, allow_pickle=False) as stored:
         tokens, lengths, is_question = stored["tokens"], stored["lengths"], stored["is_question"]
-    text_weight = 1.0 if is_question.any() else weights.plain_text
+    text_weight = weights.verdict if kind == JUDGED else 1.0 if is_question.any() else weights.plain_text
     ends = lengths.cumsum()
     token_weights = np.where(is_question, weights.question, text_weight).astype(np.float32)
-    if kind in WITH_VERDICT:
-        for place in range(1, VERDICT_TOKENS + 1):
-            token_weights[ends - place] = weights.verdict
     return list(zip(np.split(tokens, ends[:-1]), np.split(token_weights, ends[:-1]), strict=True))
 
 

@@ -181,13 +181,9 @@ class JudgePrompt:
 
     def render(self, query: Query, response_text: str) -> str:
         """The prompt that asks whether `response_text` answers the query rightly."""
-        return "".join(self.parts(query, response_text))
-
-    def parts(self, query: Query, response_text: str) -> tuple[str, str, str]:
-        """What stands before the response, the response as it is shown, and what stands behind it."""
         before, _, rest = self.template.partition(_QUESTION)
         between, _, after = rest.partition(_RESPONSE)
-        return before + _without_delimiters(query.question) + between, _without_delimiters(response_text), after
+        return before + _without_delimiters(query.question) + between + _without_delimiters(response_text) + after
 
     def encode(self, queries: Sequence[Query], responses: Sequence[str], tokenizer: ChatTokenizer) -> list[list[int]]:
         """The tokens of each prompt, `queries[i]` being that of `responses[i]`.

@@ -109,6 +109,12 @@ class Stages:
                 f"reward_mix.rho={self.reward_mix.rho:g} needs a reward model, and reward_model=none makes none. Take "
                 "`python run.py reward_model=mini`, or the label alone as reward, `python run.py reward_mix=label`."
             )
+        if "unlabelled" in self.reward_mix.streams and self.dataset.is_labelled_throughout:
+            raise ValueError(
+                f"the reward mix asks unlabelled queries, and dataset={self.dataset.name} has none. Take one that has, "
+                "`python run.py dataset=mini_math_aug`, leave some of these without a label, "
+                "`dataset.labelled_fraction=0.5`, or ask them all, `reward_mix.judge.queries=all`."
+            )
 
     @property
     def zero_shot(self) -> PromptTemplate:

@@ -461,6 +461,8 @@ def test_the_best_of_n_without_reward_model_is_refused_before_anything_is_made(w
     ("choices", "way_out"),
     [
         (["reward_mix=judge"], "judge=mini_judge"),
+        (["reward_mix=yon", "judge=mini_judge"], "dataset=mini_math_aug"),
+        (["reward_mix.rho=0.5"], "they sum to 0.5"),
         (["bound=sampled", "rl=none"], "rl=none"),
     ],
 )

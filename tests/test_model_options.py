@@ -24,7 +24,7 @@ from rkd.protocols import Rewards
 from rkd.records import Checkpoint, PreferencePair, Query, Response, ScoredResponse
 from rkd.reward_model import RewardModel
 from rkd.rl import RL
-from rkd.rollouts import KLPenalty, Rollouts
+from rkd.rollouts import KLPenalty, Rollouts, Term
 from rkd.sft import SFT
 from rkd.training import Training
 
@@ -89,8 +89,7 @@ def fit_rl(student, folder, options):
     scores = iter([0.1, 0.2, 0.3])
     return stage.fit(
         student,
-        QUERIES,
-        lambda: reward,
+        lambda: [Term(name="length", weight=1.0, queries=QUERIES, reward=reward)],
         validate=lambda _: next(scores),
         folder=folder,
         options=options,

@@ -29,7 +29,7 @@ from rkd.records import Checkpoint, PreferencePair
 from rkd.results import read_result
 from rkd.reward_model import RewardModel
 from rkd.rl import RL
-from rkd.rollouts import KLPenalty, RewardScaling, Rollouts
+from rkd.rollouts import KLPenalty, RewardScaling, Rollouts, Term
 from rkd.sft import SFT
 from rkd.training import Training
 
@@ -89,7 +89,8 @@ def fit_rl(student: Checkpoint, processes: int, **where) -> None:  # noqa: ARG00
         advantages=GAE(whiten=True),
         scaling=RewardScaling(whiten=True),
     )
-    stage.fit(student, QUERIES, lambda: length_reward, validate=lambda _: 0.5, **where)
+    terms = [Term(name="length", weight=1.0, queries=QUERIES, reward=length_reward)]
+    stage.fit(student, lambda: terms, validate=lambda _: 0.5, **where)
 
 
 def length_reward(_, responses):

@@ -47,8 +47,7 @@ class Document:
     """One piece of text. With a `question`, `text` is the response to it; with `judged`, the verdict on that text.
 
     The documents `before` it stand in the same text, as worked examples do in a few-shot prompt. Its question is one of
-    `dataset`, and is put in that dataset's prompt. `is_solution`: the judged response is right, and to
-    be learned itself.
+    `dataset`, and is put in that dataset's prompt.
     """
 
     question: str | None
@@ -56,7 +55,6 @@ class Document:
     judged: str | None = None
     before: tuple["Document", ...] = ()
     dataset: str = "mini_math"
-    is_solution: bool = False
 
 
 def stream(mixture: Mapping[str, float], seed: int) -> Iterator[Document]:
@@ -130,15 +128,6 @@ def judged(rng: random.Random, split: str = "pretrain") -> Document:
     return Document(question, NO, wrong_response(rng, question, operations, style))
 
 
-def verified(rng: random.Random) -> Document:
-    """As `judged`; where the response is right, it is a text to learn as well.
-
-    A judge that could have written a response itself is surprised where a wrong one departs from that.
-    """
-    document = judged(rng)
-    return dataclasses.replace(document, is_solution=document.text == YES)
-
-
 def choice(rng: random.Random, category: str) -> Document:
     """A problem of mini_choice, and a response that finds its letter, in the manner of the category's textbook."""
     problem = draw_problem(rng, "pretrain", category)
@@ -176,7 +165,6 @@ KINDS: dict[str, Callable[[random.Random], Document]] = {
     "problem": problem,
     "series": series,
     "judged": judged,
-    "verified": verified,
     **CHOICE_KINDS,
 }
 
