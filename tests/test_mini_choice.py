@@ -13,18 +13,7 @@ from hydra.utils import instantiate
 from rkd.answers import LETTERS, answers_match, extract_answer
 from rkd.loading import load_tokenizer
 from rkd.mini import choice, corpus
-from rkd.mini.choice import (
-    CATEGORIES,
-    MANNERS,
-    SPLITS,
-    draw_manner,
-    draw_problem,
-    problems,
-    products,
-    queries,
-    respond,
-    split_of,
-)
+from rkd.mini.choice import CATEGORIES, SPLITS, draw_problem, problems, products, queries, split_of
 from rkd.mini.math import generate_split
 from rkd.mini.wording import words
 from rkd.pipeline import build_stages
@@ -62,11 +51,6 @@ def asked(problem):
 
 def right_option(problem):
     return problem.options["ABCDEFGHIJ".index(problem.letter)]
-
-
-def written(problem):
-    """Its response with every step."""
-    return respond(problem, "steps")
 
 
 def test_question_ends_with_its_options_and_their_letters(drawn):
@@ -193,7 +177,7 @@ def test_word_problem_is_one_of_mini_math_of_the_same_split():
 
 def test_calculated_steps_of_word_problems_lead_to_the_right_option(drawn):
     for problem in of(drawn, "word_problems"):
-        *_, calculated, _, _ = written(problem).splitlines()
+        *_, calculated, _, _ = problem.response.splitlines()
         assert calculated.endswith(f" = {right_option(problem)}.")
 
 
@@ -206,34 +190,17 @@ def test_product_is_one_and_wrong_options_share_its_last_digit(drawn):
 
 def test_response_counts_its_steps_names_the_option_and_ends_with_its_letter(drawn):
     for problem in drawn:
-        *steps, naming, answer = written(problem).splitlines()
+        *steps, naming, answer = problem.response.splitlines()
         assert [step.partition(":")[0] for step in (*steps, naming)] == [f"Step {n + 1}" for n in range(len(steps) + 1)]
         assert steps
         assert naming.endswith(f": {right_option(problem)} {problem.letter}.")
         assert answer == f"The answer is {problem.letter}."
 
 
-def test_direct_response_is_the_last_step_of_the_written_one(drawn):
+def test_answer_read_from_a_response_is_the_gold_letter(drawn):
     for problem in drawn:
-        naming, answer = respond(problem, "direct").splitlines()
-        assert naming == f"Step 1: {right_option(problem)} {problem.letter}."
-        assert answer == written(problem).splitlines()[-1]
-
-
-def test_each_category_prefers_a_manner():
-    rng = random.Random(1)
-    direct = {category: [draw_manner(rng, category) for _ in range(2000)].count("direct") for category in CATEGORIES}
-    assert direct["sequences"] / 2000 == pytest.approx(0.7, abs=0.03)
-    assert direct["word_problems"] / 2000 == pytest.approx(0.2, abs=0.03)
-    assert all(0 < count < 2000 for count in direct.values())
-
-
-@pytest.mark.parametrize("manner", MANNERS)
-def test_answer_read_from_a_response_is_the_gold_letter(drawn, manner):
-    for problem in drawn:
-        answer = extract_answer(respond(problem, manner), "mini_choice")
-        assert answer == problem.letter
-        assert answers_match(answer, problem.letter, "mini_choice")
+        assert extract_answer(problem.response, "mini_choice") == problem.letter
+        assert answers_match(extract_answer(problem.response, "mini_choice"), problem.letter, "mini_choice")
 
 
 def test_categories_take_turns(drawn):
@@ -305,7 +272,7 @@ def test_questions_and_responses_are_short_for_the_shipped_tokenizer(drawn, prom
         query = Query("", "mini_choice", problem.question)
         question, few_shot, response = (
             len(ids)
-            for ids in tokenizer([prompt.zero_shot().render(query), prompt.render(query), written(problem)])[
+            for ids in tokenizer([prompt.zero_shot().render(query), prompt.render(query), problem.response])[
                 "input_ids"
             ]
         )
@@ -330,15 +297,15 @@ def test_each_category_is_a_kind_of_pretraining_text_from_the_pretraining_split(
     assert all(document.dataset == "mini_choice" and document.judged is None for document in documents)
 
 
-def test_pretraining_responses_are_right_and_in_the_manner_of_their_category():
+def test_pretraining_responses_are_right():
     expected = {}
     rng = random.Random("corpus 0")
     documents = list(itertools.islice(corpus.stream({"choice_units": 1.0}, 0), 50))
     for _ in documents:
         rng.choices(["choice_units"], [1.0])
         problem = draw_problem(rng, "pretrain", "units")
-        expected[problem.question] = respond(problem, draw_manner(rng, "units"))
-    assert {own.question: own.text for own in documents} == expected
+        expected[problem.question] = problem.letter
+    assert all(extract_answer(own.text, "mini_choice") == expected[own.question] for own in documents)
 
 
 def test_lookup_names_the_letter_of_every_option_three_times():

@@ -8,10 +8,6 @@ options are what usual mistakes lead to.
 A letter stands behind its option, "30 A", and a response ends with the same words: models of a million weights copy
 what comes next, and hardly learn to look back for what came before. For the same reason no two numbers among the
 options end in the same digit, products apart, where the last digit would give the right one away.
-
-Responses come in two manners: `steps` writes down what leads to the option, `direct` names it at once. Each category
-prefers one, as textbooks do. What a large model finds in its head a small one has to write down; as with the styles of
-mini_math, which manner suits a student is for it to find out.
 """
 
 import dataclasses
@@ -30,7 +26,6 @@ from rkd.records import Query
 
 LETTERS = "ABCDEFGHIJ"  # as rkd.answers has them
 SPLITS = ("pretrain", "train", "validation", "test")
-MANNERS = ("steps", "direct")
 PLACES = ("", "second ", "third ")
 HOURS = 12
 _STEP = re.compile(r"^Step \d+: (.+)\.$", re.MULTILINE)
@@ -43,7 +38,7 @@ class Puzzle:
 
     Args:
         about: what decides the split.
-        steps: what leads to the right option; the step that names it comes after them.
+        steps: what leads to the right option; the last step of a response, which names its letter, comes after them.
         others: the wrong options.
     """
 
@@ -56,19 +51,14 @@ class Puzzle:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ChoiceProblem:
-    """A question with its options as a model reads it, the letter of the right one, and the steps that lead to it."""
+    """A question with its options as a model reads it, the letter of the right one, and a response that finds it."""
 
     id: str
     category: str
     question: str
     options: tuple[str, ...]
     letter: str
-    steps: tuple[str, ...]
-
-    @property
-    def right(self) -> str:
-        """The right option."""
-        return self.options[LETTERS.index(self.letter)]
+    response: str
 
 
 def facts(rng: random.Random) -> Puzzle:
@@ -263,20 +253,10 @@ def draw_problem(rng: random.Random, split: str, category: str, problem_id: str 
         puzzle = CATEGORIES[category](rng)
     options = rng.sample([puzzle.right, *puzzle.others], 1 + len(puzzle.others))
     letter = LETTERS[options.index(puzzle.right)]
-    question = with_options(puzzle.text, options)
-    return ChoiceProblem(problem_id, category, question, tuple(options), letter, puzzle.steps)
-
-
-def respond(problem: ChoiceProblem, manner: str) -> str:
-    """A response in one of `MANNERS`: numbered steps, of which the last names the option, and "The answer is A."."""
-    steps = [*(problem.steps if manner == "steps" else ()), f"{problem.right} {problem.letter}"]
+    steps = [*puzzle.steps, f"{puzzle.right} {letter}"]
     lines = [f"Step {number}: {step}." for number, step in enumerate(steps, start=1)]
-    return "\n".join([*lines, f"The answer is {problem.letter}."])
-
-
-def draw_manner(rng: random.Random, category: str) -> str:
-    """A manner as the textbook of this category would choose."""
-    return "direct" if rng.random() < _wordings()["direct"][category] else "steps"
+    response = "\n".join([*lines, f"The answer is {letter}."])
+    return ChoiceProblem(problem_id, category, with_options(puzzle.text, options), tuple(options), letter, response)
 
 
 def with_options(question: str, options: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-from rkd.mini.choice import CATEGORIES, draw_manner, draw_problem, lettered, respond
+from rkd.mini.choice import CATEGORIES, draw_problem, lettered
 from rkd.mini.math import (
     LARGEST_VALUE,
     STYLES,
@@ -129,9 +129,9 @@ def judged(rng: random.Random, split: str = "pretrain") -> Document:
 
 
 def choice(rng: random.Random, category: str) -> Document:
-    """A problem of mini_choice, and a response that finds its letter, in the manner of the category's textbook."""
+    """A problem of mini_choice, and a response that finds its letter."""
     problem = draw_problem(rng, "pretrain", category)
-    return Document(problem.question, respond(problem, draw_manner(rng, category)), dataset="mini_choice")
+    return Document(problem.question, problem.response, dataset="mini_choice")
 
 
 def choice_lookup(rng: random.Random) -> Document:
