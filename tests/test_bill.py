@@ -9,6 +9,7 @@ from test_job import run
 
 from rkd.bill import Bill
 from rkd.generation import LocalModel
+from rkd.judge import NoJudge
 from rkd.loading import count_weights
 from rkd.plan import Work
 from rkd.prompts import PromptTemplate
@@ -35,7 +36,9 @@ def parts(teacher_parameters=36.0, **teacher):
 
     local = LocalModel(name="big", name_or_path="nobody/absent", prompt=prompt, parameters=teacher_parameters)
     student = LocalModel(name="small", name_or_path="nobody/absent-3B", prompt=prompt, parameters=9.0)
-    return SimpleNamespace(teacher=teacher.get("teacher", local), student=student, zero_shot=prompt, dataset=Data())
+    judge = teacher.get("judge", NoJudge())
+    own = {"student": student, "zero_shot": prompt, "dataset": Data(), "judge": judge}
+    return SimpleNamespace(teacher=teacher.get("teacher", local), **own)
 
 
 def test_tokens_and_hours_of_each_stage():
@@ -53,6 +56,11 @@ def test_tokens_and_hours_of_each_stage():
     assert "judge    none in this row" in text
     assert "cost     5 at 3 for a GPU hour" in text
     assert "needs an endpoint" not in text
+
+
+def test_a_judge_is_named_and_said_not_to_be_counted():
+    text = "\n".join(BILL.lines(parts(judge=SimpleNamespace(name="strict")), [SAMPLED]))
+    assert "judge    strict: not counted" in text
 
 
 def test_a_teacher_that_no_gpu_holds_needs_an_endpoint():

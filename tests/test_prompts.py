@@ -30,6 +30,7 @@ class TurnTokenizer:
     added_tokens_decoder: ClassVar = {7: AddedToken("<|turn|>", special=True), 8: AddedToken("plain", special=False)}
 
     def apply_chat_template(self, conversation, **options):
+        assert options.pop("enable_thinking", False) is False  # a judge's next token is its verdict, no thought
         assert options == {"tokenize": False, "add_generation_prompt": True}
         return "".join(f"{turn['role']}: {turn['content']}<|end|>" for turn in conversation) + "assistant: "
 
