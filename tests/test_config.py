@@ -17,6 +17,7 @@ from rkd.training import Training
 
 REPOSITORY = Path(__file__).parents[1]
 PARTS_OF_OTHERS = {"queries", "prompt", "judge_prompt", "pretrain", "experiments", "sweeps"}
+UNLABELLED = "dataset=mini_math_aug"
 COMMON = "base"  # what options of a group have in common; no option itself
 CHOICES = ("reward_model.classification_weight",)
 NEEDED = {
@@ -56,8 +57,8 @@ def referred() -> dict[str, DictConfig]:
 
 @pytest.fixture(scope="module")
 def digests() -> dict[str, str]:
-    """The digest of each row at the mini scale; to make it, every part is built."""
-    return {row: job_digest(build_stages(compose("config", overrides=[f"experiments={row}"]))) for row in _rows()}
+    """The digest of each row at the mini scale; to make it, every part is built. Some rows ask unlabelled queries."""
+    return {row: job_digest(build_stages(compose("config", [f"experiments={row}", UNLABELLED]))) for row in _rows()}
 
 
 @pytest.mark.parametrize("option", _options())
@@ -226,13 +227,13 @@ def test_the_row_sft_takes_the_responses_of_the_first_pass_alone(overrides, samp
 
 
 def test_tracking_callbacks_and_hardware_do_not_change_the_digest(digests):
-    other = compose("config", overrides=["tracking=none", "trainer.accelerator=cpu", "callbacks=none"])
+    other = compose("config", [UNLABELLED, "tracking=none", "trainer.accelerator=cpu", "callbacks=none"])
     assert job_digest(build_stages(other)) == digests["ours"]
 
 
 @pytest.mark.parametrize("short", ["fast_dev_run=true", "overfit_batches=1", "max_epochs=20"])
 def test_a_job_cut_short_has_a_digest_of_its_own(digests, short):
-    assert job_digest(build_stages(compose("config", overrides=[f"trainer.{short}"]))) != digests["ours"]
+    assert job_digest(build_stages(compose("config", [UNLABELLED, f"trainer.{short}"]))) != digests["ours"]
 
 
 def test_a_debug_run_is_the_default_one_cut_short_in_folders_of_its_own():
