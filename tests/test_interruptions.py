@@ -9,8 +9,15 @@ STAGES = {"teacher_first_training", "sft", "student_samples_training", "reward_m
 
 @pytest.mark.slow
 def test_a_job_that_is_killed_at_random_moments_ends_like_one_that_was_left_alone(tmp_path):
-    struck = kill_again_and_again(tiny_world.make_world(tmp_path / "world"), tmp_path, kills=20, seed=0)
-    assert sum(struck.stages.values()) == 20
-    assert struck.resumed
-    assert struck.unequal == []
-    assert len(STAGES & set(struck.stages)) >= 5
+    kinds: set[str] = set()
+    for seed in range(3):  # which stages are struck is a matter of timing: further rounds where it was too few
+        root = tmp_path / str(seed)
+        root.mkdir()
+        struck = kill_again_and_again(tiny_world.make_world(root / "world"), root, kills=20, seed=seed)
+        assert sum(struck.stages.values()) == 20
+        assert struck.resumed
+        assert struck.unequal == []
+        kinds |= STAGES & set(struck.stages)
+        if len(kinds) >= 5:
+            break
+    assert len(kinds) >= 5
