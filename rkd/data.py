@@ -99,15 +99,15 @@ class Data:
         """The training queries that get a label; without gold answers unless `labelled`."""
         return _labelled(self._training.labelled, labelled)
 
-    def unlabelled_queries(self) -> list[Query]:
-        """The training queries without a label, then the augmentation; never with a gold answer.
+    def unlabelled_queries(self, *, labelled: bool = False) -> list[Query]:
+        """The training queries without a label, then the augmentation; without gold answers unless `labelled`.
 
         Without any question that has occurred before or that training, validation or test queries ask.
 
         Raises:
             ValueError: two of the queries to train on have one id.
         """
-        return list(_subset(self._unlabelled.queries, self.max_unlabelled_queries, self.split_seed))
+        return _labelled(_subset(self._unlabelled.queries, self.max_unlabelled_queries, self.split_seed), labelled)
 
     def validation_queries(self, *, labelled: bool = False) -> list[Query]:
         """The queries to choose checkpoints by; without gold answers unless `labelled`."""
@@ -176,7 +176,7 @@ class Data:
                     f"dataset.unlabelled: the id {query.id!r} occurs a second time, with another question. Give its "
                     "rows ids of their own, by `columns.id` or another `name` of the source."
                 )
-            kept.append(replace(query, gold_answer=None))
+            kept.append(query)
             asked[key] = "repeated"
             ids.add(query.id)
         return _Unlabelled(kept, dropped)

@@ -20,7 +20,6 @@ from rkd.callbacks import TrainingDivergedError
 from rkd.figures import learning_curves
 from rkd.files import read_rows
 from rkd.generation import LocalModel
-from rkd.judge import NoJudge
 from rkd.loading import count_weights
 from rkd.logbook import Logbook
 from rkd.parallel import FollowerError, followers
@@ -285,7 +284,7 @@ def _check_task(stages: Stages) -> None:
 def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher]:
     if config.evaluate_only:
         return [stages.student]
-    return [stages.student, stages.teacher, *([] if isinstance(stages.judge, NoJudge) else [stages.judge])]
+    return [stages.student, stages.teacher, *([stages.judge] if isinstance(stages.judge, LocalModel) else [])]
 
 
 @contextlib.contextmanager

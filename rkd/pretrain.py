@@ -35,7 +35,7 @@ from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.mini.corpus import CHOICE_KINDS
 from rkd.muon import Muon
 from rkd.pretrain_report import judging_accuracy, sampled_responses, solving_accuracy, written_responses
-from rkd.pretrain_text import CHECKPOINTS, JUDGED, PackedRows, TokenWeights, load_documents, pack
+from rkd.pretrain_text import CHECKPOINTS, VERDICTS, PackedRows, TokenWeights, load_documents, pack
 from rkd.prompts import JudgePrompt, PromptTemplate
 from rkd.store import Artifact, Store
 from rkd.training import Training, learning_rate_factor, seeded
@@ -266,7 +266,7 @@ def main(config: DictConfig) -> None:
         f"padding) in {report.seconds:.0f} s, {report.tokens / report.seconds:,.0f} tokens/s, loss {report.loss:.3f}",
         flush=True,
     )
-    if JUDGED in stage.mixture:
+    if set(stage.mixture) & set(VERDICTS):
         _print_verdicts(folder, prompts["mini_math"].zero_shot(), judge_prompt, config.validation_problems)
     else:
         accuracy = solving_accuracy(folder, prompts["mini_math"].zero_shot(), config.validation_problems)

@@ -12,6 +12,7 @@ import torch
 from rkd.answers import answers_match, extract_answer
 from rkd.batches import encode, pad
 from rkd.generation import open_generator
+from rkd.judged_samples import MAX_RESPONSE_TOKENS
 from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.mini import choice as mini_choice
 from rkd.mini import corpus as mini_corpus
@@ -21,7 +22,6 @@ from rkd.prompts import JudgePrompt, PromptTemplate
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query
 
-MAX_RESPONSE_TOKENS = 200
 GENERATORS = {"mini_math": mini_math.queries, "mini_choice": mini_choice.queries}
 
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rkd.batches import encode, encode_responses
+from rkd.judged_samples import DATASET as SAMPLED_DATASET
+from rkd.judged_samples import JudgedSamples
 from rkd.loading import load_tokenizer
 from rkd.mini import corpus as mini_corpus
 from rkd.mini.tokenizer import train_tokenizer
@@ -30,7 +32,8 @@ from rkd.store import Artifact, Store
 TOKENIZER_DOCUMENTS = 2000  # of each kind: the merges hardly change with more
 POOL_DOCUMENTS = 16  # among which the packer looks for the one that fits best
 ENCODED_AT_ONCE = 5000  # the tokenizer keeps some 10 kB for each document in work
-JUDGED = "judged"
+JUDGED_SAMPLES = "judged_samples"
+VERDICTS = ("judged", JUDGED_SAMPLES)  # the kinds of documents that end with one
 CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
 WORLD_FILES = (
     "choice.py",
@@ -65,12 +68,14 @@ class Corpus:
         vocabulary_size: tokens of a tokenizer that learns its merges from these documents, 65,535 at most.
         tokenizer_of: instead of that, the checkpoint that brings its tokenizer: a model that continues from another one
             reads as that one does.
+        judged_samples: documents of a further kind, `judged_samples`.
     """
 
     documents_per_kind: Mapping[str, int]
     seed: int
     vocabulary_size: int | None = None
     tokenizer_of: str | None = None
+    judged_samples: JudgedSamples | None = None
 
     def __post_init__(self) -> None:
         if (self.vocabulary_size is None) == (self.tokenizer_of is None):
@@ -97,18 +102,23 @@ class Corpus:
         Args:
             prompts: how a question of each dataset is put to the models; their examples are left out.
             judge_prompt: how a response is put to the judge.
-            checkpoints: the folder with the model `tokenizer_of`.
+            checkpoints: the folder with the model `tokenizer_of` and those of `judged_samples`.
 
         Raises:
-            FileNotFoundError: that model is not there.
+            FileNotFoundError: that model is not there, or one whose responses are judged.
         """
         asked = {dataset: prompt.zero_shot() for dataset, prompt in prompts.items()}
         recipe = {"corpus": self, "prompts": asked, "judge_prompt": judge_prompt, "world": _world_digest()}
         if self.tokenizer_of is not None:
             recipe["tokenizer"] = digest_of_files([self._tokenizer_file(checkpoints)])
+        if self.judged_samples is not None:
+            recipe["sampled"] = self.judged_samples.digests(checkpoints)
 
         def make(folder: Path, _: Progress) -> None:
             texts = {kind: self._texts(kind, asked, judge_prompt) for kind in self.documents_per_kind}
+            if self.judged_samples is not None:
+                sampled = self.judged_samples.documents(self.seed, asked[SAMPLED_DATASET], checkpoints)
+                texts[JUDGED_SAMPLES] = [_turns(document, asked, judge_prompt) for document in sampled]
             if self.tokenizer_of is not None:
                 tokenizer = load_tokenizer(checkpoints / self.tokenizer_of)
             else:
@@ -183,7 +193,7 @@ def load_documents(folder: Path, kind: str, weights: TokenWeights) -> list[Docum
         )
     with np.load(path, allow_pickle=False) as stored:
         tokens, lengths, is_question = stored["tokens"], stored["lengths"], stored["is_question"]
-    text_weight = weights.verdict if kind == JUDGED else 1.0 if is_question.any() else weights.plain_text
+    text_weight = weights.verdict if kind in VERDICTS else 1.0 if is_question.any() else weights.plain_text
     ends = lengths.cumsum()
     token_weights = np.where(is_question, weights.question, text_weight).astype(np.float32)
     return list(zip(np.split(tokens, ends[:-1]), np.split(token_weights, ends[:-1]), strict=True))

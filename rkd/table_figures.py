@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rkd.drawing import COLOURS, band, bare, new_figure, over_seeds, write
+from rkd.drawing import COLOURS, band, bare, new_figure, over_seeds, titled, write
 from rkd.results import RELIABILITY_BINS
 from rkd.statistics import wilson_interval
 from rkd.summaries import OWN, Summary
@@ -23,6 +23,12 @@ RELIABILITY_PANELS_BESIDE = 3
 SMALLEST_BIN = 10  # responses: of fewer the share of right ones may be anything
 SMALLEST_SPAN = 2.0  # of the axis of a panel, percent points where it is a share
 SMALLEST_NAMED = 4  # percent: a part of a bar that is smaller has no room for its number
+MIX = ("reward_mix.lambda_", "reward_mix.mu", "reward_mix.rho")
+TRIANGLE_HEIGHT = math.sqrt(3) / 2  # of sides of length 1
+LABEL_OF_A_POINT = {
+    "xytext": (0, -7), "textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 7,
+    "bbox": {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.75, "linewidth": 0},
+}  # fmt: skip
 LEGEND = {
     "own": ("here, mean ± deviation over seeds", {"marker": "o", "color": COLOURS[0]}),
     "teacher": ("here, the teacher", {"marker": "s", "color": COLOURS[1]}),
@@ -104,10 +110,12 @@ class Lines:
     Args:
         x_label: of the axis.
         x: the number that each row stands at, by its label.
+        is_logarithmic: of the axis.
     """
 
     x_label: str
     x: Mapping[str, float]
+    is_logarithmic: bool = False
 
     def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:  # noqa: ARG002
         """Write the PNG."""
@@ -124,13 +132,78 @@ class Lines:
                 band(
                     axes, number, group.label, [(x, [_scaled(column, v) for v in c.values.values()]) for x, c in points]
                 )
-            axes.set_title(column.label, loc="left", fontsize=10, fontweight="bold")
-            axes.set_xlabel(self.x_label, fontsize=9)
-            axes.set_ylabel(_axis_label(column), fontsize=9)
+            if self.is_logarithmic:
+                axes.set_xscale("log")
+                axes.set_xticks(list(self.x.values()), list(self.x))
+                axes.minorticks_off()
+            titled(axes, column.label, x=self.x_label, y=_axis_label(column))
             bare(axes, grid="y")
             if any(group.label for group in evaluated.table.groups):
                 axes.legend(frameon=False, fontsize=8)
         write(figure, path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ternary:
+    """Mixes of three weights as points of a triangle: a panel for each column, the colour being the mean over seeds.
+
+    Where a row stands say its own choices; between the rows' points the colour is interpolated.
+
+    Args:
+        corners: what the weights λ, μ and ρ are of: each has all the weight at its corner.
+    """
+
+    corners: tuple[str, str, str]
+
+    def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:  # noqa: ARG002
+        """Write the PNG."""
+        columns = evaluated.table.columns
+        figure = new_figure(4.9 * len(columns), 4.3)
+        panels = figure.subplots(1, len(columns), squeeze=False)[0]
+        for place, (axes, column) in enumerate(zip(panels, columns, strict=True)):
+            lines = [line for line in evaluated.lines if line.cells[place].mean is not None]
+            weights = [[float(line.row.jobs[key]) for key in MIX] for line in lines]
+            points = [(rho + lambda_ / 2, TRIANGLE_HEIGHT * lambda_) for lambda_, _, rho in weights]
+            _triangle(axes, self.corners)
+            _heat(axes, points, [_scaled(column, line.cells[place].mean) for line in lines], _axis_label(column))
+            for (x, y), line in zip(points, lines, strict=True):
+                axes.annotate(_mean_and_spread(column, line.cells[place]), (x, y), **LABEL_OF_A_POINT)
+            axes.set_title(column.label, loc="left", fontsize=10, fontweight="bold")
+        write(figure, path)
+
+
+def _triangle(axes: Axes, corners: tuple[str, str, str]) -> None:
+    """An empty triangle with its corners named."""
+    axes.plot([0, 1, 0.5, 0], [0, 0, TRIANGLE_HEIGHT, 0], color="#999999", linewidth=0.9)
+    top, left, right = (f"{name}, {weight} = 1" for name, weight in zip(corners, ("λ", "μ", "ρ"), strict=True))
+    axes.annotate(top, (0.5, TRIANGLE_HEIGHT), (0, 16), textcoords="offset points", ha="center", fontsize=9)
+    axes.annotate(left, (0, 0), (0, -22), textcoords="offset points", ha="center", fontsize=9)
+    axes.annotate(right, (1, 0), (0, -22), textcoords="offset points", ha="center", fontsize=9)
+    axes.set_xlim(-0.2, 1.2)
+    axes.set_ylim(-0.14, TRIANGLE_HEIGHT + 0.12)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+
+
+def _heat(axes: Axes, points: Sequence[tuple[float, float]], values: Sequence[float], label: str) -> None:
+    """The points in the colours of their values, and what lies between them where they span a surface."""
+    if not points:
+        return
+    xs, ys = zip(*points, strict=True)
+    middle, half = (max(values) + min(values)) / 2, max(SMALLEST_SPAN, max(values) - min(values)) / 2
+    scale = {"cmap": "cividis", "vmin": middle - half, "vmax": middle + half}
+    if len(set(xs)) > 2 and len(set(ys)) > 1:
+        axes.tripcolor(xs, ys, values, shading="gouraud", alpha=0.85, **scale)
+    drawn = axes.scatter(xs, ys, c=values, s=42, edgecolors="white", linewidths=1.0, zorder=3, **scale)
+    bar = axes.figure.colorbar(drawn, ax=axes, shrink=0.7, pad=0.02)
+    bar.set_label(label, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
+
+
+def _mean_and_spread(column: Column, cell: Cell) -> str:
+    mean = f"{_scaled(column, cell.mean):.1f}"
+    return mean if cell.deviation is None else f"{mean}\n±{_scaled(column, cell.deviation):.1f}"
 
 
 @dataclass(frozen=True, kw_only=True)

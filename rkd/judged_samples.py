@@ -1,0 +1,73 @@
+"""Responses that models sampled, with the verdict on each, for the text that the judge learns from.
+
+What it is to judge later is sampled from a model, and sampled mistakes are unlike those that a program writes
+(`rkd.mini.mistakes`): a judge that learnt from written ones alone tells a trained student's responses hardly apart.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rkd.answers import answers_match, extract_answer
+from rkd.generation import content_files, open_generator
+from rkd.mini import corpus as mini_corpus
+from rkd.prompts import PromptTemplate
+from rkd.protocols import Sampling
+from rkd.recipes import digest_of_files
+from rkd.records import Checkpoint, Query, Response
+
+DATASET = "mini_math"
+MAX_RESPONSE_TOKENS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedSamples:
+    """How many problems each model solves, and how.
+
+    Args:
+        problems: by the name of the model's checkpoint; each model has problems of its own.
+        samples_per_problem: of which equal ones are kept once.
+        temperature: of the samples.
+    """
+
+    problems: Mapping[str, int] = field(hash=False)
+    samples_per_problem: int
+    temperature: float
+
+    def digests(self, checkpoints: Path) -> dict[str, str]:
+        """The digest of each model in the folder `checkpoints`.
+
+        Raises:
+            FileNotFoundError: one of them is not there.
+        """
+        for name in self.problems:
+            if not (checkpoints / name / "config.json").is_file():
+                raise FileNotFoundError(
+                    f"corpus.judged_samples.problems names {name}: {checkpoints / name} holds no model. Make it first: "
+                    f"`python -m rkd.pretrain pretrain={name}`."
+                )
+        return {name: digest_of_files(content_files(checkpoints / name)) for name in self.problems}
+
+    def documents(self, seed: int, prompt: PromptTemplate, checkpoints: Path) -> Iterator[mini_corpus.Document]:
+        """Problem, response and verdict, model by model.
+
+        Args:
+            prompt: without examples, how a problem is put to the models.
+        """
+        problems = mini_corpus.stream({"problem": 1.0}, seed)
+        sampling = Sampling(self.temperature, self.samples_per_problem, MAX_RESPONSE_TOKENS)
+        for name, count in self.problems.items():
+            queries = [
+                Query(f"{name}-{place}", DATASET, document.question, extract_answer(document.text, DATASET))
+                for place, document in enumerate(itertools.islice(problems, count))
+            ]
+            generator = open_generator(Checkpoint(checkpoints / name, name), prompt, name)
+            for query, responses in zip(queries, generator.generate(queries, sampling, seed), strict=True):
+                yield from _judged(query, responses)
+
+
+def _judged(query: Query, responses: list[Response]) -> Iterator[mini_corpus.Document]:
+    for text in dict.fromkeys(response.text for response in responses):
+        is_right = answers_match(extract_answer(text, DATASET), query.gold_answer, DATASET)
+        yield mini_corpus.Document(query.question, mini_corpus.YES if is_right else mini_corpus.NO, judged=text)
