@@ -13,12 +13,15 @@ import torch
 from hydra.utils import instantiate
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rkd.answers import answers_match, extract_answer
+from rkd.judged_samples import JudgedSamples
 from rkd.mini import math as mini_math
-from rkd.mini.corpus import CHOICE_KINDS, KINDS, Document
+from rkd.mini.corpus import CHOICE_KINDS, KINDS, NO, YES, Document, stream
 from rkd.pretrain import Pretrain, weighted_token_loss
 from rkd.pretrain_report import judging_accuracy, sampled_responses, solving_accuracy, written_responses
-from rkd.pretrain_text import Corpus, TokenWeights, load_documents, pack, render
+from rkd.pretrain_text import VERDICTS, Corpus, TokenWeights, load_documents, pack, render
 from rkd.prompts import Example, JudgePrompt, PromptTemplate
+from rkd.records import Response
 from rkd.store import Store
 from rkd.training import Training
 
@@ -133,6 +136,45 @@ def test_missing_checkpoint_of_the_tokenizer_is_named_with_its_command(store, tm
     other = Corpus(documents_per_kind={"choice_facts": 40}, tokenizer_of="mini_large", seed=1)
     with pytest.raises(FileNotFoundError, match=r"`python -m rkd\.pretrain pretrain=mini_large`"):
         other.tokenized(store, PROMPTS, JudgePrompt(), tmp_path)
+
+
+def test_responses_that_a_model_samples_are_documents_with_the_verdict_on_each(store, tmp_path):
+    problem = next(stream({"problem": 1.0}, 3))
+    tiny_models.llama_folder(tmp_path / "model", [problem.text], 300)
+    sampled = JudgedSamples(problems={"model": 3}, samples_per_problem=2, temperature=1.0)
+    documents = list(sampled.documents(3, PROMPT, tmp_path))
+    assert {document.question for document in documents} > {problem.question}
+    assert 3 <= len(documents) <= 6
+    for document in documents:
+        gold = next(d.text for d in stream({"problem": 1.0}, 3) if d.question == document.question)
+        given, wanted = (extract_answer(text, "mini_math") for text in (document.judged, gold))
+        assert document.text == (YES if answers_match(given, wanted, "mini_math") else NO)
+    corpus = Corpus(documents_per_kind={"problem": 40}, vocabulary_size=600, seed=3, judged_samples=sampled)
+    made = corpus.tokenized(store, PROMPTS, JudgePrompt(), tmp_path)
+    assert len(load_documents(made.folder, "judged_samples", WEIGHTS)) == len(documents)
+    assert all(weights[-2] == WEIGHTS.verdict for _, weights in load_documents(made.folder, "judged_samples", WEIGHTS))
+
+
+def test_a_right_sample_is_one_with_the_gold_answer(monkeypatch, tmp_path):
+    problem = next(stream({"problem": 1.0}, 3))
+    answer = extract_answer(problem.text, "mini_math")
+    texts = [problem.text, f"The answer is {answer}1.", problem.text, "no idea"]
+
+    class Generator:
+        def generate(self, queries, *_):
+            return [[Response(query.id, "g", i, text, True) for i, text in enumerate(texts)] for query in queries]
+
+    monkeypatch.setattr("rkd.judged_samples.open_generator", lambda *_: Generator())
+    sampled = JudgedSamples(problems={"model": 1}, samples_per_problem=4, temperature=1.0)
+    documents = list(sampled.documents(3, PROMPT, tmp_path))
+    assert [document.text for document in documents] == [YES, NO, NO]
+
+
+def test_missing_model_whose_responses_are_to_be_judged_is_named_with_its_command(store, tmp_path):
+    sampled = JudgedSamples(problems={"mini_large": 3}, samples_per_problem=2, temperature=1.0)
+    corpus = Corpus(documents_per_kind={"problem": 40}, vocabulary_size=600, seed=3, judged_samples=sampled)
+    with pytest.raises(FileNotFoundError, match=r"`python -m rkd\.pretrain pretrain=mini_large`"):
+        corpus.tokenized(store, PROMPTS, JudgePrompt(), tmp_path)
 
 
 @pytest.mark.parametrize("given", [{}, {"vocabulary_size": 600, "tokenizer_of": "mini_large"}])
@@ -295,7 +337,9 @@ def composed(model, *overrides):
 @pytest.mark.parametrize("model", MODELS)
 def test_every_shipped_mixture_is_of_kinds_that_the_corpus_has(model):
     config = composed(model)
-    assert set(config.pretrain.mixture) <= set(config.corpus.documents_per_kind) <= set(KINDS)
+    sampled = {"judged_samples"} if config.corpus.get("judged_samples") else set()
+    assert set(config.pretrain.mixture) <= {*config.corpus.documents_per_kind, *sampled}
+    assert set(config.corpus.documents_per_kind) <= set(KINDS)
     assert sum(config.pretrain.mixture.values()) == pytest.approx(1.0)
     assert instantiate(config.pretrain).steps > 2 * config.pretrain.warmup_steps
 
@@ -323,6 +367,8 @@ def test_recipe_of_every_shipped_model_runs(model, store, tmp_path):
     )
     prompts, judge_prompt = instantiate(config.prompts, _convert_="all"), instantiate(config.judge_prompt)
     stage, prompt = instantiate(config.pretrain), prompts["mini_math"].zero_shot()
+    if sampled := config.corpus.get("judged_samples"):
+        sampled.problems = dict.fromkeys(sampled.problems, 20)
     corpus = instantiate(config.corpus).tokenized(store, prompts, judge_prompt)
     if stage.continue_from:
         start = composed(
@@ -333,7 +379,7 @@ def test_recipe_of_every_shipped_model_runs(model, store, tmp_path):
     report = stage.fit(corpus, training=instantiate(config.trainer), logger=False, folder=tmp_path / model)
     assert report.steps == 2
     assert math.isfinite(report.loss)
-    if "judged" in stage.mixture:
+    if stage.mixture.keys() & set(VERDICTS):
         accuracy, auc = judging_accuracy(tmp_path / model, judge_prompt, written_responses(10))
         assert 0 <= min(accuracy, auc) <= max(accuracy, auc) <= 1
     else:

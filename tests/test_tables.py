@@ -9,7 +9,7 @@ import pytest
 
 from rkd.statistics import holm
 from rkd.summaries import Summary, TestSummary, read_summaries, write_summaries
-from rkd.table_figures import Dots, Histories, Lines, Reliability
+from rkd.table_figures import Dots, Histories, Lines, Reliability, Ternary
 from rkd.table_files import build_table, render, update_tables, write_manifest
 from rkd.table_text import as_json, comma_separated, latex, markdown
 
@@ -220,11 +220,30 @@ def test_a_table_is_made_from_its_summaries_where_the_jobs_are_gone(tmp_path):
     [
         Dots(),
         Lines(x_label="share", x={"SFT": 0.0, "Ours": 1.0}),
+        Lines(x_label="questions", x={"SFT": 10, "Ours": 1000}, is_logarithmic=True),
         Histories(stage="rl", x="episodes", x_label="episodes", y="validation_accuracy", y_label="accuracy (%)"),
     ],
 )
 def test_every_kind_of_figure_is_drawn(evaluated, figure, tmp_path):
     figure.draw(evaluated, JOBS, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("measured", [0, 1, 2, 4])
+def test_mixes_are_drawn_in_a_triangle_whether_they_span_it_or_not(measured, tmp_path):
+    mixes = {"V": (1, 0, 0), "J": (0, 1, 0), "L": (0, 0, 1), "VJ": (0.5, 0.5, 0)}
+    choices = {
+        label: {"reward_mix.lambda_": a, "reward_mix.mu": b, "reward_mix.rho": c} for label, (a, b, c) in mixes.items()
+    }
+    description = {
+        "name": "mixes",
+        "title": "Mixes",
+        "columns": [{"label": "maths", "test_set": "maths"}, {"label": "time", "value": "costs", "unit": "seconds"}],
+        "groups": [{"rows": {label: {"jobs": jobs} for label, jobs in choices.items()}}],
+    }
+    table = build_table(description)
+    jobs = [replace(JOBS[0], job=label, choices=jobs) for label, jobs in list(choices.items())[:measured]]
+    Ternary(corners=("verifiable", "judge", "reranker")).draw(table.evaluate(jobs), jobs, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -9,8 +9,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from rkd.data import Data
+from rkd.gold_judge import GoldJudge
 from rkd.pipeline import build_stages
-from rkd.records import Query
+from rkd.records import Query, Response
 from rkd.rows import question_key
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -39,6 +40,34 @@ def data_of(training=100, **options):
 
 def questions(queries):
     return {query.question for query in queries}
+
+
+def test_a_judge_that_knows_the_gold_answers_knows_those_of_unlabelled_queries():
+    data = data_of(labelled_fraction=0.1, unlabelled=Numbers(500, 20))
+    judge = GoldJudge(name="gold", dataset=data).open()
+    queries = [*data.training_queries()[:1], *data.unlabelled_queries()[-2:], *data.validation_queries()[:1]]
+    assert all(query.gold_answer is None for query in queries)
+    answers = [int(query.id.removeprefix("sums-")) + 1 for query in queries]
+    answers[1] += 1
+    texts = [f"The answer is {answer}." for answer in answers]
+    said = [Response(query.id, "tests", 0, text, True) for query, text in zip(queries, texts, strict=True)]
+    assert judge.judge(queries, said) == [1.0, 0.0, 1.0, 1.0]
+
+
+def test_a_gold_judge_is_another_one_where_an_answer_is():
+    one = GoldJudge(name="gold", dataset=data_of()).content()
+    assert one == GoldJudge(name="other", dataset=data_of()).content()
+    assert one != GoldJudge(name="gold", dataset=data_of(labelled_fraction=0.5, unlabelled=Numbers(500, 1))).content()
+
+
+def test_a_gold_judge_without_all_answers_is_refused():
+    @dataclass(frozen=True)
+    class Unanswered(Numbers):
+        def queries(self):
+            return [replace(query, gold_answer=None) for query in super().queries()]
+
+    with pytest.raises(ValueError, match=r"20 of dataset=sums have none.*judge=mini_judge"):
+        GoldJudge(name="gold", dataset=data_of(unlabelled=Unanswered(500, 20))).content()
 
 
 def test_without_a_fraction_and_without_an_augmentation_every_training_query_is_labelled():
