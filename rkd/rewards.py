@@ -4,6 +4,7 @@ A `RewardFunction` is any callable of this shape (`rkd.protocols`). Which of the
 (`rkd.reward_mix`). Shapes: B responses.
 """
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,10 +94,10 @@ class JudgedReward:
     unanswered: float | None = None
 
     def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
-        """See `RewardFunction`.
+        """See `RewardFunction`; the component `unreadable` is 1 where the verdict could not be read.
 
         Raises:
-            ValueError: a verdict could not be read.
+            ValueError: no verdict could be read.
         """
         asked = [
             place
@@ -104,11 +105,32 @@ class JudgedReward:
             if self.unanswered is None or extract_answer(response.text, query.dataset) is not None
         ]
         verdicts = self.judge.judge([queries[place] for place in asked], [responses[place] for place in asked])
-        if None in verdicts:
-            raise ValueError(f"{verdicts.count(None)} of {len(asked)} verdicts of the judge could not be read.")
-        reward = torch.full((len(responses),), self.unanswered or 0.0)
-        reward[asked] = self.wrong + (self.right - self.wrong) * torch.tensor(verdicts)
-        return Rewards(reward, {"judge": reward})
+        if asked and all(verdict is None for verdict in verdicts):
+            raise ValueError(
+                f"None of the judge's {len(asked)} verdicts on a rollout could be read: it does not say what its "
+                "prompt asks for. `python run.py experiments=judge_quality judge=...` shows what it can do."
+            )
+        filled = _with_neutral_verdicts([queries[place].id for place in asked], verdicts)
+        reward, unreadable = torch.full((len(responses),), self.unanswered or 0.0), torch.zeros(len(responses))
+        reward[asked] = self.wrong + (self.right - self.wrong) * torch.tensor(filled)
+        unreadable[asked] = torch.tensor([float(verdict is None) for verdict in verdicts])
+        return Rewards(reward, {"judge": reward, "unreadable": unreadable})
+
+
+def _with_neutral_verdicts(query_ids: Sequence[str], verdicts: Sequence[float | None]) -> list[float]:
+    """A verdict that could not be read becomes the mean of those on its query, or of all, as it says nothing.
+
+    Taken for No it would punish the response for what the judge wrote.
+    """
+    read: dict[str, list[float]] = {}
+    for query_id, verdict in zip(query_ids, verdicts, strict=True):
+        if verdict is not None:
+            read.setdefault(query_id, []).append(verdict)
+    everything = [verdict for own in read.values() for verdict in own]
+    return [
+        statistics.mean(read.get(query_id, everything)) if verdict is None else verdict
+        for query_id, verdict in zip(query_ids, verdicts, strict=True)
+    ]
 
 
 def cap_at_zero(rewards: Tensor) -> Tensor:

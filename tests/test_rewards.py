@@ -140,9 +140,19 @@ def test_a_weighted_reward_has_all_its_components_whatever_is_asked():
     assert list(mixed([query("a")], responses("a", ["x"])).components) == ["length", "other"]
 
 
-def test_a_verdict_that_could_not_be_read_is_no_reward():
-    with pytest.raises(ValueError, match="1 of 4 verdicts of the judge could not be read"):
-        JudgedReward(ScriptedJudge(1.0, None, 0.25, 0.0), unanswered=0.0)([QUERY] * 5, RESPONSES)
+def test_a_verdict_that_could_not_be_read_says_nothing_of_a_response():
+    queries = [query("a"), query("a"), query("a"), query("b"), query("b")]
+    texts = [Response(one.id, "m", i, "The answer is 4.", True) for i, one in enumerate(queries)]
+    rewards = JudgedReward(ScriptedJudge(0.5, None, 1.0, None, 0.0))(queries, texts)
+    assert rewards.total.tolist() == [0.5, 0.75, 1.0, 0.0, 0.0]
+    assert rewards.components["unreadable"].tolist() == [0, 1, 0, 1, 0]
+    alone = JudgedReward(ScriptedJudge(0.5, 1.0, 0.0, 0.5, None))([*queries[:4], query("c")], texts)
+    assert alone.total[-1] == 0.5  # no other response to this query: the mean of all
+
+
+def test_a_judge_whose_verdicts_cannot_be_read_is_no_reward():
+    with pytest.raises(ValueError, match=r"None of the judge's 4 verdicts .* experiments=judge_quality"):
+        JudgedReward(ScriptedJudge(None, None, None, None), unanswered=0.0)([QUERY] * 5, RESPONSES)
 
 
 @pytest.fixture(scope="module")
