@@ -25,7 +25,7 @@ from rkd.stages import LEFT_OUT, Stages
 from rkd.workshop import Workshop
 
 ROLLOUTS_SHOWN = 40  # about so many of thousands are enough for a curve
-OF_ROLLOUTS = ("reward", "kl", "response_tokens")
+OF_ROLLOUTS = ("reward", "kl", "response_tokens", "repetition")
 
 
 class Fitting:

@@ -257,9 +257,9 @@ class RunResult:
     responses; None without one.
     `reward_model`: what its kept weights reach on the validation pairs (`rkd.pairs.kinds`); empty without one.
     `histories`: by stage, a row for each validation: of sft, dpo and reward_model with `step` and the `share` of all
-    steps, of rl with `episodes`, and there about forty rollouts' `reward`, `kl` and `response_tokens`, too. `bound`: by
-    what stands for the true reward, "label" or "learned"; empty where it was not asked for. `stopped`: why a stage
-    was ended before its time, by stage.
+    steps, of rl with `episodes`, and there about forty rollouts' `reward`, `kl`, `response_tokens` and `repetition`,
+    too. `bound`: by what stands for the true reward, "label" or "learned"; empty where it was not asked for. `stopped`:
+    why a stage was ended before its time, by stage.
     """
 
     row: str

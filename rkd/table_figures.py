@@ -20,6 +20,7 @@ from rkd.tables import Cell, Column, Evaluated, matching
 PAPER_COLOUR = "#666666"
 PANELS_BESIDE = 4  # each other; more are put below
 RELIABILITY_PANELS_BESIDE = 3
+HISTORIES_BESIDE = 3
 SMALLEST_BIN = 10  # responses: of fewer the share of right ones may be anything
 SMALLEST_SPAN = 2.0  # of the axis of a panel, percent points where it is a share
 SMALLEST_NAMED = 4  # percent: a part of a bar that is smaller has no room for its number
@@ -213,31 +214,34 @@ class Histories:
     Args:
         stage: whose history.
         x: its field along the axis, and `x_label` what it is called.
-        y: its field that is drawn, a fraction; `y_label` likewise.
+        y: its fields that are drawn, each with its label; a label that ends with "(%)" is that of a fraction.
     """
 
     stage: str
     x: str
     x_label: str
-    y: str
-    y_label: str
+    y: Mapping[str, str]
 
     def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:
-        """Write the PNG: a panel for each group."""
-        groups = evaluated.table.groups
-        figure = new_figure(4.6 * len(groups) + 0.4, 3.4)
-        panels = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
-        for axes, group in zip(panels, groups, strict=True):
-            for number, (label, row) in enumerate(group.rows.items()):
+        """Write the PNG: a panel for each group and field."""
+        shown = [(group, name, label) for group in evaluated.table.groups for name, label in self.y.items()]
+        wide = min(len(shown), HISTORIES_BESIDE)
+        deep = math.ceil(len(shown) / wide)
+        figure = new_figure(4.4 * wide + 0.4, 0.3 + 3.1 * deep)
+        grid = figure.subplots(deep, wide, squeeze=False, sharey=len(self.y) == 1)
+        for unused in grid.flat[len(shown) :]:
+            unused.set_visible(False)
+        for axes, (group, name, label) in zip(grid.flat, shown, strict=False):
+            for number, (row_label, row) in enumerate(group.rows.items()):
                 jobs = matching(summaries, {**group.jobs, **row.jobs})
                 histories = [one.histories.get(self.stage, []) for one in jobs]
-                band(axes, number, label, over_seeds(histories, self.x, self.y, factor=100))
-            axes.set_title(group.label, loc="left", fontsize=10, fontweight="bold")
-            axes.set_xlabel(self.x_label, fontsize=9)
+                factor = 100 if label.endswith("(%)") else 1
+                band(axes, number, row_label, over_seeds(histories, self.x, name, factor=factor))
+            titled(axes, group.label, x=self.x_label, y=label)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
             bare(axes, grid="y")
-            axes.legend(frameon=False, fontsize=8)
-        panels[0].set_ylabel(self.y_label, fontsize=9)
+        handles, labels = max((axes.get_legend_handles_labels() for axes in grid.flat), key=lambda found: len(found[0]))
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
         write(figure, path)
 
 

@@ -2,9 +2,11 @@
 
 from rkd.fitting import condensed
 
+SHOWN = {"reward": 0.5, "kl": 0.1, "response_tokens": 30.0, "repetition": 0.25}
+
 
 def rollout(number: int) -> dict[str, float]:
-    return {"episodes": 8.0 * number, "reward": 0.5, "kl": 0.1, "response_tokens": 30.0, "policy_loss": 1.0}
+    return {"episodes": 8.0 * number, **SHOWN, "policy_loss": 1.0}
 
 
 def test_thousands_of_rollouts_are_thinned_and_every_validation_is_kept():
@@ -18,14 +20,12 @@ def test_thousands_of_rollouts_are_thinned_and_every_validation_is_kept():
     assert sum("reward" in row for row in rows) == 40
     assert [row["episodes"] for row in rows if "validation_accuracy" in row] == [800.0 * n for n in range(11)]
     assert [row["episodes"] for row in rows] == sorted(row["episodes"] for row in rows)
-    assert rows[1] == {"episodes": 8.0, "reward": 0.5, "kl": 0.1, "response_tokens": 30.0}
+    assert rows[1] == {"episodes": 8.0, **SHOWN}
 
 
 def test_a_rollout_and_the_validation_behind_it_share_a_row():
     rows = condensed([rollout(1), {"episodes": 8.0, "validation_accuracy": 0.5}])
-    assert rows == [
-        {"episodes": 8.0, "reward": 0.5, "kl": 0.1, "response_tokens": 30.0, "validation_accuracy": 0.5},
-    ]
+    assert rows == [{"episodes": 8.0, **SHOWN, "validation_accuracy": 0.5}]
 
 
 def test_a_training_without_rollouts_keeps_its_validations_as_they_are():

@@ -221,7 +221,7 @@ def test_a_table_is_made_from_its_summaries_where_the_jobs_are_gone(tmp_path):
         Dots(),
         Lines(x_label="share", x={"SFT": 0.0, "Ours": 1.0}),
         Lines(x_label="questions", x={"SFT": 10, "Ours": 1000}, is_logarithmic=True),
-        Histories(stage="rl", x="episodes", x_label="episodes", y="validation_accuracy", y_label="accuracy (%)"),
+        Histories(stage="rl", x="episodes", x_label="episodes", y={"validation_accuracy": "accuracy (%)", "kl": "KL"}),
     ],
 )
 def test_every_kind_of_figure_is_drawn(evaluated, figure, tmp_path):
