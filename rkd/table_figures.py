@@ -178,10 +178,10 @@ def _triangle(axes: Axes, corners: tuple[str, str, str]) -> None:
     axes.plot([0, 1, 0.5, 0], [0, 0, TRIANGLE_HEIGHT, 0], color="#999999", linewidth=0.9)
     top, left, right = (f"{name}, {weight} = 1" for name, weight in zip(corners, ("λ", "μ", "ρ"), strict=True))
     axes.annotate(top, (0.5, TRIANGLE_HEIGHT), (0, 16), textcoords="offset points", ha="center", fontsize=9)
-    axes.annotate(left, (0, 0), (0, -22), textcoords="offset points", ha="center", fontsize=9)
-    axes.annotate(right, (1, 0), (0, -22), textcoords="offset points", ha="center", fontsize=9)
+    axes.annotate(left, (0, 0), (0, -38), textcoords="offset points", ha="center", fontsize=9)
+    axes.annotate(right, (1, 0), (0, -38), textcoords="offset points", ha="center", fontsize=9)
     axes.set_xlim(-0.2, 1.2)
-    axes.set_ylim(-0.14, TRIANGLE_HEIGHT + 0.12)
+    axes.set_ylim(-0.2, TRIANGLE_HEIGHT + 0.12)
     axes.set_aspect("equal")
     axes.set_axis_off()
 
