@@ -49,11 +49,13 @@ class JudgedSamples:
                 )
         return {name: digest_of_files(content_files(checkpoints / name)) for name in self.problems}
 
-    def documents(self, seed: int, prompt: PromptTemplate, checkpoints: Path) -> Iterator[mini_corpus.Document]:
+    def documents(
+        self, seed: int, prompts: Mapping[str, PromptTemplate], checkpoints: Path
+    ) -> Iterator[mini_corpus.Document]:
         """Problem, response and verdict, model by model.
 
         Args:
-            prompt: without examples, how a problem is put to the models.
+            prompts: by dataset and without examples, how a problem is put to the models.
         """
         problems = mini_corpus.stream({"problem": 1.0}, seed)
         sampling = Sampling(self.temperature, self.samples_per_problem, MAX_RESPONSE_TOKENS)
@@ -62,7 +64,7 @@ class JudgedSamples:
                 Query(f"{name}-{place}", DATASET, document.question, extract_answer(document.text, DATASET))
                 for place, document in enumerate(itertools.islice(problems, count))
             ]
-            generator = open_generator(Checkpoint(checkpoints / name, name), prompt, name)
+            generator = open_generator(Checkpoint(checkpoints / name, name), prompts[DATASET], name)
             for query, responses in zip(queries, generator.generate(queries, sampling, seed), strict=True):
                 yield from _judged(query, responses)
 

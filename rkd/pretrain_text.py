@@ -18,7 +18,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rkd.batches import encode, encode_responses
-from rkd.judged_samples import DATASET as SAMPLED_DATASET
 from rkd.judged_samples import JudgedSamples
 from rkd.loading import load_tokenizer
 from rkd.mini import corpus as mini_corpus
@@ -117,7 +116,7 @@ class Corpus:
         def make(folder: Path, _: Progress) -> None:
             texts = {kind: self._texts(kind, asked, judge_prompt) for kind in self.documents_per_kind}
             if self.judged_samples is not None:
-                sampled = self.judged_samples.documents(self.seed, asked[SAMPLED_DATASET], checkpoints)
+                sampled = self.judged_samples.documents(self.seed, asked, checkpoints)
                 texts[JUDGED_SAMPLES] = [_turns(document, asked, judge_prompt) for document in sampled]
             if self.tokenizer_of is not None:
                 tokenizer = load_tokenizer(checkpoints / self.tokenizer_of)

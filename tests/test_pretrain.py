@@ -142,7 +142,7 @@ def test_responses_that_a_model_samples_are_documents_with_the_verdict_on_each(s
     problem = next(stream({"problem": 1.0}, 3))
     tiny_models.llama_folder(tmp_path / "model", [problem.text], 300)
     sampled = JudgedSamples(problems={"model": 3}, samples_per_problem=2, temperature=1.0)
-    documents = list(sampled.documents(3, PROMPT, tmp_path))
+    documents = list(sampled.documents(3, PROMPTS, tmp_path))
     assert {document.question for document in documents} > {problem.question}
     assert 3 <= len(documents) <= 6
     for document in documents:
@@ -166,7 +166,7 @@ def test_a_right_sample_is_one_with_the_gold_answer(monkeypatch, tmp_path):
 
     monkeypatch.setattr("rkd.judged_samples.open_generator", lambda *_: Generator())
     sampled = JudgedSamples(problems={"model": 1}, samples_per_problem=4, temperature=1.0)
-    documents = list(sampled.documents(3, PROMPT, tmp_path))
+    documents = list(sampled.documents(3, PROMPTS, tmp_path))
     assert [document.text for document in documents] == [YES, NO, NO]
 
 
