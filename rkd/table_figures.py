@@ -258,14 +258,15 @@ class Reliability:
         lines = evaluated.lines
         wide = min(len(lines), RELIABILITY_PANELS_BESIDE)
         deep = math.ceil(len(lines) / wide)
-        figure = new_figure(0.6 + 2.9 * wide, 0.7 + 2.9 * deep)
+        figure = new_figure(0.6 + 2.9 * wide, 0.7 + (2.9 if len(evaluated.table.groups) == 1 else 3.1) * deep)
         grid = figure.subplots(deep, wide, sharex=True, sharey=True, squeeze=False)
         for unused in grid.flat[len(lines) :]:
             unused.set_visible(False)
         for line, axes in zip(lines, grid.flat, strict=False):
             jobs = matching(summaries, {**line.group.jobs, **line.row.jobs})
             _reliability(axes, [one.values for one in jobs])
-            axes.set_title(line.label, loc="left", fontsize=10, fontweight="bold", pad=17)
+            title = line.label if len(evaluated.table.groups) == 1 else f"{line.label}\n{line.group.label}"
+            axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=17)
         for axes in grid[:, 0]:
             axes.set_ylabel("right responses (%)", fontsize=9)
         for place, axes in enumerate(grid.flat[: len(lines)]):
