@@ -19,7 +19,7 @@ from rkd.mini import math as mini_math
 from rkd.mini.corpus import CHOICE_KINDS, KINDS, NO, YES, Document, stream
 from rkd.pretrain import Pretrain, weighted_token_loss
 from rkd.pretrain_report import judging_accuracy, sampled_responses, solving_accuracy, written_responses
-from rkd.pretrain_text import VERDICTS, Corpus, TokenWeights, load_documents, pack, render
+from rkd.pretrain_text import CHECKPOINTS, VERDICTS, Corpus, TokenWeights, load_documents, pack, render
 from rkd.prompts import Example, JudgePrompt, PromptTemplate
 from rkd.records import Response
 from rkd.store import Store
@@ -398,3 +398,11 @@ def test_sampled_responses_are_judged_by_their_answers(tmp_path):
     sampled = sampled_responses(folder, PROMPT, 3, temperature=0.7)
     assert [one.query for one in sampled] == mini_math.queries("validation", 3, seed=0)
     assert not any(one.is_right for one in sampled)
+
+
+def test_the_shipped_judge_tells_right_from_wrong_responses_of_the_shipped_teachers():
+    prompt, areas = instantiate(composed("mini_judge").prompts, _convert_="all")["mini_math"].zero_shot(), {}
+    for name in ("mini_large", "mini_small"):
+        responses = sampled_responses(CHECKPOINTS / name, prompt, 150, temperature=0.7)
+        areas[name] = judging_accuracy(CHECKPOINTS / "mini_judge", JudgePrompt(), responses)[1]
+    assert min(areas.values()) > 0.75, areas
