@@ -5,7 +5,7 @@ What it is to judge later is sampled from a model, and sampled mistakes are unli
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,13 +27,12 @@ class JudgedSamples:
 
     Args:
         problems: by the name of the model's checkpoint; each model has problems of its own.
-        samples_per_problem: of which equal ones are kept once.
-        temperature: of the samples.
+        temperatures: of the samples of a problem, of which equal ones are kept once. Right and wrong responses to one
+            problem teach what the difference is, and hot ones make the slips of a weaker model.
     """
 
     problems: Mapping[str, int] = field(hash=False)
-    samples_per_problem: int
-    temperature: float
+    temperatures: Sequence[float] = field(hash=False)
 
     def digests(self, checkpoints: Path) -> dict[str, str]:
         """The digest of each model in the folder `checkpoints`.
@@ -58,7 +57,7 @@ class JudgedSamples:
             prompts: by dataset and without examples, how a problem is put to the models.
         """
         problems = mini_corpus.stream({"problem": 1.0}, seed)
-        sampling = Sampling(self.temperature, self.samples_per_problem, MAX_RESPONSE_TOKENS)
+        sampling = Sampling(tuple(self.temperatures), len(self.temperatures), MAX_RESPONSE_TOKENS)
         for name, count in self.problems.items():
             queries = [
                 Query(f"{name}-{place}", DATASET, document.question, extract_answer(document.text, DATASET))

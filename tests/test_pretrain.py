@@ -141,7 +141,7 @@ def test_missing_checkpoint_of_the_tokenizer_is_named_with_its_command(store, tm
 def test_responses_that_a_model_samples_are_documents_with_the_verdict_on_each(store, tmp_path):
     problem = next(stream({"problem": 1.0}, 3))
     tiny_models.llama_folder(tmp_path / "model", [problem.text], 300)
-    sampled = JudgedSamples(problems={"model": 3}, samples_per_problem=2, temperature=1.0)
+    sampled = JudgedSamples(problems={"model": 3}, temperatures=(0.7, 1.0))
     documents = list(sampled.documents(3, PROMPTS, tmp_path))
     assert {document.question for document in documents} > {problem.question}
     assert 3 <= len(documents) <= 6
@@ -165,13 +165,13 @@ def test_a_right_sample_is_one_with_the_gold_answer(monkeypatch, tmp_path):
             return [[Response(query.id, "g", i, text, True) for i, text in enumerate(texts)] for query in queries]
 
     monkeypatch.setattr("rkd.judged_samples.open_generator", lambda *_: Generator())
-    sampled = JudgedSamples(problems={"model": 1}, samples_per_problem=4, temperature=1.0)
+    sampled = JudgedSamples(problems={"model": 1}, temperatures=(1.0,) * 4)
     documents = list(sampled.documents(3, PROMPTS, tmp_path))
     assert [document.text for document in documents] == [YES, NO, NO]
 
 
 def test_missing_model_whose_responses_are_to_be_judged_is_named_with_its_command(store, tmp_path):
-    sampled = JudgedSamples(problems={"mini_large": 3}, samples_per_problem=2, temperature=1.0)
+    sampled = JudgedSamples(problems={"mini_large": 3}, temperatures=(0.7, 1.0))
     corpus = Corpus(documents_per_kind={"problem": 40}, vocabulary_size=600, seed=3, judged_samples=sampled)
     with pytest.raises(FileNotFoundError, match=r"`python -m rkd\.pretrain pretrain=mini_large`"):
         corpus.tokenized(store, PROMPTS, JudgePrompt(), tmp_path)
