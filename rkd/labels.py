@@ -162,13 +162,12 @@ class AllResponses:
         _check_limit(self.responses_per_query)
 
     def select(self, scored: Sequence[Sequence[ScoredResponse]]) -> list[list[ScoredResponse]]:
-        """The responses to train on, for each query; equal texts of a query are trained on once."""
+        """The responses to train on, for each query; equal texts are trained on once, withheld ones never."""
         limit = self.first_pass.samples_per_query if self.first_pass else None
+        of_pass = [[one for one in own if limit is None or one.response.sample_index < limit] for own in scored]
         return [
-            _distinct(
-                [one for one in own if limit is None or one.response.sample_index < limit], self.responses_per_query
-            )
-            for own in scored
+            _distinct([one for one in own if one.response.withheld is None], self.responses_per_query)
+            for own in of_pass
         ]
 
 
