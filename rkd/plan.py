@@ -251,7 +251,7 @@ def _unlabelled(dataset: Data) -> str:
 
 def _size(model: LocalModel | StoredTeacher | EndpointTeacher) -> str:
     if isinstance(model, EndpointTeacher):
-        return f"{model.model} behind {model.server.base_url}"
+        return f"behind {model.server.base_url}"
     if isinstance(model, StoredTeacher):
         return f"{model.source().count:,} recorded responses"
     return f"{short_number(model.weights())} parameters"

@@ -146,9 +146,12 @@ class _Asking:
         import openai  # here, not above: an optional package
 
         waiting = iter(tasks.items())
+        key, of_account = self.server.key(), ("OpenAI-Organization", "OpenAI-Project")
         client = openai.AsyncOpenAI(
             base_url=self.server.base_url,
-            api_key=self.server.key() or "none",  # without one the client would send OPENAI_API_KEY to any server
+            # Of itself the client would take all these from the environment, and send them to any server.
+            api_key=key or "none",
+            default_headers=None if key else dict.fromkeys(of_account, openai.Omit()),
             max_retries=0,
             timeout=self.server.timeout_seconds,
         )

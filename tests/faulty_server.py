@@ -55,6 +55,7 @@ class FaultyServer:
     asked: list[dict[str, Any]] = field(default_factory=list)  # all requests
     answered: list[dict[str, Any]] = field(default_factory=list)  # those with a reply that can be read
     keys: set[str | None] = field(default_factory=set)
+    headers_asked: set[str] = field(default_factory=set)
     in_flight: int = 0
     most_in_flight: int = 0
     url: str = ""
@@ -132,6 +133,7 @@ def serving(**how: Any) -> Iterator[FaultyServer]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with own.counted():
                 status, text, headers, fault = own.reply(body, self.headers.get("Authorization"), self.path)
+                own.headers_asked.update(self.headers.keys())
             content = text.encode()
             try:
                 self.send_response(status)
