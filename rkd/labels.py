@@ -162,12 +162,13 @@ class AllResponses:
         _check_limit(self.responses_per_query)
 
     def select(self, scored: Sequence[Sequence[ScoredResponse]]) -> list[list[ScoredResponse]]:
-        """The responses to train on, for each query; equal texts are trained on once, withheld ones never."""
+        """The responses to train on, for each query; equal texts of a query are trained on once."""
         limit = self.first_pass.samples_per_query if self.first_pass else None
-        of_pass = [[one for one in own if limit is None or one.response.sample_index < limit] for own in scored]
         return [
-            _distinct([one for one in own if one.response.withheld is None], self.responses_per_query)
-            for own in of_pass
+            _distinct(
+                [one for one in own if limit is None or one.response.sample_index < limit], self.responses_per_query
+            )
+            for own in scored
         ]
 
 
@@ -178,9 +179,11 @@ def _score(query: Query, response: Response, label: PseudoLabel) -> ScoredRespon
 
 
 def _distinct(scored: Sequence[ScoredResponse], limit: int | None) -> list[ScoredResponse]:
+    """What is trained on: what was withheld never is."""
     first_of: dict[str, ScoredResponse] = {}
     for one in scored:
-        first_of.setdefault(one.response.text, one)
+        if one.response.withheld is None:
+            first_of.setdefault(one.response.text, one)
     return list(first_of.values())[:limit]
 
 

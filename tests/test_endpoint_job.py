@@ -74,7 +74,7 @@ def test_a_row_is_distilled_from_a_server_and_judged_by_one(world, tmp_path, mon
         assert all("logprobs" in body for body in server.asked[asked:])
     (first, second) = sorted(results(tmp_path), key=lambda result: result.seed)
     assert first.failure is second.failure is None
-    assert "served behind http://127.0.0.1" in seen
+    assert "teacher served, behind http://127.0.0.1" in seen
     assert "tokens/s" in seen
     assert "reused, made before" in again
     # All labels are right; the wrong samples are a minority.
@@ -146,3 +146,16 @@ def test_a_dry_run_needs_no_key_and_names_the_price(world, tmp_path, monkeypatch
     said = run(world, tmp_path, "http://127.0.0.1:9/v1", "dry_run=true", *priced)
     assert "no GPU hours here" in said
     assert "at the prices of http://127.0.0.1:9/v1; server.budget_cost=7\n" in said
+
+
+def test_a_provider_has_to_be_told_its_address_prices_and_a_budget(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    given = ["teacher=endpoint", "teacher.model=served", "server@teacher.server=provider"]
+    usual = [one for one in overrides(world, tmp_path) if not one.startswith("teacher.")]
+    for name, value in (
+        ("base_url", "http://127.0.0.1:9/v1"), ("prompt_price", "1"), ("response_price", "1"), ("budget_cost", "1"),
+    ):  # fmt: skip
+        with pytest.raises(JobError, match=rf"teacher\.server\.{name} has no value of its own"):
+            run_job(composed([*usual, *given]))
+        given.append(f"teacher.server.{name}={value}")
+    run_job(composed([*usual, *given, "dry_run=true"]))
