@@ -10,6 +10,7 @@ import contextlib
 import email.utils
 import hashlib
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,7 +68,7 @@ class Kept:
     def __init__(self, server: Server, progress: Progress | None) -> None:
         self.answers: dict[str, list[Any]] = {}
         self.written: dict[str, int] = {}  # tokens
-        self._server, self._progress, self._last_clock = server, progress, time.monotonic()
+        self._server, self._progress, self._last_clock = server, progress, -math.inf
         self._journal = None if progress is None else progress.journal(JOURNAL)
         for row in [] if self._journal is None else self._journal.rows():
             self._note(row)
