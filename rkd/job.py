@@ -320,4 +320,9 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return f"{missing[1]} has no value of its own: give it one, `python run.py {missing[1]}=...`."
+    if absent := re.search(r"Interpolation key '(\S+)' not found\s+full_key: (\S+)", str(error)):
+        return (
+            f"{absent[2]} is that of {absent[1]}, which this job does not have: a teacher behind a server, or from a "
+            "file, has no model here. Choose another option, such as `judge=endpoint judge.model=NAME`."
+        )
     return str(error) or type(error).__name__

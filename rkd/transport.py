@@ -23,6 +23,7 @@ from rkd.replies import FILTERED, MalformedReplyError, Reply, read_reply
 
 JOURNAL = "requests"
 SECONDS_BETWEEN_CLOCKS = 10.0
+CONNECT_SECONDS = 20.0  # at most: whoever is there answers at once, whatever a reply takes
 PASSING_STATUS = (408, 409, 425, 429)  # and from 500 on
 OUT_OF_QUOTA = "insufficient_quota"  # of a provider, with status 429: it does not pass
 FILTER_CODES = (FILTERED, "content_policy_violation")  # of a provider that refuses a prompt with status 400
@@ -32,7 +33,10 @@ HINTS = {
     404: "Check server.base_url, which mostly ends in /v1, and model: BASE_URL/models lists what is served.",
     429: "Raise the quota at the provider.",
 }
-OTHER_HINT = "Check `requests`, `extra_body` and server.length_field, and that prompt and response fit the model."
+OTHER_HINT = (
+    "Check `requests`, `extra_body`, server.length_field and, of a judge, top_logprobs (some servers list 5), and that "
+    "prompt and response fit the model."
+)
 
 Read = Callable[[Mapping[str, Any]], Any]
 """What is kept of a choice, in JSON form; it raises `MalformedReplyError` for a choice that is none."""
@@ -147,14 +151,15 @@ class _Asking:
         import openai  # here, not above: an optional package
 
         waiting = iter(tasks.items())
-        key, of_account = self.server.key(), ("OpenAI-Organization", "OpenAI-Project")
+        key, seconds = self.server.key(), self.server.timeout_seconds
+        of_account = ("OpenAI-Organization", "OpenAI-Project")
         client = openai.AsyncOpenAI(
             base_url=self.server.base_url,
             # Of itself the client would take all these from the environment, and send them to any server.
             api_key=key or "none",
             default_headers=None if key else dict.fromkeys(of_account, openai.Omit()),
             max_retries=0,
-            timeout=self.server.timeout_seconds,
+            timeout=openai.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds)),
         )
         async with client:
             count = min(self.server.requests_in_flight, len(tasks))

@@ -183,12 +183,12 @@ class Workshop:
                 last_line = time.monotonic()
                 self.say(line())
 
-        with self._bar(name, total) as bar:
-            try:
+        try:
+            with self._bar(name, total) as bar:
                 yield advance
-            finally:
-                if last_note:
-                    self.say(f"    {line()}")
+        finally:
+            if last_note:
+                self.say(f"    {line()}")
 
     def _bar(self, name: str, total: int) -> contextlib.AbstractContextManager[Bars | None]:
         """A bar with one task, where the console is a terminal."""

@@ -159,3 +159,9 @@ def test_a_provider_has_to_be_told_its_address_prices_and_a_budget(world, tmp_pa
             run_job(composed([*usual, *given]))
         given.append(f"teacher.server.{name}={value}")
     run_job(composed([*usual, *given, "dry_run=true"]))
+
+
+def test_a_local_judge_cannot_be_a_teacher_behind_a_server(world, tmp_path):
+    usual = [one for one in overrides(world, tmp_path) if not one.startswith("teacher.")]
+    with pytest.raises(JobError, match=r"judge\.name_or_path is that of teacher\.name_or_path.*judge=endpoint"):
+        run_job(composed([*usual, "teacher=endpoint", "teacher.model=served", "judge=teacher"]))

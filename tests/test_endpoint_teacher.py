@@ -381,6 +381,33 @@ def test_logprobs_of_no_list_are_malformed_and_absent_ones_none():
         logprobs_of({"logprobs": {"content": [{"top_logprobs": [{"token": "Yes"}]}]}})
 
 
+def test_what_the_client_itself_takes_for_replies_is_read():
+    """The shapes of the interface, as its own client knows them."""
+    from openai.types import Completion
+    from openai.types.chat import ChatCompletion
+
+    usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+    common = {"id": "1", "created": 0, "model": "m", "usage": usage}
+    listed = [{"token": "Yes", "logprob": -0.5, "bytes": None}, {"token": " No", "logprob": -1.5, "bytes": None}]
+    first = {"token": "Yes", "logprob": -0.5, "bytes": None, "top_logprobs": listed}
+    message = {"role": "assistant", "content": "Yes", "refusal": None}
+    chat = ChatCompletion(
+        **common, object="chat.completion",
+        choices=[{"index": 0, "finish_reason": "length", "message": message, "logprobs": {"content": [first]}}],
+    )  # fmt: skip
+    likeliest = {"Yes": -0.5, " No": -1.5}
+    lists = {"tokens": ["Yes"], "token_logprobs": [-0.5], "text_offset": [0], "top_logprobs": [likeliest]}
+    completion = Completion(
+        **common, object="text_completion",
+        choices=[{"index": 0, "finish_reason": "length", "text": "Yes", "logprobs": lists}],
+    )  # fmt: skip
+    for one in (chat, completion):
+        reply = read_reply(one.model_dump_json())
+        assert (reply.read, reply.written) == (3, 1)
+        assert text_of(reply.choices[0]) == ("Yes", "length")
+        assert logprobs_of(reply.choices[0]) == pytest.approx(likeliest)
+
+
 def files_with(text: str, folder: Path) -> list[Path]:
     """Files that hold the text."""
     return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
