@@ -34,8 +34,8 @@ HINTS = {
     429: "Raise the quota at the provider.",
 }
 OTHER_HINT = (
-    "Check `requests`, `extra_body`, server.length_field and, of a judge, top_logprobs (some servers list 5), and that "
-    "prompt and response fit the model."
+    "Check `requests`, `extra_body`, server.length_field, server.choices_per_request (1 where a server takes no `n`) and, "
+    "of a judge, top_logprobs (some servers list 5), and that prompt and response fit the model."
 )
 
 Read = Callable[[Mapping[str, Any]], Any]
@@ -119,15 +119,12 @@ def ask(
         else:
             lacking.setdefault(key, []).append(place)  # equal tasks are asked once
     if lacking:
-        to_ask = {
-            key: max((tasks[place] for place in own), key=lambda task: task.count) for key, own in lacking.items()
-        }
 
         def done(key: str) -> None:
             for place in lacking[key]:
                 tell(place)
 
-        asyncio.run(_Asking(model, read, kept).all(to_ask, done))
+        asyncio.run(_Asking(model, read, kept).all({key: tasks[own[0]] for key, own in lacking.items()}, done))
     return [kept.answers[key][: task.count] for key, task in zip(keys, tasks, strict=True)]
 
 

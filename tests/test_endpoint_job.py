@@ -119,6 +119,42 @@ def test_a_killed_job_ends_as_one_that_was_left_alone_and_pays_once(world, tmp_p
     assert tokens[0] == tokens[1]
 
 
+def _trained_alone(world: Path, root: Path, url: str) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    sys.stdout = (root / "seen.txt").open("a")
+    longer = ["experiments=judge_reward", "rl.rollouts.episodes=320", "trainer.seconds_between_checkpoints=0"]
+    run_job(composed(line(world, root, url, *longer, stages=[*SFT, *RL[1:]])))
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_goes_on_and_pays_for_no_verdict_twice(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("TINY_KEY", KEY)
+    context, answered, weights = multiprocessing.get_context("spawn"), {}, {}
+    for name in ("whole", "killed"):
+        root = tmp_path / name
+        with serving(text_of=answer, logprobs=LISTED, seconds=0.05) as server:
+            process = context.Process(target=_trained_alone, args=(world, root, server.url))
+            process.start()
+            if name == "killed":
+                while not (found := list(root.glob("artifacts/rl/.*.progress/*.journal"))) or (
+                    len(found[0].read_bytes().splitlines()) < 30
+                ):
+                    assert process.is_alive(), (root / "seen.txt").read_text()
+                    time.sleep(0.005)
+                process.kill()
+                process.join()
+                process = context.Process(target=_trained_alone, args=(world, root, server.url))
+                process.start()
+            process.join()
+            assert process.exitcode == 0, (root / "seen.txt").read_text()
+            answered[name] = len(server.answered)
+        (model,) = root.glob("artifacts/rl/[!.]*/model.safetensors")
+        weights[name] = model.read_bytes()
+    assert "rl: going on where an earlier job ended" in (tmp_path / "killed" / "seen.txt").read_text()
+    assert weights["killed"] == weights["whole"]
+    assert answered["whole"] <= answered["killed"] <= answered["whole"] + 32  # what was in flight
+
+
 def test_a_spent_budget_is_the_reason_that_a_job_failed_for(world, tmp_path, monkeypatch):
     monkeypatch.setenv("TINY_KEY", KEY)
     with serving(text_of=answer, logprobs=LISTED) as server:
