@@ -34,8 +34,8 @@ HINTS = {
     429: "Raise the quota at the provider.",
 }
 OTHER_HINT = (
-    "Check `requests`, `extra_body`, server.length_field, server.choices_per_request (1 where a server takes no `n`) and, "
-    "of a judge, top_logprobs (some servers list 5), and that prompt and response fit the model."
+    "Check `requests`, `extra_body`, server.length_field, server.choices_per_request (1 where a server takes no `n`), of a "
+    "judge top_logprobs (some servers list 5), and that prompt and response fit the model."
 )
 
 Read = Callable[[Mapping[str, Any]], Any]
