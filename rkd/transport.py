@@ -34,7 +34,7 @@ HINTS = {
     429: "Raise the quota at the provider.",
 }
 OTHER_HINT = (
-    "Check `requests`, `extra_body`, server.length_field, server.choices_per_request (1 where a server takes no `n`), of a "
+    "Check `requests`, `extra_body`, server.length_field, server.choices_per_request (1 where no `n` is known), of a "
     "judge top_logprobs (some servers list 5), and that prompt and response fit the model."
 )
 

@@ -94,6 +94,7 @@ def _job_alone(world: Path, root: Path, url: str) -> None:
     run_job(composed(line(world, root, url, stages=UNTRAINED)))
 
 
+@pytest.mark.slow
 def test_a_killed_job_ends_as_one_that_was_left_alone_and_pays_once(world, tmp_path, monkeypatch):
     monkeypatch.setenv("TINY_KEY", KEY)
     with serving(text_of=answer, logprobs=LISTED) as server:

@@ -258,6 +258,7 @@ def _sampling_alone(url: str, folder: Path) -> None:
     sample(teacher_at(url, requests_in_flight=8), folder, 150, Sampling(0.5, 2, 8))
 
 
+@pytest.mark.slow
 def test_a_killed_stage_asks_for_nothing_again_that_it_had(tmp_path):
     context = multiprocessing.get_context("spawn")
     kept: list[set[str]] = []
