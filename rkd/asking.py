@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rkd.endpoint import Told
+from rkd.endpoint_teacher import EndpointTeacher
 from rkd.generation import LocalModel, content_files
 from rkd.loading import ModelOptions
 from rkd.progress import Progress
@@ -19,6 +21,9 @@ from rkd.shards import InShards
 from rkd.stages import Stages
 from rkd.stored import StoredTeacher
 from rkd.workshop import Workshop
+
+Source = Checkpoint | StoredTeacher | EndpointTeacher
+"""What answers as a model of a row: a checkpoint, recorded responses, or a model behind a server."""
 
 Draw = Callable[[TextGenerator | StoredTeacher, Sequence[Query], int], list[list[Response]]]
 """Samples responses to the queries from a generator, with a seed."""
@@ -54,7 +59,7 @@ class Asking:
         name: str,
         recipe: Mapping[str, Any],
         queries: list[Query],
-        asked: tuple[str, Checkpoint | StoredTeacher, PromptTemplate | None, Draw],
+        asked: tuple[str, Source, PromptTemplate | None, Draw],
     ) -> list[list[Response]]:
         """Responses to the queries; `asked` is a role, what stands in it, its prompt, and what draws from it."""
         role, source, prompt, draw = asked
@@ -66,10 +71,10 @@ class Asking:
 
         return self.workshop.responses(name, recipe, queries, sample)
 
-    def _generation_recipe(self, source: Checkpoint | StoredTeacher) -> Any:
+    def _generation_recipe(self, source: Source) -> Any:
         """What of the way of sampling decides the responses."""
         engine = self.stages.generation
-        if isinstance(source, StoredTeacher):
+        if not isinstance(source, Checkpoint):
             return None
         return [engine, self.workshop.responses_per_shard] if engine.batches_decide else engine
 
@@ -77,20 +82,23 @@ class Asking:
         self,
         name: str,
         model: str,
-        source: Checkpoint | StoredTeacher,
+        source: Source,
         prompt: PromptTemplate | None,
         progress: Progress,
-        advance: Callable[[int], None],
+        advance: Told,
     ) -> TextGenerator | StoredTeacher:
-        """What answers queries under this name: recorded responses, or a model that keeps its shards in `progress`."""
+        """What answers queries under this name: recorded responses, or a model whose shards `progress` keeps."""
         if isinstance(source, StoredTeacher):
             return source
+        if isinstance(source, EndpointTeacher):
+            generator = source.open(name, progress, advance)
+            return InShards(generator, progress, advance, self.workshop.responses_per_shard)
         own = self.stages.generation.open(source, prompt, name, advance, self._options(model))
         return InShards(own, progress, advance, self.workshop.responses_per_shard, own.tokenizer)
 
 
-def content_of(source: Checkpoint | StoredTeacher) -> Checkpoint | StoredTeacher:
+def content_of(source: Source) -> Source:
     """The checkpoint under a digest of what decides its answers: weights, configuration and tokenizer."""
-    if isinstance(source, StoredTeacher):
+    if not isinstance(source, Checkpoint):
         return source
     return Checkpoint(source.folder, digest_of_files(content_files(source.folder)))

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rkd.endpoint_teacher import EndpointTeacher
 from rkd.generation import LocalModel
 from rkd.judge import NoJudge
 from rkd.plan import STUDENT, Work, aligned, short_number
@@ -87,6 +88,8 @@ class Bill:
         teacher, student = (_sum(role, entries) for role in (TEACHER, STUDENT))
         if isinstance(s.teacher, StoredTeacher):
             lines = [f"  teacher  {s.teacher.name}: its responses are recorded, nothing is asked"]
+        elif isinstance(s.teacher, EndpointTeacher):
+            lines = _of_endpoint(s.teacher, teacher)
         else:
             lines = [f"  teacher  {s.teacher.name}: {teacher}", *self._where_it_runs(s.teacher, teacher)]
         judge = "none in this row"
@@ -105,8 +108,7 @@ class Bill:
         said = (
             f"needs an endpoint, or {gpus} GPUs (teacher.options.device=spread):",
             f"{gigabytes:,.0f} GB of weights do not fit into {self.gpu_memory_gb:,.0f}. An endpoint asks about",
-            f"{price:,.0f} for these tokens; its responses teach from a file",
-            "(teacher=stored teacher.path=FILE)",
+            f"{price:,.0f} for these tokens (teacher=endpoint)",
         )
         return [" " * 11 + line for line in said]
 
@@ -141,5 +143,21 @@ def _sum(role: str, entries: Sequence[Entry]) -> Entry:
     return Entry(role, *(sum(getattr(one, name) for one in own) for name in ("read", "written", "trained", "hours")))
 
 
+def _of_endpoint(teacher: EndpointTeacher, total: Entry) -> list[str]:
+    """What a teacher behind a server is asked, and what that costs by the server's own prices."""
+    server = teacher.server
+    price = (total.read * server.prompt_price + total.written * server.response_price) / 1e6
+    asked = f"{short_number(total.read)} tokens read, {short_number(total.written)} written"
+    limits = {"server.budget_cost": server.budget_cost, "server.budget_tokens": server.budget_tokens}
+    said = [f"{name}={limit:,}" for name, limit in limits.items() if limit is not None]
+    return [
+        f"  teacher  {teacher.name}: {asked}, no GPU hours here",
+        f"           {price:,.2f} at the prices of {server.base_url}; {', '.join(said) or 'no budget is set'}",
+    ]
+
+
 def _weights(s: Stages, model: str) -> int:
+    """How many weights work here; a teacher behind a server has none."""
+    if model == TEACHER and isinstance(s.teacher, EndpointTeacher):
+        return 0
     return (s.teacher if model == TEACHER else s.student).weights()

@@ -17,6 +17,7 @@ from rkd.judge import NoJudge
 from rkd.labelling import Labelled
 from rkd.loading import load_tokenizer
 from rkd.parallel import own_share, sum_over_processes
+from rkd.progress import Progress
 from rkd.records import Checkpoint, PreferencePair, Query, Response, digest_of
 from rkd.reward_mix import RewardInputs, Stream
 from rkd.rl import RL
@@ -88,8 +89,9 @@ class Fitting:
             if "judge" in used and not isinstance(s.judge, NoJudge):
                 inputs["judge"] = s.judge.content()
 
-        def build_terms() -> list[Term]:
-            made_of = RewardInputs(training.answers, reward_model, s.judge, s.zero_shot, s.student.options)
+        def build_terms(progress: Progress) -> list[Term]:
+            own = (s.zero_shot, s.student.options, progress)
+            made_of = RewardInputs(training.answers, reward_model, s.judge, *own)
             return s.reward_mix.terms(made_of, queries)
 
         checkpoint = self._fit("rl", s.rl, inputs, start, build_terms, validate=self._validator(validation))

@@ -15,8 +15,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from rkd.asking import Source
 from rkd.bill import Bill
 from rkd.callbacks import TrainingDivergedError
+from rkd.endpoint import EndpointError, EndpointModel
+from rkd.endpoint_judge import EndpointJudge
+from rkd.endpoint_teacher import EndpointTeacher
 from rkd.figures import learning_curves
 from rkd.files import read_rows
 from rkd.generation import LocalModel
@@ -50,6 +54,7 @@ USER_ERRORS = (
     TrainingDivergedError,
     TrackingError,
     FollowerError,
+    EndpointError,
 )
 
 
@@ -96,7 +101,7 @@ class Place:
 
     folder: Path
     digest: str
-    models: Sequence[Checkpoint | StoredTeacher]
+    models: Sequence[Source | EndpointJudge]
 
     @property
     def is_finished(self) -> bool:
@@ -264,7 +269,7 @@ def _is_count(value: object) -> bool:
 
 
 def _cores(
-    stages: Stages, config: DictConfig, models: Sequence[Checkpoint | StoredTeacher]
+    stages: Stages, config: DictConfig, models: Sequence[Source | EndpointJudge]
 ) -> contextlib.AbstractContextManager[None]:
     """The share of this process in the cores that the job is to use."""
     are_small = all(is_small(count_weights(model.folder)) for model in models if isinstance(model, Checkpoint))
@@ -281,10 +286,11 @@ def _check_task(stages: Stages) -> None:
         )
 
 
-def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher]:
+def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher | EndpointTeacher | EndpointJudge]:
     if config.evaluate_only:
         return [stages.student]
-    return [stages.student, stages.teacher, *([stages.judge] if isinstance(stages.judge, LocalModel) else [])]
+    has_source = isinstance(stages.judge, LocalModel | EndpointModel)
+    return [stages.student, stages.teacher, *([stages.judge] if has_source else [])]
 
 
 @contextlib.contextmanager
@@ -314,4 +320,9 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return f"{missing[1]} has no value of its own: give it one, `python run.py {missing[1]}=...`."
+    if absent := re.search(r"Interpolation key '(\S+)' not found\s+full_key: (\S+)", str(error)):
+        return (
+            f"{absent[2]} is that of {absent[1]}, which this job does not have: a teacher behind a server, or from a "
+            "file, has no model here. Choose another option, such as `judge=endpoint judge.model=NAME`."
+        )
     return str(error) or type(error).__name__

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rkd.asking import Asking
+from rkd.endpoint_judge import EndpointJudge
 from rkd.judge import NoJudge
 from rkd.judge_attacks import attacks
 from rkd.label_statistics import judge_quality, label_statistics, verdict_counts
@@ -77,11 +78,15 @@ class Labelling(Asking):
         first = self._teacher_responses("first", split, queries)
         labels, responses = two_pass(s.labels, queries, first, second_pass)
         labelled = Labelled(split, queries, labels, score(queries, responses, labels))
+        withheld = sum(one.withheld is not None for own in responses for one in own)
         without, unanswered = len(queries) - len(labelled.answers), sum(not own for own in responses)
         self.notes.counts |= {f"{split}_queries": len(queries), f"{split}_without_label": without}
         if unanswered:
             self.notes.counts[f"{split}_without_response"] = unanswered
         said = f", {unanswered} without a response" if unanswered else ""
+        if withheld:
+            self.notes.counts[f"{split}_withheld_responses"] = withheld
+            said += f", {withheld} responses declined by the teacher or withheld by a filter"
         self.workshop.say(f"    {len(queries)} {split} queries, {without} without consensus{said}")
         if split == "training":
             passes = ["teacher_first_training", "teacher_second_training"]
@@ -235,9 +240,10 @@ class Labelling(Asking):
         """The judge's scores of these responses and the masses of its tokens, in their order."""
         judge = self.stages.judge
 
-        def read(_: Progress) -> dict[str, Any]:
+        def read(progress: Progress) -> dict[str, Any]:
             with self.workshop.progress(f"judging {what}", len(asked)) as advance:
-                verdicts = judge.open(advance).verdicts(*zip(*asked, strict=True))
+                kept = {"kept": progress} if isinstance(judge, EndpointJudge) else {}
+                verdicts = judge.open(advance, **kept).verdicts(*zip(*asked, strict=True))
             return {"scores": [one and one.score for one in verdicts], "masses": [one and one.mass for one in verdicts]}
 
         recipe = {"judge": judge.content(), "responses": digest_of([response for _, response in asked])}

@@ -179,9 +179,11 @@ def _score(query: Query, response: Response, label: PseudoLabel) -> ScoredRespon
 
 
 def _distinct(scored: Sequence[ScoredResponse], limit: int | None) -> list[ScoredResponse]:
+    """What is trained on: what was withheld never is."""
     first_of: dict[str, ScoredResponse] = {}
     for one in scored:
-        first_of.setdefault(one.response.text, one)
+        if one.response.withheld is None:
+            first_of.setdefault(one.response.text, one)
     return list(first_of.values())[:limit]
 
 

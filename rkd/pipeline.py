@@ -11,18 +11,17 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rkd.asking import Asking, Notes
+from rkd.asking import Asking, Notes, Source
 from rkd.bound import NoBound
+from rkd.endpoint_judge import EndpointJudge
 from rkd.evaluation import compare
 from rkd.fitting import Fitting
 from rkd.labelling import Labelling
 from rkd.provenance import code_revision, package_versions
 from rkd.recipes import recipe_digest
-from rkd.records import Checkpoint
 from rkd.results import ModelResult, Overlap, RunResult
 from rkd.settings import check_types
 from rkd.stages import Stages, pretrained_lines, table_lines
-from rkd.stored import StoredTeacher
 from rkd.testing import Testing
 from rkd.workshop import Workshop
 
@@ -103,7 +102,7 @@ def result_of(
     )
 
 
-def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Checkpoint | StoredTeacher] = ()) -> str:
+def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Source | EndpointJudge] = ()) -> str:
     """What names the job's folder and its W&B run: everything that decides the result.
 
     Args:

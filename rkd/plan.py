@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from rkd.data import Data
 from rkd.dpo import DPO
+from rkd.endpoint_teacher import EndpointTeacher
 from rkd.generation import LocalModel
 from rkd.labels import AllResponses
 from rkd.preferences import StoredPairs
@@ -248,7 +249,9 @@ def _unlabelled(dataset: Data) -> str:
     return f"{len(unlabelled):,} unlabelled{' (' + '; '.join(said) + ')' if said else ''}, "
 
 
-def _size(model: LocalModel | StoredTeacher) -> str:
+def _size(model: LocalModel | StoredTeacher | EndpointTeacher) -> str:
+    if isinstance(model, EndpointTeacher):
+        return f"behind {model.server.base_url}"
     if isinstance(model, StoredTeacher):
         return f"{model.source().count:,} recorded responses"
     return f"{short_number(model.weights())} parameters"

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rkd.files import checksum, write_whole
+from rkd.journal import Journal
 
 CLOCK = "clock.json"
 
@@ -65,6 +66,15 @@ class Progress:
         """Remove what was saved under this name, if there is anything."""
         for path in self._saved(name):
             path.unlink()
+
+    def journal(self, name: str) -> Journal:
+        """A journal beside what is saved, for parts too costly to be made twice and too small to be saved alone."""
+        return Journal(self.folder / f"{name}.journal")
+
+    def keep_clock(self) -> None:
+        """Keep what the stage has taken until now, as `save` does."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write_clock()
 
     def seconds(self) -> float:
         """What the stage has taken, earlier attempts included up to what they saved last."""

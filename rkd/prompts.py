@@ -98,12 +98,15 @@ class PromptTemplate:
         """
         if not tokenizer.chat_template:
             raise ValueError("this tokenizer has no chat template: use `render`, or choose an instruction-tuned model.")
+        return tokenizer.apply_chat_template(self.turns(query), tokenize=False, add_generation_prompt=True)
+
+    def turns(self, query: Query) -> list[dict[str, str]]:
+        """The prompt as a conversation, the examples as earlier turns."""
         turns = []
         for example in self.examples:
             turns.append({"role": "user", "content": self._ask(example.question).rstrip()})
             turns.append({"role": "assistant", "content": example.response.strip()})
-        turns.append({"role": "user", "content": self._ask(query.question).rstrip()})
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return [*turns, {"role": "user", "content": self._ask(query.question).rstrip()}]
 
     def response_text(self, generated: str) -> str:
         """The response in a generated text: what stands before `stop`, without blanks around it."""
@@ -246,6 +249,20 @@ def _special_tokens(tokenizer: ChatTokenizer) -> list[str]:
     """All texts that become a token with a meaning of its own: those with a role, and those that were only added."""
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     return list(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
+
+
+# How the special tokens of common models are written.
+_CONTROL = re.compile(
+    r"<[|｜][^\s<>]{1,40}[|｜]>|</?s>|<(?:bos|eos|pad|unk|mask)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
+)
+
+
+def without_control_tokens(text: str) -> str:
+    """The text with every special token broken by a blank, for a server whose tokenizer is not known.
+
+    What is written as those of common models are: a question could open a turn with it, or end a text.
+    """
+    return _CONTROL.sub(lambda token: f"{token[0][:1]} {token[0][1:]}", text)
 
 
 def _without_special_tokens(text: str, special_tokens: Sequence[str]) -> str:

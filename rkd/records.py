@@ -31,7 +31,9 @@ class Query:
 class Response:
     """One sampled text: a in paper D.
 
-    `is_finished` is False when the text was cut at the length limit before the end-of-sequence token.
+    `is_finished` is False when the text was cut at the length limit before the end-of-sequence token. `withheld` says
+    why there is no answer behind a server: the model declined ("refusal"), or a filter took the text or a part of it
+    ("content_filter").
     """
 
     query_id: str
@@ -39,6 +41,7 @@ class Response:
     sample_index: int
     text: str
     is_finished: bool
+    withheld: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,7 +103,12 @@ def from_json(record_type: type[Record], fields: dict[str, Any]) -> Record:
 
 def to_json_line(record: Record) -> str:
     """One record as one line of JSON, without the line break."""
-    return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
+    return json.dumps(dataclasses.asdict(record, dict_factory=_fields), ensure_ascii=False)
+
+
+def _fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """What was not withheld has no such field: a local model's responses, and digests of them, are what they were."""
+    return {name: value for name, value in pairs if name != "withheld" or value is not None}
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:

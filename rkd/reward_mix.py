@@ -19,8 +19,10 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from rkd.judge import ConfiguredJudge, NoJudge
+from rkd.endpoint_judge import EndpointJudge
+from rkd.judge import ConfiguredJudge, NoJudge, OpenJudge
 from rkd.loading import ModelOptions
+from rkd.progress import Progress
 from rkd.prompts import PromptTemplate
 from rkd.protocols import RewardFunction, Rewards
 from rkd.records import Checkpoint, Query, Response
@@ -43,13 +45,23 @@ WITH_LABELS: tuple[Stream, ...] = ("balanced", "labelled")
 
 @dataclass(frozen=True)
 class RewardInputs:
-    """What a reward may be made of: y* by query id, reward model and judge, the student's prompt and options."""
+    """What a reward may be made of: y* by query id, reward model and judge, the student's prompt and options.
+
+    `progress` is that of the training: a judge behind a server keeps there what was paid for.
+    """
 
     labels: Mapping[str, str]
     reward_model: Checkpoint
     judge: ConfiguredJudge | NoJudge
     prompt: PromptTemplate
     options: ModelOptions = field(default_factory=ModelOptions)
+    progress: Progress | None = None
+
+    def open_judge(self) -> OpenJudge:
+        """The judge, its model loaded."""
+        if isinstance(self.judge, EndpointJudge):
+            return self.judge.open(kept=self.progress)
+        return self.judge.open()
 
 
 class Source(Protocol):
@@ -93,7 +105,7 @@ class Judged:
 
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """See `Source`."""
-        return JudgedReward(inputs.judge.open(), self.right, self.wrong, self.unanswered)
+        return JudgedReward(inputs.open_judge(), self.right, self.wrong, self.unanswered)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,7 +90,7 @@ class RL:
     def fit(
         self,
         student: Checkpoint,
-        build_terms: Callable[[], Sequence[Term]],
+        build_terms: Callable[[Progress], Sequence[Term]],
         *,
         prompt: PromptTemplate,
         validate: Validate,
@@ -105,13 +105,13 @@ class RL:
 
         Args:
             build_terms: makes the terms of the loss; a function, so that a row without this stage needs no reward.
-            progress: where an interrupted fit goes on from.
+            progress: of the stage, where an interrupted fit goes on from.
             options: how the student is loaded and trained. With adapters the reference is the policy without them.
 
         Raises:
             ValueError: the queries of a rollout do not fall to processes, terms and minibatches evenly.
         """
-        terms = build_terms()
+        terms = build_terms(progress)
         self.check_processes(count(), len(terms))
         tokenizer = load_tokenizer(student.folder)
         with seeded(seed):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from rkd.batches import ResponseBatch, collate, encode_responses, in_parts
+from rkd.endpoint_teacher import EndpointTeacher
 from rkd.engines import LocalEngine
 from rkd.generation import LocalGenerator, LocalModel, open_generator
 from rkd.models import Policy
@@ -51,8 +52,11 @@ class Speed:
 def measure(s: Stages, work: Sequence[Work], *, largest: int = SMALL) -> Speed | None:
     """What the parts of this work cost here.
 
-    None where a model has more than `largest` parameters, or another engine samples than the one that is measured.
+    None where a model has more than `largest` parameters, another engine samples than the one that is measured, or the
+    teacher is asked over a network: how fast its server is, its progress tells.
     """
+    if isinstance(s.teacher, EndpointTeacher):
+        return None
     if not isinstance(s.generation, LocalEngine) or max(model.weights() for model in _loaded(s)) > largest:
         return None
     queries = s.dataset.validation_queries()[:MEASURED_RESPONSES]

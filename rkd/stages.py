@@ -7,6 +7,7 @@ from rkd.answering import Answering, AsAsked
 from rkd.bound import Bound, NoBound
 from rkd.data import Data
 from rkd.dpo import NoDPO
+from rkd.endpoint_teacher import EndpointTeacher
 from rkd.engines import Engine
 from rkd.evaluation import Evaluation
 from rkd.generation import LocalModel
@@ -47,7 +48,7 @@ class Stages:
     few_shot: bool
     warm_up: bool
     dataset: Data
-    teacher: LocalModel | StoredTeacher
+    teacher: LocalModel | StoredTeacher | EndpointTeacher
     teacher_samples: TeacherSamples | RecordedSamples
     labels: Labels
     judge: ConfiguredJudge | NoJudge

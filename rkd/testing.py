@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rkd.asking import Asking, content_of
+from rkd.asking import Asking, Source, content_of
 from rkd.bound import sides
 from rkd.evaluation import Evaluation
 from rkd.labelling import Labelled
@@ -45,9 +45,7 @@ class Testing(Asking):
             self.workshop.say(f"    {name}: {found[name]}")
         return found
 
-    def evaluate(
-        self, line: Line, source: Checkpoint | StoredTeacher, reward_model: Checkpoint | None = None
-    ) -> ModelResult:
+    def evaluate(self, line: Line, source: Source, reward_model: Checkpoint | None = None) -> ModelResult:
         """The model of a line on every test set; pass@8 on the first one, the dataset's own.
 
         Recorded responses are evaluated where they answer a whole test set, one to each query.
@@ -106,7 +104,7 @@ class Testing(Asking):
         self,
         stage: Evaluation,
         line: Line,
-        source: Checkpoint | StoredTeacher,
+        source: Source,
         reward_model: Checkpoint | None,
         name: str,
         queries: list[Query],

@@ -162,25 +162,42 @@ class Workshop:
         self.console.print(f"    {text}", style="yellow", markup=False)
 
     @contextlib.contextmanager
-    def progress(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A function that takes note of so many more of `total`: a bar, or now and then a line in a log."""
-        if self.console.is_terminal:
-            columns = (BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-            with Bars(TextColumn("{task.description}"), *columns, console=self.console, transient=True) as bar:
-                task = bar.add_task(name, total=total)
-                yield lambda count: bar.advance(task, count)
-            return
+    def progress(self, name: str, total: int) -> Iterator[Callable[..., None]]:
+        """A function that takes note of so many more of `total`: a bar, or now and then a line in a log.
+
+        A second argument, a few words on how it goes, stands beside it, and the last such words are said at the end.
+        """
         started = last_line = time.monotonic()
-        done = 0
+        done, last_note = 0, ""
 
-        def advance(count: int) -> None:
-            nonlocal done, last_line
-            done += count
-            if time.monotonic() - last_line >= self.seconds_between_lines:
+        def line() -> str:
+            note = f", {last_note}" if last_note else ""
+            return f"{name}: {done}/{total}, {time.monotonic() - started:.0f} s{note}"
+
+        def advance(count: int, note: str = "") -> None:
+            nonlocal done, last_line, last_note
+            done, last_note = done + count, note or last_note
+            if bar is not None:
+                bar.update(bar.task_ids[0], advance=count, description=f"{name}  {last_note}".rstrip())
+            elif time.monotonic() - last_line >= self.seconds_between_lines:
                 last_line = time.monotonic()
-                self.say(f"{name}: {done}/{total}, {last_line - started:.0f} s")
+                self.say(line())
 
-        yield advance
+        try:
+            with self._bar(name, total) as bar:
+                yield advance
+        finally:
+            if last_note:
+                self.say(f"    {line()}")
+
+    def _bar(self, name: str, total: int) -> contextlib.AbstractContextManager[Bars | None]:
+        """A bar with one task, where the console is a terminal."""
+        if not self.console.is_terminal:
+            return contextlib.nullcontext()
+        columns = (BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        bar = Bars(TextColumn("{task.description}"), *columns, console=self.console, transient=True)
+        bar.add_task(name, total=total)
+        return bar
 
     def _get_or_make(
         self,

@@ -10,17 +10,17 @@ PACKAGE = Path(__file__).parents[1] / "rkd"
 FLOORS = [
     set(floor.split())
     for floor in (
-        "files drawing",
+        "files drawing journal replies",
         "parallel records losses muon callbacks curves recipes provenance progress results statistics settings rows "
         "lora equivalence",
-        "tracking protocols advantages summaries kl_control guard prompts answers mini batches loading",
-        "columns tables calculations judge_attacks alpaca_eval pair_files store shards resuming sharding",
+        "tracking protocols advantages summaries kl_control guard prompts answers mini batches loading endpoint",
+        "columns tables calculations judge_attacks alpaca_eval pair_files store shards resuming sharding transport",
         "sources table_text table_figures models training decoding side_by_side stored",
         "data table_files generation pairs supervised",
         "judge label_statistics judged_samples",
         "pretrain_text",
         "bound rewards teacher labels student_samples preferences rollouts pretrain_report engines written_judge "
-        "likelihood_judge gold_judge",
+        "likelihood_judge gold_judge endpoint_teacher endpoint_judge",
         "collector reward_mix",
         "policy_training",
         "pretrain sft dpo reward_model rl evaluation answering label_noise",

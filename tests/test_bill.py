@@ -8,6 +8,8 @@ import tiny_world
 from test_job import run
 
 from rkd.bill import Bill
+from rkd.endpoint import Server
+from rkd.endpoint_teacher import EndpointTeacher
 from rkd.generation import LocalModel
 from rkd.judge import NoJudge
 from rkd.loading import count_weights
@@ -68,6 +70,18 @@ def test_a_teacher_that_no_gpu_holds_needs_an_endpoint():
     # 140 GB are two GPUs of 72 GB for weights; 12 tokens at 1 and 200 at 2 each.
     assert "needs an endpoint, or 2 GPUs" in text
     assert "An endpoint asks about 412 for these tokens" in text
+
+
+def test_a_teacher_behind_a_server_costs_its_tokens_and_no_gpu():
+    server = Server(base_url="http://localhost:1/v1", prompt_price=1e4, response_price=2e4, budget_tokens=5000)
+    prompt = PromptTemplate(template="{question}--")
+    teacher = EndpointTeacher(name="far", model="served", prompt=prompt, server=server)
+    lines = BILL.lines(parts(teacher=teacher), [SAMPLED])
+    assert lines[1].split()[-4:] == ["12", "200", "0", "0.00"]
+    text = "\n".join(lines)
+    assert "teacher  far: 12 tokens read, 200 written, no GPU hours here" in text
+    # 12 at a hundredth and 200 at two
+    assert "4.12 at the prices of http://localhost:1/v1; server.budget_tokens=5,000" in text
 
 
 def test_recorded_responses_cost_nothing():

@@ -189,3 +189,10 @@ def test_poisoned_gold_answers_change_neither_labels_nor_pairs_nor_samples():
     clean = run(None)
     assert run("2") == clean
     assert run("4") == clean
+
+
+def test_what_was_withheld_is_never_taught():
+    texts = scored("q", ("a", 1.0), ("b", 1.0), ("c", 0.0))
+    filtered = replace(texts[0], response=replace(texts[0].response, withheld="content_filter"))
+    for teaching_set, taught in ((CorrectResponses(), ["b"]), (AllResponses(), ["b", "c"])):
+        assert [one.response.text for one in teaching_set.select([[filtered, *texts[1:]]])[0]] == taught

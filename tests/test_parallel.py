@@ -90,7 +90,7 @@ def fit_rl(student: Checkpoint, processes: int, **where) -> None:  # noqa: ARG00
         scaling=RewardScaling(whiten=True),
     )
     terms = [Term(name="length", weight=1.0, queries=QUERIES, reward=length_reward)]
-    stage.fit(student, lambda: terms, validate=lambda _: 0.5, **where)
+    stage.fit(student, lambda _: terms, validate=lambda _: 0.5, **where)
 
 
 def length_reward(_, responses):

@@ -101,7 +101,7 @@ def fit(
 ):
     return stage.fit(
         student,
-        lambda: terms or [term(queries=queries, reward=reward)],
+        lambda _: terms or [term(queries=queries, reward=reward)],
         prompt=tiny_world.PROMPT,
         validate=validate,
         training=Training(accelerator="cpu", seconds_between_checkpoints=seconds),

@@ -194,3 +194,27 @@ def test_a_watcher_is_told_what_is_made_what_is_reused_and_what_it_was_made_from
     pairs = ("pairs", 0, "digest of pairs", {"labels": "digest of labels"})
     assert first.seen == [("teacher", True), labels, pairs]
     assert second.seen == [("teacher", False), labels, pairs]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_how_it_goes_stands_beside_the_progress_and_is_said_at_the_end(tmp_path, terminal):
+    own = workshop(tmp_path, terminal=terminal, seconds_between_lines=0)
+    with own.progress("sampling", 3) as advance:
+        advance(1)
+        advance(1, "12 tokens/s, 0.5 spent")
+        advance(1, "14 tokens/s, 0.7 spent")
+    assert seen(own).rstrip().endswith("sampling: 3/3, 0 s, 14 tokens/s, 0.7 spent")
+    assert ("sampling: 2/3, 0 s, 12 tokens/s, 0.5 spent" in seen(own)) != terminal
+
+
+def test_a_stage_that_fails_says_how_far_it_came(tmp_path):
+    own = workshop(tmp_path)
+
+    def fail() -> None:
+        with own.progress("sampling", 3) as advance:
+            advance(1, "0.5 spent")
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fail()
+    assert "sampling: 1/3, 0 s, 0.5 spent" in seen(own)
