@@ -89,7 +89,7 @@ def fit_rl(student, folder, options):
     scores = iter([0.1, 0.2, 0.3])
     return stage.fit(
         student,
-        lambda: [Term(name="length", weight=1.0, queries=QUERIES, reward=reward)],
+        lambda _: [Term(name="length", weight=1.0, queries=QUERIES, reward=reward)],
         validate=lambda _: next(scores),
         folder=folder,
         options=options,
