@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 from rkd.settings import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, check_ranges
 
@@ -188,6 +188,15 @@ class EndpointModel:
     def __post_init__(self) -> None:
         if self.requests not in ("chat", "completion"):
             raise ValueError(f"requests={self.requests}: must be chat or completion.")
+
+    def source(self) -> Self:
+        """Itself: what a local model's checkpoint is to that model.
+
+        Raises:
+            ModuleNotFoundError, ValueError: the client or the key is missing.
+        """
+        self.server.check()
+        return self
 
     def content(self) -> dict[str, Any]:
         """What decides its answers: not where it is served, how fast or for how much."""

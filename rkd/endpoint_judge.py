@@ -31,15 +31,6 @@ class EndpointJudge(EndpointModel):
         EndpointModel.__post_init__(self)
         check_ranges("judge", self, {"top_logprobs": AT_LEAST_1})
 
-    def source(self) -> "EndpointJudge":
-        """Itself: what a local judge's checkpoint is to that judge.
-
-        Raises:
-            ModuleNotFoundError, ValueError: the client or the key is missing.
-        """
-        self.server.check()
-        return self
-
     def recipe(self) -> Mapping[str, Any]:
         """What stands for it in a recipe: the model by its name, not the server."""
         return self.content()

@@ -24,15 +24,6 @@ class EndpointTeacher(EndpointModel):
 
     prompt: PromptTemplate
 
-    def source(self) -> "EndpointTeacher":
-        """Itself: what a local model's checkpoint is to that model.
-
-        Raises:
-            ModuleNotFoundError, ValueError: the client or the key is missing.
-        """
-        self.server.check()
-        return self
-
     def recipe(self) -> Mapping[str, Any]:
         """What stands for it in the recipe of a stage: the model by its name, not the server."""
         return {**self.content(), "prompt": self.prompt}

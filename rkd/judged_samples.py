@@ -68,7 +68,12 @@ class JudgedSamples:
                 yield from _judged(query, responses)
 
 
+def answers_rightly(query: Query, text: str) -> bool:
+    """Whether the text answers the query rightly."""
+    return answers_match(extract_answer(text, query.dataset), query.gold_answer, query.dataset)
+
+
 def _judged(query: Query, responses: list[Response]) -> Iterator[mini_corpus.Document]:
     for text in dict.fromkeys(response.text for response in responses):
-        is_right = answers_match(extract_answer(text, DATASET), query.gold_answer, DATASET)
-        yield mini_corpus.Document(query.question, mini_corpus.YES if is_right else mini_corpus.NO, judged=text)
+        verdict = mini_corpus.YES if answers_rightly(query, text) else mini_corpus.NO
+        yield mini_corpus.Document(query.question, verdict, judged=text)

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rkd.answers import answers_match, extract_answer
 from rkd.batches import encode, pad
 from rkd.generation import open_generator
-from rkd.judged_samples import MAX_RESPONSE_TOKENS
+from rkd.judged_samples import MAX_RESPONSE_TOKENS, answers_rightly
 from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.mini import choice as mini_choice
 from rkd.mini import corpus as mini_corpus
@@ -42,7 +41,7 @@ def sampled_responses(
     generator = open_generator(Checkpoint(folder, folder.name), prompt, folder.name)
     responses = generator.generate(queries, Sampling(temperature, 1, MAX_RESPONSE_TOKENS), seed=0)
     return [
-        JudgedResponse(query, own.text, _is_right(query, own.text))
+        JudgedResponse(query, own.text, answers_rightly(query, own.text))
         for query, (own,) in zip(queries, responses, strict=True)
     ]
 
@@ -90,7 +89,3 @@ def judging_accuracy(
         margins.append(float(logits[yes] - logits[no]))
     scores = torch.tensor(margins)
     return float(((scores > 0) == is_right).float().mean()), area_under_curve(scores, is_right)
-
-
-def _is_right(query: Query, text: str) -> bool:
-    return answers_match(extract_answer(text, query.dataset), query.gold_answer, query.dataset)
