@@ -86,12 +86,15 @@ def win_rate(annotations: Sequence[Annotation]) -> Rate:
 
 
 def length_controlled_win_rate(
-    annotations: Sequence[Annotation], difficulty: Mapping[int, float], weights: LengthControl | None = None
+    annotations: Sequence[Annotation],
+    difficulty: Mapping[int, float] | None = None,
+    weights: LengthControl | None = None,
 ) -> Rate:
     """The win rate that the regression expects of outputs as long as the baseline's.
 
     Args:
-        difficulty: γ_x by the index of the instruction.
+        difficulty: γ_x by the index of the instruction; None, of instructions other than AlpacaEval's, leaves its term
+            out.
         weights: the published coefficients; None fits them to these annotations. A fit comes near the published rate,
             not onto it: that one adds annotations of shortened and lengthened baselines and a penalty.
 
@@ -102,7 +105,9 @@ def length_controlled_win_rate(
     return _mean(expit(weights.difficulty * _difficulties(annotations, difficulty) + weights.model))
 
 
-def fit_length_control(annotations: Sequence[Annotation], difficulty: Mapping[int, float]) -> LengthControl:
+def fit_length_control(
+    annotations: Sequence[Annotation], difficulty: Mapping[int, float] | None = None
+) -> LengthControl:
     """The coefficients of greatest likelihood; a preference between 1 and 2 counts as that share of a win."""
     differences = np.array([one.baseline_characters - one.model_characters for one in annotations], dtype=np.float64)
     spread = differences.std(ddof=min(1, len(differences) - 1)) or 1.0  # 0: all differ by the same length
@@ -151,7 +156,9 @@ def _wins(annotations: Sequence[Annotation]) -> NDArray[np.float64]:
     return np.array([one.preference - 1 for one in annotations])
 
 
-def _difficulties(annotations: Sequence[Annotation], difficulty: Mapping[int, float]) -> NDArray[np.float64]:
+def _difficulties(annotations: Sequence[Annotation], difficulty: Mapping[int, float] | None) -> NDArray[np.float64]:
+    if difficulty is None:  # its coefficient then stays where the fit begins, at 0
+        return np.zeros(len(annotations))
     missing = [one.index for one in annotations if one.index not in difficulty]
     if missing:
         raise ValueError(

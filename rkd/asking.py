@@ -16,7 +16,7 @@ from rkd.prompts import PromptTemplate
 from rkd.protocols import TextGenerator
 from rkd.recipes import digest_of_files
 from rkd.records import Checkpoint, Query, Response
-from rkd.results import BoundSides, JudgeQuality, LabelStatistics, VerdictCounts
+from rkd.results import BoundSides, GradeStatistics, JudgeQuality, LabelStatistics, VerdictCounts
 from rkd.shards import InShards
 from rkd.stages import Stages
 from rkd.stored import StoredTeacher
@@ -40,6 +40,7 @@ class Notes:
     reward_model: dict[str, float] = field(default_factory=dict)
     histories: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     bound: dict[str, BoundSides] = field(default_factory=dict)
+    grades: dict[str, GradeStatistics] = field(default_factory=dict)
     stopped: dict[str, str] = field(default_factory=dict)
 
 

@@ -89,19 +89,22 @@ class InstructionColumns:
 
     Args:
         rated: the column of the list of rated responses, whose rows without any are left out; None takes all rows.
+        reference: the column of the response that others are compared with; None: there is none.
     """
 
     question: str
     id: Sequence[str] = ()
     category: str | None = None
     rated: str | None = None
+    reference: str | None = None
 
     def query(self, row: Row, dataset: str, row_id: str) -> Query | None:
         """See `Columns`."""
         if self.rated and not value_in(row, self.rated):
             return None
         category = text_in(row, self.category) if self.category else None
-        return Query(_id(row, self.id, dataset, row_id), dataset, text_in(row, self.question), None, category)
+        reference = text_in(row, self.reference) if self.reference else None
+        return Query(_id(row, self.id, dataset, row_id), dataset, text_in(row, self.question), reference, category)
 
 
 def _id(row: Row, columns: Sequence[str], dataset: str, row_id: str) -> str:

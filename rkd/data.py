@@ -6,7 +6,7 @@ training queries left without a label, and an augmentation, questions of another
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -41,6 +41,7 @@ class Data:
         max_response_tokens: longest response, in all stages that refer to it.
         max_tokens: longest prompt + response, in the stages that train on examples.
         is_verifiable: whether its questions have answers that can be compared; instructions have none.
+        rubric: of a generated world without such answers, the score of a response to a question, for reports alone.
         source: where stored rows come from (`hub` or a folder); the parts refer to it.
         test_fraction: share of the training rows, in (0, 1), that becomes a further test set, named as the dataset:
             drawn by `split_seed`, from each category its share. None where there is no need of one.
@@ -63,6 +64,7 @@ class Data:
     max_response_tokens: int = 512
     max_tokens: int = 512
     is_verifiable: bool = True
+    rubric: Callable[[str, str], int] | None = None
     source: str = HUB
     test_fraction: float | None = None
     validation_fraction: float = 0.1

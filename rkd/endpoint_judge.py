@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rkd.endpoint import EndpointError, EndpointModel, Told, untold
-from rkd.judge import Remembered, Verdict, verdict_of
+from rkd.judge import ConfiguredJudge, OpenJudge, Remembered, Verdict, verdict_of
 from rkd.progress import Progress
-from rkd.prompts import JudgePrompt, without_control_tokens
+from rkd.prompts import ComparePrompt, JudgePrompt, without_control_tokens
 from rkd.records import Query, Response
 from rkd.replies import FILTERED, logprobs_of, text_of
 from rkd.settings import AT_LEAST_1, check_ranges
@@ -16,14 +16,14 @@ from rkd.transport import Kept, Task, ask
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointJudge(EndpointModel):
-    """The judge of a configuration; see `EndpointModel`.
+    """The judge, or annotator, of a configuration; see `EndpointModel`.
 
     Args:
         is_hard: a verdict is 1 where Yes is likelier than No, else 0.
         top_logprobs: so many of the likeliest tokens are listed; a word below them counts as 0.
     """
 
-    prompt: JudgePrompt
+    prompt: JudgePrompt | ComparePrompt
     is_hard: bool = False
     top_logprobs: int = 20
 
@@ -45,6 +45,13 @@ class EndpointJudge(EndpointModel):
         return EndpointYesNo(self, Kept(self.server, kept), progress)
 
 
+def open_judge(judge: ConfiguredJudge, progress: Told = untold, kept: Progress | None = None) -> OpenJudge:
+    """A judge, its model loaded; one behind a server keeps what it was answered in `kept`."""
+    if isinstance(judge, EndpointJudge):
+        return judge.open(progress, kept)
+    return judge.open(progress)
+
+
 @dataclass(frozen=True)
 class EndpointYesNo:
     """A `Judge` over a server, which writes one token and lists the likeliest ones in its place.
@@ -58,6 +65,10 @@ class EndpointYesNo:
     kept: Kept
     told: Told = untold
     remembered: Remembered = field(default_factory=Remembered, repr=False)
+
+    def with_prompt(self, prompt: JudgePrompt | ComparePrompt) -> "EndpointYesNo":
+        """The same server under another prompt; what it has answered is kept in one place."""
+        return replace(self, own=replace(self.own, prompt=prompt), remembered=Remembered())
 
     def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:
         """See `rkd.protocols.Judge`."""
@@ -85,8 +96,7 @@ class EndpointYesNo:
         return [verdict and replace(verdict, score=float(verdict.score > 0.5)) for verdict in verdicts]
 
     def _task(self, query: Query, text: str) -> Task:
-        asked = replace(query, question=without_control_tokens(query.question))
-        prompt = self.own.prompt.render(asked, without_control_tokens(text))
+        prompt = self.own.prompt.render(query.rewritten(without_control_tokens), without_control_tokens(text))
         if self.own.requests == "chat":
             listed: dict[str, Any] = {"logprobs": True, "top_logprobs": self.own.top_logprobs}
             return Task(self.own.body([{"role": "user", "content": prompt}], 1, temperature=0.0, **listed))

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from rkd.answers import answers_match, extract_answer, is_choice, last_letter, majority
-from rkd.protocols import Sampling, TextGenerator
+from rkd.protocols import Judge, Sampling, TextGenerator
 from rkd.records import PseudoLabel, Query, Response
 from rkd.results import CategoryResult, Comparison, ModelResult, TestSetResult
 from rkd.statistics import paired_comparison, pass_at_k, wilson_interval
@@ -31,6 +31,8 @@ class Evaluation:
         max_pass_at_k_queries: at most so many queries for pass@8, the same for every model and seed; None takes all.
         unstated: what counts where a response to a question with options states no answer: "none", or the
             "last_letter" in it, as in MMLU-Pro's published evaluation. Labels and rewards never guess.
+        difficulty: of an open-ended test, the file of its instructions' difficulties, for the length-controlled win
+            rate (`rkd.alpaca_eval`); None leaves that term out.
     """
 
     max_response_tokens: int
@@ -38,6 +40,7 @@ class Evaluation:
     pass_at_k_temperature: float = 0.7
     max_pass_at_k_queries: int | None = None
     unstated: Literal["none", "last_letter"] = "none"
+    difficulty: str | None = None
 
     def __post_init__(self) -> None:
         if self.pass_at_k_samples != 0 and self.pass_at_k_samples < SAMPLES:
@@ -97,7 +100,7 @@ class Evaluation:
             question_ids=[query.id for query in queries],
             share_without_answer=answers.count(None) / n,
             share_truncated=sum(not response.is_finished for response in responses) / n,
-            by_category=_by_category(queries, outcomes),
+            by_category=by_category(queries, outcomes),
         )
 
     def without_pass_at_k(self) -> "Evaluation":
@@ -156,6 +159,24 @@ def accuracy(
     return right / len(labelled)
 
 
+def mean_verdict(
+    generator: TextGenerator, queries: Sequence[Query], judge: Judge, *, max_response_tokens: int
+) -> float:
+    """The judge's mean verdict on greedy responses, in [0, 1], those without one left out: for validation.
+
+    Raises:
+        ValueError: no verdict could be read.
+    """
+    responses = [own[0] for own in generator.generate(queries, Sampling(0.0, 1, max_response_tokens), seed=0)]
+    verdicts = [verdict for verdict in judge.judge(queries, responses) if verdict is not None]
+    if not verdicts:
+        raise ValueError(
+            f"none of the judge's verdicts on {len(queries)} validation responses could be read: it does not write "
+            "what its prompt asks for. Raise `judge.max_reply_tokens`, or take another judge."
+        )
+    return sum(verdicts) / len(verdicts)
+
+
 def compare(first: ModelResult, second: ModelResult, test_set: str) -> Comparison:
     """Two roles on the questions of one test set, by McNemar's exact test.
 
@@ -185,10 +206,10 @@ def _is_right(query: Query, answer: str | None) -> bool:
     return answers_match(answer, query.gold_answer, query.dataset)
 
 
-def _by_category(queries: Sequence[Query], outcomes: Sequence[bool]) -> dict[str, CategoryResult]:
-    """The accuracy within each category, by its name; queries without a category are in none."""
-    by_category: dict[str, list[bool]] = defaultdict(list)
+def by_category(queries: Sequence[Query], outcomes: Sequence[float]) -> dict[str, CategoryResult]:
+    """The mean outcome within each category, by its name; queries without a category are in none."""
+    outcomes_of: dict[str, list[float]] = defaultdict(list)
     for query, outcome in zip(queries, outcomes, strict=True):
         if query.category is not None:
-            by_category[query.category].append(outcome)
-    return {name: CategoryResult(len(own), sum(own) / len(own)) for name, own in sorted(by_category.items())}
+            outcomes_of[query.category].append(outcome)
+    return {name: CategoryResult(len(own), sum(own) / len(own)) for name, own in sorted(outcomes_of.items())}

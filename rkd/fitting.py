@@ -5,20 +5,22 @@ A step's recipe names everything that decides what it makes, so that rows and se
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from rkd.asking import Notes
-from rkd.evaluation import accuracy
+from rkd.endpoint_judge import open_judge
+from rkd.evaluation import accuracy, mean_verdict
 from rkd.generation import LocalGenerator
-from rkd.judge import NoJudge
+from rkd.judge import NoJudge, OpenJudge
 from rkd.labelling import Labelled
 from rkd.loading import load_tokenizer
 from rkd.parallel import own_share, sum_over_processes
 from rkd.progress import Progress
-from rkd.records import Checkpoint, PreferencePair, Query, Response, digest_of
+from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, digest_of
 from rkd.reward_mix import RewardInputs, Stream
 from rkd.rl import RL
 from rkd.rollouts import Term
@@ -46,19 +48,23 @@ class Fitting:
             "examples": digest_of_examples(examples),
             "validation": self._validation_recipe(validation),
         }
-        return self._fit("sft", self.stages.sft, inputs, self.student, examples, validate=self._validator(validation))
+        return self._fit("sft", self.stages.sft, inputs, self.student, examples, validation=validation)
 
     def fit_dpo(self, sft: Checkpoint, pairs: list[PreferencePair], validation: Labelled) -> Checkpoint:
         """Direct preference optimisation: the SFT student learns the pairs itself."""
         inputs = {"student": sft, "pairs": digest_of(pairs), "validation": self._validation_recipe(validation)}
-        return self._fit("dpo", self.stages.dpo, inputs, sft, pairs, validate=self._validator(validation))
+        return self._fit("dpo", self.stages.dpo, inputs, sft, pairs, validation=validation)
 
     def fit_reward_model(
         self, sft: Checkpoint, pairs: list[PreferencePair], validation_pairs: list[PreferencePair]
     ) -> Checkpoint:
         """Reward distillation: R learns the pairs, starting from the SFT student."""
+        s = self.stages
         inputs = {"student": sft, "pairs": digest_of(pairs), "validation_pairs": digest_of(validation_pairs)}
-        checkpoint = self._fit("reward_model", self.stages.reward_model, inputs, sft, pairs, validation_pairs)
+        if s.highest_score != 1:
+            inputs["highest_score"] = s.highest_score
+        of_task = {"highest_score": s.highest_score}
+        checkpoint = self._fit("reward_model", s.reward_model, inputs, sft, pairs, validation_pairs, **of_task)
         self.notes.reward_model = self.workshop.report(checkpoint)["validation"]
         return checkpoint
 
@@ -91,28 +97,46 @@ class Fitting:
 
         def build_terms(progress: Progress) -> list[Term]:
             own = (s.zero_shot, s.student.options, progress)
-            made_of = RewardInputs(training.answers, reward_model, s.judge, *own)
+            labels = training.answers if training.highest is None else None
+            made_of = RewardInputs(labels, reward_model, s.judge, *own)
             return s.reward_mix.terms(made_of, queries)
 
-        checkpoint = self._fit("rl", s.rl, inputs, start, build_terms, validate=self._validator(validation))
+        checkpoint = self._fit("rl", s.rl, inputs, start, build_terms, validation=validation)
         if stopped := self.workshop.report(checkpoint).get("stopped"):
             self.notes.stopped["rl"] = stopped
             self.workshop.warn(f"rl was stopped early, and what was best until then is kept: {stopped}.")
         return checkpoint
 
-    def _fit(self, name: str, stage: Any, inputs: Mapping[str, Any], *arguments: Any, **options: Any) -> Checkpoint:
-        """What a training stage makes of its inputs; what it reports is counted, what it measured on the way noted."""
+    def _fit(
+        self,
+        name: str,
+        stage: Any,
+        inputs: Mapping[str, Any],
+        *arguments: Any,
+        validation: Labelled | None = None,
+        **options: Any,
+    ) -> Checkpoint:
+        """What a training stage makes of its inputs; what it reports is counted, what it measured on the way noted.
+
+        Args:
+            validation: of a stage that trains the student: what its weights are chosen by.
+        """
         s = self.stages
+
+        def fit(folder: Path, progress: Progress) -> Any:
+            validate = {} if validation is None else {"validate": self._validator(validation, progress)}
+            return stage.fit(
+                *arguments, prompt=s.zero_shot, training=s.trainer, logger=s.tracking.logger_for(name),
+                folder=folder, progress=progress, seed=s.seed, options=s.student.options, **validate, **options,
+            )  # fmt: skip
+
         checkpoint = self.workshop.checkpoint(
             name,
             {
                 "stage": stage, "prompt": s.zero_shot, "seed": s.seed, "options": s.student.options, **inputs,
                 **s.training_recipe,
             },
-            lambda folder, progress: stage.fit(
-                *arguments, prompt=s.zero_shot, training=s.trainer, logger=s.tracking.logger_for(name),
-                folder=folder, progress=progress, seed=s.seed, options=s.student.options, **options,
-            ),
+            fit,
             is_said=not isinstance(stage, LEFT_OUT),
         )  # fmt: skip
         report = flat_numbers(self.workshop.report(checkpoint))
@@ -122,29 +146,42 @@ class Fitting:
         return checkpoint
 
     def _validated_on(self, validation: Labelled) -> Labelled:
-        """The validation queries that decide which weights a training stage keeps."""
-        known, first = validation.with_label(), slice(self.stages.validation_queries)
-        return Labelled(known.split, known.queries[first], known.labels[first], known.scored[first])
+        """The validation queries that decide which weights a training stage keeps; what is graded needs no label."""
+        known = validation.with_label() if validation.highest is None else validation
+        return known.at(range(min(len(known.queries), self.stages.validation_queries)))
 
     def _validation_recipe(self, validation: Labelled) -> dict[str, Any]:
-        limit = self.stages.evaluation.max_response_tokens
-        return {"labels": digest_of(self._validated_on(validation).labels), "max_response_tokens": limit}
+        asked, limit = self._validated_on(validation), self.stages.evaluation.max_response_tokens
+        if validation.highest is None:
+            return {"labels": digest_of(asked.labels), "max_response_tokens": limit}
+        judge = None if isinstance(self.stages.judge, NoJudge) else self.stages.judge.content()
+        return {"queries": digest_of(asked.queries), "judge": judge, "max_response_tokens": limit}
 
-    def _validator(self, validation: Labelled) -> Callable[[PreTrainedModel], float]:
-        """Greedy accuracy of a student on the validation queries that have a pseudo-label (METHOD 5.7).
+    def _validator(self, validation: Labelled, progress: Progress) -> Callable[[PreTrainedModel], float]:
+        """How good a student's greedy responses to validation queries are, in [0, 1].
 
-        Processes that train together share out the queries; each returns what all of them found.
+        The share that answers as the pseudo-label does (METHOD 5.7), or the mean of the judge's grades over the highest
+        one. Processes that train together share out the queries; each returns what all of them found.
         """
         s, asked = self.stages, self._validated_on(validation)
-        tokenizer = load_tokenizer(self.student.folder)
+        tokenizer, limit = load_tokenizer(self.student.folder), s.evaluation.max_response_tokens
+        judges: list[OpenJudge] = []  # opened by the first validation: a stage left out has none
+
+        def score(generator: LocalGenerator, queries: list[Query], labels: list[PseudoLabel]) -> float:
+            if validation.highest is None:
+                return accuracy(generator, queries, labels, max_response_tokens=limit)
+            if not judges:
+                judges.append(open_judge(s.judge, progress))
+            return mean_verdict(generator, queries, judges[0], max_response_tokens=limit)
 
         def validate(model: PreTrainedModel) -> float:
             generator = LocalGenerator("student", model, tokenizer, s.zero_shot)
-            limit = s.evaluation.max_response_tokens
             queries, labels = own_share(asked.queries), own_share(asked.labels)
-            own = accuracy(generator, queries, labels, max_response_tokens=limit) if queries else 0.0
-            right = torch.tensor(round(own * len(queries)), device=model.device)
-            return int(sum_over_processes(right)) / len(asked.queries)
+            own = len(queries) * score(generator, queries, labels) if queries else 0.0
+            if validation.highest is None:
+                own = round(own)  # right answers, so that any number of processes finds the same share
+            total = torch.tensor(float(own), dtype=torch.float64, device=model.device)
+            return float(sum_over_processes(total)) / len(asked.queries)
 
         return validate
 

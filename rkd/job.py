@@ -123,7 +123,6 @@ def place_of(config: DictConfig) -> Place:
 
 
 def _place_of(stages: Stages, config: DictConfig) -> Place:
-    _check_task(stages)
     stages.generation.check()
     models = [model.source() for model in _models(stages, config)]
     digest = job_digest(stages, evaluate_only=config.evaluate_only, models=models)
@@ -277,20 +276,10 @@ def _cores(
     return cores(config.threads, processes=processes, small_models=are_small)
 
 
-def _check_task(stages: Stages) -> None:
-    if not stages.dataset.is_verifiable:
-        raise ValueError(
-            f"dataset={stages.dataset.name} has no answers that could be compared, and no stage labels or tests "
-            "open-ended responses yet. `dry_run=true` says what the job would cost; `python -m rkd.alpaca_eval` makes "
-            "win rates of recorded judgements."
-        )
-
-
 def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher | EndpointTeacher | EndpointJudge]:
-    if config.evaluate_only:
-        return [stages.student]
-    has_source = isinstance(stages.judge, LocalModel | EndpointModel)
-    return [stages.student, stages.teacher, *([stages.judge] if has_source else [])]
+    judges = [] if config.evaluate_only else [stages.judge]
+    asked = [one for one in (*judges, stages.annotator) if isinstance(one, LocalModel | EndpointModel)]
+    return [stages.student, *([] if config.evaluate_only else [stages.teacher]), *asked]
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from rkd.batches import ResponseBatch, collate, even_groups
 from rkd.generation import LocalModel
 from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.models import response_states
-from rkd.prompts import JudgePrompt
+from rkd.prompts import ComparePrompt, JudgePrompt
 from rkd.protocols import Judge
 from rkd.records import Query, Response
 from rkd.side_by_side import map_over_copies
@@ -81,7 +81,7 @@ class Remembered:
         return [verdicts[key] for key in keys]
 
 
-def verdict_of(logprobs: Mapping[str, float], prompt: JudgePrompt) -> Verdict | None:
+def verdict_of(logprobs: Mapping[str, float], prompt: JudgePrompt | ComparePrompt) -> Verdict | None:
     """The verdict of a judge behind a server, which lists its likeliest next tokens only.
 
     Args:
@@ -114,11 +114,15 @@ class LocalYesNo:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    prompt: JudgePrompt
+    prompt: JudgePrompt | ComparePrompt
     is_hard: bool = False
     batch_responses: int = BATCH_RESPONSES
     progress: Callable[[int], None] = lambda _: None
     remembered: Remembered = field(default_factory=Remembered, repr=False)
+
+    def with_prompt(self, prompt: JudgePrompt | ComparePrompt) -> "LocalYesNo":
+        """The same model under another prompt."""
+        return replace(self, prompt=prompt, remembered=Remembered())
 
     def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:
         """See `rkd.protocols.Judge`; a local model's verdict can always be read."""
@@ -177,9 +181,9 @@ def _shared_tokens(rows: Sequence[Sequence[int]]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class YesNoJudge(LocalModel):
-    """The judge of a configuration: a model folder that is asked in a judge's prompt; see `LocalYesNo`."""
+    """The judge, or annotator, of a configuration: a model folder that is asked in its prompt; see `LocalYesNo`."""
 
-    prompt: JudgePrompt
+    prompt: JudgePrompt | ComparePrompt
     is_hard: bool = False
 
     def content(self) -> dict[str, Any]:

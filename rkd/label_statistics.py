@@ -4,10 +4,12 @@ Labels, or scored responses, and the gold answers enter; counts leave (paper D: 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
+from scipy.stats import spearmanr
 
 from rkd.answers import answers_match
 from rkd.pairs import area_under_curve
@@ -15,6 +17,7 @@ from rkd.records import PseudoLabel, Query, ScoredResponse
 from rkd.results import (
     CONSENSUS_BINS,
     RELIABILITY_BINS,
+    GradeStatistics,
     JudgeQuality,
     LabelStatistics,
     ReliabilityBin,
@@ -77,6 +80,40 @@ def verdict_counts(
         right_called_wrong=counts[False, True],
         wrong_called_wrong=counts[False, False],
         without_verdict=without,
+    )
+
+
+def grade_statistics(
+    queries: Sequence[Query],
+    scored: Sequence[Sequence[ScoredResponse]],
+    highest: int,
+    rubric: Callable[[str, str], int] | None = None,
+) -> GradeStatistics:
+    """How responses were graded, and how far by the rubric of a generated world, where there is one.
+
+    Args:
+        scored: the responses to each query, in the order of the queries.
+        rubric: the score of a response to a question.
+    """
+    graded = [(q, one) for q, own in zip(queries, scored, strict=True) for one in own if one.score is not None]
+    given = np.array([one.score for _, one in graded])
+    counts = Counter(given.tolist())
+    agreement: dict[str, float | None] = {}
+    if rubric is not None and graded:
+        true = np.array([rubric(query.question, one.response.text) for query, one in graded])
+        varies = len(set(given)) > 1 and len(set(true)) > 1
+        agreement = {
+            "exact": float((given == true).mean()),
+            "within_one": float((np.abs(given - true) <= 1).mean()),
+            "rank_correlation": float(spearmanr(given, true).statistic) if varies else None,
+            "mean_by_rubric": float(true.mean()),
+        }
+    return GradeStatistics(
+        responses=len(graded),
+        unreadable=sum(map(len, scored)) - len(graded),
+        mean=float(given.mean()) if graded else None,
+        counts={str(grade): counts[grade] for grade in range(highest + 1)},
+        **agreement,
     )
 
 

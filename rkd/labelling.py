@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rkd.asking import Asking
-from rkd.endpoint_judge import EndpointJudge
+from rkd.endpoint_judge import open_judge
 from rkd.judge import NoJudge
 from rkd.judge_attacks import attacks
-from rkd.label_statistics import judge_quality, label_statistics, verdict_counts
-from rkd.labels import score, two_pass
+from rkd.label_statistics import grade_statistics, judge_quality, label_statistics, verdict_counts
+from rkd.labels import RubricGrades, score, two_pass
 from rkd.preferences import StoredPairs
 from rkd.progress import Progress
 from rkd.recipes import recipe_digest
@@ -35,12 +35,16 @@ WAYS: dict[Stream, str] = {
 
 @dataclass(frozen=True)
 class Labelled:
-    """The queries of a split with the teacher's responses to them, scored against the teacher's own labels."""
+    """The queries of a split with the teacher's responses to them, scored against the teacher's own labels.
+
+    Of an open-ended task a judge has graded the responses, from 0 to `highest`, and there are no labels.
+    """
 
     split: str
     queries: list[Query]
     labels: list[PseudoLabel]
     scored: list[list[ScoredResponse]]
+    highest: int | None = None
 
     @property
     def answers(self) -> dict[str, str]:
@@ -48,9 +52,18 @@ class Labelled:
         return {label.query_id: label.answer for label in self.labels if label.answer is not None}
 
     def with_label(self) -> "Labelled":
-        """The queries that have a label."""
-        kept = [i for i, entry in enumerate(self.labels) if entry.answer is not None]
-        return Labelled(self.split, *([column[i] for i in kept] for column in (self.queries, self.labels, self.scored)))
+        """The queries that have a label; where responses are graded, those with one of the highest score."""
+        return self.at([i for i in range(len(self.queries)) if self._is_taught(i)])
+
+    def at(self, places: Sequence[int]) -> "Labelled":
+        """The queries at these places."""
+        columns = ([column[i] for i in places] for column in (self.queries, self.labels, self.scored))
+        return Labelled(self.split, *columns, self.highest)
+
+    def _is_taught(self, place: int) -> bool:
+        if self.highest is None:
+            return self.labels[place].answer is not None
+        return any(one.score == self.highest for one in self.scored[place])
 
 
 class Labelling(Asking):
@@ -59,7 +72,8 @@ class Labelling(Asking):
     def label(self, split: str) -> Labelled:
         """The teacher answers the queries of a split in its two passes; its answers are labelled and scored.
 
-        A row that trains nothing gets no labels, but for a judge to be compared with.
+        Where the judge grades responses there is one pass, since grades have no consensus. A row that trains nothing
+        gets no labels, but for a judge to be compared with.
 
         Raises:
             ValueError: no training query is left.
@@ -67,7 +81,9 @@ class Labelling(Asking):
         s = self.stages
         queries = self._queries(split, labelled=s.labels.uses_gold)
         if not needs_labels(s, split):  # nobody is asked for what no stage would use
-            return Labelled(split, queries, [PseudoLabel(q.id, None, 0.0) for q in queries], [[] for _ in queries])
+            return _without_labels(split, queries, [[] for _ in queries])
+        if isinstance(s.labels, RubricGrades):
+            return self._graded(s.labels, split, queries)
 
         def second_pass(undecided: list[Query]) -> list[list[Response]]:
             if s.teacher_samples.second_pass is None:
@@ -78,16 +94,7 @@ class Labelling(Asking):
         first = self._teacher_responses("first", split, queries)
         labels, responses = two_pass(s.labels, queries, first, second_pass)
         labelled = Labelled(split, queries, labels, score(queries, responses, labels))
-        withheld = sum(one.withheld is not None for own in responses for one in own)
-        without, unanswered = len(queries) - len(labelled.answers), sum(not own for own in responses)
-        self.notes.counts |= {f"{split}_queries": len(queries), f"{split}_without_label": without}
-        if unanswered:
-            self.notes.counts[f"{split}_without_response"] = unanswered
-        said = f", {unanswered} without a response" if unanswered else ""
-        if withheld:
-            self.notes.counts[f"{split}_withheld_responses"] = withheld
-            said += f", {withheld} responses declined by the teacher or withheld by a filter"
-        self.workshop.say(f"    {len(queries)} {split} queries, {without} without consensus{said}")
+        self._note_queries(labelled, responses, "without consensus")
         if split == "training":
             passes = ["teacher_first_training", "teacher_second_training"]
             self.workshop.note("labels", labels, recipe_digest("labels", labelled.answers), made_from=passes)
@@ -100,6 +107,47 @@ class Labelling(Asking):
                 )
         return labelled
 
+    def _graded(self, grades: RubricGrades, split: str, queries: list[Query]) -> Labelled:
+        """The teacher's first-pass responses with the judge's grades."""
+        responses = self._teacher_responses("first", split, queries)
+        scored = self._grades(grades, f"teacher_{split}", "the teacher's responses", queries, responses)
+        labelled = _without_labels(split, queries, scored, grades.highest)
+        best = f"without a response of grade {grades.highest}"
+        self._note_queries(labelled, responses, best)
+        if split == "training" and not labelled.with_label().queries:
+            raise ValueError(
+                f"no query is left after grading: all {len(queries)} are {best}. Look at what the judge writes with "
+                "`experiments=judge_quality`, or choose a better teacher=."
+            )
+        return labelled
+
+    def _grades(
+        self, grades: RubricGrades, name: str, what: str, queries: list[Query], responses: list[list[Response]]
+    ) -> list[list[ScoredResponse]]:
+        """The responses with the judge's grades, whose statistics are noted."""
+        asked = [(query, one) for query, own in zip(queries, responses, strict=True) for one in own]
+        scored = grades.scored(responses, self._judged(name, what, asked)["scores"])
+        noted = self.notes.grades[name] = grade_statistics(queries, scored, grades.highest, self.stages.dataset.rubric)
+        if noted.unreadable:
+            unread = f"{noted.unreadable} of {len(asked)} grades of {what}"
+            self.workshop.warn(f"{unread} could not be read, and count for nothing.")
+        self.workshop.say(f"    grades of {what}: {noted}")
+        return scored
+
+    def _note_queries(self, labelled: Labelled, responses: Sequence[Sequence[Response]], lacking: str) -> None:
+        """Say and count what became of the queries of a split that the teacher answered."""
+        split, queries = labelled.split, len(labelled.queries)
+        without, unanswered = queries - len(labelled.with_label().queries), sum(not own for own in responses)
+        withheld = sum(one.withheld is not None for own in responses for one in own)
+        self.notes.counts |= {f"{split}_queries": queries, f"{split}_without_label": without}
+        if unanswered:
+            self.notes.counts[f"{split}_without_response"] = unanswered
+        said = f", {unanswered} without a response" if unanswered else ""
+        if withheld:
+            self.notes.counts[f"{split}_withheld_responses"] = withheld
+            said += f", {withheld} responses declined by the teacher or withheld by a filter"
+        self.workshop.say(f"    {queries} {split} queries, {without} {lacking}{said}")
+
     def pair(self, sft: Checkpoint, labelled: Labelled) -> tuple[list[Query], list[PreferencePair]]:
         """The SFT student is sampled; the queries of D_R, and pairs of teacher and student responses.
 
@@ -111,7 +159,7 @@ class Labelling(Asking):
         known, scores = self._student_samples(sft, labelled)
         queries = [known.queries[i] for i in balanced(scores)]
         if isinstance(s.pairs, StoredPairs):
-            pairs = s.pairs.pairs_of(known.queries, s.zero_shot)
+            pairs = s.pairs.pairs_of(known.queries, s.zero_shot, s.highest_score)
         else:
             pairs = s.pairs.pair(known.queries, known.scored, scores, s.sampling_seed)
         sources = ["labels", "teacher_first_training", "teacher_second_training", f"student_samples_{split}"]
@@ -171,7 +219,11 @@ class Labelling(Asking):
             known.queries,
             ("student", sft, s.zero_shot, s.student_samples.sample),
         )
-        scores = score(known.queries, sampled, known.labels)
+        if isinstance(s.labels, RubricGrades):
+            name = f"student_samples_{labelled.split}"
+            scores = self._grades(s.labels, name, "the student's samples", known.queries, sampled)
+        else:
+            scores = score(known.queries, sampled, known.labels)
         self._note_student_samples(labelled.split, scores)
         return known, scores
 
@@ -242,8 +294,7 @@ class Labelling(Asking):
 
         def read(progress: Progress) -> dict[str, Any]:
             with self.workshop.progress(f"judging {what}", len(asked)) as advance:
-                kept = {"kept": progress} if isinstance(judge, EndpointJudge) else {}
-                verdicts = judge.open(advance, **kept).verdicts(*zip(*asked, strict=True))
+                verdicts = open_judge(judge, advance, progress).verdicts(*zip(*asked, strict=True))
             return {"scores": [one and one.score for one in verdicts], "masses": [one and one.mass for one in verdicts]}
 
         recipe = {"judge": judge.content(), "responses": digest_of([response for _, response in asked])}
@@ -252,10 +303,14 @@ class Labelling(Asking):
     def _note_student_samples(self, split: str, scored: Sequence[Sequence[ScoredResponse]]) -> None:
         """Say what became of the student's samples, and warn of what would explain that none are left."""
         kept, flat = balanced(scored), [one for own in scored for one in own]
-        all_right = sum(all(one.score == 1 for one in own) for own in scored)
+        best = self.stages.highest_score
+        all_best = sum(all(one.score == best for one in own) for own in scored)
+        found = ("different grades", f"of grade {best:g}", "of one lower grade")
+        if best == 1:
+            found = ("right and wrong student samples", "right", "wrong")
         self.workshop.say(
-            f"    {len(scored)} {split} queries: {len(kept)} with right and wrong student samples, {all_right} all "
-            f"right, {len(scored) - len(kept) - all_right} all wrong"
+            f"    {len(scored)} {split} queries: {len(kept)} with {found[0]}, {all_best} all {found[1]}, "
+            f"{len(scored) - len(kept) - all_best} all {found[2]}"
         )
         truncated = sum(not one.response.is_finished for one in flat) / max(1, len(flat))
         if truncated > 0.5:
@@ -264,6 +319,12 @@ class Labelling(Asking):
                 f"student_samples.max_response_tokens={self.stages.student_samples.max_response_tokens}: raise it, or "
                 "train the student to stop (sft=mini, more sft.epochs)."
             )
+
+
+def _without_labels(
+    split: str, queries: list[Query], scored: list[list[ScoredResponse]], highest: int | None = None
+) -> Labelled:
+    return Labelled(split, queries, [PseudoLabel(query.id, None, 0.0) for query in queries], scored, highest)
 
 
 def _percent(share: float | None) -> str:

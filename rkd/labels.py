@@ -73,6 +73,37 @@ class GoldLabels:
         return [PseudoLabel(query.id, query.gold_answer, 1.0) for query in queries]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RubricGrades:
+    """Open-ended tasks have no label: a judge grades each response, ℓ from 0 to ℓ* (METHOD 2.2).
+
+    Args:
+        highest: ℓ*.
+    """
+
+    uses_gold: ClassVar[bool] = False
+
+    highest: int = 5
+
+    def __post_init__(self) -> None:
+        if self.highest < 1:
+            raise ValueError(f"labels.highest={self.highest}: the highest score must be at least 1.")
+
+    def scored(
+        self, responses: Sequence[Sequence[Response]], verdicts: Sequence[float | None]
+    ) -> list[list[ScoredResponse]]:
+        """The responses to each query with ℓ, the nearest whole one; None where the verdict could not be read.
+
+        Args:
+            verdicts: of each response, all queries' in one row, in [0, 1].
+        """
+        in_turn = iter(verdicts)
+        return [[ScoredResponse(response, None, self._score(next(in_turn))) for response in own] for own in responses]
+
+    def _score(self, verdict: float | None) -> float | None:
+        return None if verdict is None else float(round(self.highest * verdict))
+
+
 def two_pass(
     labels: Labels,
     queries: Sequence[Query],

@@ -113,5 +113,6 @@ def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Sourc
         del parts[without_effect]
     parts |= s.training_recipe
     if evaluate_only:
-        parts = {name: parts[name] for name in ("dataset", "student", "evaluation", "generation", "sampling_seed")}
+        kept = ("dataset", "student", "annotator", "evaluation", "generation", "sampling_seed")
+        parts = {name: parts[name] for name in kept}
     return recipe_digest("job", {**parts, "evaluate_only": evaluate_only, "models": list(models)})

@@ -12,7 +12,7 @@ from rkd.data import Data
 from rkd.dpo import DPO
 from rkd.endpoint_teacher import EndpointTeacher
 from rkd.generation import LocalModel
-from rkd.labels import AllResponses
+from rkd.labels import AllResponses, RubricGrades
 from rkd.preferences import StoredPairs
 from rkd.protocols import Sampling
 from rkd.reward_model import NoRewardModel, RewardModel
@@ -115,7 +115,7 @@ def _teacher_work(s: Stages, queries: int, expected: Expected) -> list[Work]:
         return Work(f"teacher, {name} pass", amount, TEACHER, sampling.max_response_tokens, [(asked, sampling)])
 
     work = [one("first", s.teacher_samples.first_pass, queries)]
-    if s.teacher_samples.second_pass is not None:
+    if s.teacher_samples.second_pass is not None and not isinstance(s.labels, RubricGrades):
         work.append(one("second", s.teacher_samples.second_pass, expected.second_pass * queries))
     return work
 
@@ -180,7 +180,7 @@ def _rl_work(s: Stages, rl: RL, validated: float) -> Work:
 def _evaluation_work(s: Stages, table: Sequence[Line]) -> list[Work]:
     tests = [len(queries) for queries in s.dataset.test_sets().values()]
     asked = [(sum(tests), s.evaluation.greedy)]
-    if s.evaluation.pass_at_k_samples:  # for the first test set
+    if s.evaluation.pass_at_k_samples and s.dataset.is_verifiable:  # for the first test set
         asked.append((s.evaluation.pass_at_k_queries(tests[0]), s.evaluation.pass_at_k))
     responses = sum(queries * sampling.samples_per_query for queries, sampling in asked)
     asked_models = [line for line in table if line.prompt is not None]

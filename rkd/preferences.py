@@ -172,8 +172,13 @@ class StoredPairs:
 
     path: str
 
-    def pairs_of(self, queries: Sequence[Query], prompt: PromptTemplate) -> list[PreferencePair]:
+    def pairs_of(
+        self, queries: Sequence[Query], prompt: PromptTemplate, best_score: float = 1.0
+    ) -> list[PreferencePair]:
         """The pairs that ask one of the queries, by its question or by the prompt as text, in the order of the file.
+
+        Args:
+            best_score: ℓ* of a chosen response; a rejected one has 0.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -184,7 +189,7 @@ class StoredPairs:
         for pair in read_pairs(self._file(), queries[0].dataset if queries else ""):
             if (query := by_question.get(question_key(pair.query.question))) is not None:
                 chosen, rejected = (
-                    replace(side, response=replace(side.response, query_id=query.id))
+                    replace(side, response=replace(side.response, query_id=query.id), score=best_score * side.score)
                     for side in (pair.chosen, pair.rejected)
                 )
                 pairs.append(PreferencePair(query, chosen, rejected))

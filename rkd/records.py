@@ -7,7 +7,7 @@ frozen, and a file of records is one JSON object per line in UTF-8, written in o
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,8 @@ class Query:
     """One question put to a model: q in both papers.
 
     `question` is the bare question; `rkd.prompts` makes the text that a model sees. `gold_answer` is None in every
-    label-free training split, so a stage cannot read what it must not know.
+    label-free training split, so a stage cannot read what it must not know; of an open-ended test it is the reference
+    that responses are compared with.
     """
 
     id: str
@@ -25,6 +26,11 @@ class Query:
     question: str
     gold_answer: str | None = None
     category: str | None = None
+
+    def rewritten(self, rewrite: Callable[[str], str]) -> "Query":
+        """The query with its texts rewritten."""
+        gold = None if self.gold_answer is None else rewrite(self.gold_answer)
+        return dataclasses.replace(self, question=rewrite(self.question), gold_answer=gold)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

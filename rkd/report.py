@@ -135,7 +135,13 @@ def row_comparison(results: Sequence[RunResult], first: str, second: str) -> str
 
 
 def _final_title(result: RunResult) -> str:
-    return f"{result.row}, seed {result.seed}: accuracy in %"
+    return f"{result.row}, seed {result.seed}: {_measure(result.models)} in %"
+
+
+def _measure(models: Sequence[ModelResult]) -> str:
+    """What the outcomes of these models are."""
+    is_compared = any(test.win_rate for model in models for test in model.test_sets.values())
+    return "win rate" if is_compared else "accuracy"
 
 
 def _final_content(result: RunResult) -> tuple[list[str], list[list[str]], list[str]]:
@@ -158,9 +164,33 @@ def _final_content(result: RunResult) -> tuple[list[str], list[list[str]], list[
     if any(share is not None for _, share in voted):
         listed = ", ".join(f"{role} {_percent(share)}" for role, share in voted if share is not None)
         notes.append(f"maj@8, of the samples of pass@8: {listed}.")
+    notes += _win_rate_notes(result, main)
     if result.failure is not None:
         notes.append(f"The job failed: {result.failure}.")
     return columns, rows, notes
+
+
+def _win_rate_notes(result: RunResult, main: str) -> list[str]:
+    """What else is told of a comparison with references: by model, and of the annotator on the row's own."""
+    told = [(m.role, m.test_sets[main].win_rate) for m in result.models if main in m.test_sets]
+    if not told or told[-1][1] is None:
+        return []
+    own, notes = told[-1][1], []
+    shown = {
+        "length-controlled": lambda one: _percent(one.length_controlled),
+        f"characters, {own.reference_characters:.0f} of the reference": lambda one: f"{one.characters:.0f}",
+        "score by the rubric, of 5": lambda one: None if one.rubric is None else f"{one.rubric:.2f}",
+    }
+    for what, show in shown.items():
+        listed = [f"{role} {show(one)}" for role, one in told if show(one) is not None]
+        if listed:
+            notes.append(f"{what[0].upper()}{what[1:]}: {', '.join(listed)}.")
+    unreadable = f", {own.unreadable} of {2 * result.models[-1].test_sets[main].n} verdicts unreadable"
+    return [
+        *notes,
+        f"The annotator, asked in both orders, prefers what stands first by {_percent(own.first_preferred)} and agrees "
+        f"with itself on {_percent(own.orders_agree)}{unreadable if own.unreadable else ''}.",
+    ]
 
 
 def _paired_test(result: RunResult, test_set: str) -> str:
@@ -172,9 +202,9 @@ def _paired_test(result: RunResult, test_set: str) -> str:
     rivals = [model for model in scored if model.role not in (ours, TEACHER)]
     if not rivals:
         return f"No other student to compare {ours} with."
-    most = max(model.test_sets[test_set].correct for model in rivals)
+    most = max(model.test_sets[test_set].accuracy for model in rivals)
     # Of equally good ones the last in the table, which is the nearest to the row's own model; the others are named.
-    *tied, best = [model.role for model in rivals if model.test_sets[test_set].correct == most]
+    *tied, best = [model.role for model in rivals if model.test_sets[test_set].accuracy == most]
     which = f"best other student, tied with {' and '.join(tied)}" if tied else "best other student"
     for pair in result.comparisons:
         if pair.test_set != test_set or {pair.first, pair.second} != {ours, best}:
@@ -217,7 +247,7 @@ def _seeds_part(row: str, setting: str, results: list[RunResult]) -> str:
         rows.append(cells)
     parts = [f"**{row}**{setting}, seeds {', '.join(str(result.seed) for result in finished) or 'none'}"]
     if rows:
-        parts.append(_markdown(["model", *(f"{name}: accuracy %" for name in names)], rows))
+        parts.append(_markdown(["model", *(f"{name}: {_measure(models)} %" for name in names)], rows))
         parts.append("Mean over seeds ± sample standard deviation; below, each seed with its 95 % interval.")
         parts += [f"Seed {result.seed}: {_paired_test(result, names[0])}" for result in finished]
         parts += _over_seeds(finished, names)

@@ -29,8 +29,30 @@ class CategoryResult:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class WinRate:
+    """What is told of an open-ended test beside the mean preference; lengths are mean characters of a response.
+
+    `length_controlled` is the rate that responses as long as the reference's would have (`rkd.alpaca_eval`).
+    `first_preferred`: how far the annotator prefers what stands first, 0.5 being not at all, and `orders_agree` the
+    share of questions on which its verdict is the same in both orders. `unreadable` counts the verdicts, two to a
+    question, that could not be read, each an even 0.5. `rubric`: the mean score by the rubric of a generated world.
+    """
+
+    length_controlled: float
+    characters: float
+    reference_characters: float
+    first_preferred: float
+    orders_agree: float
+    unreadable: int
+    rubric: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class TestSetResult:
     """One model on one test set: `outcomes`, `answers` and `question_ids` have n entries, in the same order.
+
+    Of an open-ended test, which alone has a `win_rate`, an outcome is the annotator's preference for the response over
+    the reference, in [0, 1], the accuracy their mean, `correct` counts those above 0.5, and an answer is the response.
 
     `interval_low` and `interval_high` bound the 95 % interval of `accuracy`; `pass_at_8` and `maj_at_8` are None where
     only the greedy response was drawn; an entry of `answers` is None where none could be extracted. `share_truncated`
@@ -46,20 +68,22 @@ class TestSetResult:
     interval_low: float
     interval_high: float
     pass_at_8: float | None
-    outcomes: list[bool]
+    outcomes: list[bool] | list[float]
     answers: list[str | None]
     question_ids: list[str]
     share_without_answer: float
     share_truncated: float
     by_category: dict[str, CategoryResult] = dataclasses.field(default_factory=dict)
     maj_at_8: float | None = None
+    win_rate: WinRate | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.outcomes), len(self.answers), len(self.question_ids), self.n}
-        if len(lengths) != 1 or sum(self.outcomes) != self.correct:
+        right = sum(outcome > 0.5 for outcome in self.outcomes)
+        if len(lengths) != 1 or right != self.correct:
             raise ValueError(
                 f"{self.test_set}: n={self.n}, correct={self.correct} do not fit {len(self.outcomes)} outcomes "
-                f"({sum(self.outcomes)} of them true), {len(self.answers)} answers, {len(self.question_ids)} ids."
+                f"({right} of them true), {len(self.answers)} answers, {len(self.question_ids)} ids."
             )
 
 
@@ -150,6 +174,32 @@ class VerdictCounts:
         counts = {name: value for name, value in dataclasses.asdict(self).items() if name != "without_verdict"}
         total = sum(counts.values())
         return {name: value / total for name, value in counts.items()} if total else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GradeStatistics:
+    """Responses that a judge graded, `counts` by grade; `unreadable` further ones have no grade.
+
+    Against the rubric of a generated world: the shares of grades that are `exact` and `within_one`, Spearman's
+    `rank_correlation`, and what the mean grade should be; None where there is no such rubric.
+    """
+
+    responses: int
+    unreadable: int
+    mean: float | None
+    counts: dict[str, int]
+    exact: float | None = None
+    within_one: float | None = None
+    rank_correlation: float | None = None
+    mean_by_rubric: float | None = None
+
+    def __str__(self) -> str:
+        said = "none" if self.mean is None else f"{self.mean:.2f} on average"
+        if self.exact is not None:
+            said += (
+                f" ({self.mean_by_rubric:.2f} by the rubric, {self.exact:.1%} equal, {self.within_one:.1%} within 1)"
+            )
+        return said
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -258,8 +308,8 @@ class RunResult:
     `reward_model`: what its kept weights reach on the validation pairs (`rkd.pairs.kinds`); empty without one.
     `histories`: by stage, a row for each validation: of sft, dpo and reward_model with `step` and the `share` of all
     steps, of rl with `episodes`, and there about forty rollouts' `reward`, `kl`, `response_tokens` and `repetition`,
-    too. `bound`: by what stands for the true reward, "label" or "learned"; empty where it was not asked for. `stopped`:
-    why a stage was ended before its time, by stage.
+    too. `grades`: of an open-ended task, by what was graded. `bound`: by what stands for the true reward, "label" or
+    "learned"; empty where it was not asked for. `stopped`: why a stage was ended before its time, by stage.
     """
 
     row: str
@@ -280,6 +330,7 @@ class RunResult:
     reward_model: dict[str, float] = dataclasses.field(default_factory=dict)
     histories: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
     bound: dict[str, BoundSides] = dataclasses.field(default_factory=dict)
+    grades: dict[str, GradeStatistics] = dataclasses.field(default_factory=dict)
     stopped: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property

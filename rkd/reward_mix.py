@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from rkd.endpoint_judge import EndpointJudge
+from rkd.endpoint_judge import open_judge
 from rkd.judge import ConfiguredJudge, NoJudge, OpenJudge
 from rkd.loading import ModelOptions
 from rkd.progress import Progress
@@ -28,6 +28,7 @@ from rkd.protocols import RewardFunction, Rewards
 from rkd.records import Checkpoint, Query, Response
 from rkd.rewards import (
     ConsistencyCheck,
+    ExistenceCheck,
     JudgedReward,
     ProbabilityReward,
     VerifiableReward,
@@ -47,10 +48,11 @@ WITH_LABELS: tuple[Stream, ...] = ("balanced", "labelled")
 class RewardInputs:
     """What a reward may be made of: y* by query id, reward model and judge, the student's prompt and options.
 
-    `progress` is that of the training: a judge behind a server keeps there what was paid for.
+    `labels` is None of an open-ended task, whose responses have no answer to compare. `progress` is that of the
+    training: a judge behind a server keeps there what was paid for.
     """
 
-    labels: Mapping[str, str]
+    labels: Mapping[str, str] | None
     reward_model: Checkpoint
     judge: ConfiguredJudge | NoJudge
     prompt: PromptTemplate
@@ -59,9 +61,7 @@ class RewardInputs:
 
     def open_judge(self) -> OpenJudge:
         """The judge, its model loaded."""
-        if isinstance(self.judge, EndpointJudge):
-            return self.judge.open(kept=self.progress)
-        return self.judge.open()
+        return open_judge(self.judge, kept=self.progress)
 
 
 class Source(Protocol):
@@ -110,7 +110,10 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """Eq. 10 around the learned reward; see `rkd.rewards.ConsistencyCheck`."""
+    """Eq. 10 or, of an open-ended task, Eq. 11 around the learned reward.
+
+    See `rkd.rewards.ConsistencyCheck` and `rkd.rewards.ExistenceCheck`.
+    """
 
     penalty: Callable[[Tensor], Tensor] = cap_at_zero
     unanswered: float = -5.0
@@ -139,6 +142,8 @@ class Learned:
             reward = ProbabilityReward(reward)
         if self.check is None:
             return reward
+        if inputs.labels is None:
+            return ExistenceCheck(reward, self.check.unanswered)
         return ConsistencyCheck(reward, inputs.labels, self.check.penalty, self.check.unanswered)
 
 

@@ -177,6 +177,30 @@ class ConsistencyCheck:
 
 
 @dataclass(frozen=True)
+class ExistenceCheck:
+    """The check of an open-ended task around a reward: Eq. 11 of paper D.
+
+        −5 where there is no valid answer, r otherwise
+
+    An answer is valid that is neither empty nor cut at the length limit (METHOD 5.17).
+
+    Args:
+        reward: the reward r that is checked.
+        unanswered: the reward of a response that is no valid answer.
+    """
+
+    reward: RewardFunction
+    unanswered: float = -5.0
+
+    def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+        """See `RewardFunction`."""
+        inner = self.reward(queries, responses)
+        is_valid = torch.tensor([bool(response.text.strip()) and response.is_finished for response in responses])
+        total = torch.where(is_valid, inner.total, torch.full_like(inner.total, self.unanswered))
+        return Rewards(total, {**inner.components, "answered": is_valid.float(), "check": total - inner.total})
+
+
+@dataclass(frozen=True)
 class ProbabilityReward:
     """σ(r): what a reward model that was trained by classification says of a response, as a probability (paper J)."""
 

@@ -12,7 +12,7 @@ from rkd.engines import Engine
 from rkd.evaluation import Evaluation
 from rkd.generation import LocalModel
 from rkd.judge import ConfiguredJudge, NoJudge
-from rkd.labels import Labels
+from rkd.labels import Labels, RubricGrades
 from rkd.preferences import OneSourcePairs, Pairs, StoredPairs, ValidationPairs
 from rkd.prompts import PromptTemplate
 from rkd.reward_mix import RewardMix
@@ -24,6 +24,7 @@ from rkd.student_samples import StudentSamples
 from rkd.teacher import RecordedSamples, TeacherSamples
 from rkd.tracking import Tracker
 from rkd.training import Training
+from rkd.win_rates import check_annotator
 
 TEACHER, FEW_SHOT, ZERO_SHOT = "teacher", "student few-shot", "student zero-shot"
 GREEDY = AsAsked()
@@ -40,6 +41,7 @@ class Stages:
         few_shot: the row's model is evaluated with the student's examples (ICL); trained rows see none (METHOD 5.12).
         warm_up: reinforcement learning starts from the tuned student, else from the untuned one (METHOD 5.13).
         answering: how the row's model answers test queries; the other lines of its table answer greedily.
+        annotator: what compares responses with references where the task is open-ended.
     """
 
     row: str
@@ -52,6 +54,7 @@ class Stages:
     teacher_samples: TeacherSamples | RecordedSamples
     labels: Labels
     judge: ConfiguredJudge | NoJudge
+    annotator: Any
     student: LocalModel
     teaching_set: Any
     sft: Any
@@ -91,6 +94,7 @@ class Stages:
                 "answering=best_of_n needs a reward model, and reward_model=none makes none. Take "
                 "`python run.py reward_model=mini`, or greedy responses, `python run.py answering=as_asked`."
             )
+        self._check_task()
         if isinstance(self.teacher, StoredTeacher) != isinstance(self.teacher_samples, RecordedSamples):
             raise ValueError(
                 f"teacher={self.teacher.name} does not go with these teacher_samples: a stored teacher needs "
@@ -116,6 +120,42 @@ class Stages:
                 "`python run.py dataset=mini_math_aug`, leave some of these without a label, "
                 "`dataset.labelled_fraction=0.5`, or ask them all, `reward_mix.judge.queries=all`."
             )
+
+    def _check_task(self) -> None:
+        """Refuse an open-ended dataset without a judge that grades and an annotator that compares, and the reverse."""
+        is_graded = isinstance(self.labels, RubricGrades)
+        if is_graded and isinstance(self.judge, NoJudge) and trains(self):
+            raise ValueError(
+                "labels=rubric_judge takes grades of a judge, and judge=none is none. Take `python run.py "
+                "judge=mini_grader`, or the teacher, `judge=rubric`."
+            )
+        for name in ("teaching_set", "pairs", "validation_pairs"):
+            best = getattr(getattr(self, name), "best_score", self.highest_score)
+            if best != self.highest_score:
+                raise ValueError(
+                    f"{name}.best_score={best:g}: with these labels the highest score is {self.highest_score:g}. Leave "
+                    "it to `highest_score`, which labels= sets."
+                )
+        if self.dataset.is_verifiable:
+            return
+        check_annotator(self.annotator, self.dataset.name)
+        if not is_graded and trains(self):
+            raise ValueError(
+                f"dataset={self.dataset.name} is open-ended: there is no answer to vote on. Let a judge grade, "
+                "`python run.py labels=rubric_judge judge=mini_grader`."
+            )
+        if isinstance(self.bound, Bound):
+            raise ValueError("bound=sampled compares rewards with right answers, which an open-ended task has none of.")
+        if "verifiable" in self.reward_mix.used and isinstance(self.rl, RL):
+            raise ValueError(
+                "reward_mix.lambda_ is the weight of a comparison of answers, which an open-ended task has none of: "
+                "take reward_mix=distilled or reward_mix=judge."
+            )
+
+    @property
+    def highest_score(self) -> float:
+        """ℓ*: 1 where answers are compared with a label, else the highest grade."""
+        return float(self.labels.highest) if isinstance(self.labels, RubricGrades) else 1.0
 
     @property
     def zero_shot(self) -> PromptTemplate:
@@ -175,7 +215,8 @@ def trains(s: Stages) -> bool:
 
 def needs_labels(s: Stages, split: str) -> bool:
     """Whether the teacher answers the queries of a split: for what trains, and those in training for a judge."""
-    return trains(s) or (split == "training" and not isinstance(s.judge, NoJudge))
+    is_compared = not isinstance(s.judge, NoJudge) and not isinstance(s.labels, RubricGrades)
+    return trains(s) or (split == "training" and is_compared)
 
 
 def samples_student(s: Stages) -> bool:

@@ -1,4 +1,4 @@
-"""How sure a number is: intervals and tests for accuracies, which are means of per-question outcomes in {0, 1}.
+"""How sure a number is: intervals and tests for accuracies and win rates, means of per-question outcomes in [0, 1].
 
 Shapes: S seeds, N questions. Fractions are in [0, 1].
 """
@@ -16,7 +16,10 @@ _REPLICATES_PER_CHUNK = 500  # bounds the memory of the bootstrap: 500 × N coun
 
 @dataclass(frozen=True, slots=True)
 class PairedComparison:
-    """Two rows on the same questions: `difference` is accuracy a − accuracy b, `p_value` McNemar's, two-sided."""
+    """Two rows on the same questions: `difference` is accuracy a − accuracy b, `p_value` McNemar's, two-sided.
+
+    `only_a` counts the questions where a has the better outcome.
+    """
 
     questions: int
     accuracy_a: float
@@ -78,12 +81,14 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 def paired_comparison(outcomes_a: ArrayLike, outcomes_b: ArrayLike) -> PairedComparison:
     """Compare two rows on the same questions, in the same order.
 
+    Of outcomes between 0 and 1, preferences for instance, McNemar's test is the sign test.
+
     Args:
         outcomes_a: right (1) or wrong (0), (N,).
         outcomes_b: the same of the other row, (N,).
 
     Raises:
-        ValueError: shapes differ, N is 0, or an outcome is neither 0 nor 1.
+        ValueError: shapes differ, N is 0, or an outcome is outside [0, 1].
     """
     a, b = _outcomes(outcomes_a, dimensions=1), _outcomes(outcomes_b, dimensions=1)
     _check_same_questions(a, b)
@@ -92,7 +97,7 @@ def paired_comparison(outcomes_a: ArrayLike, outcomes_b: ArrayLike) -> PairedCom
         questions=a.size,
         accuracy_a=float(a.mean()),
         accuracy_b=float(b.mean()),
-        difference=(only_a - only_b) / a.size,
+        difference=float((a - b).sum()) / a.size,
         only_a=only_a,
         only_b=only_b,
         p_value=mcnemar_exact(only_a, only_b),
@@ -135,7 +140,7 @@ def bootstrap_over_seeds_and_questions(
         seed: of the draws.
 
     Raises:
-        ValueError: shapes do not fit, an outcome is neither 0 nor 1, or an option is out of range.
+        ValueError: shapes do not fit, an outcome is outside [0, 1], or an option is out of range.
     """
     a, b = _outcomes(outcomes_a, dimensions=2), _outcomes(outcomes_b, dimensions=2)
     _check_same_questions(a, b)
@@ -187,8 +192,8 @@ def _outcomes(outcomes: ArrayLike, *, dimensions: int) -> NDArray[np.float64]:
     if array.ndim != dimensions or array.size == 0:
         expected = "(N,)" if dimensions == 1 else "(S, N)"
         raise ValueError(f"outcomes have the shape {array.shape}: expected {expected} with at least one outcome.")
-    if not np.isin(array, (0.0, 1.0)).all():
-        raise ValueError("an outcome is neither 0 (wrong) nor 1 (right): pass per-question outcomes, not means.")
+    if not ((array >= 0) & (array <= 1)).all():
+        raise ValueError("an outcome is outside 0 (wrong) to 1 (right): pass per-question outcomes, not percent.")
     return array
 
 

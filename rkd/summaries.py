@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rkd.files import write_whole
-from rkd.results import RunResult, TestSetResult, result_from_json
+from rkd.results import RunResult, TestSetResult, WinRate, result_from_json
 
 OWN = "own"
 KEPT_ROLES = ("teacher",)  # beside the row's own model: the others are own models of other rows
@@ -22,7 +22,8 @@ KEPT_ROLES = ("teacher",)  # beside the row's own model: the others are own mode
 class TestSummary:
     """One model on one test set: `outcomes` has a "1" for each right answer, a "0" for each wrong one, n in all.
 
-    `questions` is a digest of the questions' ids in their order: only outcomes to the same questions are compared.
+    Of an open-ended test it lists the preferences, with blanks between them. `questions` is a digest of the questions'
+    ids in their order: only outcomes to the same questions are compared.
     """
 
     __test__ = False  # by its name pytest would take it for a test class
@@ -34,16 +35,22 @@ class TestSummary:
     pass_at_8: float | None = None
     maj_at_8: float | None = None
     by_category: dict[str, float] = dataclasses.field(default_factory=dict)
+    win_rate: WinRate | None = None
+
+    @property
+    def marks(self) -> list[float]:
+        """The outcomes as numbers."""
+        return [float(one) for one in (self.outcomes.split() if self.win_rate else self.outcomes)]
 
     @property
     def n(self) -> int:
         """Questions."""
-        return len(self.outcomes)
+        return len(self.marks)
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers."""
-        return self.outcomes.count("1") / self.n
+        """The share of right answers, or the mean preference."""
+        return sum(self.marks) / self.n
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,7 +102,7 @@ def summarize(result: RunResult, job: str, choices: Mapping[str, Any]) -> Summar
 def numbers(result: RunResult) -> dict[str, float]:
     """Every number of the result that is no test outcome, by dotted name; `voting` is maj@8 of the row's model."""
     values: dict[str, float] = {}
-    for name in ("counts", "costs", "labels", "verdicts", "judge", "reward_model", "bound", "overlaps"):
+    for name in ("counts", "costs", "labels", "verdicts", "judge", "grades", "reward_model", "bound", "overlaps"):
         _collect(name, getattr(result, name, None), values)
     if result.models:  # a test set may have samples to vote with
         own = result.models[-1].test_sets
@@ -116,14 +123,19 @@ def read_summaries(path: Path) -> list[Summary]:
 
 
 def _test_summary(test: TestSetResult) -> TestSummary:
+    if test.win_rate:
+        outcomes = " ".join(f"{outcome:.3f}" for outcome in test.outcomes)
+    else:
+        outcomes = "".join("01"[outcome] for outcome in test.outcomes)
     return TestSummary(
-        outcomes="".join("01"[outcome] for outcome in test.outcomes),
+        outcomes=outcomes,
         questions=_digest(test.question_ids),
         share_without_answer=test.share_without_answer,
         share_truncated=test.share_truncated,
         pass_at_8=test.pass_at_8,
         maj_at_8=test.maj_at_8,
         by_category={name: category.accuracy for name, category in test.by_category.items()},
+        win_rate=test.win_rate,
     )
 
 

@@ -5,6 +5,7 @@ of its jobs and the published values. Which jobs there are says its manifest (`r
 job that has the choices of its column, group and row. Fractions are in [0, 1] here; `rkd.table_text` prints percent.
 """
 
+import operator
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,8 @@ class Column:
         label: what the column is called here, a test set's name for instance.
         paper: what the paper calls it.
         jobs: choices of the jobs that it is made from.
-        test_set: its accuracy is shown; else `value`.
+        test_set: its accuracy, or win rate, is shown; else `value`.
+        shows: another number of that test set, by its dotted name; there is no paired test of it.
         value: a number of `Summary.values`, by its dotted name.
         unit: how `value` is printed; accuracies are percent.
         higher_is_better: whether the best value of each group is marked, and which one that is; None marks none.
@@ -36,6 +38,7 @@ class Column:
     paper: str = ""
     jobs: Mapping[str, Any] = field(default_factory=dict)
     test_set: str | None = None
+    shows: str = "accuracy"
     value: str | None = None
     unit: Unit = "percent"
     higher_is_better: bool | None = True
@@ -251,8 +254,11 @@ class Table:
         for one in chosen:
             if column.test_set is not None:
                 test = one.models.get(row.model, {}).get(column.test_set)
-                if test is not None:
-                    tests[one.seed], values[one.seed] = test, test.accuracy
+                number = None if test is None else operator.attrgetter(column.shows)(test)
+                if number is not None:
+                    values[one.seed] = number
+                    if column.shows == "accuracy":
+                        tests[one.seed] = test
             elif column.value in one.values:
                 values[one.seed] = one.values[column.value]
         return Cell(values, tests, len({one.seed for one in chosen} - set(values)), published)
@@ -299,7 +305,7 @@ def _difference(group: str, column: str, better: str, worse: str, a: Cell, b: Ce
     low = high = p_value = None
     tests = [*a.tests.values(), *b.tests.values()]
     if a.tests and b.tests and len({test.questions for test in tests}) == 1:
-        outcomes = [[[int(mark) for mark in test.outcomes] for test in cell.tests.values()] for cell in (a, b)]
+        outcomes = [[test.marks for test in cell.tests.values()] for cell in (a, b)]
         interval = bootstrap_over_seeds_and_questions(*outcomes)
         low, high, p_value = interval.low, interval.high, interval.p_value
     return Difference(group, column, better, worse, a.mean - b.mean, low, high, p_value, published)

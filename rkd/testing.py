@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rkd.asking import Asking, Source, content_of
 from rkd.bound import sides
+from rkd.endpoint_judge import open_judge
 from rkd.evaluation import Evaluation
 from rkd.labelling import Labelled
 from rkd.mini.overlap import summarize_overlap
@@ -19,6 +20,7 @@ from rkd.reward_model import NoRewardModel
 from rkd.rewards import VerifiableReward, learned_reward
 from rkd.stages import Line
 from rkd.stored import StoredTeacher
+from rkd.win_rates import evaluate_open_ended
 
 Measure = Callable[[Sequence[Query], Sequence[Response]], Tensor]
 """A number for each response, (n,)."""
@@ -62,7 +64,8 @@ class Testing(Asking):
                     "is not evaluated there"
                 )
                 continue
-            stage = s.evaluation if place == 0 and not is_single else s.evaluation.without_pass_at_k()
+            is_sampled = place == 0 and not is_single and s.dataset.is_verifiable
+            stage = s.evaluation if is_sampled else s.evaluation.without_pass_at_k()
             results[name] = self._test(stage, line, source, reward_model, name, queries)
             if results[name].share_truncated > 0.5:
                 self.workshop.warn(
@@ -119,6 +122,8 @@ class Testing(Asking):
             "options": self._options(line.model), "generation": self._generation_recipe(source),
             "queries": digest_of(queries), "sampling_seed": s.sampling_seed if sampled or asks_reward else None,
         }  # fmt: skip
+        if not s.dataset.is_verifiable:
+            recipe["annotator"] = s.annotator.content()
         if asks_reward:
             recipe |= {"answering": line.answering, "reward_model": reward_model}
 
@@ -129,7 +134,14 @@ class Testing(Asking):
             with self.workshop.progress(f"evaluating {line.role} on {name}", len(queries) + sampled) as advance:
                 own = self._generator(line.role, line.model, source, line.prompt, progress, advance)
                 generator = line.answering.over(own, build_reward)
-                return dataclasses.asdict(stage.evaluate(generator, queries, s.sampling_seed, test_set=name))
+                if s.dataset.is_verifiable:
+                    result = stage.evaluate(generator, queries, s.sampling_seed, test_set=name)
+                else:
+                    annotator = open_judge(s.annotator, kept=progress)
+                    result = evaluate_open_ended(
+                        stage, generator, queries, annotator, test_set=name, rubric=s.dataset.rubric
+                    )
+                return dataclasses.asdict(result)
 
         value = self.workshop.value("evaluation", recipe, measure, shown=f"{line.role} on {name}")
         return result_from_json(TestSetResult, value)

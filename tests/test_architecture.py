@@ -24,7 +24,7 @@ FLOORS = [
         "collector reward_mix",
         "policy_training",
         "pretrain sft dpo reward_model rl evaluation answering label_noise",
-        "wandb_tracking file_tracking report figures workshop",
+        "win_rates wandb_tracking file_tracking report figures workshop",
         "stages artifacts workspace exhibits",
         "plan asking logbook",
         "labelling",

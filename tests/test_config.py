@@ -28,6 +28,8 @@ NEEDED = {
     "teacher=hf": ["teacher.name_or_path=someone/model"],
     "teacher=endpoint": ["teacher.model=served"],
     "judge=endpoint": ["judge.model=served"],
+    "annotator=hf": ["annotator.name_or_path=someone/model"],
+    "annotator=endpoint": ["annotator.model=served"],
     "server=provider": [
         "server.base_url=https://api.example.com/v1",
         "server.prompt_price=1",
@@ -58,9 +60,9 @@ def hydra():
 
 @pytest.fixture(scope="module")
 def referred() -> dict[str, DictConfig]:
-    """What other parts refer to: dataset, teacher, student, and the mini models that there are."""
+    """What other parts refer to: dataset, teacher, student, the mini models that there are, and the highest score."""
     config = compose("config", overrides=["dataset=gsm8k"])
-    return {name: config[name] for name in ("dataset", "teacher", "student", "mini_models")}
+    return {name: config[name] for name in ("dataset", "teacher", "student", "mini_models", "highest_score")}
 
 
 @pytest.fixture(scope="module")

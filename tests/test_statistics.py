@@ -59,13 +59,20 @@ def test_paired_comparison_counts_what_one_row_alone_gets_right():
         ([1, 0], [1], "2 questions against 1"),
         ([], [], "at least one outcome"),
         ([[1]], [[1]], r"expected \(N,\)"),
-        ([0.5], [1], "neither 0"),
-        ([float("nan")], [1], "neither 0"),
+        ([1.5], [1], "outside 0"),
+        ([float("nan")], [1], "outside 0"),
     ],
 )
 def test_paired_comparison_refuses_outcomes_that_do_not_pair(a, b, reason):
     with pytest.raises(ValueError, match=reason):
         paired_comparison(a, b)
+
+
+def test_preferences_are_compared_question_by_question():
+    paired = paired_comparison([0.9, 0.5, 0.2, 0.6], [0.4, 0.5, 0.3, 0.1])
+    assert (paired.only_a, paired.only_b) == (2, 1)
+    assert paired.difference == pytest.approx(0.9 / 4)
+    assert paired.p_value == paired_comparison([1, 1, 0, 0], [0, 0, 1, 0]).p_value
 
 
 def test_pass_at_k_by_hand():
@@ -135,7 +142,7 @@ def test_seeds_that_disagree_widen_the_interval():
     [
         ([[1, 0]], [[1]], {}, "2 questions against 1"),
         ([1, 0], [1, 0], {}, r"expected \(S, N\)"),
-        ([[0.3]], [[1]], {}, "neither 0"),
+        ([[50]], [[1]], {}, "outside 0"),
         ([[1]], [[1]], {"replicates": 0}, "replicates=0"),
         ([[1]], [[1]], {"confidence": 95}, "confidence=95"),
     ],

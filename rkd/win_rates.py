@@ -1,0 +1,130 @@
+"""Open-ended tests (paper D, Table 4): instructions with reference responses, a model and an annotator enter.
+
+Their result leaves: how far the annotator prefers the model's greedy responses to the references, as AlpacaEval 2
+counts it. It is asked in both orders, and the mean of both verdicts counts: what it gives to a place is given to both
+responses. Lengths are in characters; n: instructions of a test set.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from rkd.alpaca_eval import Annotation, length_controlled_win_rate, read_difficulty, win_rate
+from rkd.endpoint_judge import EndpointJudge, EndpointYesNo
+from rkd.evaluation import Evaluation, by_category
+from rkd.judge import LocalYesNo, NoJudge, YesNoJudge
+from rkd.prompts import ComparePrompt
+from rkd.protocols import TextGenerator
+from rkd.records import Query, Response
+from rkd.results import TestSetResult, WinRate
+
+EVEN = 0.5
+NORMAL_95 = 1.96  # standard errors to either side
+
+Annotator = YesNoJudge | EndpointJudge
+"""The annotator of a configuration: a judge of one token whose prompt is a `ComparePrompt`."""
+
+Rubric = Callable[[str, str], float]
+"""The score of a response to an instruction by the rubric of a generated world."""
+
+
+class Graded(Protocol):
+    """What a rubric of a generated world gives."""
+
+    score: int
+
+
+def check_annotator(annotator: Annotator | NoJudge, dataset: str) -> None:
+    """Refuse what cannot annotate.
+
+    Raises:
+        ValueError: it is none, or its prompt asks about one response.
+    """
+    if not isinstance(annotator, Annotator):
+        raise ValueError(
+            f"dataset={dataset} is open-ended: its responses are compared with references, and annotator=none compares "
+            "none. Take `python run.py annotator=mini_grader`, the teacher, `annotator=teacher`, or a server, "
+            "`annotator=endpoint annotator.model=NAME`."
+        )
+    if not isinstance(annotator.prompt, ComparePrompt):
+        raise ValueError("annotator.prompt must show two responses: take conf/judge_prompt/compare.yaml.")
+
+
+def evaluate_open_ended(
+    stage: Evaluation,
+    generator: TextGenerator,
+    queries: Sequence[Query],
+    annotator: LocalYesNo | EndpointYesNo,
+    *,
+    test_set: str,
+    rubric: Rubric | None = None,
+) -> TestSetResult:
+    """The result on one test set, the references being the queries' `gold_answer`.
+
+    An empty response is judged like any other; `share_without_answer` counts those.
+
+    Raises:
+        ValueError: there is no query, or one has no reference.
+    """
+    if not queries:
+        raise ValueError(f"test set {test_set} has no queries. Evaluate on `Data.test_sets()`.")
+    responses = [own[0] for own in generator.generate(queries, stage.greedy, 0)]
+    texts = [response.text for response in responses]
+    verdicts = _in_both_orders(annotator, queries, responses)
+    # Of the model, whichever stands first; a verdict that cannot be read prefers none.
+    second, first = (np.array([EVEN if one is None else one for one in own]) for own in verdicts)
+    preferences = ((first + second) / 2).tolist()
+    references = [query.gold_answer or "" for query in queries]
+    annotations = [
+        Annotation(_index(query, place), "model", 1 + preference, len(reference), len(text))
+        for place, (query, preference, reference, text) in enumerate(
+            zip(queries, preferences, references, texts, strict=True)
+        )
+    ]
+    difficulty = None if stage.difficulty is None else read_difficulty(Path(stage.difficulty).expanduser())
+    rate, n = win_rate(annotations), len(queries)
+    margin = NORMAL_95 * rate.standard_error if n > 1 else 1.0
+    return TestSetResult(
+        test_set=test_set,
+        n=n,
+        correct=sum(preference > EVEN for preference in preferences),
+        accuracy=rate.rate,
+        interval_low=max(0.0, rate.rate - margin),
+        interval_high=min(1.0, rate.rate + margin),
+        pass_at_8=None,
+        outcomes=preferences,
+        answers=[text or None for text in texts],
+        question_ids=[query.id for query in queries],
+        share_without_answer=sum(not text for text in texts) / n,
+        share_truncated=sum(not response.is_finished for response in responses) / n,
+        by_category=by_category(queries, preferences),
+        win_rate=WinRate(
+            length_controlled=length_controlled_win_rate(annotations, difficulty).rate,
+            characters=sum(map(len, texts)) / n,
+            reference_characters=sum(map(len, references)) / n,
+            first_preferred=float((first + 1 - second).mean() / 2),
+            orders_agree=float(((first > EVEN) == (second > EVEN)).mean()),
+            unreadable=sum(one is None for own in verdicts for one in own),
+            rubric=None if rubric is None else sum(map(rubric, (q.question for q in queries), texts)) / n,
+        ),
+    )
+
+
+def _in_both_orders(
+    annotator: LocalYesNo | EndpointYesNo, queries: Sequence[Query], responses: Sequence[Response]
+) -> list[list[float | None]]:
+    """P(the response is better) with the reference first, then with the response first."""
+    prompt = annotator.prompt if isinstance(annotator, LocalYesNo) else annotator.own.prompt
+    return [
+        annotator.with_prompt(replace(prompt, reference_first=reference_first)).judge(queries, responses)
+        for reference_first in (True, False)
+    ]
+
+
+def _index(query: Query, place: int) -> int:
+    """AlpacaEval's number of an instruction, which ends the id of a stored query; else its place."""
+    number = query.id.rpartition("-")[2]
+    return int(number) if number.isdigit() else place
