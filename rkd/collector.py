@@ -86,8 +86,6 @@ class Rollout:
         the estimator of the penalty; a KL in the loss is measured there, per token.
         """
         mask, count = self.batch.response_mask, len(self.responses)
-        asked = zip(self.queries, self.responses, strict=True)
-        answers = [extract_answer(response.text, query.dataset) for query, response in asked]
         metrics = {f"reward/{name}": float(part.mean()) for name, part in self.rewards.components.items()}
         metrics |= {f"reward/{name}": float(part.mean()) for name, part in self.adjustments.items()}
         metrics |= {
@@ -100,7 +98,7 @@ class Rollout:
             "entropy": float(masked_mean(self.entropy, mask)),
             "response_tokens": float(mask.sum(1).float().mean()),
             "responses_sampled": float(self.sampled),
-            "share_without_answer": answers.count(None) / count,
+            "share_without_answer": self._share_without_answer(),
             "repetition": sum(repetition(response.text) for response in self.responses) / count,
             **self._attacks(),
             "share_truncated": 1 - sum(response.is_finished for response in self.responses) / count,
@@ -108,6 +106,14 @@ class Rollout:
         if self.values is not None:
             metrics["explained_variance"] = float(explained_variance(self.values, self.returns, mask))
         return metrics
+
+    def _share_without_answer(self) -> float:
+        """By the reward, where it looks for answers: of an open-ended task, any text that ends is one."""
+        if (answered := self.rewards.components.get("answered")) is not None:
+            return 1 - float(answered.mean())
+        asked = zip(self.queries, self.responses, strict=True)
+        answers = [extract_answer(response.text, query.dataset) for query, response in asked]
+        return answers.count(None) / len(answers)
 
     def _attacks(self) -> dict[str, float]:
         """The share of responses that look like each kind of attack on a judge."""

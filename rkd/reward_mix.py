@@ -105,7 +105,10 @@ class Judged:
 
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """See `Source`."""
-        return JudgedReward(inputs.open_judge(), self.right, self.wrong, self.unanswered)
+        if inputs.labels is not None:
+            return JudgedReward(inputs.open_judge(), self.right, self.wrong, self.unanswered)
+        reward = JudgedReward(inputs.open_judge(), self.right, self.wrong)
+        return reward if self.unanswered is None else ExistenceCheck(reward, self.unanswered)
 
 
 @dataclass(frozen=True, kw_only=True)
