@@ -34,7 +34,14 @@ from transformers.utils import logging as transformers_logging
 from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.mini.corpus import CHOICE_KINDS
 from rkd.muon import Muon
-from rkd.pretrain_report import judging_accuracy, sampled_responses, solving_accuracy, written_responses
+from rkd.pretrain_report import (
+    grading_quality,
+    judging_accuracy,
+    rubric_scores,
+    sampled_responses,
+    solving_accuracy,
+    written_responses,
+)
 from rkd.pretrain_text import CHECKPOINTS, VERDICTS, PackedRows, TokenWeights, load_documents, pack
 from rkd.prompts import JudgePrompt, PromptTemplate
 from rkd.store import Artifact, Store
@@ -254,25 +261,29 @@ def weighted_token_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Ten
 def main(config: DictConfig) -> None:
     """Make one model, and print what it can do."""
     transformers_logging.disable_progress_bar()
-    parts = (instantiate(config[key], _convert_="all") for key in ("pretrain", "prompts", "judge_prompt"))
-    stage, prompts, judge_prompt = parts
+    stage, forms = (instantiate(config[key], _convert_="all") for key in ("pretrain", "forms"))
     folder = Path(config.checkpoints or CHECKPOINTS) / config.name
     print(f"{config.name}: {stage.steps} steps, {stage.tokens / 1e6:.1f}M tokens, to {folder}", flush=True)
     store = Store(Path(config.artifacts.root))
-    corpus = instantiate(config.corpus).tokenized(store, prompts, judge_prompt, folder.parent)
+    corpus = instantiate(config.corpus).tokenized(store, forms, folder.parent)
     report = stage.fit(corpus, training=instantiate(config.trainer), logger=False, folder=folder)
     print(
         f"{config.name}: {report.parameters:,} parameters, {report.tokens:,} tokens ({report.padded_fraction:.1%} "
         f"padding) in {report.seconds:.0f} s, {report.tokens / report.seconds:,.0f} tokens/s, loss {report.loss:.3f}",
         flush=True,
     )
-    if set(stage.mixture) & set(VERDICTS):
-        _print_verdicts(folder, prompts["mini_math"].zero_shot(), judge_prompt, config.validation_problems)
+    kinds, problems = set(stage.mixture), config.validation_problems
+    if kinds & set(VERDICTS):
+        _print_verdicts(folder, forms.zero_shot["mini_math"], forms.judge, problems)
+    elif "open_graded" in kinds:
+        print(f"{config.name}: {grading_quality(folder, forms, problems)}")
     else:
-        accuracy = solving_accuracy(folder, prompts["mini_math"].zero_shot(), config.validation_problems)
-        print(f"{config.name}: solves {accuracy['all']:.1%} of {config.validation_problems} validation problems")
-    if set(stage.mixture) & set(CHOICE_KINDS):
-        _print_choices(folder, prompts["mini_choice"], config.validation_problems)
+        accuracy = solving_accuracy(folder, forms.zero_shot["mini_math"], problems)
+        print(f"{config.name}: solves {accuracy['all']:.1%} of {problems} validation problems")
+    if kinds & set(CHOICE_KINDS):
+        _print_choices(folder, forms.prompts["mini_choice"], problems)
+    if kinds & {"open_task", "open_sloppy"}:
+        _print_open_ended(folder, forms.prompts["mini_open"], problems)
 
 
 def _print_choices(folder: Path, prompt: PromptTemplate, problems: int) -> None:
@@ -281,6 +292,12 @@ def _print_choices(folder: Path, prompt: PromptTemplate, problems: int) -> None:
         accuracy = solving_accuracy(folder, asked, problems, "mini_choice")
         shares = ", ".join(f"{category} {share:.1%}" for category, share in accuracy.items())
         print(f"{folder.name}: mini_choice {form}, {problems} validation problems: {shares}")
+
+
+def _print_open_ended(folder: Path, prompt: PromptTemplate, problems: int) -> None:
+    """What its responses to instructions are worth, without the prompt's examples and with them."""
+    for form, asked in (("without examples", prompt.zero_shot()), ("with examples", prompt)):
+        print(f"{folder.name}: mini_open {form}, {problems} instructions: {rubric_scores(folder, asked, problems)}")
 
 
 def _print_verdicts(judge: Path, prompt: PromptTemplate, judge_prompt: JudgePrompt, problems: int) -> None:

@@ -3,7 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,22 @@ import torch
 
 from rkd.batches import encode, pad
 from rkd.generation import open_generator
+from rkd.judge import LocalYesNo
 from rkd.judged_samples import MAX_RESPONSE_TOKENS, answers_rightly
 from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.mini import choice as mini_choice
 from rkd.mini import corpus as mini_corpus
 from rkd.mini import math as mini_math
+from rkd.mini import open as mini_open
 from rkd.pairs import area_under_curve
+from rkd.pretrain_text import Forms
 from rkd.prompts import JudgePrompt, PromptTemplate
 from rkd.protocols import Sampling
-from rkd.records import Checkpoint, Query
+from rkd.records import Checkpoint, Query, Response
+from rkd.written_judge import read_grade
 
+OPEN_TOKENS, GRADE_TOKENS = 80, 96
+SPREAD_SAMPLES = 8
 GENERATORS = {"mini_math": mini_math.queries, "mini_choice": mini_choice.queries}
 
 
@@ -89,3 +95,95 @@ def judging_accuracy(
         margins.append(float(logits[yes] - logits[no]))
     scores = torch.tensor(margins)
     return float(((scores > 0) == is_right).float().mean()), area_under_curve(scores, is_right)
+
+
+@dataclass(frozen=True, slots=True)
+class RubricScores:
+    """Scores of responses to instructions of mini_open, 0 to 5.
+
+    `greedy`: means, of all and of each category. `spread`: of some samples at temperature 1 to one instruction, the
+    best score minus the worst, on average.
+    """
+
+    greedy: Mapping[str, float]
+    spread: float
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{category} {score:.2f}" for category, score in self.greedy.items())
+        return f"{shown}; {self.spread:.2f} between the best and the worst of {SPREAD_SAMPLES} samples"
+
+
+def rubric_scores(folder: Path, prompt: PromptTemplate, problems: int) -> RubricScores:
+    """What the responses of the model in `folder` to so many validation instructions are worth."""
+    queries = mini_open.queries("validation", problems, seed=0)
+    generator = open_generator(Checkpoint(folder, folder.name), prompt, folder.name)
+    scores: dict[str, list[int]] = defaultdict(list)
+    for query, (own,) in zip(queries, generator.generate(queries, Sampling(0.0, 1, OPEN_TOKENS), seed=0), strict=True):
+        for group in ("all", query.category):
+            scores[group].append(mini_open.score(query.question, own.text))
+    sampled = generator.generate(queries[:100], Sampling(1.0, SPREAD_SAMPLES, OPEN_TOKENS), seed=0)
+    of_samples = [
+        [mini_open.score(q.question, one.text) for one in own] for q, own in zip(queries, sampled, strict=False)
+    ]
+    spread = float(np.mean([max(own) - min(own) for own in of_samples]))
+    return RubricScores({group: float(np.mean(own)) for group, own in scores.items()}, spread)
+
+
+@dataclass(frozen=True, slots=True)
+class GradingQuality:
+    """A grader against the rubric on written responses: shares of exact and near grades and of unreadable ones.
+
+    `compares_rightly`: of pairs of different worth, by the mean of both orders; `first_preferred`: how far it prefers
+    what stands first, 0.5 being not at all.
+    """
+
+    exact: float
+    within_one: float
+    unreadable: float
+    compares_rightly: float
+    first_preferred: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.exact:.1%} of the grades are exact, {self.within_one:.1%} within 1, {self.unreadable:.1%} "
+            f"unreadable; {self.compares_rightly:.1%} of the pairs compared rightly, what stands first preferred by "
+            f"{self.first_preferred:.1%}"
+        )
+
+
+def grading_quality(folder: Path, forms: Forms, problems: int) -> GradingQuality:
+    """How well the model in `folder` grades and compares responses that the world wrote to validation instructions."""
+    rng = random.Random("open validation")
+    queries = mini_open.queries("validation", problems, seed=0)
+    written = [[_written(rng, query.question) for _ in range(2)] for query in queries]
+    true = np.array(
+        [[mini_open.score(q.question, one) for one in own] for q, own in zip(queries, written, strict=True)]
+    )
+    graded = [replace(q, question=forms.rubric.render(q, own[0])) for q, own in zip(queries, written, strict=True)]
+    generator = open_generator(Checkpoint(folder, folder.name), PromptTemplate(template="{question}"), folder.name)
+    replies = generator.generate(graded, Sampling(0.0, 1, GRADE_TOKENS), seed=0)
+    grades = [None if (grade := read_grade(own.text)) is None else round(5 * grade) for (own,) in replies]
+    read = np.array([[grade, right] for grade, right in zip(grades, true[:, 0], strict=True) if grade is not None])
+    errors = np.abs(read[:, 0] - read[:, 1])
+    asked = [replace(query, gold_answer=own[0]) for query, own in zip(queries, written, strict=True)]
+    second = [Response(query.id, "", 0, own[1], True) for query, own in zip(queries, written, strict=True)]
+    model, tokenizer = load_causal_lm(folder), load_tokenizer(folder)
+    preferences = [
+        np.array(LocalYesNo(model, tokenizer, replace(forms.compare, reference_first=order)).judge(asked, second))
+        for order in (True, False)
+    ]
+    differ = true[:, 0] != true[:, 1]
+    is_right = (sum(preferences) / 2 > 0.5) == (true[:, 1] > true[:, 0])
+    return GradingQuality(
+        exact=float((errors == 0).mean()),
+        within_one=float((errors <= 1).mean()),
+        unreadable=grades.count(None) / len(grades),
+        compares_rightly=float(is_right[differ].mean()),
+        first_preferred=float((1 - preferences[0] + preferences[1]).mean() / 2),
+    )
+
+
+def _written(rng: random.Random, question: str) -> str:
+    instruction = mini_open.parse(question)
+    faults = mini_open.draw_faults(rng, instruction, rng.choice(mini_corpus.OPEN_FAULT_CHANCES))
+    return instruction.answer(rng, faults, is_long=rng.random() < 0.5)

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
@@ -21,9 +21,10 @@ from rkd.batches import encode, encode_responses
 from rkd.judged_samples import JudgedSamples
 from rkd.loading import load_tokenizer
 from rkd.mini import corpus as mini_corpus
+from rkd.mini import open as mini_open
 from rkd.mini.tokenizer import train_tokenizer
 from rkd.progress import Progress
-from rkd.prompts import JudgePrompt, PromptTemplate
+from rkd.prompts import ComparePrompt, JudgePrompt, PromptTemplate
 from rkd.recipes import digest_of_files
 from rkd.records import Query
 from rkd.store import Artifact, Store
@@ -32,7 +33,8 @@ TOKENIZER_DOCUMENTS = 2000  # of each kind: the merges hardly change with more
 POOL_DOCUMENTS = 16  # among which the packer looks for the one that fits best
 ENCODED_AT_ONCE = 5000  # the tokenizer keeps some 10 kB for each document in work
 JUDGED_SAMPLES = "judged_samples"
-VERDICTS = ("judged", JUDGED_SAMPLES)  # the kinds of documents that end with one
+VERDICTS = ("judged", JUDGED_SAMPLES)  # the kinds of documents that end with Yes or No
+OF_ONE_TOKEN = (*VERDICTS, "open_compared")
 CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
 WORLD_FILES = (
     "choice.py",
@@ -42,6 +44,8 @@ WORLD_FILES = (
     "general.yaml",
     "math.py",
     "mistakes.py",
+    "open.py",
+    "open.yaml",
     "scenes.py",
     "scenes.yaml",
     "short.yaml",
@@ -92,32 +96,29 @@ class Corpus:
     def tokenized(
         self,
         store: Store,
-        prompts: Mapping[str, PromptTemplate],
-        judge_prompt: JudgePrompt,
+        forms: "Forms",
         checkpoints: Path = CHECKPOINTS,
     ) -> Artifact:
         """A folder with the tokenizer and `<kind>.npz` for each kind, made once.
 
         Args:
-            prompts: how a question of each dataset is put to the models; their examples are left out.
-            judge_prompt: how a response is put to the judge.
+            forms: how questions and responses are put to the models.
             checkpoints: the folder with the model `tokenizer_of` and those of `judged_samples`.
 
         Raises:
             FileNotFoundError: that model is not there, or one whose responses are judged.
         """
-        asked = {dataset: prompt.zero_shot() for dataset, prompt in prompts.items()}
-        recipe = {"corpus": self, "prompts": asked, "judge_prompt": judge_prompt, "world": _world_digest()}
+        recipe = {"corpus": self, "forms": forms, "world": _world_digest()}
         if self.tokenizer_of is not None:
             recipe["tokenizer"] = digest_of_files([self._tokenizer_file(checkpoints)])
         if self.judged_samples is not None:
             recipe["sampled"] = self.judged_samples.digests(checkpoints)
 
         def make(folder: Path, _: Progress) -> None:
-            texts = {kind: self._texts(kind, asked, judge_prompt) for kind in self.documents_per_kind}
+            texts = {kind: self._texts(kind, forms) for kind in self.documents_per_kind}
             if self.judged_samples is not None:
-                sampled = self.judged_samples.documents(self.seed, asked, checkpoints)
-                texts[JUDGED_SAMPLES] = [_turns(document, asked, judge_prompt) for document in sampled]
+                sampled = self.judged_samples.documents(self.seed, forms.zero_shot, checkpoints)
+                texts[JUDGED_SAMPLES] = [_turns(document, forms) for document in sampled]
             if self.tokenizer_of is not None:
                 tokenizer = load_tokenizer(checkpoints / self.tokenizer_of)
             else:
@@ -144,29 +145,47 @@ class Corpus:
             )
         return path
 
-    def _texts(self, kind: str, prompts: Mapping[str, PromptTemplate], judge_prompt: JudgePrompt) -> list[list[Turn]]:
+    def _texts(self, kind: str, forms: "Forms") -> list[list[Turn]]:
         documents = itertools.islice(mini_corpus.stream({kind: 1.0}, self.seed), self.documents_per_kind[kind])
-        return [_turns(document, prompts, judge_prompt) for document in documents]
+        return [_turns(document, forms) for document in documents]
 
 
-def _turns(
-    document: mini_corpus.Document, prompts: Mapping[str, PromptTemplate], judge_prompt: JudgePrompt
-) -> list[Turn]:
+@dataclass(frozen=True, kw_only=True)
+class Forms:
+    """How what a document has before its text is put to the models.
+
+    Args:
+        prompts: of a question, by dataset; their examples are left out.
+        judge, rubric: of a response that is judged by one token, and of one that is graded.
+        compare: of two responses.
+    """
+
+    prompts: Mapping[str, PromptTemplate] = field(hash=False)
+    judge: JudgePrompt
+    rubric: JudgePrompt
+    compare: ComparePrompt
+
+    @property
+    def zero_shot(self) -> dict[str, PromptTemplate]:
+        """The prompts without examples."""
+        return {dataset: prompt.zero_shot() for dataset, prompt in self.prompts.items()}
+
+    def render(self, document: mini_corpus.Document) -> str:
+        """What stands before the document's text: nothing, its question, or its question and the judged response."""
+        if document.question is None:
+            return ""
+        query = Query("", document.dataset, document.question, document.reference)
+        if document.judged is None:
+            return self.zero_shot[document.dataset].render(query)
+        if document.reference is not None:
+            return self.compare.render(query, document.judged)
+        return (self.rubric if document.dataset == mini_open.DATASET else self.judge).render(query, document.judged)
+
+
+def _turns(document: mini_corpus.Document, forms: Forms) -> list[Turn]:
     """The document's turns, parted by a blank line as the examples of a few-shot prompt are."""
     own = (*document.before, document)
-    return [
-        (("\n\n" if place else "") + render(turn, prompts, judge_prompt), turn.text) for place, turn in enumerate(own)
-    ]
-
-
-def render(document: mini_corpus.Document, prompts: Mapping[str, PromptTemplate], judge_prompt: JudgePrompt) -> str:
-    """What stands before the document's text: nothing, its question, or its question and the judged response."""
-    if document.question is None:
-        return ""
-    query = Query("", document.dataset, document.question)
-    if document.judged is not None:
-        return judge_prompt.render(query, document.judged)
-    return prompts[document.dataset].render(query)
+    return [(("\n\n" if place else "") + forms.render(turn), turn.text) for place, turn in enumerate(own)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +211,7 @@ def load_documents(folder: Path, kind: str, weights: TokenWeights) -> list[Docum
         )
     with np.load(path, allow_pickle=False) as stored:
         tokens, lengths, is_question = stored["tokens"], stored["lengths"], stored["is_question"]
-    text_weight = weights.verdict if kind in VERDICTS else 1.0 if is_question.any() else weights.plain_text
+    text_weight = weights.verdict if kind in OF_ONE_TOKEN else 1.0 if is_question.any() else weights.plain_text
     ends = lengths.cumsum()
     token_weights = np.where(is_question, weights.question, text_weight).astype(np.float32)
     return list(zip(np.split(tokens, ends[:-1]), np.split(token_weights, ends[:-1]), strict=True))

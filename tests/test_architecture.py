@@ -19,9 +19,9 @@ FLOORS = [
         "data table_files generation pairs supervised",
         "judge label_statistics judged_samples",
         "pretrain_text",
-        "bound rewards teacher labels student_samples preferences rollouts pretrain_report engines written_judge "
+        "bound rewards teacher labels student_samples preferences rollouts engines written_judge "
         "likelihood_judge gold_judge endpoint_teacher endpoint_judge",
-        "collector reward_mix",
+        "collector reward_mix pretrain_report",
         "policy_training",
         "pretrain sft dpo reward_model rl evaluation answering label_noise",
         "win_rates wandb_tracking file_tracking report figures workshop",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
+from rkd.mini import open as mini_open
 from rkd.mini.choice import CATEGORIES, draw_problem, lettered
 from rkd.mini.math import (
     LARGEST_VALUE,
@@ -34,6 +35,8 @@ from rkd.mini.scenes import draw_scene_problem
 from rkd.mini.wording import capitalised, draw_slots, draw_things, expand, plainly_typed, read_yaml
 
 YES, NO = " Yes", " No"  # the verdicts, as rkd.prompts.JudgePrompt has them
+FIRST, SECOND = " A", " B"  # as rkd.prompts.ComparePrompt has them
+OPEN_FAULT_CHANCES = (0.0, 0.1, 0.3, 0.6)  # of each point of a response that is graded
 GENERAL_SHARE = 0.5  # of stories from general.yaml, the others being of mini_math's families
 GENERAL_STYLES = (5, 3, 2)  # weights of the response styles there
 SCENE_SHARE = 0.4  # of short problems, the others being of short.yaml
@@ -46,6 +49,8 @@ LARGEST_SUM = 1000  # of short problems, where a few numbers have three digits
 class Document:
     """One piece of text. With a `question`, `text` is the response to it; with `judged`, the verdict on that text.
 
+    With a `reference` too, the verdict is on both texts: which of them is better.
+
     The documents `before` it stand in the same text, as worked examples do in a few-shot prompt. Its question is one of
     `dataset`, and is put in that dataset's prompt.
     """
@@ -55,6 +60,7 @@ class Document:
     judged: str | None = None
     before: tuple["Document", ...] = ()
     dataset: str = "mini_math"
+    reference: str | None = None
 
 
 def stream(mixture: Mapping[str, float], seed: int) -> Iterator[Document]:
@@ -151,10 +157,54 @@ def choice_series(rng: random.Random) -> Document:
     return dataclasses.replace(last, before=tuple(before))
 
 
+def open_task(rng: random.Random, fault_chances: tuple[float, ...] = (0.06,)) -> Document:
+    """An instruction of mini_open, and a response that seldom lacks a point."""
+    instruction, question = _draw_instruction(rng)
+    return Document(question, _answer(rng, instruction, rng.choice(fault_chances)), dataset=mini_open.DATASET)
+
+
+def open_sloppy(rng: random.Random) -> Document:
+    """The same, with a response that lacks each point as often as not."""
+    return open_task(rng, (0.5,))
+
+
+def open_series(rng: random.Random) -> Document:
+    """Two or three of them, one after the other."""
+    *before, last = (open_task(rng) for _ in range(rng.randint(2, 3)))
+    return dataclasses.replace(last, before=tuple(before))
+
+
+def open_graded(rng: random.Random) -> Document:
+    """An instruction, a response of any quality, and what it is worth: evidence, then the score."""
+    instruction, question = _draw_instruction(rng)
+    response = _answer(rng, instruction, rng.choice(OPEN_FAULT_CHANCES))
+    grade = mini_open.grade(question, response)
+    text = f"{grade.evidence}\nScore: {grade.score}"
+    return Document(question, text, response, dataset=mini_open.DATASET)
+
+
+def open_compared(rng: random.Random) -> Document:
+    """An instruction, two responses of different worth, and which is better."""
+    instruction, question = _draw_instruction(rng)
+    scores = (0, 0)
+    while scores[0] == scores[1]:
+        pair = [_answer(rng, instruction, rng.choice(OPEN_FAULT_CHANCES)) for _ in range(2)]
+        scores = tuple(mini_open.score(question, one) for one in pair)
+    better = FIRST if scores[0] > scores[1] else SECOND
+    return Document(question, better, pair[1], dataset=mini_open.DATASET, reference=pair[0])
+
+
 CHOICE_KINDS: dict[str, Callable[[random.Random], Document]] = {
     **{f"choice_{category}": functools.partial(choice, category=category) for category in CATEGORIES},
     "choice_lookup": choice_lookup,
     "choice_series": choice_series,
+}
+OPEN_KINDS: dict[str, Callable[[random.Random], Document]] = {
+    "open_task": open_task,
+    "open_sloppy": open_sloppy,
+    "open_series": open_series,
+    "open_graded": open_graded,
+    "open_compared": open_compared,
 }
 KINDS: dict[str, Callable[[random.Random], Document]] = {
     "arithmetic": arithmetic,
@@ -166,7 +216,19 @@ KINDS: dict[str, Callable[[random.Random], Document]] = {
     "series": series,
     "judged": judged,
     **CHOICE_KINDS,
+    **OPEN_KINDS,
 }
+
+
+def _draw_instruction(rng: random.Random) -> tuple[mini_open.Instruction, str]:
+    category = rng.choice(list(mini_open.DRAW))
+    instruction = mini_open.draw_instruction(rng, "pretrain", category)
+    return instruction, mini_open.asked(rng, instruction, category)
+
+
+def _answer(rng: random.Random, instruction: mini_open.Instruction, fault_chance: float) -> str:
+    faults = mini_open.draw_faults(rng, instruction, fault_chance)
+    return instruction.answer(rng, faults, is_long=rng.random() < 0.5)
 
 
 def _draw_plan(rng: random.Random, min_steps: int, max_steps: int) -> Story:
