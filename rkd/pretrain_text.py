@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,6 +170,10 @@ class Forms:
     def zero_shot(self) -> dict[str, PromptTemplate]:
         """The prompts without examples."""
         return {dataset: prompt.zero_shot() for dataset, prompt in self.prompts.items()}
+
+    def recipe(self) -> dict[str, Any]:
+        """What of them decides a text."""
+        return {"prompts": self.zero_shot, "judge": self.judge, "rubric": self.rubric, "compare": self.compare}
 
     def render(self, document: mini_corpus.Document) -> str:
         """What stands before the document's text: nothing, its question, or its question and the judged response."""

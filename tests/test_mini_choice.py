@@ -17,8 +17,8 @@ from rkd.mini.choice import CATEGORIES, SPLITS, draw_problem, problems, products
 from rkd.mini.math import generate_split
 from rkd.mini.wording import words
 from rkd.pipeline import build_stages
-from rkd.pretrain_text import CHECKPOINTS, render
-from rkd.prompts import JudgePrompt
+from rkd.pretrain_text import CHECKPOINTS, Forms
+from rkd.prompts import ComparePrompt, JudgePrompt
 from rkd.records import Query
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -262,7 +262,7 @@ def test_unknown_split_is_named_with_the_known_ones():
 @pytest.fixture(scope="module")
 def prompts():
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return instantiate(compose("pretrain", ["pretrain=mini_1_choice"]).prompts, _convert_="all")
+        return instantiate(compose("pretrain", ["pretrain=mini_1_choice"]).forms.prompts, _convert_="all")
 
 
 def test_questions_and_responses_are_short_for_the_shipped_tokenizer(drawn, prompts):
@@ -326,9 +326,10 @@ def test_series_are_whole_questions_one_after_the_other():
 def test_documents_are_rendered_as_the_dataset_asks(prompts):
     document = next(corpus.stream({"choice_facts": 1.0}, 0))
     query = Query("", "mini_choice", document.question)
-    zero_shot = {name: prompt.zero_shot() for name, prompt in prompts.items()}
-    assert render(document, zero_shot, JudgePrompt()) == zero_shot["mini_choice"].render(query)
-    assert render(document, zero_shot, JudgePrompt()).startswith("Question: ")
+    compare = ComparePrompt(template="{question}<response>{first}</response><response>{second}</response>")
+    forms = Forms(prompts=prompts, judge=JudgePrompt(), rubric=JudgePrompt(), compare=compare)
+    assert forms.render(document) == prompts["mini_choice"].zero_shot().render(query)
+    assert forms.render(document).startswith("Question: ")
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from rkd.mini import math as mini_math
 from rkd.mini.corpus import CHOICE_KINDS, KINDS, NO, YES, Document, stream
 from rkd.pretrain import Pretrain, weighted_token_loss
 from rkd.pretrain_report import judging_accuracy, sampled_responses, solving_accuracy, written_responses
-from rkd.pretrain_text import CHECKPOINTS, VERDICTS, Corpus, TokenWeights, load_documents, pack, render
-from rkd.prompts import Example, JudgePrompt, PromptTemplate
+from rkd.pretrain_text import CHECKPOINTS, VERDICTS, Corpus, Forms, TokenWeights, load_documents, pack
+from rkd.prompts import ComparePrompt, Example, JudgePrompt, PromptTemplate
 from rkd.records import Response
 from rkd.store import Store
 from rkd.training import Training
@@ -29,6 +29,8 @@ CONF = Path(__file__).parents[1] / "conf"
 MODELS = sorted(path.stem for path in (CONF / "pretrain").glob("*.yaml"))
 PROMPT = PromptTemplate(template="Q: {question}\nA: Let's break this down step by step!\n")
 PROMPTS = {"mini_math": PROMPT, "mini_choice": PromptTemplate(template="Question: {question}\nAnswer:\n")}
+COMPARED = "{question}\n<response>{first}</response>\n<response>{second}</response>\nBetter:"
+FORMS = Forms(prompts=PROMPTS, judge=JudgePrompt(), rubric=JudgePrompt(), compare=ComparePrompt(template=COMPARED))
 CORPUS = Corpus(documents_per_kind=dict.fromkeys(KINDS, 40), vocabulary_size=600, seed=1)
 WEIGHTS = TokenWeights(question=0.25, plain_text=0.5, verdict=10.0)
 TRAINING = Training(accelerator="cpu")
@@ -60,7 +62,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def corpus(store):
-    return CORPUS.tokenized(store, PROMPTS, JudgePrompt())
+    return CORPUS.tokenized(store, FORMS)
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +78,14 @@ def documents_of(*lengths, token=1):
 
 
 def test_corpus_is_made_once(corpus, store):
-    assert CORPUS.tokenized(store, PROMPTS, JudgePrompt()).digest == corpus.digest
+    assert CORPUS.tokenized(store, FORMS).digest == corpus.digest
     assert len(list((store.root / "pretrain_corpus").glob("[!.]*"))) == 1
 
 
 def test_examples_of_the_prompt_do_not_change_the_corpus(corpus, store):
     examples = [Example("1 + 1?", "The answer is 2.")]
     prompts = PROMPTS | {"mini_math": PromptTemplate(template=PROMPT.template, examples=examples)}
-    assert CORPUS.tokenized(store, prompts, JudgePrompt()).digest == corpus.digest
+    assert CORPUS.tokenized(store, dataclasses.replace(FORMS, prompts=prompts)).digest == corpus.digest
 
 
 def test_problem_is_question_in_the_prompt_then_response_then_end(corpus, tokenizer):
@@ -112,20 +114,20 @@ def test_verdict_is_one_token_with_its_own_weight(corpus, tokenizer):
 
 
 def test_judged_document_is_rendered_by_the_judge_prompt():
-    text = render(Document("2 + 2?", " Yes", "The answer is 4."), PROMPTS, JudgePrompt())
+    text = FORMS.render(Document("2 + 2?", " Yes", "The answer is 4."))
     assert text.endswith("<response>\nThe answer is 4.\n</response>\nVerdict:")
-    assert render(Document(None, "2 + 2 = 4."), PROMPTS, JudgePrompt()) == ""
+    assert FORMS.render(Document(None, "2 + 2 = 4.")) == ""
 
 
 def test_question_is_rendered_by_the_prompt_of_its_dataset():
     lettered = Document("2 + 2?\nOptions:\n(A) 4", "The answer is A.", dataset="mini_choice")
-    assert render(lettered, PROMPTS, JudgePrompt()) == "Question: 2 + 2?\nOptions:\n(A) 4\nAnswer:\n"
+    assert FORMS.render(lettered) == "Question: 2 + 2?\nOptions:\n(A) 4\nAnswer:\n"
 
 
 def test_corpus_can_take_the_tokenizer_of_a_checkpoint(corpus, store, tmp_path):
     fit(tiny(), corpus, tmp_path / "large")
     other = Corpus(documents_per_kind={"choice_facts": 40}, tokenizer_of="large", seed=1)
-    taken = other.tokenized(store, PROMPTS, JudgePrompt(), tmp_path)
+    taken = other.tokenized(store, FORMS, tmp_path)
     vocabularies = [AutoTokenizer.from_pretrained(one.folder).get_vocab() for one in (taken, corpus)]
     assert vocabularies[0] == vocabularies[1]
     stage = tiny(mixture={"choice_facts": 1.0}, continue_from="large")
@@ -135,7 +137,7 @@ def test_corpus_can_take_the_tokenizer_of_a_checkpoint(corpus, store, tmp_path):
 def test_missing_checkpoint_of_the_tokenizer_is_named_with_its_command(store, tmp_path):
     other = Corpus(documents_per_kind={"choice_facts": 40}, tokenizer_of="mini_large", seed=1)
     with pytest.raises(FileNotFoundError, match=r"`python -m rkd\.pretrain pretrain=mini_large`"):
-        other.tokenized(store, PROMPTS, JudgePrompt(), tmp_path)
+        other.tokenized(store, FORMS, tmp_path)
 
 
 def test_responses_that_a_model_samples_are_documents_with_the_verdict_on_each(store, tmp_path):
@@ -150,7 +152,7 @@ def test_responses_that_a_model_samples_are_documents_with_the_verdict_on_each(s
         given, wanted = (extract_answer(text, "mini_math") for text in (document.judged, gold))
         assert document.text == (YES if answers_match(given, wanted, "mini_math") else NO)
     corpus = Corpus(documents_per_kind={"problem": 40}, vocabulary_size=600, seed=3, judged_samples=sampled)
-    made = corpus.tokenized(store, PROMPTS, JudgePrompt(), tmp_path)
+    made = corpus.tokenized(store, FORMS, tmp_path)
     assert len(load_documents(made.folder, "judged_samples", WEIGHTS)) == len(documents)
     assert all(weights[-2] == WEIGHTS.verdict for _, weights in load_documents(made.folder, "judged_samples", WEIGHTS))
 
@@ -174,7 +176,7 @@ def test_missing_model_whose_responses_are_to_be_judged_is_named_with_its_comman
     sampled = JudgedSamples(problems={"mini_large": 3}, temperatures=(0.7, 1.0))
     corpus = Corpus(documents_per_kind={"problem": 40}, vocabulary_size=600, seed=3, judged_samples=sampled)
     with pytest.raises(FileNotFoundError, match=r"`python -m rkd\.pretrain pretrain=mini_large`"):
-        corpus.tokenized(store, PROMPTS, JudgePrompt(), tmp_path)
+        corpus.tokenized(store, FORMS, tmp_path)
 
 
 @pytest.mark.parametrize("given", [{}, {"vocabulary_size": 600, "tokenizer_of": "mini_large"}])
@@ -301,7 +303,7 @@ def test_model_of_another_size_is_refused_to_continue_from(corpus, tmp_path):
 
 def test_model_of_another_tokenizer_is_refused_to_continue_from(corpus, store, tmp_path):
     other = Corpus(documents_per_kind=dict.fromkeys(KINDS, 40), vocabulary_size=500, seed=1)
-    fit(tiny(), other.tokenized(store, PROMPTS, JudgePrompt()), tmp_path / "large")
+    fit(tiny(), other.tokenized(store, FORMS), tmp_path / "large")
     with pytest.raises(ValueError, match="another tokenizer"):
         fit(tiny(continue_from="large"), corpus, tmp_path / "judge")
 
@@ -365,11 +367,10 @@ def test_recipe_of_every_shipped_model_runs(model, store, tmp_path):
         "trainer.accelerator=cpu",
         *few,
     )
-    prompts, judge_prompt = instantiate(config.prompts, _convert_="all"), instantiate(config.judge_prompt)
-    stage, prompt = instantiate(config.pretrain), prompts["mini_math"].zero_shot()
+    forms, stage = instantiate(config.forms, _convert_="all"), instantiate(config.pretrain)
     if sampled := config.corpus.get("judged_samples"):
         sampled.problems = dict.fromkeys(sampled.problems, 20)
-    corpus = instantiate(config.corpus).tokenized(store, prompts, judge_prompt)
+    corpus = instantiate(config.corpus).tokenized(store, forms)
     if stage.continue_from:
         start = composed(
             stage.continue_from, "pretrain.tokens=5120", "pretrain.sequence_tokens=640", "pretrain.batch_sequences=4"
@@ -380,10 +381,10 @@ def test_recipe_of_every_shipped_model_runs(model, store, tmp_path):
     assert report.steps == 2
     assert math.isfinite(report.loss)
     if stage.mixture.keys() & set(VERDICTS):
-        accuracy, auc = judging_accuracy(tmp_path / model, judge_prompt, written_responses(10))
+        accuracy, auc = judging_accuracy(tmp_path / model, forms.judge, written_responses(10))
         assert 0 <= min(accuracy, auc) <= max(accuracy, auc) <= 1
     else:
-        assert 0 <= solving_accuracy(tmp_path / model, prompt, 4)["all"] <= 1
+        assert 0 <= solving_accuracy(tmp_path / model, forms.zero_shot["mini_math"], 4)["all"] <= 1
 
 
 def test_a_judge_is_not_measured_on_responses_of_one_kind():
