@@ -11,6 +11,7 @@ Outputs: responses, labels, pairs and models, each with its digest and those of 
 import random
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -148,7 +149,7 @@ def consensus_rows(labels: LabelStatistics) -> list[tuple[float, float, int]]:
 
 
 def summary_of(result: RunResult) -> dict[str, float]:
-    """Final accuracies, and every other number of the result, as "labels/precision"; fractions in [0, 1]."""
+    """Final accuracies, or win rates, and all other numbers of the result, as "labels/precision"; fractions in [0, 1]."""
     tested = [(model.role, model.test_sets) for model in result.models]
     tested += [("test", result.models[-1].test_sets)]
     accuracies = {
@@ -157,10 +158,17 @@ def summary_of(result: RunResult) -> dict[str, float]:
         for name, test in tests.items()
         for measure in MEASURES
     }
+    compared = {
+        f"{role}/{name}/win_rate/{measure}": value
+        for role, tests in tested
+        for name, test in tests.items()
+        if test.win_rate is not None
+        for measure, value in asdict(test.win_rate).items()
+    }
     totals = {
         f"costs/{name}": sum(cost.get(name, 0) for cost in result.costs.values())
         for name in ("seconds", "seconds_this_job", "tokens")
     }
     others = {name.replace(".", "/"): value for name, value in numbers(result).items()}
     others["validation_accuracy"] = result.validation_accuracy
-    return {key: value for key, value in (accuracies | totals | others).items() if value is not None}
+    return {key: value for key, value in (accuracies | compared | totals | others).items() if value is not None}

@@ -68,7 +68,9 @@ def workspace_of(manifest: Mapping[str, Any], *, entity: str, project: str) -> A
 
 def _summary_key(column: Column) -> str:
     """Where a run's summary has what a column of the table shows (`rkd.logbook`)."""
-    return f"test/{column.test_set}/accuracy" if column.test_set else column.value.replace(".", "/")
+    if column.test_set:
+        return f"test/{column.test_set}/{column.shows.replace('.', '/')}"
+    return column.value.replace(".", "/")
 
 
 def _wandb_workspaces() -> tuple[Any, Any]:

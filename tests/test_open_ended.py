@@ -17,6 +17,7 @@ from rkd.job import JobError, run_job
 from rkd.judge import LocalYesNo, Verdict
 from rkd.label_statistics import grade_statistics
 from rkd.labels import RubricGrades
+from rkd.logbook import summary_of
 from rkd.prompts import ComparePrompt
 from rkd.protocols import Rewards
 from rkd.records import Query, Response
@@ -275,6 +276,9 @@ def test_a_whole_job_is_graded_trained_and_compared(job):
 
 def test_a_result_with_win_rates_is_tabulated_and_summarized(job):
     _, result = job
+    shown = summary_of(result)
+    own_rate = result.models[-1].test_sets["svamp"].win_rate
+    assert shown["test/svamp/win_rate/length_controlled"] == own_rate.length_controlled
     assert "win rate in %" in final_table_markdown(result)
     summary = summarize(result, "job", {})
     own = summary.models[OWN]["svamp"]
