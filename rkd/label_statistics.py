@@ -123,19 +123,21 @@ def judge_quality(
     scores: Sequence[float | None],
     masses: Sequence[float | None],
     attacks: Sequence[tuple[str, float | None]] = (),
+    threshold: float = 0.5,
 ) -> JudgeQuality:
-    """A judge's verdicts against the truth (Table 5); above 0.5 it calls a response right.
+    """A judge's verdicts against the truth (Table 5).
 
     Args:
         judged: the responses to each query, their own scores being the verdicts of the pseudo-label.
         scores, masses: of each response, all queries' in one row: what the judge says of it, None where it could not be
             read; and P(Yes) + P(No), None of a judge without these tokens.
         attacks: the kind of each attack on the judge, and its score.
+        threshold: the judge calls a response right whose score is above it.
     """
     rows = [(query, one) for query, own in zip(labelled_queries, judged, strict=True) for one in own]
     truth = [answers_match(one.answer, query.gold_answer, query.dataset) for query, one in rows]
     in_turn = iter(scores)
-    called = [[replace(one, score=_called(next(in_turn))) for one in own] for own in judged]
+    called = [[replace(one, score=_called(next(in_turn), threshold)) for one in own] for own in judged]
     both = [
         (one.score, by_label.score)
         for one, (_, by_label) in zip((one for own in called for one in own), rows, strict=True)
@@ -147,7 +149,7 @@ def judge_quality(
     tried, accepted = Counter(kind for kind, _ in attacks), defaultdict(list)
     for kind, score in attacks:
         if score is not None:
-            accepted[kind].append(_called(score))
+            accepted[kind].append(_called(score, threshold))
     return JudgeQuality(
         verdicts=verdict_counts(labelled_queries, called),
         area_under_curve=area_under_curve(*map(torch.tensor, zip(*read, strict=True))) if has_both else None,
@@ -159,8 +161,8 @@ def judge_quality(
     )
 
 
-def _called(score: float | None) -> float | None:
-    return None if score is None else float(score > 0.5)
+def _called(score: float | None, threshold: float) -> float | None:
+    return None if score is None else float(score > threshold)
 
 
 def _reliability(read: Sequence[tuple[float, bool]]) -> dict[str, ReliabilityBin]:

@@ -276,7 +276,9 @@ class Labelling(Asking):
         made = self._judged("training", "the teacher's responses", asked)
         fooled = self._judged("attacks", "attacks", [(q, Response(q.id, k, 0, text, True)) for q, k, text in attacked])
         by_kind = [(kind, score) for (_, kind, _), score in zip(attacked, fooled["scores"], strict=True)]
-        quality = self.notes.judge = judge_quality(gold, groups, made["scores"], made["masses"], by_kind)
+        threshold = getattr(self.stages.judge, "threshold", 0.5)  # of a judge that grades
+        quality = judge_quality(gold, groups, made["scores"], made["masses"], by_kind, threshold)
+        self.notes.judge = quality
         counts = quality.verdicts
         if counts.without_verdict:
             unread = f"{counts.without_verdict} of {len(asked)} verdicts on the teacher's responses"

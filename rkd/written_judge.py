@@ -88,11 +88,16 @@ class LocalWritten:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenJudge(LocalModel):
-    """The judge of a configuration that writes its verdict; see `LocalWritten`."""
+    """The judge of a configuration that writes its verdict; see `LocalWritten`.
+
+    Args:
+        threshold: it calls a response right whose score is above: of a grader 5 alone (METHOD 5.15).
+    """
 
     prompt: JudgePrompt
     max_reply_tokens: int
     read_reply: ReadReply = read_score
+    threshold: float = 0.5
 
     def content(self) -> dict[str, Any]:
         """What decides its verdicts: the content of its model's folder, not the place."""

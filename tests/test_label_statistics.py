@@ -134,3 +134,11 @@ def test_accepted_attacks_are_counted_by_kind_where_there_is_a_verdict():
 def test_a_judge_of_right_responses_alone_has_no_area():
     own = score(GOLD[:1], [responses("a", [says(1)])], LABELS[:1])
     assert judge_quality(GOLD[:1], own, [0.7], [1.0]).area_under_curve is None
+
+
+def test_a_grader_calls_right_what_has_its_highest_grade():
+    scores = [1.0, 0.8, *[0.8] * 8]
+    of_grader = judge_quality(GOLD, SCORED, scores, [None] * 10, [("empty", 0.8), ("yes", 1.0)], threshold=0.9)
+    assert of_grader.verdicts.right_called_right + of_grader.verdicts.wrong_called_right == 1
+    assert of_grader.attacks_accepted == {"empty": 0.0, "yes": 1.0}
+    assert judge_quality(GOLD, SCORED, scores, [None] * 10).verdicts.right_called_wrong == 0
