@@ -149,7 +149,7 @@ def consensus_rows(labels: LabelStatistics) -> list[tuple[float, float, int]]:
 
 
 def summary_of(result: RunResult) -> dict[str, float]:
-    """Final accuracies or win rates, and all other numbers of the result, as "labels/precision"; fractions in [0, 1]."""
+    """Final accuracies or win rates, and other numbers of the result, as "labels/precision"; fractions in [0, 1]."""
     tested = [(model.role, model.test_sets) for model in result.models]
     tested += [("test", result.models[-1].test_sets)]
     accuracies = {

@@ -131,7 +131,8 @@ def _shown(evaluated: Evaluated, line: Line, place: int, *, bold: str) -> str:
     if is_own and cell.mean == evaluated.best(line.group, place):
         text = bold.format(text)
     teacher = evaluated.teacher_mean(line.group, place)
-    if is_own and column.test_set is not None and teacher is not None and cell.mean > teacher:
+    is_score = column.test_set is not None and column.higher_is_better
+    if is_own and is_score and teacher is not None and cell.mean > teacher:
         text += f" {ABOVE_TEACHER}"
     text += _gain(evaluated, line, place)
     if cell.missing:
@@ -250,7 +251,9 @@ def _published(column: Column, cell: Cell) -> str:
 
 def _number(column: Column, value: float) -> str:
     scaled = _scaled(column, value)
-    return f"{scaled:.1f}" if column.unit != "number" else f"{scaled:.3g}"
+    if column.unit != "number":
+        return f"{scaled:.1f}"
+    return f"{scaled:,.0f}" if abs(scaled) >= 1000 else f"{scaled:.3g}"
 
 
 def _signed(column: Column, value: float) -> str:
