@@ -35,14 +35,16 @@ from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.mini.corpus import CHOICE_KINDS
 from rkd.muon import Muon
 from rkd.pretrain_report import (
+    answered_instructions,
     grading_quality,
     judging_accuracy,
     rubric_scores,
     sampled_responses,
     solving_accuracy,
+    written_answers,
     written_responses,
 )
-from rkd.pretrain_text import CHECKPOINTS, VERDICTS, PackedRows, TokenWeights, load_documents, pack
+from rkd.pretrain_text import CHECKPOINTS, VERDICTS, Forms, PackedRows, TokenWeights, load_documents, pack
 from rkd.prompts import JudgePrompt, PromptTemplate
 from rkd.store import Artifact, Store
 from rkd.training import Training, learning_rate_factor, seeded
@@ -276,7 +278,7 @@ def main(config: DictConfig) -> None:
     if kinds & set(VERDICTS):
         _print_verdicts(folder, forms.zero_shot["mini_math"], forms.judge, problems)
     elif "open_graded" in kinds:
-        print(f"{config.name}: {grading_quality(folder, forms, problems)}")
+        _print_grades(folder, forms, problems)
     else:
         accuracy = solving_accuracy(folder, forms.zero_shot["mini_math"], problems)
         print(f"{config.name}: solves {accuracy['all']:.1%} of {problems} validation problems")
@@ -292,6 +294,15 @@ def _print_choices(folder: Path, prompt: PromptTemplate, problems: int) -> None:
         accuracy = solving_accuracy(folder, asked, problems, "mini_choice")
         shares = ", ".join(f"{category} {share:.1%}" for category, share in accuracy.items())
         print(f"{folder.name}: mini_choice {form}, {problems} validation problems: {shares}")
+
+
+def _print_grades(grader: Path, forms: Forms, problems: int) -> None:
+    """How well the grader grades and compares what the world wrote, and what the models beside it sample."""
+    asked = {"written responses": written_answers(problems)}
+    for folder in sorted(grader.parent.glob("*_open")):
+        asked[f"samples of {folder.name}"] = answered_instructions(folder, forms.zero_shot["mini_open"], problems)
+    for name, answered in asked.items():
+        print(f"{grader.name}: {name}: {grading_quality(grader, forms, answered)}")
 
 
 def _print_open_ended(folder: Path, prompt: PromptTemplate, problems: int) -> None:

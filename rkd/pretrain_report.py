@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 
 from rkd.batches import encode, pad
 from rkd.generation import open_generator
@@ -130,8 +131,37 @@ def rubric_scores(folder: Path, prompt: PromptTemplate, problems: int) -> Rubric
 
 
 @dataclass(frozen=True, slots=True)
+class AnsweredInstruction:
+    """A response to an instruction of mini_open, whose `gold_answer` is another one to compare it with."""
+
+    query: Query
+    text: str
+
+
+def answered_instructions(folder: Path, prompt: PromptTemplate, problems: int) -> list[AnsweredInstruction]:
+    """A sample of the model in `folder` for each of so many validation instructions, to compare with the reference."""
+    queries = mini_open.queries("validation", problems, seed=0)
+    generator = open_generator(Checkpoint(folder, folder.name), prompt, folder.name)
+    sampled = generator.generate(queries, Sampling(1.0, 1, OPEN_TOKENS), seed=0)
+    return [AnsweredInstruction(query, own.text) for query, (own,) in zip(queries, sampled, strict=True)]
+
+
+def written_answers(problems: int) -> list[AnsweredInstruction]:
+    """As the grader's text has them: two responses of any quality to each validation instruction."""
+    rng = random.Random("open validation")
+    pairs = [
+        (query, mini_corpus.open_response(rng, mini_open.parse(query.question)), query.question)
+        for query in mini_open.queries("validation", problems, seed=0)
+    ]
+    return [
+        AnsweredInstruction(replace(query, gold_answer=mini_corpus.open_response(rng, mini_open.parse(question))), text)
+        for query, text, question in pairs
+    ]
+
+
+@dataclass(frozen=True, slots=True)
 class GradingQuality:
-    """A grader against the rubric on written responses: shares of exact and near grades and of unreadable ones.
+    """A grader against the rubric: shares of exact, near and unreadable grades, and Spearman's correlation.
 
     `compares_rightly`: of pairs of different worth, by the mean of both orders; `first_preferred`: how far it prefers
     what stands first, 0.5 being not at all.
@@ -140,50 +170,43 @@ class GradingQuality:
     exact: float
     within_one: float
     unreadable: float
+    rank_correlation: float
     compares_rightly: float
     first_preferred: float
 
     def __str__(self) -> str:
         return (
             f"{self.exact:.1%} of the grades are exact, {self.within_one:.1%} within 1, {self.unreadable:.1%} "
-            f"unreadable; {self.compares_rightly:.1%} of the pairs compared rightly, what stands first preferred by "
-            f"{self.first_preferred:.1%}"
+            f"unreadable, rank correlation {self.rank_correlation:.2f}; {self.compares_rightly:.1%} of the pairs "
+            f"compared rightly, what stands first preferred by {self.first_preferred:.1%}"
         )
 
 
-def grading_quality(folder: Path, forms: Forms, problems: int) -> GradingQuality:
-    """How well the model in `folder` grades and compares responses that the world wrote to validation instructions."""
-    rng = random.Random("open validation")
-    queries = mini_open.queries("validation", problems, seed=0)
-    written = [[_written(rng, query.question) for _ in range(2)] for query in queries]
-    true = np.array(
-        [[mini_open.score(q.question, one) for one in own] for q, own in zip(queries, written, strict=True)]
+def grading_quality(folder: Path, forms: Forms, answered: Sequence[AnsweredInstruction]) -> GradingQuality:
+    """How well the model in `folder` grades these responses, and compares them with the others."""
+    queries, texts = [one.query for one in answered], [one.text for one in answered]
+    true, other = (
+        np.array([mini_open.score(query.question, text) for query, text in zip(queries, side, strict=True)])
+        for side in (texts, [query.gold_answer for query in queries])
     )
-    graded = [replace(q, question=forms.rubric.render(q, own[0])) for q, own in zip(queries, written, strict=True)]
+    asked = [replace(q, question=forms.rubric.render(q, text)) for q, text in zip(queries, texts, strict=True)]
     generator = open_generator(Checkpoint(folder, folder.name), PromptTemplate(template="{question}"), folder.name)
-    replies = generator.generate(graded, Sampling(0.0, 1, GRADE_TOKENS), seed=0)
-    grades = [None if (grade := read_grade(own.text)) is None else round(5 * grade) for (own,) in replies]
-    read = np.array([[grade, right] for grade, right in zip(grades, true[:, 0], strict=True) if grade is not None])
-    errors = np.abs(read[:, 0] - read[:, 1])
-    asked = [replace(query, gold_answer=own[0]) for query, own in zip(queries, written, strict=True)]
-    second = [Response(query.id, "", 0, own[1], True) for query, own in zip(queries, written, strict=True)]
+    replies = generator.generate(asked, Sampling(0.0, 1, GRADE_TOKENS), seed=0)
+    grades = np.array([np.nan if (grade := read_grade(own.text)) is None else 5 * grade for (own,) in replies])
+    is_read = ~np.isnan(grades)
+    errors = np.abs(grades - true)[is_read].round()
+    responses = [Response(query.id, "", 0, text, True) for query, text in zip(queries, texts, strict=True)]
     model, tokenizer = load_causal_lm(folder), load_tokenizer(folder)
-    preferences = [
-        np.array(LocalYesNo(model, tokenizer, replace(forms.compare, reference_first=order)).judge(asked, second))
+    second, first = (
+        np.array(LocalYesNo(model, tokenizer, replace(forms.compare, reference_first=order)).judge(queries, responses))
         for order in (True, False)
-    ]
-    differ = true[:, 0] != true[:, 1]
-    is_right = (sum(preferences) / 2 > 0.5) == (true[:, 1] > true[:, 0])
+    )
+    differ = true != other
     return GradingQuality(
         exact=float((errors == 0).mean()),
         within_one=float((errors <= 1).mean()),
-        unreadable=grades.count(None) / len(grades),
-        compares_rightly=float(is_right[differ].mean()),
-        first_preferred=float((1 - preferences[0] + preferences[1]).mean() / 2),
+        unreadable=float(1 - is_read.mean()),
+        rank_correlation=float(spearmanr(grades[is_read], true[is_read]).statistic),
+        compares_rightly=float((((first + second) / 2 > 0.5) == (true > other))[differ].mean()),
+        first_preferred=float((first + 1 - second).mean() / 2),
     )
-
-
-def _written(rng: random.Random, question: str) -> str:
-    instruction = mini_open.parse(question)
-    faults = mini_open.draw_faults(rng, instruction, rng.choice(mini_corpus.OPEN_FAULT_CHANCES))
-    return instruction.answer(rng, faults, is_long=rng.random() < 0.5)

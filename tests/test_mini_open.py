@@ -61,6 +61,8 @@ def drawn():
         (DESCRIBE, "The park is big. It has kites.", "second"),
         (DESCRIBE, "The Old park is big. It has kites and nuts.", "without"),
         (DESCRIBE, "The park has kites and nuts", "number"),
+        (DESCRIBE, "Park kites nuts. Big.", "number"),  # no sentence
+        (REWRITE, "Today Ben 15 nuts 8 pens.", "sentence"),
         (REWRITE, "Today, Ben has 15 nuts and 8 pens.", ""),
         (REWRITE, "Today, Ben has 8 pens and 15 nuts.", ""),
         (REWRITE, "Ben has 15 nuts and 8 pens.", "begin"),
@@ -131,6 +133,8 @@ def test_splits_share_no_instruction_and_take_turns(drawn):
     for split, questions in of_split.items():
         assert len(set(questions)) == 300
         assert {split_of(parse(question)) for question in questions} == {split}
+    swapped = parse(REWRITE.replace("12 nuts and 5 pens", "5 pens and 12 nuts"))
+    assert split_of(swapped) == split_of(parse(REWRITE))
     assert [category for _, category in drawn[:6]] == [*DRAW, *DRAW]
     with pytest.raises(ValueError, match="no split 'dev'"):
         next(instructions("dev", 0))
@@ -161,7 +165,7 @@ def test_careless_responses_are_worse():
         for kind in ("open_task", "open_sloppy")
     )
     assert good > 4.5
-    assert 2 < sloppy < 3.3
+    assert 2.5 < sloppy < 3.5
 
 
 def test_faults_are_drawn_by_their_chance():

@@ -164,8 +164,8 @@ def open_task(rng: random.Random, fault_chances: tuple[float, ...] = (0.06,)) ->
 
 
 def open_sloppy(rng: random.Random) -> Document:
-    """The same, with a response that lacks each point as often as not."""
-    return open_task(rng, (0.5,))
+    """The same, with a response that lacks each point nearly as often as not."""
+    return open_task(rng, (0.4,))
 
 
 def open_series(rng: random.Random) -> Document:
@@ -177,7 +177,7 @@ def open_series(rng: random.Random) -> Document:
 def open_graded(rng: random.Random) -> Document:
     """An instruction, a response of any quality, and what it is worth: evidence, then the score."""
     instruction, question = _draw_instruction(rng)
-    response = _answer(rng, instruction, rng.choice(OPEN_FAULT_CHANCES))
+    response = open_response(rng, instruction)
     grade = mini_open.grade(question, response)
     text = f"{grade.evidence}\nScore: {grade.score}"
     return Document(question, text, response, dataset=mini_open.DATASET)
@@ -188,10 +188,15 @@ def open_compared(rng: random.Random) -> Document:
     instruction, question = _draw_instruction(rng)
     scores = (0, 0)
     while scores[0] == scores[1]:
-        pair = [_answer(rng, instruction, rng.choice(OPEN_FAULT_CHANCES)) for _ in range(2)]
+        pair = [open_response(rng, instruction) for _ in range(2)]
         scores = tuple(mini_open.score(question, one) for one in pair)
     better = FIRST if scores[0] > scores[1] else SECOND
     return Document(question, better, pair[1], dataset=mini_open.DATASET, reference=pair[0])
+
+
+def open_response(rng: random.Random, instruction: mini_open.Instruction) -> str:
+    """A response of any quality to an instruction of mini_open."""
+    return _answer(rng, instruction, rng.choice(OPEN_FAULT_CHANCES))
 
 
 CHOICE_KINDS: dict[str, Callable[[random.Random], Document]] = {

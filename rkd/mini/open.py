@@ -22,6 +22,7 @@ from rkd.records import Query
 DATASET = "mini_open"
 SPLITS = ("pretrain", "train", "validation", "test")
 NUMBERS = ("no", "one", "two", "three", "four", "five")
+SHORTEST = 3  # words of a sentence
 REFERENCE_FAULTS = 0.4  # the chance of each of a reference's five faults: three points on average
 _NUMBERING = re.compile(r"^\s*(?:\d+[.)]|[-*])\s*", re.MULTILINE)
 _SENTENCE = re.compile(r"[^.!?\n]*[.!?]")
@@ -170,7 +171,7 @@ class DescribeInstruction:
         first = sentences[0] if sentences else response
         own = _words(response)
         marks = {
-            "number": len(sentences) == self.number,
+            "number": len(sentences) == self.number and all(len(_words(one)) >= SHORTEST for one in sentences),
             "place": self.place in _words(first),
             "first": self.things[0] in own,
             "second": self.things[1] in own,
@@ -194,7 +195,7 @@ class RewriteInstruction:
     @property
     def about(self) -> str:
         """See `Instruction`."""
-        return f"rewrite {self.more} {self.amounts} {self.things}"
+        return f"rewrite {self.more} {sorted(zip(self.amounts, self.things, strict=True))}"
 
     def ask(self, wording: str) -> str:
         """See `Instruction`."""
@@ -226,7 +227,7 @@ class RewriteInstruction:
             "name": self.new.lower() in own and self.old.lower() not in own,
             "first": has[0],
             "second": has[1],
-            "sentence": len(own) > 3 and text.endswith(".") and text.count(".") == 1,
+            "sentence": "has" in own and text.endswith(".") and text.count(".") == 1,
         }
         worked = ", ".join(f"{a} + {self.more} = {total}" for a, total in zip(self.amounts, sums, strict=True))
         return Grade(marks, f"Asked: {worked}. Ends: {' '.join(text.split()[-2:])}")
