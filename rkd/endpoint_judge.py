@@ -103,5 +103,6 @@ class EndpointYesNo:
         raise EndpointError(
             f"{self.own.server.base_url} lists no log-probabilities of tokens (it ignores `logprobs`), which a verdict "
             "of one token is made of. Serve the judge with vLLM, SGLang or llama.cpp, take judge.requests=completion "
-            "or =chat, whichever the server lists them for, or a local judge, `judge=hf judge.name_or_path=FOLDER`."
+            "or =chat, whichever the server lists them for, let it write a score, `judge=endpoint_written`, or take a "
+            "local judge, `judge=hf judge.name_or_path=FOLDER`."
         )

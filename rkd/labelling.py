@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rkd.asking import Asking
-from rkd.endpoint_judge import EndpointJudge
+from rkd.endpoint import EndpointModel
 from rkd.judge import NoJudge
 from rkd.judge_attacks import attacks
 from rkd.label_statistics import judge_quality, label_statistics, verdict_counts
@@ -242,7 +242,7 @@ class Labelling(Asking):
 
         def read(progress: Progress) -> dict[str, Any]:
             with self.workshop.progress(f"judging {what}", len(asked)) as advance:
-                kept = {"kept": progress} if isinstance(judge, EndpointJudge) else {}
+                kept = {"kept": progress} if isinstance(judge, EndpointModel) else {}
                 verdicts = judge.open(advance, **kept).verdicts(*zip(*asked, strict=True))
             return {"scores": [one and one.score for one in verdicts], "masses": [one and one.mass for one in verdicts]}
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from rkd.endpoint_judge import EndpointJudge
+from rkd.endpoint import EndpointModel
 from rkd.judge import ConfiguredJudge, NoJudge, OpenJudge
 from rkd.loading import ModelOptions
 from rkd.progress import Progress
@@ -59,7 +59,7 @@ class RewardInputs:
 
     def open_judge(self) -> OpenJudge:
         """The judge, its model loaded."""
-        if isinstance(self.judge, EndpointJudge):
+        if isinstance(self.judge, EndpointModel):
             return self.judge.open(kept=self.progress)
         return self.judge.open()
 

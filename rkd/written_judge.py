@@ -33,8 +33,8 @@ def read_score(reply: str) -> float | None:
 
 
 @dataclass(frozen=True)
-class LocalWritten:
-    """A `Judge` over a model in memory that decodes greedily.
+class Written:
+    """A `Judge` over a model that decodes greedily, in memory or behind a server.
 
     Args:
         generator: its prompt is the judge's question alone.
@@ -61,7 +61,8 @@ class LocalWritten:
             self.progress(len(keys) - len(places))
             asked = [replace(queries[i], question=self.prompt.render(queries[i], keys[i][1])) for i in places]
             replies = self.generator.generate(asked, Sampling(0.0, 1, self.max_reply_tokens), seed=0)
-            scores = [read_score(reply.text) for (reply,) in replies]
+            # A refusal or what a filter left is no verdict, whatever its first word.
+            scores = [None if reply.withheld else read_score(reply.text) for (reply,) in replies]
             return [None if score is None else Verdict(score) for score in scores]
 
         return self.remembered.recall(keys, read)
@@ -69,7 +70,7 @@ class LocalWritten:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenJudge(LocalModel):
-    """The judge of a configuration that writes its verdict; see `LocalWritten`."""
+    """The judge of a configuration that writes its verdict; see `Written`."""
 
     prompt: JudgePrompt
     max_reply_tokens: int
@@ -81,8 +82,8 @@ class WrittenJudge(LocalModel):
             "options": self.options,
         }  # fmt: skip
 
-    def open(self, progress: Callable[[int], None] = lambda _: None) -> LocalWritten:
+    def open(self, progress: Callable[[int], None] = lambda _: None) -> Written:
         """The judge, its model loaded."""
         asked = PromptTemplate(template="{question}", is_chat=self.prompt.is_chat)
         generator = open_generator(self.source(), asked, self.name, progress, self.options)
-        return LocalWritten(generator, self.prompt, self.max_reply_tokens, progress)
+        return Written(generator, self.prompt, self.max_reply_tokens, progress)

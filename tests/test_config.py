@@ -28,6 +28,7 @@ NEEDED = {
     "teacher=hf": ["teacher.name_or_path=someone/model"],
     "teacher=endpoint": ["teacher.model=served"],
     "judge=endpoint": ["judge.model=served"],
+    "judge=endpoint_written": ["judge.model=served"],
     "server=provider": [
         "server.base_url=https://api.example.com/v1",
         "server.prompt_price=1",
