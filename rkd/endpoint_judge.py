@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rkd.endpoint import EndpointError, EndpointModel, Told, untold
-from rkd.judge import ConfiguredJudge, OpenJudge, Remembered, Verdict, verdict_of
+from rkd.judge import Remembered, Verdict, verdict_of
 from rkd.progress import Progress
 from rkd.prompts import ComparePrompt, JudgePrompt, without_control_tokens
 from rkd.records import Query, Response
@@ -43,13 +43,6 @@ class EndpointJudge(EndpointModel):
     def open(self, progress: Told = untold, kept: Progress | None = None) -> "EndpointYesNo":
         """The judge; what it is answered is kept in `kept`, if there is that."""
         return EndpointYesNo(self, Kept(self.server, kept), progress)
-
-
-def open_judge(judge: ConfiguredJudge, progress: Told = untold, kept: Progress | None = None) -> OpenJudge:
-    """A judge, its model loaded; one behind a server keeps what it was answered in `kept`."""
-    if isinstance(judge, EndpointJudge):
-        return judge.open(progress, kept)
-    return judge.open(progress)
 
 
 @dataclass(frozen=True)
@@ -113,5 +106,6 @@ class EndpointYesNo:
         raise EndpointError(
             f"{self.own.server.base_url} lists no log-probabilities of tokens (it ignores `logprobs`), which a verdict "
             "of one token is made of. Serve the judge with vLLM, SGLang or llama.cpp, take judge.requests=completion "
-            "or =chat, whichever the server lists them for, or a local judge, `judge=hf judge.name_or_path=FOLDER`."
+            "or =chat, whichever the server lists them for, let it write a score, `judge=endpoint_written`, or take a "
+            "local judge, `judge=hf judge.name_or_path=FOLDER`."
         )

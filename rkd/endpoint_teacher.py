@@ -41,20 +41,20 @@ class EndpointGenerator:
     makes what it can: two servers, or one under another load, need not give the same texts.
 
     Args:
-        progress: of the stage, which also counts the tokens.
+        progress: of the stage, which also counts the tokens; None: nobody counts them.
         told: told of each query that has all its responses.
     """
 
     name: str
     teacher: EndpointTeacher
-    progress: Progress
+    progress: Progress | None
     kept: Kept
     told: Told = untold
 
     def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
         """See `TextGenerator`."""
-        groups = [(query, indices) for query in queries for indices in _by_temperature(sampling)]
-        tasks = [self._task(query, sampling, indices, seed) for query, indices in groups]
+        groups = [(place, indices) for place in range(len(queries)) for indices in _by_temperature(sampling)]
+        tasks = [self._task(queries[place], sampling, indices, seed) for place, indices in groups]
         left = [len(_by_temperature(sampling))] * len(queries)
 
         def tell(place: int, note: str) -> None:
@@ -64,13 +64,14 @@ class EndpointGenerator:
                 self.told(1, note)
 
         answers = ask(self.teacher, tasks, text_of, self.kept, tell)
-        responses: dict[str, dict[int, Response]] = {query.id: {} for query in queries}
-        for (query, indices), own in zip(groups, answers, strict=True):
-            for place, index in enumerate(indices):
-                text, ending = own[min(place, len(own) - 1)]  # greedy samples are one text
-                responses[query.id][index] = self._response(query, index, text, ending)
-        self.progress.tokens += sum(self.kept.written[key] for key in {task.key for task in tasks})
-        return [[own[index] for index in sorted(own)] for own in responses.values()]
+        responses: list[dict[int, Response]] = [{} for _ in queries]  # by place: a judge asks one query several times
+        for (place, indices), own in zip(groups, answers, strict=True):
+            for at, index in enumerate(indices):
+                text, ending = own[min(at, len(own) - 1)]  # greedy samples are one text
+                responses[place][index] = self._response(queries[place], index, text, ending)
+        if self.progress is not None:
+            self.progress.tokens += sum(self.kept.written[key] for key in {task.key for task in tasks})
+        return [[own[index] for index in sorted(own)] for own in responses]
 
     def _task(self, query: Query, sampling: Sampling, indices: Sequence[int], seed: int) -> Task:
         temperature, prompt = sampling.temperatures[indices[0]], self.teacher.prompt

@@ -12,10 +12,9 @@ import torch
 from transformers import PreTrainedModel
 
 from rkd.asking import Notes
-from rkd.endpoint_judge import open_judge
 from rkd.evaluation import accuracy, mean_verdict
 from rkd.generation import LocalGenerator
-from rkd.judge import NoJudge, OpenJudge
+from rkd.judge import NoJudge, OpenJudge, open_judge
 from rkd.labelling import Labelled
 from rkd.loading import load_tokenizer
 from rkd.parallel import own_share, sum_over_processes

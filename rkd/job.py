@@ -19,8 +19,6 @@ from rkd.asking import Source
 from rkd.bill import Bill
 from rkd.callbacks import TrainingDivergedError
 from rkd.endpoint import EndpointError, EndpointModel
-from rkd.endpoint_judge import EndpointJudge
-from rkd.endpoint_teacher import EndpointTeacher
 from rkd.figures import learning_curves
 from rkd.files import read_rows
 from rkd.generation import LocalModel
@@ -101,7 +99,7 @@ class Place:
 
     folder: Path
     digest: str
-    models: Sequence[Source | EndpointJudge]
+    models: Sequence[Source | EndpointModel]
 
     @property
     def is_finished(self) -> bool:
@@ -268,7 +266,7 @@ def _is_count(value: object) -> bool:
 
 
 def _cores(
-    stages: Stages, config: DictConfig, models: Sequence[Source | EndpointJudge]
+    stages: Stages, config: DictConfig, models: Sequence[Source | EndpointModel]
 ) -> contextlib.AbstractContextManager[None]:
     """The share of this process in the cores that the job is to use."""
     are_small = all(is_small(count_weights(model.folder)) for model in models if isinstance(model, Checkpoint))
@@ -276,7 +274,7 @@ def _cores(
     return cores(config.threads, processes=processes, small_models=are_small)
 
 
-def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher | EndpointTeacher | EndpointJudge]:
+def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher | EndpointModel]:
     judges = [] if config.evaluate_only else [stages.judge]
     asked = [one for one in (*judges, stages.annotator) if isinstance(one, LocalModel | EndpointModel)]
     return [stages.student, *([] if config.evaluate_only else [stages.teacher]), *asked]
@@ -312,6 +310,8 @@ def _reason(error: BaseException) -> str:
     if absent := re.search(r"Interpolation key '(\S+)' not found\s+full_key: (\S+)", str(error)):
         return (
             f"{absent[2]} is that of {absent[1]}, which this job does not have: a teacher behind a server, or from a "
-            "file, has no model here. Choose another option, such as `judge=endpoint judge.model=NAME`."
+            "file, has no model here. Choose another option: `judge=endpoint judge.model=NAME` asks a server for one "
+            "token, `judge=endpoint_written judge.model=NAME` for a written score. judge=likelihood needs a model "
+            "here, `judge.name_or_path=FOLDER`: servers do not list the probabilities of what they read in one way."
         )
     return str(error) or type(error).__name__

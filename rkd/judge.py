@@ -15,9 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rkd.batches import ResponseBatch, collate, even_groups
+from rkd.endpoint import EndpointModel, Told, untold
 from rkd.generation import LocalModel
 from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.models import response_states
+from rkd.progress import Progress
 from rkd.prompts import ComparePrompt, JudgePrompt
 from rkd.protocols import Judge
 from rkd.records import Query, Response
@@ -58,6 +60,13 @@ class ConfiguredJudge(Protocol):
     def open(self, progress: Callable[[int], None] = ...) -> OpenJudge:
         """The judge, its model loaded; `progress` is called with the number of responses just judged."""
         ...
+
+
+def open_judge(judge: ConfiguredJudge, progress: Told = untold, kept: Progress | None = None) -> OpenJudge:
+    """A judge, its model loaded; one behind a server keeps what it was answered in `kept`."""
+    if isinstance(judge, EndpointModel):
+        return judge.open(progress, kept)
+    return judge.open(progress)
 
 
 @dataclass(frozen=True)

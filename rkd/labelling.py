@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rkd.asking import Asking
-from rkd.endpoint_judge import open_judge
-from rkd.judge import NoJudge
+from rkd.judge import NoJudge, open_judge
 from rkd.judge_attacks import attacks
 from rkd.label_statistics import grade_statistics, judge_quality, label_statistics, verdict_counts
 from rkd.labels import RubricGrades, score, two_pass

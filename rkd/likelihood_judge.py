@@ -4,7 +4,9 @@ Nobody is asked anything: the score is the geometric mean of the response's toke
 
     score(q, a) = exp(1/T Σ_t log π(a_t | q, a_<t))
 
-so it needs no prompt of a judge, and prefers what the model would say itself. Shapes: B responses, T tokens.
+so it needs no prompt of a judge, and prefers what the model would say itself. The model is one in memory: behind a
+server there is no one way to be told the probabilities of a text that was read, to know which of its tokens are the
+response's, and to have its end counted as one. Shapes: B responses, T tokens.
 """
 
 from collections.abc import Callable, Sequence

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rkd.asking import Asking, Notes, Source
 from rkd.bound import NoBound
-from rkd.endpoint_judge import EndpointJudge
+from rkd.endpoint import EndpointModel
 from rkd.evaluation import compare
 from rkd.fitting import Fitting
 from rkd.labelling import Labelling
@@ -102,7 +102,7 @@ def result_of(
     )
 
 
-def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Source | EndpointJudge] = ()) -> str:
+def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Source | EndpointModel] = ()) -> str:
     """What names the job's folder and its W&B run: everything that decides the result.
 
     Args:

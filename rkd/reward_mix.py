@@ -19,8 +19,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from rkd.endpoint_judge import open_judge
-from rkd.judge import ConfiguredJudge, NoJudge, OpenJudge
+from rkd.judge import ConfiguredJudge, NoJudge, OpenJudge, open_judge
 from rkd.loading import ModelOptions
 from rkd.progress import Progress
 from rkd.prompts import PromptTemplate

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from rkd.asking import Asking, Source, content_of
 from rkd.bound import sides
-from rkd.endpoint_judge import open_judge
 from rkd.evaluation import Evaluation
+from rkd.judge import open_judge
 from rkd.labelling import Labelled
 from rkd.mini.overlap import summarize_overlap
 from rkd.progress import Progress

@@ -50,8 +50,8 @@ def read_grade(reply: str) -> float | None:
 
 
 @dataclass(frozen=True)
-class LocalWritten:
-    """A `Judge` over a model in memory that decodes greedily.
+class Written:
+    """A `Judge` over a model that decodes greedily, in memory or behind a server.
 
     Args:
         generator: its prompt is the judge's question alone.
@@ -80,7 +80,8 @@ class LocalWritten:
             self.progress(len(keys) - len(places))
             asked = [replace(queries[i], question=self.prompt.render(queries[i], keys[i][1])) for i in places]
             replies = self.generator.generate(asked, Sampling(0.0, 1, self.max_reply_tokens), seed=0)
-            scores = [self.read_reply(reply.text) for (reply,) in replies]
+            # A refusal or what a filter left is no verdict, whatever its first word.
+            scores = [None if reply.withheld else self.read_reply(reply.text) for (reply,) in replies]
             return [None if score is None else Verdict(score) for score in scores]
 
         return self.remembered.recall(keys, read)
@@ -88,7 +89,7 @@ class LocalWritten:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenJudge(LocalModel):
-    """The judge of a configuration that writes its verdict; see `LocalWritten`.
+    """The judge of a configuration that writes its verdict; see `Written`.
 
     Args:
         threshold: it calls a response right whose score is above: of a grader 5 alone (METHOD 5.15).
@@ -106,8 +107,8 @@ class WrittenJudge(LocalModel):
             "options": self.options, "read_reply": self.read_reply.__qualname__,
         }  # fmt: skip
 
-    def open(self, progress: Callable[[int], None] = lambda _: None) -> LocalWritten:
+    def open(self, progress: Callable[[int], None] = lambda _: None) -> Written:
         """The judge, its model loaded."""
         asked = PromptTemplate(template="{question}", is_chat=self.prompt.is_chat)
         generator = open_generator(self.source(), asked, self.name, progress, self.options)
-        return LocalWritten(generator, self.prompt, self.max_reply_tokens, progress, self.read_reply)
+        return Written(generator, self.prompt, self.max_reply_tokens, progress, self.read_reply)

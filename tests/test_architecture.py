@@ -21,7 +21,7 @@ FLOORS = [
         "pretrain_text",
         "bound rewards teacher labels student_samples preferences rollouts engines written_judge "
         "likelihood_judge gold_judge endpoint_teacher endpoint_judge",
-        "collector reward_mix pretrain_report",
+        "collector reward_mix pretrain_report endpoint_written_judge",
         "policy_training",
         "pretrain sft dpo reward_model rl evaluation answering label_noise",
         "win_rates wandb_tracking file_tracking report figures workshop",

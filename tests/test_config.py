@@ -30,6 +30,8 @@ NEEDED = {
     "judge=endpoint": ["judge.model=served"],
     "annotator=hf": ["annotator.name_or_path=someone/model"],
     "annotator=endpoint": ["annotator.model=served"],
+    "judge=endpoint_written": ["judge.model=served"],
+    "judge=endpoint_rubric": ["judge.model=served"],
     "server=provider": [
         "server.base_url=https://api.example.com/v1",
         "server.prompt_price=1",

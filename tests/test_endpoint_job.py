@@ -202,3 +202,30 @@ def test_a_local_judge_cannot_be_a_teacher_behind_a_server(world, tmp_path):
     usual = [one for one in overrides(world, tmp_path) if not one.startswith("teacher.")]
     with pytest.raises(JobError, match=r"judge\.name_or_path is that of teacher\.name_or_path.*judge=endpoint"):
         run_job(composed([*usual, "teacher=endpoint", "teacher.model=served", "judge=teacher"]))
+
+
+def test_a_likelihood_of_a_model_behind_a_server_is_refused_with_what_to_do(world, tmp_path):
+    usual = [one for one in overrides(world, tmp_path) if not one.startswith("teacher.")]
+    said = (
+        r"judge=endpoint_written judge\.model=NAME.*judge=likelihood needs a model here, `judge\.name_or_path=FOLDER`"
+    )
+    with pytest.raises(JobError, match=said):
+        run_job(composed([*usual, "teacher=endpoint", "teacher.model=served", "judge=likelihood"]))
+
+
+def test_a_row_is_judged_and_rewarded_by_scores_that_a_server_writes(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("TINY_KEY", KEY)
+
+    def said(body: dict, index: int) -> str:
+        asked = body["messages"][-1]["content"]
+        if "<response>" not in asked:
+            return answer(body, index)
+        return "I cannot tell." if "answer is 2" in asked else "Score: 5"
+
+    written = ["experiments=judge_reward", "judge=endpoint_written"]
+    with serving(text_of=said, key=KEY) as server:
+        run(world, tmp_path, server.url, *written, stages=[*SFT, *RL])
+    (result,) = results(tmp_path)
+    assert result.failure is None
+    assert result.judge.verdicts.without_verdict > 0
+    assert result.judge.mean_yes_no_mass is None

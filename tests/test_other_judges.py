@@ -13,7 +13,7 @@ from rkd.models import Policy
 from rkd.prompts import JudgePrompt, PromptTemplate
 from rkd.protocols import Sampling
 from rkd.records import Query, Response
-from rkd.written_judge import LocalWritten, WrittenJudge, read_score
+from rkd.written_judge import Written, WrittenJudge, read_score
 
 QUERIES = [Query("a", "svamp", "What is 1?"), Query("b", "svamp", "What is 2?"), Query("c", "svamp", "What is 3?")]
 PROMPT = PromptTemplate(template="Q: {question} A:")
@@ -56,7 +56,7 @@ def test_a_written_score_is_read_or_nothing_is(reply, score):
 def test_a_written_verdict_is_decoded_greedily_and_an_unreadable_one_is_none():
     generator = ScriptedGenerator(greedy={"a": "Score: 5", "b": "Well, well.", "c": "2"})
     done = []
-    judge = LocalWritten(generator, JudgePrompt(), 7, done.append)
+    judge = Written(generator, JudgePrompt(), 7, done.append)
     asked = [response(query, "The answer is 1.") for query in QUERIES]
     assert judge.judge(QUERIES, asked) == [1.0, None, 0.25]
     assert judge.verdicts(QUERIES[1:], asked[1:]) == [None, Verdict(0.25)]  # both are remembered
