@@ -7,7 +7,7 @@ from typing import Any
 from rkd.asking import Asking
 from rkd.endpoint import EndpointModel
 from rkd.judge import NoJudge
-from rkd.judge_attacks import attacks
+from rkd.judge_attacks import ATTACKED_QUERIES, attacks
 from rkd.label_statistics import judge_quality, label_statistics, verdict_counts
 from rkd.labels import score, two_pass
 from rkd.preferences import StoredPairs
@@ -19,8 +19,6 @@ from rkd.reward_model import NoRewardModel
 from rkd.rl import NoRL
 from rkd.stages import needs_labels, samples_student
 from rkd.student_samples import balanced
-
-ATTACKED_QUERIES = 200  # the first ones; each is answered with an attack of every kind
 
 # What there is to do about a stream without queries.
 WAYS: dict[Stream, str] = {

@@ -12,17 +12,21 @@ from rkd.data import Data
 from rkd.dpo import DPO
 from rkd.endpoint_teacher import EndpointTeacher
 from rkd.generation import LocalModel
+from rkd.gold_judge import GoldJudge
+from rkd.judge import NoJudge
+from rkd.judge_attacks import ATTACKED_QUERIES, KINDS
 from rkd.labels import AllResponses
 from rkd.preferences import StoredPairs
 from rkd.protocols import Sampling
 from rkd.reward_model import NoRewardModel, RewardModel
 from rkd.rl import RL
+from rkd.rollouts import shares
 from rkd.sft import SFT
 from rkd.stages import FEW_SHOT, TEACHER, Line, Stages, needs_labels, pretrained_lines, samples_student, table_lines
 from rkd.stored import StoredTeacher
 from rkd.teacher import Schedule
 
-STUDENT = "student"
+STUDENT, JUDGE = "student", "judge"
 # A backward pass costs about two forward passes, so a forward pass alone is a third of a training step.
 FORWARD = 1 / 3
 
@@ -50,10 +54,11 @@ EXPECTED = Expected(
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One stage: what is asked of `model`, and responses that it is trained on.
+    """One stage: what is asked of `model`, and responses that it is trained on or judges.
 
     `asked` are numbers of queries, each with how they are answered. `trained` counts a response once for each forward
-    and backward pass; a forward pass alone is a third. `group_size` responses share the reading of their prompt.
+    and backward pass; a forward pass alone is a third. `judged` counts verdicts, at most: equal responses to a query
+    share one. `group_size` responses share the reading of their prompt.
     """
 
     stage: str
@@ -62,6 +67,7 @@ class Work:
     max_response_tokens: int
     asked: Sequence[tuple[float, Sampling]] = ()
     trained: float = 0.0
+    judged: float = 0.0
     group_size: int = 1
 
     @property
@@ -77,7 +83,7 @@ class Work:
     @property
     def tokens(self) -> int:
         """The most response tokens that so many responses have."""
-        return round((self.sampled + self.trained) * self.max_response_tokens)
+        return round((self.sampled + self.trained + self.judged) * self.max_response_tokens)
 
 
 def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: bool = False) -> list[Work]:
@@ -89,6 +95,8 @@ def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: boo
     sizes = {"training": training, "validation": validation}
     answered = sum(size for split, size in sizes.items() if needs_labels(s, split))
     work = _teacher_work(s, answered, expected) if answered else []
+    if _asks_judge(s):
+        work.append(_judged_labels_work(s, training))
     if isinstance(s.sft, SFT):
         work.append(_sft_work(s, training, validated, expected))
     if samples_student(s):
@@ -102,6 +110,8 @@ def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: boo
         work.append(_reward_model_work(s, _pairs(s, training, expected), validation, expected))
     if isinstance(s.rl, RL):
         work.append(_rl_work(s, s.rl, validated))
+        if _asks_judge(s) and "judge" in s.reward_mix.used:
+            work.append(_judged_rewards_work(s, s.rl))
     return work + _evaluation_work(s, table_lines(s))
 
 
@@ -120,14 +130,36 @@ def _teacher_work(s: Stages, queries: int, expected: Expected) -> list[Work]:
     return work
 
 
+def _asks_judge(s: Stages) -> bool:
+    """Whether the row has a judge that costs something."""
+    return not isinstance(s.judge, NoJudge | GoldJudge)
+
+
+def _judged_labels_work(s: Stages, training: int) -> Work:
+    """The comparison of judge and labels: the responses of the teacher's first pass, and attacks."""
+    attacks = min(ATTACKED_QUERIES, training) * len(KINDS)
+    if isinstance(s.teacher, StoredTeacher):
+        responses, limit = sum(map(len, s.teacher.recorded(s.dataset.training_queries()))), _recorded_tokens(s)
+    else:
+        sampling = s.teacher_samples.sampling(s.teacher_samples.first_pass)
+        responses, limit = training * sampling.samples_per_query, sampling.max_response_tokens
+    amount, group_size = f"{responses:,} responses, {attacks:,} attacks", max(1, round(responses / training))
+    return Work("judge, labels", amount, JUDGE, limit, judged=responses + attacks, group_size=group_size)
+
+
+def _recorded_tokens(s: Stages) -> int:
+    """How long recorded responses are taken to be: they are not read before they are taught."""
+    return s.sft.max_tokens if isinstance(s.sft, SFT) else s.evaluation.max_response_tokens
+
+
 def _sft_work(s: Stages, training: int, validated: float, expected: Expected) -> Work:
     of_query = expected.voted_texts * expected.labelled
     if isinstance(s.teaching_set, AllResponses):
         of_query = expected.first_pass_texts
     examples = training * min(of_query, s.teaching_set.responses_per_query or of_query)
     asked = s.sft.epochs * s.sft.validations_per_epoch * validated
-    # How long recorded responses are is not known before they are read.
-    limit = s.sft.max_tokens if isinstance(s.teacher, StoredTeacher) else s.teacher_samples.max_response_tokens
+    is_recorded = isinstance(s.teacher, StoredTeacher)
+    limit = _recorded_tokens(s) if is_recorded else s.teacher_samples.max_response_tokens
     return Work(
         "sft", f"{_about(examples)} responses, {_epochs(s.sft.epochs)}", STUDENT, limit,
         [(asked, s.evaluation.greedy)], trained=s.sft.epochs * examples,
@@ -174,6 +206,19 @@ def _rl_work(s: Stages, rl: RL, validated: float) -> Work:
     return Work(
         "rl", f"{episodes:,} episodes: {shape}", STUDENT, rollouts.max_response_tokens, asked,
         trained=passes * episodes, group_size=rollouts.responses_per_query,
+    )  # fmt: skip
+
+
+def _judged_rewards_work(s: Stages, rl: RL) -> Work:
+    """The verdicts on the rollouts of the mix's judge; in one mixed loss, on all, whatever stream they are of."""
+    terms, rollouts = list(s.reward_mix.used), rl.rollouts
+    queries = rollouts.queries_per_rollout
+    if s.reward_mix.level == "loss":
+        queries = shares(rollouts, len(terms))[terms.index("judge")]
+    judged = rollouts.count * queries * rollouts.responses_per_query
+    return Work(
+        "judge, rl", f"{judged:,} episodes", JUDGE, rollouts.max_response_tokens, judged=judged,
+        group_size=rollouts.responses_per_query,
     )  # fmt: skip
 
 
