@@ -9,15 +9,20 @@ arXiv:2001.08361), and from the shares of a GPU's peak that sampling and trainin
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from rkd.endpoint_teacher import EndpointTeacher
+from rkd.endpoint import EndpointModel
+from rkd.endpoint_written_judge import EndpointWrittenJudge
 from rkd.generation import LocalModel
-from rkd.judge import NoJudge
-from rkd.plan import STUDENT, Work, aligned, short_number
-from rkd.prompts import PromptTemplate
+from rkd.gold_judge import GoldJudge
+from rkd.judge import NoJudge, YesNoJudge
+from rkd.likelihood_judge import LikelihoodJudge
+from rkd.plan import ANNOTATOR, JUDGE, STUDENT, Work, aligned, short_number
+from rkd.prompts import ComparePrompt, JudgePrompt, PromptTemplate
 from rkd.settings import ABOVE_0, NOT_NEGATIVE, SHARE, check_ranges
 from rkd.stages import FEW_SHOT, TEACHER, Stages
 from rkd.stored import StoredTeacher
+from rkd.written_judge import WrittenJudge
 
 READ, TRAINED = 2, 6  # floating-point operations for each weight and token
 BYTES = 2  # of a weight in bfloat16
@@ -31,7 +36,7 @@ class Bill:
     Args:
         gpu_tflops: peak of one GPU in 10¹² operations a second.
         gpu_memory_gb: of one GPU, in 10⁹ bytes.
-        sampling_share, training_share: of that peak, what sampling and training reach.
+        sampling_share, training_share: of that peak, what sampling and training reach; a judge reads as in training.
         gpu_hour_price: of one GPU.
         prompt_price, response_price: of an endpoint, for a million tokens read and written.
         characters_per_token: of prompts, which are not tokenized for an estimate.
@@ -66,12 +71,19 @@ class Bill:
     def _entry(self, s: Stages, work: Work) -> "Entry":
         prompt = self._prompt_tokens(s, work.model)
         read, written = work.queries * prompt, work.sampled * work.max_response_tokens
+        judged = 0.0
+        if work.judged:
+            judge = _model_of(s, work.model)
+            shared = work.group_size if isinstance(judge, YesNoJudge | LikelihoodJudge) else 1
+            judged = work.judged * (prompt / shared + work.max_response_tokens)
+            written += work.judged * _verdict_tokens(judge)
         trained = work.trained * (prompt / work.group_size + work.max_response_tokens)
         weights = _weights(s, work.model)
         sampling = READ * weights * (read + written) / self._rate(self.sampling_share)
-        training = TRAINED * weights * trained / self._rate(self.training_share)
-        role = TEACHER if work.model == TEACHER else STUDENT
-        return Entry(role, round(read), round(written), round(trained), (sampling + training) / 3600)
+        # A judge's forward passes are over whole texts, as those of a training are.
+        passes = weights * (TRAINED * trained + READ * judged) / self._rate(self.training_share)
+        role = work.model if work.model in (TEACHER, JUDGE, ANNOTATOR) else STUDENT
+        return Entry(role, round(read + judged), round(written), round(trained), (sampling + passes) / 3600)
 
     def _rate(self, share: float) -> float:
         """Operations a second."""
@@ -79,36 +91,49 @@ class Bill:
 
     def _prompt_tokens(self, s: Stages, model: str) -> float:
         """Tokens of a prompt, on average over some queries."""
-        prompt: PromptTemplate = {TEACHER: s.teacher.prompt, FEW_SHOT: s.student.prompt, STUDENT: s.zero_shot}[model]
-        queries = s.dataset.training_queries()[:MEASURED_PROMPTS]
-        return sum(len(prompt.render(query)) for query in queries) / len(queries) / self.characters_per_token
+        if model in (JUDGE, ANNOTATOR):
+            prompt: PromptTemplate | JudgePrompt | ComparePrompt = _model_of(s, model).prompt
+        else:
+            prompt = {TEACHER: s.teacher.prompt, FEW_SHOT: s.student.prompt, STUDENT: s.zero_shot}[model]
+        response = () if isinstance(prompt, PromptTemplate) else ("",)  # its tokens are counted by their limit
+        queries = s.dataset.training_queries()
+        if model == ANNOTATOR:  # whose prompt holds a reference, which the tests alone have
+            queries = next(iter(s.dataset.test_sets().values()))
+        queries = queries[:MEASURED_PROMPTS]
+        return sum(len(prompt.render(query, *response)) for query in queries) / len(queries) / self.characters_per_token
 
     def _totals(self, s: Stages, entries: Sequence["Entry"]) -> list[str]:
         """What each role reads, writes and is trained on."""
-        teacher, student = (_sum(role, entries) for role in (TEACHER, STUDENT))
+        teacher, student, judge, annotator = (_sum(role, entries) for role in (TEACHER, STUDENT, JUDGE, ANNOTATOR))
         if isinstance(s.teacher, StoredTeacher):
             lines = [f"  teacher  {s.teacher.name}: its responses are recorded, nothing is asked"]
-        elif isinstance(s.teacher, EndpointTeacher):
-            lines = _of_endpoint(s.teacher, teacher)
         else:
-            lines = [f"  teacher  {s.teacher.name}: {teacher}", *self._where_it_runs(s.teacher, teacher)]
-        judge = "none in this row"
-        if not isinstance(s.judge, NoJudge):
-            judge = f"{s.judge.name}: not counted; a verdict reads a response once and writes a token"
-        elif not s.dataset.is_verifiable:
-            judge = "not counted: no stage has one yet that grades responses"
-        return [*lines, f"  student  {s.student.name}: {student}", f"  judge    {judge}"]
+            lines = self._of_model(TEACHER, s.teacher, teacher)
+        lines.append(f"  student  {s.student.name}: {student}")
+        if isinstance(s.judge, GoldJudge):
+            lines.append(f"  judge    {s.judge.name}: it knows the answers, nothing is asked")
+        elif isinstance(s.judge, NoJudge):
+            lines.append("  judge    none in this row")
+        else:
+            lines += self._of_model(JUDGE, s.judge, judge)
+        return lines if s.dataset.is_verifiable else [*lines, *self._of_model(ANNOTATOR, s.annotator, annotator)]
 
-    def _where_it_runs(self, teacher: LocalModel, total: "Entry") -> list[str]:
-        gigabytes = BYTES * teacher.weights() / 1e9
+    def _of_model(self, role: str, model: LocalModel | EndpointModel, total: "Entry") -> list[str]:
+        """What a teacher or judge reads and writes, and where."""
+        if isinstance(model, EndpointModel):
+            return _of_endpoint(role, model, total)
+        return [f"  {role + ' ':<9}{model.name}: {total}", *self._where_it_runs(role, model, total)]
+
+    def _where_it_runs(self, role: str, model: LocalModel, total: "Entry") -> list[str]:
+        gigabytes = BYTES * model.weights() / 1e9
         if gigabytes < self.gpu_memory_gb:
             return []
         gpus = math.ceil(gigabytes / (0.9 * self.gpu_memory_gb))  # a tenth is for what is not weights
         price = (total.read * self.prompt_price + total.written * self.response_price) / 1e6
         said = (
-            f"needs an endpoint, or {gpus} GPUs (teacher.options.device=spread):",
+            f"needs an endpoint, or {gpus} GPUs ({role}.options.device=spread):",
             f"{gigabytes:,.0f} GB of weights do not fit into {self.gpu_memory_gb:,.0f}. An endpoint asks about",
-            f"{price:,.0f} for these tokens (teacher=endpoint)",
+            f"{price:,.0f} for these tokens ({role}=endpoint)",
         )
         return [" " * 11 + line for line in said]
 
@@ -116,7 +141,7 @@ class Bill:
         return [
             f"  cost     {hours * self.gpu_hour_price:,.0f} at {self.gpu_hour_price:g} for a GPU hour",
             f"  assumed  GPUs of {self.gpu_tflops:g} TFLOPS, of which sampling reaches {self.sampling_share:.0%} and "
-            f"training {self.training_share:.0%} (bill.*);",
+            f"training and judging {self.training_share:.0%} (bill.*);",
             "           responses as long as their limit; how many queries keep a label, and how many texts and pairs",
             "           there are, as on mini_math; what another job has made already is free",
         ]
@@ -143,21 +168,31 @@ def _sum(role: str, entries: Sequence[Entry]) -> Entry:
     return Entry(role, *(sum(getattr(one, name) for one in own) for name in ("read", "written", "trained", "hours")))
 
 
-def _of_endpoint(teacher: EndpointTeacher, total: Entry) -> list[str]:
-    """What a teacher behind a server is asked, and what that costs by the server's own prices."""
-    server = teacher.server
+def _of_endpoint(role: str, model: EndpointModel, total: Entry) -> list[str]:
+    """What a teacher or judge behind a server is asked, and what that costs by the server's own prices."""
+    server = model.server
     price = (total.read * server.prompt_price + total.written * server.response_price) / 1e6
     asked = f"{short_number(total.read)} tokens read, {short_number(total.written)} written"
     limits = {"server.budget_cost": server.budget_cost, "server.budget_tokens": server.budget_tokens}
     said = [f"{name}={limit:,}" for name, limit in limits.items() if limit is not None]
     return [
-        f"  teacher  {teacher.name}: {asked}, no GPU hours here",
+        f"  {role + ' ':<9}{model.name}: {asked}, no GPU hours here",
         f"           {price:,.2f} at the prices of {server.base_url}; {', '.join(said) or 'no budget is set'}",
     ]
 
 
 def _weights(s: Stages, model: str) -> int:
-    """How many weights work here; a teacher behind a server has none."""
-    if model == TEACHER and isinstance(s.teacher, EndpointTeacher):
-        return 0
-    return (s.teacher if model == TEACHER else s.student).weights()
+    """How many weights work here; a model behind a server has none."""
+    own = _model_of(s, model)
+    return 0 if isinstance(own, EndpointModel) else own.weights()
+
+
+def _model_of(s: Stages, model: str) -> Any:
+    return {TEACHER: s.teacher, JUDGE: s.judge, ANNOTATOR: s.annotator}.get(model, s.student)
+
+
+def _verdict_tokens(judge: object) -> int:
+    """Tokens that a verdict writes."""
+    if isinstance(judge, WrittenJudge | EndpointWrittenJudge):
+        return judge.max_reply_tokens
+    return 0 if isinstance(judge, LikelihoodJudge) else 1

@@ -225,7 +225,7 @@ class LocalModel:
             return round(int(said[1] or 1) * float(said[2]) * {"b": 1e9, "m": 1e6}[said[3].lower()])
         raise ValueError(
             f"model {self.name}: {self.name_or_path} is not here, and its name does not say its size. Set "
-            "student.parameters or teacher.parameters, as in `student.parameters=1.5e9`."
+            "student.parameters, teacher.parameters or judge.parameters, as in `student.parameters=1.5e9`."
         )
 
     def _local_folder(self) -> Path | None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from rkd.answers import LETTERS, answers_match, extract_answer, is_choice
 from rkd.records import Query
 
+ATTACKED_QUERIES = 200  # of the training queries, the first ones; each is answered with an attack of every kind
 KINDS = ("empty", "colon", "solution", "yes", "question", "no_steps", "instruction", "repetition")
 
 INSTRUCTION = (

@@ -6,7 +6,7 @@ from typing import Any
 
 from rkd.asking import Asking
 from rkd.judge import NoJudge, open_judge
-from rkd.judge_attacks import attacks
+from rkd.judge_attacks import ATTACKED_QUERIES, attacks
 from rkd.label_statistics import grade_statistics, judge_quality, label_statistics, verdict_counts
 from rkd.labels import RubricGrades, score, two_pass
 from rkd.preferences import StoredPairs
@@ -18,8 +18,6 @@ from rkd.reward_model import NoRewardModel
 from rkd.rl import NoRL
 from rkd.stages import needs_labels, samples_student
 from rkd.student_samples import balanced
-
-ATTACKED_QUERIES = 200  # the first ones; each is answered with an attack of every kind
 
 # What there is to do about a stream without queries.
 WAYS: dict[Stream, str] = {

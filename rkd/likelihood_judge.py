@@ -6,7 +6,8 @@ Nobody is asked anything: the score is the geometric mean of the response's toke
 
 so it needs no prompt of a judge, and prefers what the model would say itself. The model is one in memory: behind a
 server there is no one way to be told the probabilities of a text that was read, to know which of its tokens are the
-response's, and to have its end counted as one. Shapes: B responses, T tokens.
+response's, and to have its end counted as one. (llama-cpp-python 0.3.36 lists, with `echo`, the probability of each
+token as if it came once more.) Shapes: B responses, T tokens.
 """
 
 from collections.abc import Callable, Sequence

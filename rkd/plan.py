@@ -12,17 +12,21 @@ from rkd.data import Data
 from rkd.dpo import DPO
 from rkd.endpoint_teacher import EndpointTeacher
 from rkd.generation import LocalModel
+from rkd.gold_judge import GoldJudge
+from rkd.judge import NoJudge
+from rkd.judge_attacks import ATTACKED_QUERIES, KINDS
 from rkd.labels import AllResponses, RubricGrades
 from rkd.preferences import StoredPairs
 from rkd.protocols import Sampling
 from rkd.reward_model import NoRewardModel, RewardModel
 from rkd.rl import RL
+from rkd.rollouts import shares
 from rkd.sft import SFT
 from rkd.stages import FEW_SHOT, TEACHER, Line, Stages, needs_labels, pretrained_lines, samples_student, table_lines
 from rkd.stored import StoredTeacher
 from rkd.teacher import Schedule
 
-STUDENT = "student"
+STUDENT, JUDGE, ANNOTATOR = "student", "judge", "annotator"
 # A backward pass costs about two forward passes, so a forward pass alone is a third of a training step.
 FORWARD = 1 / 3
 
@@ -50,10 +54,11 @@ EXPECTED = Expected(
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One stage: what is asked of `model`, and responses that it is trained on.
+    """One stage: what is asked of `model`, and responses that it is trained on or judges.
 
     `asked` are numbers of queries, each with how they are answered. `trained` counts a response once for each forward
-    and backward pass; a forward pass alone is a third. `group_size` responses share the reading of their prompt.
+    and backward pass; a forward pass alone is a third. `judged` counts verdicts, at most: equal responses to a query
+    share one. `group_size` responses share the reading of their prompt.
     """
 
     stage: str
@@ -62,6 +67,7 @@ class Work:
     max_response_tokens: int
     asked: Sequence[tuple[float, Sampling]] = ()
     trained: float = 0.0
+    judged: float = 0.0
     group_size: int = 1
 
     @property
@@ -77,7 +83,7 @@ class Work:
     @property
     def tokens(self) -> int:
         """The most response tokens that so many responses have."""
-        return round((self.sampled + self.trained) * self.max_response_tokens)
+        return round((self.sampled + self.trained + self.judged) * self.max_response_tokens)
 
 
 def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: bool = False) -> list[Work]:
@@ -89,6 +95,10 @@ def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: boo
     sizes = {"training": training, "validation": validation}
     answered = sum(size for split, size in sizes.items() if needs_labels(s, split))
     work = _teacher_work(s, answered, expected) if answered else []
+    if isinstance(s.labels, RubricGrades) and answered:
+        work.append(_grades_work(s, answered, validated, expected))
+    elif _asks_judge(s):
+        work.append(_judged_labels_work(s, training))
     if isinstance(s.sft, SFT):
         work.append(_sft_work(s, training, validated, expected))
     if samples_student(s):
@@ -102,6 +112,8 @@ def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: boo
         work.append(_reward_model_work(s, _pairs(s, training, expected), validation, expected))
     if isinstance(s.rl, RL):
         work.append(_rl_work(s, s.rl, validated))
+        if _asks_judge(s) and "judge" in s.reward_mix.used:
+            work.append(_judged_rewards_work(s, s.rl))
     return work + _evaluation_work(s, table_lines(s))
 
 
@@ -120,14 +132,53 @@ def _teacher_work(s: Stages, queries: int, expected: Expected) -> list[Work]:
     return work
 
 
+def _asks_judge(s: Stages) -> bool:
+    """Whether the row has a judge that costs something."""
+    return not isinstance(s.judge, NoJudge | GoldJudge)
+
+
+def _judged_labels_work(s: Stages, training: int) -> Work:
+    """The comparison of judge and labels: the responses of the teacher's first pass, and attacks."""
+    attacks = min(ATTACKED_QUERIES, training) * len(KINDS)
+    if isinstance(s.teacher, StoredTeacher):
+        responses, limit = sum(map(len, s.teacher.recorded(s.dataset.training_queries()))), _recorded_tokens(s)
+    else:
+        sampling = s.teacher_samples.sampling(s.teacher_samples.first_pass)
+        responses, limit = training * sampling.samples_per_query, sampling.max_response_tokens
+    amount, group_size = f"{responses:,} responses, {attacks:,} attacks", max(1, round(responses / training))
+    return Work("judge, labels", amount, JUDGE, limit, judged=responses + attacks, group_size=group_size)
+
+
+def _grades_work(s: Stages, answered: int, validated: float, expected: Expected) -> Work:
+    """The grades of an open-ended task: of the teacher's responses, the student's samples, and each validation's."""
+    sampling = s.teacher_samples.sampling(s.teacher_samples.first_pass)
+    graded = answered * sampling.samples_per_query
+    if samples_student(s):
+        graded += expected.labelled * answered * s.student_samples.samples_per_query
+    if isinstance(s.sft, SFT):
+        graded += s.sft.epochs * s.sft.validations_per_epoch * validated
+    if isinstance(s.rl, RL):
+        graded += _rl_validations(s.rl) * validated
+    return Work("judge, grades", f"{_about(graded)} responses", JUDGE, sampling.max_response_tokens, judged=graded)
+
+
+def _rl_validations(rl: RL) -> int:
+    return 1 + rl.rollouts.count // min(rl.rollouts_between_validations, rl.rollouts.count)
+
+
+def _recorded_tokens(s: Stages) -> int:
+    """How long recorded responses are taken to be: they are not read before they are taught."""
+    return s.sft.max_tokens if isinstance(s.sft, SFT) else s.evaluation.max_response_tokens
+
+
 def _sft_work(s: Stages, training: int, validated: float, expected: Expected) -> Work:
     of_query = expected.voted_texts * expected.labelled
     if isinstance(s.teaching_set, AllResponses):
         of_query = expected.first_pass_texts
     examples = training * min(of_query, s.teaching_set.responses_per_query or of_query)
     asked = s.sft.epochs * s.sft.validations_per_epoch * validated
-    # How long recorded responses are is not known before they are read.
-    limit = s.sft.max_tokens if isinstance(s.teacher, StoredTeacher) else s.teacher_samples.max_response_tokens
+    is_recorded = isinstance(s.teacher, StoredTeacher)
+    limit = _recorded_tokens(s) if is_recorded else s.teacher_samples.max_response_tokens
     return Work(
         "sft", f"{_about(examples)} responses, {_epochs(s.sft.epochs)}", STUDENT, limit,
         [(asked, s.evaluation.greedy)], trained=s.sft.epochs * examples,
@@ -163,17 +214,29 @@ def _reward_model_work(s: Stages, pairs: float, validation: int, expected: Expec
 def _rl_work(s: Stages, rl: RL, validated: float) -> Work:
     rollouts = rl.rollouts
     episodes = rollouts.count * rollouts.responses_per_rollout
-    validations = 1 + rollouts.count // min(rl.rollouts_between_validations, rollouts.count)
     # Besides the epochs: the policy and the reference once for their log-probabilities, and the reward model.
     passes = rl.optimisation.epochs_per_rollout + FORWARD * (3 if isinstance(s.reward_model, RewardModel) else 2)
     shape = f"{rollouts.count:,} rollouts × {rollouts.queries_per_rollout} queries × {rollouts.responses_per_query}"
     asked = [
         (rollouts.count * rollouts.queries_per_rollout, rollouts.sampling),
-        (validations * validated, s.evaluation.greedy),
+        (_rl_validations(rl) * validated, s.evaluation.greedy),
     ]
     return Work(
         "rl", f"{episodes:,} episodes: {shape}", STUDENT, rollouts.max_response_tokens, asked,
         trained=passes * episodes, group_size=rollouts.responses_per_query,
+    )  # fmt: skip
+
+
+def _judged_rewards_work(s: Stages, rl: RL) -> Work:
+    """The verdicts on the rollouts of the mix's judge; in one mixed loss, on all, whatever stream they are of."""
+    terms, rollouts = list(s.reward_mix.used), rl.rollouts
+    queries = rollouts.queries_per_rollout
+    if s.reward_mix.level == "loss":
+        queries = shares(rollouts, len(terms))[terms.index("judge")]
+    judged = rollouts.count * queries * rollouts.responses_per_query
+    return Work(
+        "judge, rl", f"{judged:,} episodes", JUDGE, rollouts.max_response_tokens, judged=judged,
+        group_size=rollouts.responses_per_query,
     )  # fmt: skip
 
 
@@ -184,6 +247,11 @@ def _evaluation_work(s: Stages, table: Sequence[Line]) -> list[Work]:
         asked.append((s.evaluation.pass_at_k_queries(tests[0]), s.evaluation.pass_at_k))
     responses = sum(queries * sampling.samples_per_query for queries, sampling in asked)
     asked_models = [line for line in table if line.prompt is not None]
+    compared = []
+    if not s.dataset.is_verifiable:
+        verdicts, limit = 2 * sum(tests) * len(table), s.evaluation.max_response_tokens
+        amount = f"{len(table)} × {sum(tests):,} responses in both orders"
+        compared = [Work("annotator, win rates", amount, ANNOTATOR, limit, judged=verdicts)]
     lines = [_sampled_as(line) for line in asked_models if not line.answering.needs_reward_model]
     return [
         Work(
@@ -194,7 +262,7 @@ def _evaluation_work(s: Stages, table: Sequence[Line]) -> list[Work]:
     ] + [
         _best_of_n_work(line, sum(tests), s.evaluation.greedy)
         for line in asked_models if line.answering.needs_reward_model
-    ]  # fmt: skip
+    ] + compared  # fmt: skip
 
 
 def _best_of_n_work(line: Line, queries: int, greedy: Sampling) -> Work:

@@ -7,7 +7,8 @@ of these answers, and what that cost is multiplied. Models too large to be loade
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,7 +17,7 @@ from rkd.endpoint_teacher import EndpointTeacher
 from rkd.engines import LocalEngine
 from rkd.generation import LocalGenerator, LocalModel, open_generator
 from rkd.models import Policy
-from rkd.plan import STUDENT, Work, aligned, short_number
+from rkd.plan import ANNOTATOR, JUDGE, STUDENT, Work, aligned, short_number
 from rkd.protocols import Sampling
 from rkd.records import Query, Response
 from rkd.side_by_side import SMALL, mean_loss, part_count, worker_count
@@ -41,9 +42,13 @@ class Speed:
 
     sampling: Mapping[str, SamplingCost]  # of each model
     training: Mapping[int, float]  # seconds for one response of the student, by the responses that share a prompt
+    judging: Mapping[str, float | None] = field(default_factory=dict)  # seconds for a verdict; None: not measured
 
-    def seconds(self, work: Work) -> float:
-        """How long a stage takes about."""
+    def seconds(self, work: Work) -> float | None:
+        """How long a stage takes about; None where that was not measured."""
+        if work.judged:
+            seconds = self.judging.get(work.model)
+            return None if seconds is None else work.judged * seconds
         cost = self.sampling[work.model]
         trained = work.trained * self.training[work.group_size] if work.trained else 0.0
         return work.queries * cost.query + work.sampled * cost.response + trained
@@ -87,7 +92,33 @@ def measure(s: Stages, work: Sequence[Work], *, largest: int = SMALL) -> Speed |
         size: _training_seconds(policy, _batch(prompts, taught, size, tokenizer.pad_token_id))
         for size in {one.group_size for one in work if one.trained}
     }
-    return Speed(sampling, training)
+    asked_judges = {one.model for one in work if one.judged}
+    judging = {
+        role: _verdict_seconds(judge, asked, s, generators[STUDENT], largest)
+        for role, judge, asked in ((JUDGE, s.judge, queries), (ANNOTATOR, s.annotator, _first_test(s)))
+        if role in asked_judges
+    }
+    return Speed(sampling, training, judging)
+
+
+def _first_test(s: Stages) -> list[Query]:
+    return next(iter(s.dataset.test_sets().values()))
+
+
+def _verdict_seconds(
+    judge: Any, queries: Sequence[Query], s: Stages, student: LocalGenerator, largest: int
+) -> float | None:
+    """Of a judge that is here and small, on responses of the student, one to a query."""
+    try:
+        if not isinstance(judge, LocalModel) or judge.weights() > largest:
+            return None
+    except ValueError:  # it is not here, and nobody says how large it is
+        return None
+    asked = queries[:MEASURED_BATCH]
+    responses = [own for (own,) in student.generate(asked, s.evaluation.greedy, 0)]
+    opened = judge.open()
+    opened.verdicts(asked[:1], responses[:1])  # the first one warms up
+    return _timed(lambda: opened.verdicts(asked[1:], responses[1:])) / max(1, len(asked) - 1)
 
 
 def _sampling_cost(
@@ -152,10 +183,10 @@ def plan_lines(work: Sequence[Work], speed: Speed | None) -> list[str]:
     """The stages with their sizes and, where it could be measured, the time they take."""
     rows = [("stage", "size, about", "tokens, at most", "time, about")]
     for one in work:
-        time_of_stage = _duration(speed.seconds(one)) if speed else "–"
-        rows.append((one.stage, one.amount, short_number(one.tokens), time_of_stage))
+        seconds = speed.seconds(one) if speed else None
+        rows.append((one.stage, one.amount, short_number(one.tokens), "–" if seconds is None else _duration(seconds)))
     if speed:
-        total = _duration(sum(speed.seconds(one) for one in work))
+        total = _duration(sum(speed.seconds(one) or 0.0 for one in work))
         rows.append(("all", "what was made before is reused and takes no time", "", total))
     return aligned(rows, left=2)
 

@@ -9,14 +9,19 @@ from test_job import run
 
 from rkd.bill import Bill
 from rkd.endpoint import Server
+from rkd.endpoint_judge import EndpointJudge
 from rkd.endpoint_teacher import EndpointTeacher
+from rkd.endpoint_written_judge import EndpointWrittenJudge
 from rkd.generation import LocalModel
-from rkd.judge import NoJudge
+from rkd.gold_judge import GoldJudge
+from rkd.judge import NoJudge, YesNoJudge
+from rkd.likelihood_judge import LikelihoodJudge
 from rkd.loading import count_weights
 from rkd.plan import Work
-from rkd.prompts import PromptTemplate
+from rkd.prompts import ComparePrompt, JudgePrompt, PromptTemplate
 from rkd.protocols import Sampling
 from rkd.stored import StoredTeacher
+from rkd.written_judge import WrittenJudge
 
 # Ten operations a second, of which sampling reaches a half and training a fifth.
 BILL = Bill(
@@ -31,15 +36,19 @@ def parts(teacher_parameters=36.0, **teacher):
     prompt = PromptTemplate(template="{question}--")
 
     class Data:
-        name, repeated_questions, is_verifiable = "sums", 0, True
+        name, repeated_questions, is_verifiable = "sums", 0, "annotator" not in teacher
 
         def training_queries(self):
             return [tiny_world.Query("q", "sums", "12"), tiny_world.Query("r", "sums", "123456")]  # 6 characters each
 
+        def test_sets(self):
+            return {"sums": [tiny_world.Query("t", "sums", "12", "3456")]}
+
     local = LocalModel(name="big", name_or_path="nobody/absent", prompt=prompt, parameters=teacher_parameters)
     student = LocalModel(name="small", name_or_path="nobody/absent-3B", prompt=prompt, parameters=9.0)
     judge = teacher.get("judge", NoJudge())
-    own = {"student": student, "zero_shot": prompt, "dataset": Data(), "judge": judge}
+    annotator = teacher.get("annotator", NoJudge())
+    own = {"student": student, "zero_shot": prompt, "dataset": Data(), "judge": judge, "annotator": annotator}
     return SimpleNamespace(teacher=teacher.get("teacher", local), **own)
 
 
@@ -60,9 +69,55 @@ def test_tokens_and_hours_of_each_stage():
     assert "needs an endpoint" not in text
 
 
-def test_a_judge_is_named_and_said_not_to_be_counted():
-    text = "\n".join(BILL.lines(parts(judge=SimpleNamespace(name="strict")), [SAMPLED]))
-    assert "judge    strict: not counted" in text
+# 24 characters beside the question of 2 or 6, 28 on average: 14 tokens. Verdicts on 20 responses of 10 tokens, 5 to a
+# query.
+JUDGE_PROMPT = JudgePrompt(template="{question}<response>{response}</response>---")
+JUDGED = Work("judge, labels", "20 responses", "judge", 10, judged=20, group_size=5)
+LOCAL = {"name": "strict", "name_or_path": "nobody/absent", "parameters": 4.0}
+SERVED = {"name": "strict", "model": "served", "prompt": JUDGE_PROMPT}
+
+
+def judged_by(judge) -> list[str]:
+    return [" ".join(line.split()) for line in BILL.lines(parts(judge=judge), [JUDGED])]
+
+
+def test_a_judge_that_is_here_reads_each_response_once_and_a_querys_prompt_once():
+    # 20 × (14 / 5 + 10) = 256 tokens read: 2 × 4 weights × 256 at 2 a second are 1,024 s; 20 written at 5, 32 s.
+    lines = judged_by(YesNoJudge(**LOCAL, prompt=JUDGE_PROMPT))
+    assert lines[1] == "judge, labels 20 responses 256 20 0 0.29"
+    assert "judge strict: 256 tokens read, 20 written; 0.29 GPU hours" in lines
+
+
+def test_a_judge_that_writes_reads_each_prompt_and_a_likelihood_writes_nothing():
+    # 20 × (14 + 10), and 3 tokens each; the likelihood's prompt is the teacher's, 3 tokens: 20 × (3 / 5 + 10).
+    assert judged_by(WrittenJudge(**LOCAL, prompt=JUDGE_PROMPT, max_reply_tokens=3))[1].split()[4:6] == ["480", "60"]
+    assert judged_by(LikelihoodJudge(**LOCAL, prompt=parts().teacher.prompt))[1].split()[4:6] == ["212", "0"]
+
+
+def test_a_judge_behind_a_server_costs_each_prompt_and_one_token_at_its_prices():
+    server = Server(base_url="http://localhost:1/v1", prompt_price=1e4, response_price=2e4, budget_tokens=5000)
+    lines = judged_by(EndpointJudge(**SERVED, server=server))
+    assert lines[1] == "judge, labels 20 responses 480 20 0 0.00"
+    assert "judge strict: 480 tokens read, 20 written, no GPU hours here" in lines
+    # 480 at a hundredth and 20 at two
+    assert "5.20 at the prices of http://localhost:1/v1; server.budget_tokens=5,000" in lines
+    written = judged_by(EndpointWrittenJudge(**SERVED, server=server, max_reply_tokens=3))
+    assert "6.00 at the prices of http://localhost:1/v1; server.budget_tokens=5,000" in written
+
+
+def test_a_judge_that_knows_the_answers_costs_nothing():
+    lines = BILL.lines(parts(judge=GoldJudge(name="gold", dataset=None)), [SAMPLED])
+    assert any("judge    gold: it knows the answers, nothing is asked" in line for line in lines)
+
+
+def test_an_annotator_reads_the_reference_beside_each_response():
+    prompt = ComparePrompt(template="{question}<response>{first}</response><response>{second}</response>--")
+    annotator = YesNoJudge(**LOCAL, prompt=prompt)
+    compared = Work("annotator, win rates", "20 responses", "annotator", 10, judged=20)
+    lines = [" ".join(line.split()) for line in BILL.lines(parts(annotator=annotator), [compared])]
+    # 44 characters beside question and reference, 6: 25 tokens. 20 × (25 + 10) are read.
+    assert lines[1].split()[5:7] == ["700", "20"]
+    assert any(line.startswith("annotator strict: 700 tokens read, 20 written") for line in lines)
 
 
 def test_a_teacher_that_no_gpu_holds_needs_an_endpoint():

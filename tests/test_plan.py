@@ -8,22 +8,23 @@ import pytest
 import tiny_world
 import torch
 
-from rkd import plan, speed
+from rkd import plan, speed, stages
 from rkd.advantages import GAE
 from rkd.answering import AsAsked, BestOfN
 from rkd.dpo import DPO, NoDPO
 from rkd.engines import HFEngine, LocalEngine
 from rkd.evaluation import Evaluation
 from rkd.generation import LocalModel
-from rkd.judge import NoJudge
+from rkd.gold_judge import GoldJudge
+from rkd.judge import NoJudge, YesNoJudge
 from rkd.kl_control import FixedKL
-from rkd.labels import AllResponses, CorrectResponses
+from rkd.labels import AllResponses, CorrectResponses, MajorityVote, RubricGrades
 from rkd.loading import count_weights, load_causal_lm
 from rkd.policy_training import Optimisation
 from rkd.preferences import Pairs, ValidationPairs
-from rkd.prompts import Example
+from rkd.prompts import Example, JudgePrompt
 from rkd.protocols import Sampling
-from rkd.reward_mix import Check, Learned, RewardMix
+from rkd.reward_mix import Check, Judged, Learned, RewardMix
 from rkd.reward_model import NoRewardModel, RewardModel
 from rkd.rl import RL, NoRL
 from rkd.rollouts import KLPenalty, Rollouts
@@ -41,6 +42,7 @@ class FixedData:
 
     name = "fixed"
     repeated_questions = 0
+    is_verifiable = True
     dropped_unlabelled: ClassVar = {}
     transductive = False
 
@@ -78,6 +80,8 @@ def parts(models, **others) -> SimpleNamespace:
         "validation_pairs": ValidationPairs(max_pairs_per_kind=1),
         "dpo": NoDPO(),
         "judge": NoJudge(),
+        "annotator": NoJudge(),
+        "labels": MajorityVote(),
         "reward_model": RewardModel(learning_rate=1e-3, epochs=2, batch_size=8, max_tokens=64),
         "reward_mix": RewardMix(lambda_=0.0, mu=0.0, rho=1.0, learned=Learned(queries="balanced", check=Check())),
         "rl": RL(
@@ -130,6 +134,53 @@ def test_each_stage_counts_what_it_does(models):
     assert [one.sampled for one in evaluated.values()] == [130, 130, 3 * 130]
     assert [one.queries for one in evaluated.values()] == [60, 60, 3 * 60]
     assert work["student samples"].tokens == 768 * 12
+
+
+def judge_of(models, **words) -> YesNoJudge:
+    folder = str(models["teacher"].source().folder)
+    return YesNoJudge(name="judge", name_or_path=folder, prompt=JudgePrompt(**words))
+
+
+def test_a_judge_reads_the_first_pass_and_attacks_and_its_share_of_the_rollouts(models):
+    mix = {"mu": 0.5, "judge": Judged(queries="all")}
+    of_loss, of_reward = (RewardMix(lambda_=0.5, rho=0.0, level=level, **mix) for level in ("loss", "reward"))
+    work = work_of(parts(models, judge=judge_of(models), reward_mix=of_loss))
+    # One greedy text and 3 samples for 100 training queries, eight kinds of attack on each.
+    assert (work["judge, labels"].judged, work["judge, labels"].group_size) == (400 + 800, 4)
+    assert work["judge, labels"].tokens == 1200 * 10
+    # 5 rollouts, two of four queries for each term, five responses each; one mixed loss may ask about all of them.
+    assert (work["judge, rl"].judged, work["judge, rl"].max_response_tokens) == (50, 20)
+    assert work_of(parts(models, judge=judge_of(models), reward_mix=of_reward))["judge, rl"].judged == 100
+    assert "judge, rl" not in work_of(parts(models, judge=judge_of(models)))  # its verdicts train nobody
+    assert "judge, labels" not in work_of(parts(models, judge=GoldJudge(name="gold", dataset=None)))
+
+
+def test_an_open_ended_row_grades_what_it_samples_and_compares_what_it_tests(models):
+    data = FixedData()
+    data.is_verifiable = False
+    own = parts(models, dataset=data, labels=RubricGrades(), judge=judge_of(models), annotator=judge_of(models))
+    work = work_of(own)
+    assert "teacher, second pass" not in work
+    assert "judge, labels" not in work
+    # One greedy text and 3 samples for 120 queries; the samples of the 80 % that are taught; greedy validations.
+    samples = own.student_samples.samples_per_query
+    validations = work["sft"].asked[0][0] + work["rl"].asked[1][0]
+    assert work["judge, grades"].judged == 120 * 4 + 0.8 * 120 * samples + validations
+    # Each line of the table answers 50 queries, and each answer is compared twice.
+    lines = len(stages.table_lines(own))
+    assert work["annotator, win rates"].judged == 2 * 50 * lines
+    assert work["evaluation, student"].sampled % 50 == 0  # greedy ones alone
+
+
+def test_the_time_of_a_verdict_is_measured_and_multiplied(models):
+    words = {"yes_word": " 1", "no_word": " 2"}  # the tiny tokenizer has no Yes
+    own = parts(models, judge=judge_of(models, **words))
+    measured = speed.measure(own, plan.planned_work(own, EXPECTED))
+    assert measured.judging[plan.JUDGE] > 0
+    work = plan.Work("x", "", plan.JUDGE, 10, judged=30)
+    assert speed.Speed({}, {}, {plan.JUDGE: 0.5}).seconds(work) == 15.0
+    assert speed.Speed({}, {}).seconds(work) is None
+    assert speed.plan_lines([work], speed.Speed({}, {}))[1].endswith("–")
 
 
 def test_the_unfiltered_teaching_set_is_all_texts_of_the_first_pass_up_to_its_limit(models):
