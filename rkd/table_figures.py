@@ -4,6 +4,7 @@ Fractions become percent here. A figure is named in a table's description (`figu
 """
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from rkd.tables import Cell, Column, Evaluated, matching
 
 PAPER_COLOUR = "#666666"
 PANELS_BESIDE = 4  # each other; more are put below
+LEGEND_WIDTH = 7.6  # inches, of the three entries below dots
+TITLE_LETTERS = 28  # of a line above a panel of dots
 RELIABILITY_PANELS_BESIDE = 3
 HISTORIES_BESIDE = 3
 SMALLEST_BIN = 10  # responses: of fewer the share of right ones may be anything
@@ -48,7 +51,7 @@ class Dots:
         columns, lines = evaluated.table.columns, evaluated.lines
         wide, deep = min(len(columns), PANELS_BESIDE), math.ceil(len(columns) / PANELS_BESIDE)
         height = 0.6 + 0.27 * len(lines) + 0.3 * len(evaluated.table.groups)
-        figure = new_figure(2.2 + 2.9 * wide, 0.5 + deep * height)
+        figure = new_figure(max(2.2 + 2.9 * wide, LEGEND_WIDTH), 0.5 + deep * height)
         grid = figure.subplots(deep, wide, sharey=True, squeeze=False)
         panels, heights = grid.flat[: len(columns)], _heights(evaluated)
         for unused in grid.flat[len(columns) :]:
@@ -57,7 +60,8 @@ class Dots:
             for line, height in zip(lines, heights, strict=True):
                 _dot(axes, column, line.cells[place], height, is_teacher=line.row.model != OWN)
             _widened(axes)
-            axes.set_title(column.label, loc="left", fontsize=10, fontweight="bold")
+            title = textwrap.fill(column.label, TITLE_LETTERS)
+            axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
             axes.set_xlabel(_axis_label(column), fontsize=9)
             axes.locator_params(axis="x", nbins=5)
             bare(axes, grid="x")
