@@ -16,6 +16,7 @@ from rkd.mini.open import (
     POINTS,
     SPLITS,
     asked,
+    blurred,
     draw_faults,
     draw_instruction,
     grade,
@@ -166,6 +167,18 @@ def test_careless_responses_are_worse():
     )
     assert good > 4.5
     assert 2.5 < sloppy < 3.5
+
+
+def test_who_copies_badly_answers_another_instruction_of_the_same_kind(drawn):
+    rng = random.Random(3)
+    for question, _ in drawn:
+        instruction = parse(question)
+        assert blurred(rng, instruction, 0.0) == instruction
+        other = blurred(rng, instruction, 1.0)
+        assert type(other) is type(instruction)
+        assert score(question, other.answer(rng, [], is_long=False)) <= 5
+    scores = [score(q, blurred(rng, parse(q), 0.8).answer(rng, [], is_long=False)) for q, _ in drawn]
+    assert mean(scores) < 3.2
 
 
 def test_faults_are_drawn_by_their_chance():

@@ -36,6 +36,7 @@ from rkd.mini.wording import capitalised, draw_slots, draw_things, expand, plain
 
 YES, NO = " Yes", " No"  # the verdicts, as rkd.prompts.JudgePrompt has them
 FIRST, SECOND = " A", " B"  # as rkd.prompts.ComparePrompt has them
+OPEN_BLURS = (0.15, 0.4, 0.8)  # the chance of each word that is another one
 OPEN_FAULT_CHANCES = (0.0, 0.1, 0.3, 0.6)  # of each point of a response that is graded
 GENERAL_SHARE = 0.5  # of stories from general.yaml, the others being of mini_math's families
 GENERAL_STYLES = (5, 3, 2)  # weights of the response styles there
@@ -195,7 +196,9 @@ def open_compared(rng: random.Random) -> Document:
 
 
 def open_response(rng: random.Random, instruction: mini_open.Instruction) -> str:
-    """A response of any quality to an instruction of mini_open."""
+    """A response of any quality to an instruction of mini_open, half of them by someone who copies badly."""
+    if rng.random() < 0.5:
+        instruction = mini_open.blurred(rng, instruction, rng.choice(OPEN_BLURS))
     return _answer(rng, instruction, rng.choice(OPEN_FAULT_CHANCES))
 
 

@@ -266,6 +266,7 @@ def draw_rewriting(rng: random.Random) -> RewriteInstruction:
 
 
 DRAW = {"list": draw_list, "describe": draw_description, "rewrite": draw_rewriting}
+_KIND = {"list": ListInstruction, "describe": DescribeInstruction, "rewrite": RewriteInstruction}
 
 
 def split_of(instruction: Instruction) -> str:
@@ -290,6 +291,21 @@ def asked(rng: random.Random, instruction: Instruction, category: str) -> str:
 def draw_faults(rng: random.Random, instruction: Instruction, chance: float) -> list[str]:
     """Points that a response is to lack, each by this chance."""
     return [point for point in POINTS[type(instruction)] if rng.random() < chance]
+
+
+def blurred(rng: random.Random, instruction: Instruction, chance: float) -> Instruction:
+    """The instruction as read by someone who copies badly: each word and number is another one by this chance."""
+    if isinstance(instruction, ListInstruction):
+        given = tuple(_unlike(rng, thing) if rng.random() < chance else thing for thing in instruction.given)
+        return dataclasses.replace(instruction, given=given)
+    other = next(draw(rng) for category, draw in DRAW.items() if isinstance(instruction, _KIND[category]))
+    return dataclasses.replace(
+        instruction,
+        **{
+            field.name: _mixed(rng, getattr(instruction, field.name), getattr(other, field.name), chance)
+            for field in dataclasses.fields(instruction)
+        },
+    )
 
 
 def parse(question: str) -> Instruction:
@@ -349,6 +365,18 @@ def queries(split: str, size: int, seed: int) -> list[Query]:
         Query(f"{DATASET}-{split}-{seed}-{place}", DATASET, question, reference(question), category)
         for place, (question, category) in enumerate(drawn)
     ]
+
+
+def _unlike(rng: random.Random, thing: str) -> str:
+    """Another thing of the same kind."""
+    kind = next(things for things in _kinds().values() if thing in things)
+    return rng.choice(kind)
+
+
+def _mixed(rng: random.Random, own: Any, other: Any, chance: float) -> Any:
+    if isinstance(own, tuple):
+        return tuple(_mixed(rng, *both, chance) for both in zip(own, other, strict=True))
+    return other if rng.random() < chance else own
 
 
 def _two(rng: random.Random, name: str) -> list[str]:
