@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from rkd.mini.corpus import CHOICE_KINDS, KINDS, stream
+from rkd.mini.corpus import CHOICE_KINDS, KINDS, OPEN_KINDS, stream
 from rkd.mini.tokenizer import EOS_TOKEN, PAD_TOKEN, train_tokenizer
 
 
 def texts():
-    settled = [kind for kind in KINDS if kind not in CHOICE_KINDS]
+    settled = [kind for kind in KINDS if kind not in CHOICE_KINDS | OPEN_KINDS]
     documents = itertools.islice(stream(dict.fromkeys(settled, 1.0), 0), 300)
     return [(document.question or "") + (document.judged or "") + document.text for document in documents]
 
