@@ -513,7 +513,7 @@ def test_a_value_that_only_the_user_knows_is_asked_for(world, tmp_path, option, 
 
 def test_an_open_ended_dataset_is_refused_before_anything_is_made(world, tmp_path):
     message = failure(world, tmp_path, "+dataset.is_verifiable=false")
-    assert "dataset=svamp has no answers that could be compared" in message
+    assert "dataset=svamp is open-ended" in message
     assert not (tmp_path / "artifacts").exists()
 
 
@@ -678,7 +678,7 @@ def test_the_samples_of_the_store_know_no_gold_answer(finished):
 def test_help_lists_the_groups_from_another_folder(tmp_path):
     done = command("--help", folder=tmp_path)
     assert done.returncode == 0
-    assert "labels: gold, noisy_vote, vote" in done.stdout
+    assert "labels: gold, noisy_vote, rubric_judge, vote" in done.stdout
     assert "experiments: " in done.stdout
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rkd.answers import answers_match, extract_answer
 from rkd.judged_samples import JudgedSamples
 from rkd.mini import math as mini_math
-from rkd.mini.corpus import CHOICE_KINDS, KINDS, NO, YES, Document, stream
+from rkd.mini.corpus import CHOICE_KINDS, KINDS, NO, OPEN_KINDS, YES, Document, stream
 from rkd.pretrain import Pretrain, weighted_token_loss
 from rkd.pretrain_report import judging_accuracy, sampled_responses, solving_accuracy, written_responses
 from rkd.pretrain_text import CHECKPOINTS, VERDICTS, Corpus, Forms, TokenWeights, load_documents, pack
@@ -28,7 +28,11 @@ from rkd.training import Training
 CONF = Path(__file__).parents[1] / "conf"
 MODELS = sorted(path.stem for path in (CONF / "pretrain").glob("*.yaml"))
 PROMPT = PromptTemplate(template="Q: {question}\nA: Let's break this down step by step!\n")
-PROMPTS = {"mini_math": PROMPT, "mini_choice": PromptTemplate(template="Question: {question}\nAnswer:\n")}
+PROMPTS = {
+    "mini_math": PROMPT,
+    "mini_choice": PromptTemplate(template="Question: {question}\nAnswer:\n"),
+    "mini_open": PromptTemplate(template="Question: {question}\nAnswer:"),
+}
 COMPARED = "{question}\n<response>{first}</response>\n<response>{second}</response>\nBetter:"
 FORMS = Forms(prompts=PROMPTS, judge=JudgePrompt(), rubric=JudgePrompt(), compare=ComparePrompt(template=COMPARED))
 CORPUS = Corpus(documents_per_kind=dict.fromkeys(KINDS, 40), vocabulary_size=600, seed=1)
@@ -328,7 +332,7 @@ def test_impossible_values_are_refused(changed, message):
 
 
 def test_the_documents_that_the_settled_tokenizer_was_trained_on_stay_as_they_are():
-    assert set(composed("mini_1").corpus.documents_per_kind) == set(KINDS) - set(CHOICE_KINDS)
+    assert set(composed("mini_1").corpus.documents_per_kind) == set(KINDS) - set(CHOICE_KINDS) - set(OPEN_KINDS)
 
 
 def composed(model, *overrides):
@@ -402,7 +406,7 @@ def test_sampled_responses_are_judged_by_their_answers(tmp_path):
 
 
 def test_the_shipped_judge_tells_right_from_wrong_responses_of_the_shipped_teachers():
-    prompt, areas = instantiate(composed("mini_judge").prompts, _convert_="all")["mini_math"].zero_shot(), {}
+    prompt, areas = instantiate(composed("mini_judge").forms, _convert_="all").zero_shot["mini_math"], {}
     for name in ("mini_large", "mini_small"):
         responses = sampled_responses(CHECKPOINTS / name, prompt, 150, temperature=0.7)
         areas[name] = judging_accuracy(CHECKPOINTS / "mini_judge", JudgePrompt(), responses)[1]
