@@ -170,7 +170,7 @@ class Fitting:
             if validation.highest is None:
                 return accuracy(generator, queries, labels, max_response_tokens=limit)
             if not judges:
-                judges.append(open_judge(s.judge, progress))
+                judges.append(open_judge(s.judge, kept=progress))
             return mean_verdict(generator, queries, judges[0], max_response_tokens=limit)
 
         def validate(model: PreTrainedModel) -> float:
