@@ -7,6 +7,7 @@ themselves are data: `conf/prompt/*.yaml`, or a folder of such files.
 
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,7 +157,7 @@ def read_template(folder: str | Path | None, name: str) -> PromptTemplate:
         ) from error
 
 
-class VerdictPrompt:
+class VerdictPrompt(ABC):
     """What the prompts of judges have in common: a query and a response enter, and the next token is one of two words.
 
     A response stands between delimiters that it cannot write itself: in all that is put into the prompt the `<` of
@@ -167,9 +168,9 @@ class VerdictPrompt:
     __slots__ = ()
     is_chat: bool
 
+    @abstractmethod
     def render(self, query: Query, response_text: str) -> str:
         """The prompt that asks about `response_text`, a response to the query."""
-        raise NotImplementedError
 
     def encode(self, queries: Sequence[Query], responses: Sequence[str], tokenizer: ChatTokenizer) -> list[list[int]]:
         """The tokens of each prompt, `queries[i]` being that of `responses[i]`.

@@ -8,7 +8,6 @@ responses. Lengths are in characters; n: instructions of a test set.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -29,12 +28,6 @@ Annotator = YesNoJudge | EndpointJudge
 
 Rubric = Callable[[str, str], float]
 """The score of a response to an instruction by the rubric of a generated world."""
-
-
-class Graded(Protocol):
-    """What a rubric of a generated world gives."""
-
-    score: int
 
 
 def check_annotator(annotator: Annotator | NoJudge, dataset: str) -> None:
