@@ -1,12 +1,7 @@
 """A server that others wrote: llama.cpp's, with mini models as GGUF files, says what these say here."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +9,7 @@ from pathlib import Path
 
 import gguf_export
 import pytest
+from server_process import free_port, running
 
 from rkd.endpoint import Server
 from rkd.endpoint_judge import EndpointJudge
@@ -48,33 +44,12 @@ def served(model: str, quantisation: gguf_export.Quantisation, folder: Path) -> 
     """The address of a server with the model."""
     file, log = folder / f"{model}.{quantisation}.gguf", folder / "log.txt"
     gguf_export.export(MODELS / model, file, quantisation)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     place = {"model": file, "model_alias": model, "host": "127.0.0.1", "port": port, "n_ctx": 1024}
     options = {**place, "logits_all": "true", "n_threads": 1, "n_threads_batch": 1}
     command = [sys.executable, "-m", "llama_cpp.server", *(f"--{name}={value}" for name, value in options.items())]
-    with log.open("wb") as said:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)
-        try:
-            deadline = time.monotonic() + 120
-            while not _is_ready(f"http://127.0.0.1:{port}/v1/models"):
-                assert process.poll() is None, log.read_text(errors="replace")
-                assert time.monotonic() < deadline, log.read_text(errors="replace")
-                time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as reply:
-            return reply.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
+    with running(command, port, "/v1/models", log) as address:
+        yield address
 
 
 def _asked() -> tuple[list[Query], list[Response]]:

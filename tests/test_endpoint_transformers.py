@@ -1,15 +1,10 @@
 """A server that others wrote: `transformers serve` with a mini model says what the model says here."""
 
-import os
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
+from server_process import free_port, running
 
 from rkd.endpoint import EndpointError, Server
 from rkd.endpoint_judge import EndpointJudge
@@ -37,33 +32,12 @@ SERVE = "from transformers.cli.transformers import main; main()"
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     place = ("--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port))
     log = tmp_path_factory.mktemp("serve") / "log.txt"
-    with log.open("wb") as said:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", SERVE, "serve", str(MODEL), *place]
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)
-        try:
-            deadline = time.monotonic() + 120
-            while not _is_ready(f"http://127.0.0.1:{port}/health"):
-                assert process.poll() is None, log.read_text(errors="replace")
-                assert time.monotonic() < deadline, log.read_text(errors="replace")
-                time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as reply:
-            return reply.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
+    command = [sys.executable, "-c", SERVE, "serve", str(MODEL), *place]
+    with running(command, port, "/health", log) as address:
+        yield address
 
 
 def test_greedy_texts_are_those_of_the_model_here(url, tmp_path):
