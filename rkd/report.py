@@ -149,13 +149,13 @@ def _final_content(result: RunResult) -> tuple[list[str], list[list[str]], list[
         return ["model", "no result, because"], [["–", result.failure or "no model was evaluated"]], []
     names = _test_set_names(result.models)
     main, others = names[0], names[1:]
-    columns = ["model", f"{main} [95 % interval]", "pass@8", *others]
+    sampled = ["pass@8"] if _measure(result.models) == "accuracy" else []  # preferences have no such thing
+    columns = ["model", f"{main} [95 % interval]", *sampled, *others]
     rows = []
     for model in result.models:
         test = model.test_sets.get(main)
-        cells = [model.role, "–", "–"]
-        if test is not None:
-            cells = [model.role, _with_interval(test), _percent(test.pass_at_8)]
+        cells = [model.role, "–" if test is None else _with_interval(test)]
+        cells += [_percent(None if test is None else test.pass_at_8) for _ in sampled]
         cells += [_percent(model.test_sets[name].accuracy) if name in model.test_sets else "–" for name in others]
         rows.append(cells)
     sizes = {name: test.n for model in result.models for name, test in model.test_sets.items()}
@@ -212,9 +212,12 @@ def _paired_test(result: RunResult, test_set: str) -> str:
         swapped = pair.first != ours
         difference = -pair.difference if swapped else pair.difference
         only_ours, only_best = (pair.only_second, pair.only_first) if swapped else (pair.only_first, pair.only_second)
+        counts = f"only {ours} right {only_ours}, only {best} right {only_best}; McNemar, exact"
+        if _measure(scored) != "accuracy":
+            counts = f"{ours} preferred more {only_ours}, {best} {only_best}; sign test"
         return (
             f"{ours} − {best} ({which}), same questions: {100 * difference:+.1f} points; "
-            f"only {ours} right {only_ours}, only {best} right {only_best}; McNemar, exact: {_p_value(pair.p_value)}."
+            f"{counts}: {_p_value(pair.p_value)}."
         )
     return f"No paired test of {ours} against {best} is recorded."
 

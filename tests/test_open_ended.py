@@ -280,7 +280,10 @@ def test_a_result_with_win_rates_is_tabulated_and_summarized(job):
     shown = summary_of(result)
     own_rate = result.models[-1].test_sets["svamp"].win_rate
     assert shown["test/svamp/win_rate/length_controlled"] == own_rate.length_controlled
-    assert "win rate in %" in final_table_markdown(result)
+    table = final_table_markdown(result)
+    assert "win rate in %" in table
+    assert "sign test: p = " in table
+    assert "pass@8" not in table
     summary = summarize(result, "job", {})
     own = summary.models[OWN]["svamp"]
     assert own.n == len(result.models[-1].test_sets["svamp"].outcomes)
