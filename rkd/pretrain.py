@@ -35,9 +35,11 @@ from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.mini.corpus import CHOICE_KINDS
 from rkd.muon import Muon
 from rkd.pretrain_report import (
+    JudgedResponse,
     answered_instructions,
     grading_quality,
     judging_accuracy,
+    marking_quality,
     rubric_scores,
     sampled_responses,
     solving_accuracy,
@@ -277,7 +279,9 @@ def main(config: DictConfig) -> None:
     kinds, problems = set(stage.mixture), config.validation_problems
     if kinds & set(VERDICTS):
         _print_verdicts(folder, forms.zero_shot["mini_math"], forms.judge, problems)
-    elif "open_graded" in kinds:
+    elif "marked_samples" in kinds:
+        _print_marks(folder, forms, problems)
+    elif "graded_samples" in kinds:
         _print_grades(folder, forms, problems)
     else:
         accuracy = solving_accuracy(folder, forms.zero_shot["mini_math"], problems)
@@ -311,13 +315,29 @@ def _print_open_ended(folder: Path, prompt: PromptTemplate, problems: int) -> No
         print(f"{folder.name}: mini_open {form}, {problems} instructions: {rubric_scores(folder, asked, problems)}")
 
 
-def _print_verdicts(judge: Path, prompt: PromptTemplate, judge_prompt: JudgePrompt, problems: int) -> None:
-    """How well the judge judges what the world wrote, and what the models beside it sample."""
+def _print_marks(judge: Path, forms: Forms, problems: int) -> None:
+    """How well a rubric judge tells right from wrong what the world wrote, and what the models beside it sample."""
+    for name, responses in _to_judge(judge, forms.zero_shot["mini_math"], problems).items():
+        accuracy, unreadable = marking_quality(judge, forms, responses)
+        right = sum(response.is_right for response in responses) / len(responses)
+        print(
+            f"{judge.name}: {name} ({right:.1%} right): {accuracy:.1%} are rightly given 5 or less, "
+            f"{unreadable:.1%} of the grades are unreadable"
+        )
+
+
+def _to_judge(judge: Path, prompt: PromptTemplate, problems: int) -> dict[str, list[JudgedResponse]]:
+    """Responses to validation problems, by who wrote them."""
     asked = {"written responses": written_responses(problems)}
     for folder in sorted(judge.parent.iterdir()):
         if folder != judge and (folder / "config.json").is_file():
             asked[f"samples of {folder.name}"] = sampled_responses(folder, prompt, problems, temperature=0.7)
-    for name, responses in asked.items():
+    return asked
+
+
+def _print_verdicts(judge: Path, prompt: PromptTemplate, judge_prompt: JudgePrompt, problems: int) -> None:
+    """How well the judge judges what the world wrote, and what the models beside it sample."""
+    for name, responses in _to_judge(judge, prompt, problems).items():
         accuracy, auc = judging_accuracy(judge, judge_prompt, responses)
         right = sum(response.is_right for response in responses) / len(responses)
         print(f"{judge.name}: {name} ({right:.1%} right): {accuracy:.1%} of the verdicts are right, AUC {auc:.3f}")

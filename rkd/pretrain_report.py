@@ -13,20 +13,20 @@ from scipy.stats import spearmanr
 from rkd.batches import encode, pad
 from rkd.generation import open_generator
 from rkd.judge import LocalYesNo
-from rkd.judged_samples import MAX_RESPONSE_TOKENS, answers_rightly
 from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.mini import choice as mini_choice
 from rkd.mini import corpus as mini_corpus
 from rkd.mini import math as mini_math
 from rkd.mini import open as mini_open
 from rkd.pairs import area_under_curve
+from rkd.pretrain_samples import GradedSamples, JudgedSamples, answers_rightly
 from rkd.pretrain_text import Forms
 from rkd.prompts import JudgePrompt, PromptTemplate
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query, Response
-from rkd.written_judge import read_grade
+from rkd.written_judge import HIGHEST_GRADE, read_grade
 
-OPEN_TOKENS, GRADE_TOKENS = 80, 96
+GRADE_TOKENS = 300
 SPREAD_SAMPLES = 8
 GENERATORS = {"mini_math": mini_math.queries, "mini_choice": mini_choice.queries}
 
@@ -46,7 +46,7 @@ def sampled_responses(
     """One response of the model in `folder` to each of so many validation problems, with the prompt's examples."""
     queries = GENERATORS[dataset]("validation", problems, seed=0)
     generator = open_generator(Checkpoint(folder, folder.name), prompt, folder.name)
-    responses = generator.generate(queries, Sampling(temperature, 1, MAX_RESPONSE_TOKENS), seed=0)
+    responses = generator.generate(queries, Sampling(temperature, 1, JudgedSamples.max_response_tokens), seed=0)
     return [
         JudgedResponse(query, own.text, answers_rightly(query, own.text))
         for query, (own,) in zip(queries, responses, strict=True)
@@ -119,10 +119,14 @@ def rubric_scores(folder: Path, prompt: PromptTemplate, problems: int) -> Rubric
     queries = mini_open.queries("validation", problems, seed=0)
     generator = open_generator(Checkpoint(folder, folder.name), prompt, folder.name)
     scores: dict[str, list[int]] = defaultdict(list)
-    for query, (own,) in zip(queries, generator.generate(queries, Sampling(0.0, 1, OPEN_TOKENS), seed=0), strict=True):
+    for query, (own,) in zip(
+        queries, generator.generate(queries, Sampling(0.0, 1, GradedSamples.max_response_tokens), seed=0), strict=True
+    ):
         for group in ("all", query.category):
             scores[group].append(mini_open.score(query.question, own.text))
-    sampled = generator.generate(queries[:100], Sampling(1.0, SPREAD_SAMPLES, OPEN_TOKENS), seed=0)
+    sampled = generator.generate(
+        queries[:100], Sampling(1.0, SPREAD_SAMPLES, GradedSamples.max_response_tokens), seed=0
+    )
     of_samples = [
         [mini_open.score(q.question, one.text) for one in own] for q, own in zip(queries, sampled, strict=False)
     ]
@@ -142,7 +146,7 @@ def answered_instructions(folder: Path, prompt: PromptTemplate, problems: int) -
     """A sample of the model in `folder` for each of so many validation instructions, to compare with the reference."""
     queries = mini_open.queries("validation", problems, seed=0)
     generator = open_generator(Checkpoint(folder, folder.name), prompt, folder.name)
-    sampled = generator.generate(queries, Sampling(1.0, 1, OPEN_TOKENS), seed=0)
+    sampled = generator.generate(queries, Sampling(1.0, 1, GradedSamples.max_response_tokens), seed=0)
     return [AnsweredInstruction(query, own.text) for query, (own,) in zip(queries, sampled, strict=True)]
 
 
@@ -182,6 +186,14 @@ class GradingQuality:
         )
 
 
+def marking_quality(folder: Path, forms: Forms, responses: Sequence[JudgedResponse]) -> tuple[float, float]:
+    """How often a rubric judge gives 5 to what is right and less to what is wrong, and what share it gives no grade."""
+    grades = _grades(folder, forms, [one.query for one in responses], [one.text for one in responses])
+    is_read = ~np.isnan(grades)
+    is_right = np.array([one.is_right for one in responses])
+    return float(((grades == HIGHEST_GRADE) == is_right)[is_read].mean()), float(1 - is_read.mean())
+
+
 def grading_quality(folder: Path, forms: Forms, answered: Sequence[AnsweredInstruction]) -> GradingQuality:
     """How well the model in `folder` grades these responses, and compares them with the others."""
     queries, texts = [one.query for one in answered], [one.text for one in answered]
@@ -189,10 +201,7 @@ def grading_quality(folder: Path, forms: Forms, answered: Sequence[AnsweredInstr
         np.array([mini_open.score(query.question, text) for query, text in zip(queries, side, strict=True)])
         for side in (texts, [query.gold_answer for query in queries])
     )
-    asked = [replace(q, question=forms.rubric.render(q, text)) for q, text in zip(queries, texts, strict=True)]
-    generator = open_generator(Checkpoint(folder, folder.name), PromptTemplate(template="{question}"), folder.name)
-    replies = generator.generate(asked, Sampling(0.0, 1, GRADE_TOKENS), seed=0)
-    grades = np.array([np.nan if (grade := read_grade(own.text)) is None else 5 * grade for (own,) in replies])
+    grades = _grades(folder, forms, queries, texts)
     is_read = ~np.isnan(grades)
     errors = np.abs(grades - true)[is_read].round()
     responses = [Response(query.id, "", 0, text, True) for query, text in zip(queries, texts, strict=True)]
@@ -210,3 +219,12 @@ def grading_quality(folder: Path, forms: Forms, answered: Sequence[AnsweredInstr
         compares_rightly=float((((first + second) / 2 > 0.5) == (true > other))[differ].mean()),
         first_preferred=float((first + 1 - second).mean() / 2),
     )
+
+
+def _grades(folder: Path, forms: Forms, queries: Sequence[Query], texts: Sequence[str]) -> np.ndarray:
+    """What the model in `folder` grades each response, 0 to 5, or NaN, (N,)."""
+    asked = [replace(q, question=forms.rubric.render(q, text)) for q, text in zip(queries, texts, strict=True)]
+    generator = open_generator(Checkpoint(folder, folder.name), PromptTemplate(template="{question}"), folder.name)
+    replies = generator.generate(asked, Sampling(0.0, 1, GRADE_TOKENS), seed=0)
+    grades = [read_grade(own.text) for (own,) in replies]
+    return np.array([np.nan if grade is None else round(HIGHEST_GRADE * grade) for grade in grades])

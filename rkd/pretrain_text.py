@@ -19,11 +19,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rkd.batches import encode, encode_responses
-from rkd.judged_samples import JudgedSamples
 from rkd.loading import load_tokenizer
 from rkd.mini import corpus as mini_corpus
-from rkd.mini import open as mini_open
 from rkd.mini.tokenizer import train_tokenizer
+from rkd.pretrain_samples import PretrainSamples
 from rkd.progress import Progress
 from rkd.prompts import ComparePrompt, JudgePrompt, PromptTemplate
 from rkd.recipes import digest_of_files
@@ -33,9 +32,8 @@ from rkd.store import Artifact, Store
 TOKENIZER_DOCUMENTS = 2000  # of each kind: the merges hardly change with more
 POOL_DOCUMENTS = 16  # among which the packer looks for the one that fits best
 ENCODED_AT_ONCE = 5000  # the tokenizer keeps some 10 kB for each document in work
-JUDGED_SAMPLES = "judged_samples"
-VERDICTS = ("judged", JUDGED_SAMPLES)  # the kinds of documents that end with Yes or No
-OF_ONE_TOKEN = (*VERDICTS, "open_compared")
+VERDICTS = ("judged", "judged_samples")  # the kinds of documents that end with Yes or No
+OF_ONE_TOKEN = (*VERDICTS, "open_compared", "compared_samples")
 CHECKPOINTS = Path(__file__).parent / "mini" / "checkpoints"
 WORLD_FILES = (
     "choice.py",
@@ -43,6 +41,7 @@ WORLD_FILES = (
     "corpus.py",
     "families.yaml",
     "general.yaml",
+    "instructions.py",
     "math.py",
     "mistakes.py",
     "open.py",
@@ -72,14 +71,14 @@ class Corpus:
         vocabulary_size: tokens of a tokenizer that learns its merges from these documents, 65,535 at most.
         tokenizer_of: instead of that, the checkpoint that brings its tokenizer: a model that continues from another one
             reads as that one does.
-        judged_samples: documents of a further kind, `judged_samples`.
+        samples: documents of further kinds, about what models sample.
     """
 
     documents_per_kind: Mapping[str, int]
     seed: int
     vocabulary_size: int | None = None
     tokenizer_of: str | None = None
-    judged_samples: JudgedSamples | None = None
+    samples: PretrainSamples | None = None
 
     def __post_init__(self) -> None:
         if (self.vocabulary_size is None) == (self.tokenizer_of is None):
@@ -104,22 +103,22 @@ class Corpus:
 
         Args:
             forms: how questions and responses are put to the models.
-            checkpoints: the folder with the model `tokenizer_of` and those of `judged_samples`.
+            checkpoints: the folder with the model `tokenizer_of` and those of `samples`.
 
         Raises:
-            FileNotFoundError: that model is not there, or one whose responses are judged.
+            FileNotFoundError: that model is not there, or one whose samples are asked for.
         """
         recipe = {"corpus": self, "forms": forms, "world": _world_digest()}
         if self.tokenizer_of is not None:
             recipe["tokenizer"] = digest_of_files([self._tokenizer_file(checkpoints)])
-        if self.judged_samples is not None:
-            recipe["sampled"] = self.judged_samples.digests(checkpoints)
+        if self.samples is not None:
+            recipe["sampled"] = self.samples.digests(checkpoints)
 
         def make(folder: Path, _: Progress) -> None:
             texts = {kind: self._texts(kind, forms) for kind in self.documents_per_kind}
-            if self.judged_samples is not None:
-                sampled = self.judged_samples.documents(self.seed, forms.zero_shot, checkpoints)
-                texts[JUDGED_SAMPLES] = [_turns(document, forms) for document in sampled]
+            if self.samples is not None:
+                sampled = self.samples.documents(self.seed, forms.zero_shot, checkpoints)
+                texts |= {kind: [_turns(document, forms) for document in own] for kind, own in sampled.items()}
             if self.tokenizer_of is not None:
                 tokenizer = load_tokenizer(checkpoints / self.tokenizer_of)
             else:
@@ -184,7 +183,7 @@ class Forms:
             return self.zero_shot[document.dataset].render(query)
         if document.reference is not None:
             return self.compare.render(query, document.judged)
-        return (self.rubric if document.dataset == mini_open.DATASET else self.judge).render(query, document.judged)
+        return (self.rubric if document.is_graded else self.judge).render(query, document.judged)
 
 
 def _turns(document: mini_corpus.Document, forms: Forms) -> list[Turn]:

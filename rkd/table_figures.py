@@ -141,6 +141,8 @@ class Lines:
                 axes.set_xscale("log")
                 axes.set_xticks(list(self.x.values()), list(self.x))
                 axes.minorticks_off()
+            else:
+                axes.set_xticks(list(self.x.values()))
             titled(axes, column.label, x=self.x_label, y=_axis_label(column))
             bare(axes, grid="y")
             if any(group.label for group in evaluated.table.groups):

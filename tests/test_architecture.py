@@ -13,11 +13,12 @@ FLOORS = [
         "files drawing journal replies",
         "parallel records losses muon callbacks curves recipes provenance progress results statistics settings rows "
         "lora equivalence",
-        "tracking protocols advantages summaries kl_control guard prompts answers mini batches loading endpoint",
+        "answers",
+        "tracking protocols advantages summaries kl_control guard prompts mini batches loading endpoint",
         "columns tables calculations judge_attacks alpaca_eval pair_files store shards resuming sharding transport",
         "sources table_text table_figures models training decoding side_by_side stored",
         "data table_files generation pairs supervised",
-        "judge label_statistics judged_samples",
+        "judge label_statistics pretrain_samples",
         "pretrain_text",
         "bound rewards teacher labels student_samples preferences rollouts engines written_judge "
         "likelihood_judge gold_judge endpoint_teacher endpoint_judge",

@@ -161,3 +161,23 @@ def test_same_seed_gives_the_same_documents():
 def test_unknown_kind_is_named():
     with pytest.raises(ValueError, match=r"unknown \['poems'\]; known: arithmetic"):
         next(corpus.stream({"poems": 1.0}, 0))
+
+
+SOLUTION = "Step 1: 3 + 4 = 7.\nStep 2: 7 × 12 = 84.\nThe answer is 84."
+
+
+@pytest.mark.parametrize(
+    ("response", "ending"),
+    [
+        ("The answer is 84.", "Found 84, missing 7. Answer 84, given 84.\nScore: 5"),
+        ("Step 1: 3 + 4 = 7.\nThe answer is 74.", "Found 7, missing 84. Answer 84, given 74.\nScore: 2"),
+        ("7 × 12 = 84, and the answer is 7.", "Found 7, 84, missing none. Answer 84, given 7.\nScore: 4"),
+        ("The answer is 8.", "Found none, missing 7, 84. Answer 84, given 8.\nScore: 0"),
+        ("7, 84", "Found 7, 84, missing none. Answer 84, given none.\nScore: 0"),
+    ],
+)
+def test_marks_are_given_for_the_answer_or_else_for_results_on_the_way(response, ending):
+    document = corpus.marked("3 and 4, by the dozen?", SOLUTION, response)
+    assert document.text == f"{SOLUTION}\n{ending}"
+    assert document.judged == response
+    assert document.is_graded

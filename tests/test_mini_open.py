@@ -79,7 +79,7 @@ def drawn():
 def test_each_point_is_given_for_what_it_says(question, response, lacking):
     # ants are no kind of the world: a list may leave them out.
     found = grade(question, response)
-    assert [name for name, mark in found.marks.items() if not mark] == lacking.split()
+    assert {name for name, mark in found.marks.items() if not mark} == set(lacking.split())
     assert found.score == 5 - len(lacking.split())
 
 
@@ -149,6 +149,41 @@ def test_queries_carry_their_references_which_are_middling_and_always_the_same()
     scores = [score(query.question, query.gold_answer) for query in found]
     assert 2.5 < mean(scores) < 3.5
     assert len(Counter(scores)) >= 5
+
+
+@pytest.mark.parametrize(
+    ("question", "response", "evidence"),
+    [
+        (
+            LIST,
+            "cats, boots, dogs, cows and cats.",
+            "Wanted cats named, goats missing, hens missing; all no.\nNamed cats good, boots other down, dogs new, "
+            "cows without down, cats again down; kind no, once no, order no, without no.",
+        ),
+        (
+            LIST,
+            "hens",
+            "Wanted cats missing, goats missing, hens named; all no.\n"
+            "Named hens good alone; kind yes, once no, order no, without no.",
+        ),
+        (
+            DESCRIBE,
+            "The old zoo is big. No nuts. It has nuts and pens",
+            "Wrote 1 The, 2 No short; two number no.\nTold zoo; park place no.\n"
+            "Told nuts pens; kites first no, nuts second yes.\nTold old big; old without no.",
+        ),
+        (
+            REWRITE,
+            "Now, Ada and Ben has 15 nuts and 5 kites. Ben is glad.",
+            "Told Now; Today begin no.\nTold Ada Ben; Ben in, Ada in, name no.\n"
+            "Told nuts 15; 12 + 3 = 15 first yes.\nTold pens none; 5 + 3 = 8 second no.\n"
+            "has, 2 stops, ends glad.; sentence no.",
+        ),
+        (LIST, " ", "Nothing; kind no, all no, once no, order no, without no."),
+    ],
+)
+def test_evidence_puts_what_is_said_before_what_is_asked(question, response, evidence):
+    assert grade(question, response).evidence == evidence
 
 
 def test_a_graded_document_ends_with_its_score_and_a_compared_one_names_the_better():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import random
 from pathlib import Path
 
 import hydra
@@ -14,14 +15,23 @@ from hydra.utils import instantiate
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rkd.answers import answers_match, extract_answer
-from rkd.judged_samples import JudgedSamples
+from rkd.mini import corpus as mini_corpus
 from rkd.mini import math as mini_math
+from rkd.mini import open as mini_open
 from rkd.mini.corpus import CHOICE_KINDS, KINDS, NO, OPEN_KINDS, YES, Document, stream
 from rkd.pretrain import Pretrain, weighted_token_loss
-from rkd.pretrain_report import judging_accuracy, sampled_responses, solving_accuracy, written_responses
+from rkd.pretrain_report import (
+    JudgedResponse,
+    judging_accuracy,
+    marking_quality,
+    sampled_responses,
+    solving_accuracy,
+    written_responses,
+)
+from rkd.pretrain_samples import GradedSamples, JudgedSamples, MarkedSamples
 from rkd.pretrain_text import CHECKPOINTS, VERDICTS, Corpus, Forms, TokenWeights, load_documents, pack
 from rkd.prompts import ComparePrompt, Example, JudgePrompt, PromptTemplate
-from rkd.records import Response
+from rkd.records import Query, Response
 from rkd.store import Store
 from rkd.training import Training
 
@@ -148,14 +158,14 @@ def test_responses_that_a_model_samples_are_documents_with_the_verdict_on_each(s
     problem = next(stream({"problem": 1.0}, 3))
     tiny_models.llama_folder(tmp_path / "model", [problem.text], 300)
     sampled = JudgedSamples(problems={"model": 3}, temperatures=(0.7, 1.0))
-    documents = list(sampled.documents(3, PROMPTS, tmp_path))
+    documents = sampled.documents(3, PROMPTS, tmp_path)["judged_samples"]
     assert {document.question for document in documents} > {problem.question}
     assert 3 <= len(documents) <= 6
     for document in documents:
         gold = next(d.text for d in stream({"problem": 1.0}, 3) if d.question == document.question)
         given, wanted = (extract_answer(text, "mini_math") for text in (document.judged, gold))
         assert document.text == (YES if answers_match(given, wanted, "mini_math") else NO)
-    corpus = Corpus(documents_per_kind={"problem": 40}, vocabulary_size=600, seed=3, judged_samples=sampled)
+    corpus = Corpus(documents_per_kind={"problem": 40}, vocabulary_size=600, seed=3, samples=sampled)
     made = corpus.tokenized(store, FORMS, tmp_path)
     assert len(load_documents(made.folder, "judged_samples", WEIGHTS)) == len(documents)
     assert all(weights[-2] == WEIGHTS.verdict for _, weights in load_documents(made.folder, "judged_samples", WEIGHTS))
@@ -170,15 +180,42 @@ def test_a_right_sample_is_one_with_the_gold_answer(monkeypatch, tmp_path):
         def generate(self, queries, *_):
             return [[Response(query.id, "g", i, text, True) for i, text in enumerate(texts)] for query in queries]
 
-    monkeypatch.setattr("rkd.judged_samples.open_generator", lambda *_: Generator())
+    monkeypatch.setattr("rkd.pretrain_samples.open_generator", lambda *_: Generator())
     sampled = JudgedSamples(problems={"model": 1}, temperatures=(1.0,) * 4)
-    documents = list(sampled.documents(3, PROMPTS, tmp_path))
+    documents = sampled.documents(3, PROMPTS, tmp_path)["judged_samples"]
     assert [document.text for document in documents] == [YES, NO, NO]
+    marked = MarkedSamples(problems={"model": 1}, temperatures=(1.0,) * 4).documents(3, PROMPTS, tmp_path)
+    assert [document.judged for document in marked["marked_samples"]] == [document.judged for document in documents]
+    assert [document.text.endswith("Score: 5") for document in marked["marked_samples"]] == [True, False, False]
+
+
+def test_samples_of_instructions_are_graded_and_compared_in_both_orders(monkeypatch, tmp_path):
+    question, _ = next(mini_open.instructions("pretrain", 3))
+    good, other = mini_open.parse(question).answer(random.Random(0), [], is_long=False), "nothing"
+    texts = [good, other, good, f"{good} {good}"]
+
+    class Generator:
+        def generate(self, queries, *_):
+            return [[Response(query.id, "g", i, text, True) for i, text in enumerate(texts)] for query in queries]
+
+    monkeypatch.setattr("rkd.pretrain_samples.open_generator", lambda *_: Generator())
+    sampled = GradedSamples(problems={"model": 1}, temperatures=(1.0,) * 4)
+    made = sampled.documents(3, PROMPTS, tmp_path)
+    assert tuple(made) == sampled.kinds
+    assert [document.judged for document in made["graded_samples"]] == list(dict.fromkeys(texts))
+    for document in made["graded_samples"]:
+        assert document.text.endswith(f"\nScore: {mini_open.score(question, document.judged)}")
+    # The pairs (good, other), (good, twice), (other, twice), of which the second is turned.
+    assert [(d.reference, d.judged, d.text) for d in made["compared_samples"][:2]] == [
+        (good, other, " A"),
+        (texts[-1], good, " B"),
+    ]
+    assert mini_corpus.compared(question, good, good) is None
 
 
 def test_missing_model_whose_responses_are_to_be_judged_is_named_with_its_command(store, tmp_path):
     sampled = JudgedSamples(problems={"mini_large": 3}, temperatures=(0.7, 1.0))
-    corpus = Corpus(documents_per_kind={"problem": 40}, vocabulary_size=600, seed=3, judged_samples=sampled)
+    corpus = Corpus(documents_per_kind={"problem": 40}, vocabulary_size=600, seed=3, samples=sampled)
     with pytest.raises(FileNotFoundError, match=r"`python -m rkd\.pretrain pretrain=mini_large`"):
         corpus.tokenized(store, FORMS, tmp_path)
 
@@ -343,7 +380,8 @@ def composed(model, *overrides):
 @pytest.mark.parametrize("model", MODELS)
 def test_every_shipped_mixture_is_of_kinds_that_the_corpus_has(model):
     config = composed(model)
-    sampled = {"judged_samples"} if config.corpus.get("judged_samples") else set()
+    samples = config.corpus.get("samples")
+    sampled = instantiate(samples).kinds if samples else ()
     assert set(config.pretrain.mixture) <= {*config.corpus.documents_per_kind, *sampled}
     assert set(config.corpus.documents_per_kind) <= set(KINDS)
     assert sum(config.pretrain.mixture.values()) == pytest.approx(1.0)
@@ -372,14 +410,14 @@ def test_recipe_of_every_shipped_model_runs(model, store, tmp_path):
         *few,
     )
     forms, stage = instantiate(config.forms, _convert_="all"), instantiate(config.pretrain)
-    if sampled := config.corpus.get("judged_samples"):
+    if sampled := config.corpus.get("samples"):
         sampled.problems = dict.fromkeys(sampled.problems, 20)
     corpus = instantiate(config.corpus).tokenized(store, forms)
     if stage.continue_from:
         start = composed(
             stage.continue_from, "pretrain.tokens=5120", "pretrain.sequence_tokens=640", "pretrain.batch_sequences=4"
         )
-        mixture = dict.fromkeys({*start.pretrain.mixture} & {*config.corpus.documents_per_kind}, 1.0)
+        mixture = dict.fromkeys(config.corpus.documents_per_kind, 1.0)
         fit(dataclasses.replace(instantiate(start.pretrain), mixture=mixture), corpus, tmp_path / stage.continue_from)
     report = stage.fit(corpus, training=instantiate(config.trainer), logger=False, folder=tmp_path / model)
     assert report.steps == 2
@@ -395,6 +433,18 @@ def test_a_judge_is_not_measured_on_responses_of_one_kind():
     right = [response for response in written_responses(20) if response.is_right]
     with pytest.raises(ValueError, match="all right or all wrong"):
         judging_accuracy(Path("judge"), JudgePrompt(), right)
+
+
+def test_a_rubric_judge_is_right_where_it_gives_five_to_what_is_right(monkeypatch):
+    responses = [JudgedResponse(Query(str(i), "mini_math", "2 + 2?"), "4", i < 2) for i in range(5)]
+    replies = ["Score: 5", "Score: 4", "Score: 0", "Score: 5", "no idea"]
+
+    class Generator:
+        def generate(self, queries, *_, **__):
+            return [[Response(q.id, "g", 0, text, True)] for q, text in zip(queries, replies, strict=True)]
+
+    monkeypatch.setattr("rkd.pretrain_report.open_generator", lambda *_: Generator())
+    assert marking_quality(Path("judge"), FORMS, responses) == pytest.approx((0.5, 0.2))
 
 
 def test_sampled_responses_are_judged_by_their_answers(tmp_path):

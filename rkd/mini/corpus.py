@@ -7,10 +7,12 @@ plans and puzzles of the split `pretrain` are told: no text holds a problem that
 import dataclasses
 import functools
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
+from rkd.answers import answers_match, extract_answer
 from rkd.mini import open as mini_open
 from rkd.mini.choice import CATEGORIES, draw_problem, lettered
 from rkd.mini.math import (
@@ -42,6 +44,9 @@ GENERAL_SHARE = 0.5  # of stories from general.yaml, the others being of mini_ma
 GENERAL_STYLES = (5, 3, 2)  # weights of the response styles there
 SCENE_SHARE = 0.4  # of short problems, the others being of short.yaml
 PLAINLY_TYPED_SHARE = 0.1
+HIGHEST_MARK = 5
+_NUMBER = re.compile(r"\d[\d.,]*")
+_RESULT = re.compile(r"= (\d[\d.,]*)")
 DISTRACTOR_SHARE = 0.25
 LARGEST_SUM = 1000  # of short problems, where a few numbers have three digits
 
@@ -50,7 +55,8 @@ LARGEST_SUM = 1000  # of short problems, where a few numbers have three digits
 class Document:
     """One piece of text. With a `question`, `text` is the response to it; with `judged`, the verdict on that text.
 
-    With a `reference` too, the verdict is on both texts: which of them is better.
+    With a `reference` too, the verdict is on both texts: which of them is better. With `is_graded` it is evidence and a
+    grade, in place of one word.
 
     The documents `before` it stand in the same text, as worked examples do in a few-shot prompt. Its question is one of
     `dataset`, and is put in that dataset's prompt.
@@ -62,6 +68,7 @@ class Document:
     before: tuple["Document", ...] = ()
     dataset: str = "mini_math"
     reference: str | None = None
+    is_graded: bool = False
 
 
 def stream(mixture: Mapping[str, float], seed: int) -> Iterator[Document]:
@@ -135,6 +142,29 @@ def judged(rng: random.Random, split: str = "pretrain") -> Document:
     return Document(question, NO, wrong_response(rng, question, operations, style))
 
 
+def marked(question: str, solution: str, response: str) -> Document:
+    """A solution of the problem, which of its results the response has and which it lacks, and what that is worth.
+
+    The right answer is worth 5; another one its share of the results, in whole points up to 4; none at all nothing.
+    """
+    results = [amount.rstrip(".,") for amount in _RESULT.findall(solution)]
+    said = {amount.rstrip(".,") for amount in _NUMBER.findall(response)}
+    found = [amount for amount in results if amount in said]
+    missing = [amount for amount in results if amount not in said]
+    right, given = (extract_answer(text, "mini_math") for text in (solution, response))
+    if given is None:
+        score = 0
+    elif answers_match(given, right, "mini_math"):
+        score = HIGHEST_MARK
+    else:
+        score = (HIGHEST_MARK - 1) * len(found) // max(1, len(results))
+    text = (
+        f"{solution}\nFound {', '.join(found) or 'none'}, missing {', '.join(missing) or 'none'}. "
+        f"Answer {right}, given {given or 'none'}.\nScore: {score}"
+    )
+    return Document(question, text, response, is_graded=True)
+
+
 def choice(rng: random.Random, category: str) -> Document:
     """A problem of mini_choice, and a response that finds its letter."""
     problem = draw_problem(rng, "pretrain", category)
@@ -178,21 +208,32 @@ def open_series(rng: random.Random) -> Document:
 def open_graded(rng: random.Random) -> Document:
     """An instruction, a response of any quality, and what it is worth: evidence, then the score."""
     instruction, question = _draw_instruction(rng)
-    response = open_response(rng, instruction)
-    grade = mini_open.grade(question, response)
-    text = f"{grade.evidence}\nScore: {grade.score}"
-    return Document(question, text, response, dataset=mini_open.DATASET)
+    return graded(question, open_response(rng, instruction))
 
 
 def open_compared(rng: random.Random) -> Document:
     """An instruction, two responses of different worth, and which is better."""
     instruction, question = _draw_instruction(rng)
-    scores = (0, 0)
-    while scores[0] == scores[1]:
-        pair = [open_response(rng, instruction) for _ in range(2)]
-        scores = tuple(mini_open.score(question, one) for one in pair)
+    document = None
+    while document is None:
+        document = compared(question, open_response(rng, instruction), open_response(rng, instruction))
+    return document
+
+
+def graded(question: str, response: str) -> Document:
+    """The evidence on a response to an instruction of mini_open, and its score."""
+    grade = mini_open.grade(question, response)
+    text = f"{grade.evidence}\nScore: {grade.score}"
+    return Document(question, text, response, dataset=mini_open.DATASET, is_graded=True)
+
+
+def compared(question: str, first: str, second: str) -> Document | None:
+    """Which of two responses is worth more; None where both are worth the same."""
+    scores = [mini_open.score(question, text) for text in (first, second)]
+    if scores[0] == scores[1]:
+        return None
     better = FIRST if scores[0] > scores[1] else SECOND
-    return Document(question, better, pair[1], dataset=mini_open.DATASET, reference=pair[0])
+    return Document(question, better, second, dataset=mini_open.DATASET, reference=first)
 
 
 def open_response(rng: random.Random, instruction: mini_open.Instruction) -> str:
