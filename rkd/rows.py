@@ -34,14 +34,17 @@ def rows_of(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def value_in(row: Row, column: str) -> Any:
-    """What stands in a column.
+    """What stands in a column, or within the object of a column: `model.text`, if none has this name.
 
     Raises:
         ValueError: the row lacks it.
     """
-    if column not in row:
-        raise ValueError(f"`{column}` is missing (present: {', '.join(map(str, row)) or 'nothing'})")
-    return row[column]
+    if column in row:
+        return row[column]
+    outer, _, inner = column.partition(".")
+    if inner and isinstance(within := row.get(outer), dict):
+        return value_in(within, inner)
+    raise ValueError(f"`{column}` is missing (present: {', '.join(map(str, row)) or 'nothing'})")
 
 
 def text_in(row: Row, column: str) -> str:

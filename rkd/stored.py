@@ -32,14 +32,15 @@ class StoredTeacher:
         name: recorded with each response and printed in tables.
         path: the file.
         query_column: the column that says which query a response belongs to.
-        response_column: the column of the text.
+        response_column: the column of the text, or several where a row holds what several models said; each text is then
+            a sample. A column of objects is entered by a dot, `model.text`.
         rewrite: makes of a response the text that is taught, or None, which leaves it out; None takes it as it is.
     """
 
     name: str
     path: str
     query_column: str = "query"
-    response_column: str = "response"
+    response_column: str | Sequence[str] = "response"
     rewrite: Rewrite | None = None
 
     prompt = None  # it was asked elsewhere
@@ -55,7 +56,7 @@ class StoredTeacher:
 
     def recipe(self) -> Mapping[str, Any]:
         """What stands for it in the recipe of a later stage: its content, not its place."""
-        columns = {"query_column": self.query_column, "response_column": self.response_column}
+        columns = {"query_column": self.query_column, "response_column": self._columns}
         return {"name": self.name, "digest": digest_of_files([self._file()]), **columns, "rewrite": self.rewrite}
 
     @property
@@ -100,14 +101,19 @@ class StoredTeacher:
         for place, row in rows_of(self._file()):
             try:
                 query = id_in(row, self.query_column)
-                response, is_finished = text_in(row, self.response_column), row.get("is_finished", True)
+                responses, is_finished = [text_in(row, one) for one in self._columns], row.get("is_finished", True)
                 if not isinstance(is_finished, bool):
                     raise ValueError(f"`is_finished` is {is_finished!r} instead of true or false")
             except ValueError as error:
                 raise ValueError(f"{place}: {error}. Correct or remove this row, or name its columns.") from error
-            if (taught := self.rewrite(response) if self.rewrite else response) is not None:
-                texts.setdefault(question_key(query), []).append((taught, is_finished))
+            for response in responses:
+                if (taught := self.rewrite(response) if self.rewrite else response) is not None:
+                    texts.setdefault(question_key(query), []).append((taught, is_finished))
         return texts
+
+    @property
+    def _columns(self) -> list[str]:
+        return [self.response_column] if isinstance(self.response_column, str) else list(self.response_column)
 
     def _file(self) -> Path:
         path = Path(self.path).expanduser()

@@ -1,6 +1,7 @@
 """Every option of every group, every row and every sweep: composed, and its parts instantiated."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,16 @@ def test_every_sweep_has_jobs_for_each_cell_of_its_table(sweep, scale):
     for product in products:
         first = [f"{key}={values[0]}" for key, values in product.items()]
         compose("config", overrides=[f"sweeps={sweep}", f"scale={scale}", *first])
+
+
+@pytest.mark.parametrize("sweep", _sweeps())
+def test_the_command_in_the_head_of_a_sweep_can_be_run(sweep):
+    head = (REPOSITORY / "sweeps" / f"{sweep}.yaml").read_text(encoding="utf-8").partition("\ntable:")[0]
+    command = re.search(r"python run\.py -m ((?:\S+=\S+ ?)+)", head)
+    config = compose("config", overrides=command[1].split())
+    assert f"sweeps={sweep}" in command[1].split()
+    for override in command[1].split()[1:]:
+        assert OmegaConf.select(config, override.partition("=")[0]) == override.partition("=")[2]
 
 
 def test_every_row_builds_and_has_a_digest_of_its_own(digests):

@@ -46,6 +46,16 @@ def test_columns_of_other_names_are_read(tmp_path):
     assert source.recorded(QUERIES[:1])[0][0].text == "It is 2."
 
 
+def test_several_columns_are_samples_of_a_query_and_objects_are_entered_by_a_dot(tmp_path):
+    row = {"question": "What is 1 + 1?", "small": {"text": "It is 3."}, "large": {"text": "It is 2."}, "a.b": "2"}
+    path, columns = written(tmp_path, [row]), ["small.text", "large.text", "a.b"]
+    source = stored(path, query_column="question", response_column=columns)
+    assert [one.text for one in source.recorded(QUERIES[:1])[0]] == ["It is 3.", "It is 2.", "2"]
+    for wrong in ("small.txt", "huge.text", "question.text"):
+        with pytest.raises(ValueError, match=f"line 1: `{wrong.split('.')[-1]}`|line 1: `{wrong}` is missing"):
+            stored(path, query_column="question", response_column=["large.text", wrong]).count  # noqa: B018
+
+
 def test_a_response_can_be_rewritten_or_left_out_by_a_function(tmp_path):
     source = stored(written(tmp_path), rewrite=lambda text: None if "5" in text else text.upper())
     assert [[one.text for one in own] for own in source.recorded(QUERIES)] == [["IT IS 2."], ["IT IS 4."]]
