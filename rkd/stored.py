@@ -32,8 +32,8 @@ class StoredTeacher:
         name: recorded with each response and printed in tables.
         path: the file.
         query_column: the column that says which query a response belongs to.
-        response_column: the column of the text, or several where a row holds what several models said; each text is then
-            a sample. A column of objects is entered by a dot, `model.text`.
+        response_column: the column of the text; or several where a row holds what several models said, which are then
+            its query's samples. A column of objects is entered by a dot, `model.text`.
         rewrite: makes of a response the text that is taught, or None, which leaves it out; None takes it as it is.
     """
 
