@@ -25,6 +25,7 @@ from rkd.sft import SFT
 from rkd.stages import FEW_SHOT, TEACHER, Line, Stages, needs_labels, pretrained_lines, samples_student, table_lines
 from rkd.stored import StoredTeacher
 from rkd.teacher import Schedule
+from rkd.win_rates import Grading
 
 STUDENT, JUDGE, ANNOTATOR = "student", "judge", "annotator"
 # A backward pass costs about two forward passes, so a forward pass alone is a third of a training step.
@@ -250,7 +251,8 @@ def _evaluation_work(s: Stages, table: Sequence[Line]) -> list[Work]:
     compared = []
     if not s.dataset.is_verifiable:
         verdicts, limit = 2 * sum(tests) * len(table), s.evaluation.max_response_tokens
-        amount = f"{len(table)} × {sum(tests):,} responses in both orders"
+        how = "and their references" if isinstance(s.annotator, Grading) else "in both orders"
+        amount = f"{len(table)} × {sum(tests):,} responses {how}"
         compared = [Work("annotator, win rates", amount, ANNOTATOR, limit, judged=verdicts)]
     lines = [_sampled_as(line) for line in asked_models if not line.answering.needs_reward_model]
     return [

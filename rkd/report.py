@@ -186,11 +186,14 @@ def _win_rate_notes(result: RunResult, main: str) -> list[str]:
         if listed:
             notes.append(f"{what[0].upper()}{what[1:]}: {', '.join(listed)}.")
     unreadable = f", {own.unreadable} of {2 * result.models[-1].test_sets[main].n} verdicts unreadable"
-    return [
-        *notes,
-        f"The annotator, asked in both orders, prefers what stands first by {_percent(own.first_preferred)} and agrees "
-        f"with itself on {_percent(own.orders_agree)}{unreadable if own.unreadable else ''}.",
-    ]
+    if own.even is None:
+        of_annotator = (
+            f"asked in both orders, prefers what stands first by {_percent(own.first_preferred)} and agrees "
+            f"with itself on {_percent(own.orders_agree)}"
+        )
+    else:
+        of_annotator = f"shown each response by itself, gives equal grades on {_percent(own.even)}"
+    return [*notes, f"The annotator, {of_annotator}{unreadable if own.unreadable else ''}."]
 
 
 def _paired_test(result: RunResult, test_set: str) -> str:

@@ -33,17 +33,19 @@ class WinRate:
     """What is told of an open-ended test beside the mean preference; lengths are mean characters of a response.
 
     `length_controlled` is the rate that responses as long as the reference's would have (`rkd.alpaca_eval`).
-    `first_preferred`: how far the annotator prefers what stands first, 0.5 being not at all, and `orders_agree` the
-    share of questions on which its verdict is the same in both orders. `unreadable` counts the verdicts, two to a
-    question, that could not be read, each an even 0.5. `rubric`: the mean score by the rubric of a generated world.
+    Of an annotator that compares, `first_preferred` is how far it prefers what stands first, 0.5 being not at all, and
+    `orders_agree` the share of questions on which its verdict is the same in both orders; of one that grades, `even` is
+    the share of questions whose responses have equal grades, or one that could not be read. `unreadable` counts the
+    verdicts, two to a question, that could not be read. `rubric`: the mean score by the rubric of a generated world.
     """
 
     length_controlled: float
     characters: float
     reference_characters: float
-    first_preferred: float
-    orders_agree: float
     unreadable: int
+    first_preferred: float | None = None
+    orders_agree: float | None = None
+    even: float | None = None
     rubric: float | None = None
 
 

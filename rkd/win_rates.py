@@ -1,30 +1,39 @@
 """Open-ended tests (paper D, Table 4): instructions with reference responses, a model and an annotator enter.
 
 Their result leaves: how far the annotator prefers the model's greedy responses to the references, as AlpacaEval 2
-counts it. It is asked in both orders, and the mean of both verdicts counts: what it gives to a place is given to both
-responses. Lengths are in characters; n: instructions of a test set.
+counts it. An annotator that compares is asked in both orders, and the mean of both verdicts counts: what it gives to a
+place is given to both responses. One that grades is shown each response by itself, and equal grades are even. Lengths
+are in characters; n: instructions of a test set.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rkd.alpaca_eval import Annotation, length_controlled_win_rate, read_difficulty, win_rate
 from rkd.endpoint_judge import EndpointJudge, EndpointYesNo
+from rkd.endpoint_written_judge import EndpointWrittenJudge
 from rkd.evaluation import Evaluation, by_category
 from rkd.judge import LocalYesNo, NoJudge, YesNoJudge
 from rkd.prompts import ComparePrompt
 from rkd.protocols import TextGenerator
 from rkd.records import Query, Response
 from rkd.results import TestSetResult, WinRate
+from rkd.written_judge import Written, WrittenJudge
 
 EVEN = 0.5
 NORMAL_95 = 1.96  # standard errors to either side
 
-Annotator = YesNoJudge | EndpointJudge
-"""The annotator of a configuration: a judge of one token whose prompt is a `ComparePrompt`."""
+Comparing = YesNoJudge | EndpointJudge
+Grading = WrittenJudge | EndpointWrittenJudge
+Annotator = Comparing | Grading
+"""The annotator of a configuration: a judge of one token whose prompt is a `ComparePrompt`, or a judge that grades."""
+
+OpenAnnotator = LocalYesNo | EndpointYesNo | Written
+"""What opens of it."""
 
 Rubric = Callable[[str, str], float]
 """The score of a response to an instruction by the rubric of a generated world."""
@@ -42,15 +51,18 @@ def check_annotator(annotator: Annotator | NoJudge, dataset: str) -> None:
             "none. Take `python run.py annotator=mini_grader`, the teacher, `annotator=teacher`, or a server, "
             "`annotator=endpoint annotator.model=NAME`."
         )
-    if not isinstance(annotator.prompt, ComparePrompt):
-        raise ValueError("annotator.prompt must show two responses: take conf/judge_prompt/compare.yaml.")
+    if isinstance(annotator, Comparing) != isinstance(annotator.prompt, ComparePrompt):
+        raise ValueError(
+            "annotator.prompt must show two responses where the annotator answers with one token "
+            "(conf/judge_prompt/compare.yaml), and one where it grades (conf/judge_prompt/rubric.yaml)."
+        )
 
 
 def evaluate_open_ended(
     stage: Evaluation,
     generator: TextGenerator,
     queries: Sequence[Query],
-    annotator: LocalYesNo | EndpointYesNo,
+    annotator: OpenAnnotator,
     *,
     test_set: str,
     rubric: Rubric | None = None,
@@ -66,11 +78,9 @@ def evaluate_open_ended(
         raise ValueError(f"test set {test_set} has no queries. Evaluate on `Data.test_sets()`.")
     responses = [own[0] for own in generator.generate(queries, stage.greedy, 0)]
     texts = [response.text for response in responses]
-    verdicts = _in_both_orders(annotator, queries, responses)
-    # Of the model, whichever stands first; a verdict that cannot be read prefers none.
-    second, first = (np.array([EVEN if one is None else one for one in own]) for own in verdicts)
-    preferences = ((first + second) / 2).tolist()
     references = [query.gold_answer or "" for query in queries]
+    preferred = _graded if isinstance(annotator, Written) else _compared
+    preferences, of_annotator = preferred(annotator, queries, responses)
     annotations = [
         Annotation(_index(query, place), "model", 1 + preference, len(reference), len(text))
         for place, (query, preference, reference, text) in enumerate(
@@ -98,23 +108,41 @@ def evaluate_open_ended(
             length_controlled=length_controlled_win_rate(annotations, difficulty).rate,
             characters=sum(map(len, texts)) / n,
             reference_characters=sum(map(len, references)) / n,
-            first_preferred=float((first + 1 - second).mean() / 2),
-            orders_agree=float(((first > EVEN) == (second > EVEN)).mean()),
-            unreadable=sum(one is None for own in verdicts for one in own),
+            **of_annotator,
             rubric=None if rubric is None else sum(map(rubric, (q.question for q in queries), texts)) / n,
         ),
     )
 
 
-def _in_both_orders(
+def _compared(
     annotator: LocalYesNo | EndpointYesNo, queries: Sequence[Query], responses: Sequence[Response]
-) -> list[list[float | None]]:
-    """P(the response is better) with the reference first, then with the response first."""
+) -> tuple[list[float], dict[str, Any]]:
+    """The preference for each response, even where it is unreadable, and what `WinRate` tells of the annotator."""
     prompt = annotator.prompt if isinstance(annotator, LocalYesNo) else annotator.own.prompt
-    return [
+    verdicts = [
         annotator.with_prompt(replace(prompt, reference_first=reference_first)).judge(queries, responses)
         for reference_first in (True, False)
     ]
+    second, first = (np.array([EVEN if one is None else one for one in own]) for own in verdicts)
+    return ((first + second) / 2).tolist(), {
+        "first_preferred": float((first + 1 - second).mean() / 2),
+        "orders_agree": float(((first > EVEN) == (second > EVEN)).mean()),
+        "unreadable": sum(one is None for own in verdicts for one in own),
+    }
+
+
+def _graded(
+    annotator: Written, queries: Sequence[Query], responses: Sequence[Response]
+) -> tuple[list[float], dict[str, Any]]:
+    """The same by the grades of both responses: equal grades, or one that cannot be read, prefer none."""
+    references = [replace(own, text=query.gold_answer) for query, own in zip(queries, responses, strict=True)]
+    graded, of_references = (annotator.judge(queries, texts) for texts in (responses, references))
+    pairs = [None if None in pair else pair for pair in zip(graded, of_references, strict=True)]
+    preferences = [EVEN if pair is None else EVEN + float(np.sign(pair[0] - pair[1])) / 2 for pair in pairs]
+    return preferences, {
+        "even": sum(preference == EVEN for preference in preferences) / len(preferences),
+        "unreadable": sum(grade is None for own in (graded, of_references) for grade in own),
+    }
 
 
 def _index(query: Query, place: int) -> int:

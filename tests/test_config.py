@@ -31,6 +31,7 @@ NEEDED = {
     "judge=endpoint": ["judge.model=served"],
     "annotator=hf": ["annotator.name_or_path=someone/model"],
     "annotator=endpoint": ["annotator.model=served"],
+    "annotator=endpoint_rubric": ["annotator.model=served"],
     "judge=endpoint_written": ["judge.model=served"],
     "judge=endpoint_rubric": ["judge.model=served"],
     "server=provider": [

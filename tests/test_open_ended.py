@@ -1,6 +1,7 @@
 """Open-ended tasks: grades instead of labels, Eq. 11, and win rates against references, in parts and as a whole job."""
 
 import io
+import re
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from rkd.judge import LocalYesNo, Verdict
 from rkd.label_statistics import grade_statistics
 from rkd.labels import RubricGrades
 from rkd.logbook import summary_of
-from rkd.prompts import ComparePrompt
+from rkd.prompts import ComparePrompt, JudgePrompt
 from rkd.protocols import Rewards
 from rkd.records import Query, Response
 from rkd.report import final_table_markdown
@@ -26,7 +27,7 @@ from rkd.results import read_result
 from rkd.rewards import ExistenceCheck
 from rkd.summaries import OWN, summarize
 from rkd.win_rates import evaluate_open_ended
-from rkd.written_judge import read_grade
+from rkd.written_judge import Written, read_grade
 
 TEMPLATE = "{question}\n<response>\n{first}\n</response>\n<response>\n{second}\n</response>\nBetter:"
 PROMPT = ComparePrompt(template=TEMPLATE)
@@ -180,6 +181,24 @@ def test_length_control_takes_off_what_length_alone_gives():
     result = win_rates(lambda a, b: 1 / (1 + 2.7 ** ((len(b) - len(a)) / 2)), texts, ["x" * 3] * 6)
     assert result.accuracy > 0.6
     assert result.win_rate.length_controlled == pytest.approx(0.5, abs=0.06)
+
+
+def test_grades_of_both_responses_prefer_the_better_and_are_even_where_equal_or_unreadable():
+    replies = {"good": "Score: 5", "fair": "Score: 3", "bad": "Score: 0", "odd": "no idea"}
+
+    class Replies:
+        def generate(self, queries, *_, **__):
+            graded = [re.search(r"<response>\n(.*)\n</response>", query.question)[1] for query in queries]
+            return [[Response(q.id, "g", 0, replies[text], True)] for q, text in zip(queries, graded, strict=True)]
+
+    grader = Written(Replies(), JudgePrompt(), 9, read_reply=read_grade)
+    texts, references = ["good", "fair", "bad", "odd"], ["fair", "fair", "good", "good"]
+    queries = [Query(f"q-{i}", "mini_open", f"Question {i}", text, "list") for i, text in enumerate(references)]
+    generator = ScriptedGenerator(greedy=dict(zip((q.id for q in queries), texts, strict=True)))
+    result = evaluate_open_ended(Evaluation(max_response_tokens=9), generator, queries, grader, test_set="mini_open")
+    assert result.outcomes == [1.0, 0.5, 0.0, 0.5]
+    told = result.win_rate
+    assert (told.even, told.unreadable, told.first_preferred, told.orders_agree) == (0.5, 1, None, None)
 
 
 def test_an_unreadable_preference_is_even_and_counted():
