@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -124,9 +125,9 @@ def _shown(evaluated: Evaluated, line: Line, place: int, *, bold: str) -> str:
     column, cell = evaluated.table.columns[place], line.cells[place]
     if cell.mean is None:
         return NOTHING
-    text = _number(column, cell.mean)
+    text = _number(column, cell.mean, cell.mean)
     if cell.deviation is not None:
-        text += f" ± {_number(column, cell.deviation)}"
+        text += f" ± {_number(column, cell.deviation, cell.mean)}"
     is_own = line.row.model == OWN
     if is_own and cell.mean == evaluated.best(line.group, place):
         text = bold.format(text)
@@ -148,7 +149,9 @@ def _gain(evaluated: Evaluated, line: Line, place: int) -> str:
     if base is None or base.cells[place].mean is None:
         return ""
     column = evaluated.table.columns[place]
-    return f" ({_signed(column, line.cells[place].mean - base.cells[place].mean)})"
+    mean = line.cells[place].mean
+    gain = mean - base.cells[place].mean
+    return f" ({'+' if gain >= 0 else '−'}{_number(column, abs(gain), mean)})"
 
 
 def _columns(evaluated: Evaluated) -> list[tuple[Cell, ...]]:
@@ -249,15 +252,10 @@ def _published(column: Column, cell: Cell) -> str:
     return f"{cell.published:.1f}" if column.unit == "percent" else f"{cell.published:g}"
 
 
-def _number(column: Column, value: float) -> str:
-    scaled = _scaled(column, value)
-    if column.unit != "number":
-        return f"{scaled:.1f}"
-    return f"{scaled:,.0f}" if abs(scaled) >= 1000 else f"{scaled:.3g}"
-
-
-def _signed(column: Column, value: float) -> str:
-    return ("+" if value >= 0 else "−") + _number(column, abs(value))
+def _number(column: Column, value: float, mean: float) -> str:
+    """With one decimal; of a plain number with as many as make three digits of its cell's mean."""
+    decimals = 1 if column.unit != "number" else max(0, 2 - math.floor(math.log10(abs(mean) or 1.0)))
+    return f"{_scaled(column, value):,.{decimals}f}"
 
 
 def _scaled(column: Column, value: float) -> float:

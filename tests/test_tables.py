@@ -1,6 +1,7 @@
 """Tables from summaries of jobs: which jobs make a cell, what is marked, tested and claimed, and how it is printed."""
 
 import csv
+import dataclasses
 import io
 import json
 from dataclasses import replace
@@ -100,6 +101,20 @@ def test_the_table_shows_the_best_student_in_bold_its_gain_and_the_papers_value(
     assert cells(text, "Teacher")[2:4] == ["80.0", "93.2"]
     assert "maths (GSM8K), n = 100" in text
     assert "1. Smaller models." in text
+
+
+@pytest.mark.parametrize(
+    ("points", "shown"),
+    [((3.881, 3.899), "3.89 ± 0.01"), ((53.1, 54.3), "53.7 ± 0.8"), ((1200.0, 1210.0), "1,205 ± 7")],
+)
+def test_the_deviation_of_a_plain_number_has_the_decimals_of_its_mean(points, shown):
+    jobs = [
+        dataclasses.replace(summary("sft", seed, 50), values={"labels.precision": value})
+        for seed, value in enumerate(points)
+    ]
+    columns = [PLAIN["columns"][0], PLAIN["columns"][1] | {"unit": "number"}]
+    text = markdown(build_table(PLAIN | {"columns": columns}).evaluate(jobs))
+    assert cells(text, "SFT")[-1].strip("*") == shown
 
 
 def test_a_student_above_its_teacher_is_marked():
