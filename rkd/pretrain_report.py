@@ -167,22 +167,25 @@ def written_answers(problems: int) -> list[AnsweredInstruction]:
 class GradingQuality:
     """A grader against the rubric: shares of exact, near and unreadable grades, and Spearman's correlation.
 
-    `compares_rightly`: of pairs of different worth, by the mean of both orders; `first_preferred`: how far it prefers
-    what stands first, 0.5 being not at all.
+    Of pairs of different worth, `grades_rightly` are told apart by their grades, equal ones counting half, and
+    `compares_rightly` by one token, the mean of both orders; `first_preferred`: how far that prefers what stands first,
+    0.5 being not at all.
     """
 
     exact: float
     within_one: float
     unreadable: float
     rank_correlation: float
+    grades_rightly: float
     compares_rightly: float
     first_preferred: float
 
     def __str__(self) -> str:
         return (
             f"{self.exact:.1%} of the grades are exact, {self.within_one:.1%} within 1, {self.unreadable:.1%} "
-            f"unreadable, rank correlation {self.rank_correlation:.2f}; {self.compares_rightly:.1%} of the pairs "
-            f"compared rightly, what stands first preferred by {self.first_preferred:.1%}"
+            f"unreadable, rank correlation {self.rank_correlation:.2f}; {self.grades_rightly:.1%} of the pairs told "
+            f"apart by grades, {self.compares_rightly:.1%} by one token, what stands first preferred by "
+            f"{self.first_preferred:.1%}"
         )
 
 
@@ -201,7 +204,7 @@ def grading_quality(folder: Path, forms: Forms, answered: Sequence[AnsweredInstr
         np.array([mini_open.score(query.question, text) for query, text in zip(queries, side, strict=True)])
         for side in (texts, [query.gold_answer for query in queries])
     )
-    grades = _grades(folder, forms, queries, texts)
+    grades, of_others = (_grades(folder, forms, queries, own) for own in (texts, [q.gold_answer for q in queries]))
     is_read = ~np.isnan(grades)
     errors = np.abs(grades - true)[is_read].round()
     responses = [Response(query.id, "", 0, text, True) for query, text in zip(queries, texts, strict=True)]
@@ -216,6 +219,9 @@ def grading_quality(folder: Path, forms: Forms, answered: Sequence[AnsweredInstr
         within_one=float((errors <= 1).mean()),
         unreadable=float(1 - is_read.mean()),
         rank_correlation=float(spearmanr(grades[is_read], true[is_read]).statistic),
+        grades_rightly=float(
+            ((1 + np.sign(np.nan_to_num(grades - of_others)) * np.sign(true - other)) / 2)[differ].mean()
+        ),
         compares_rightly=float((((first + second) / 2 > 0.5) == (true > other))[differ].mean()),
         first_preferred=float((first + 1 - second).mean() / 2),
     )
