@@ -15,7 +15,7 @@ from rkd.judge import ConfiguredJudge, NoJudge
 from rkd.labels import Labels, RubricGrades
 from rkd.preferences import OneSourcePairs, Pairs, StoredPairs, ValidationPairs
 from rkd.prompts import PromptTemplate
-from rkd.reward_mix import RewardMix
+from rkd.reward_mix import Own, RewardMix
 from rkd.reward_model import NoRewardModel
 from rkd.rl import RL, NoRL
 from rkd.sft import NoSFT
@@ -146,10 +146,11 @@ class Stages:
             )
         if isinstance(self.bound, Bound):
             raise ValueError("bound=sampled compares rewards with right answers, which an open-ended task has none of.")
-        if "verifiable" in self.reward_mix.used and isinstance(self.rl, RL):
+        used = "verifiable" in self.reward_mix.used and isinstance(self.rl, RL)
+        if used and not isinstance(self.reward_mix.verifiable, Own):
             raise ValueError(
                 "reward_mix.lambda_ is the weight of a comparison of answers, which an open-ended task has none of: "
-                "take reward_mix=distilled or reward_mix=judge."
+                "take reward_mix=distilled, reward_mix=judge, or a function of yours, reward_mix=own."
             )
 
     @property

@@ -383,7 +383,9 @@ def _legend_of_dots(figure: Figure, axes: Axes, entries: Sequence[tuple[str, Map
 
 
 def _axis_label(column: Column) -> str:
-    if column.test_set is not None:
+    if column.axis:
+        return column.axis
+    if column.test_set is not None and column.unit == "percent":
         return "accuracy (%)"
     return {"percent": "share (%)", "seconds": "time (s)", "number": "value"}[column.unit]
 

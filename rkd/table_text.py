@@ -36,7 +36,10 @@ def markdown(evaluated: Evaluated) -> str:
         rows.append([*names, *cells])
     parts = [f"**{table.title}**", _markdown_table(header, rows, left=2 if grouped else 1), _legend(evaluated)]
     if evaluated.judgements:
-        parts += ["Claims of the paper, and what these numbers say:", "\n".join(map(_claim_line, evaluated.judgements))]
+        parts += [
+            "Claims of the paper, and what these numbers say:",
+            "\n".join(_claim_line(evaluated, one) for one in evaluated.judgements),
+        ]
         parts += [_significance(evaluated)]
     if table.deviations:
         numbered = (f"{number}. {text}" for number, text in enumerate(table.deviations, start=1))
@@ -185,7 +188,7 @@ def _legend(evaluated: Evaluated) -> str:
     return "; ".join(parts) + "."
 
 
-def _claim_line(judgement: Judgement) -> str:
+def _claim_line(evaluated: Evaluated, judgement: Judgement) -> str:
     """A claim, in how many cells it holds, and the cells in which it does not."""
     all_of_them = judgement.differences
     if not all_of_them:
@@ -199,7 +202,7 @@ def _claim_line(judgement: Judgement) -> str:
     if published:
         text += f" In the paper {sum(one.published > 0 for one in published)} of {len(published)}."
     if against:
-        text += " Not: " + "; ".join(map(_difference_text, against)) + "."
+        text += " Not: " + "; ".join(_difference_text(evaluated, one) for one in against) + "."
     return text
 
 
@@ -226,12 +229,14 @@ def _significance(evaluated: Evaluated) -> str:
     )
     if not significant:
         return f"{explained} No difference is."
-    return f"{explained}\n\n" + "\n".join(f"- {_difference_text(one)}" for one in significant)
+    return f"{explained}\n\n" + "\n".join(f"- {_difference_text(evaluated, one)}" for one in significant)
 
 
-def _difference_text(one: Difference) -> str:
+def _difference_text(evaluated: Evaluated, one: Difference) -> str:
+    (column,) = (column for column in evaluated.table.columns if column.label == one.column)
     where = ", ".join(part for part in (one.column, one.group) if part)
-    text = f"{one.better} − {one.worse} on {where}: {100 * one.difference:+.1f}"
+    decimals = 2 if column.unit == "number" else 1
+    text = f"{one.better} − {one.worse} on {where}: {_scaled(column, one.difference):+.{decimals}f}"
     if one.p_value is None:
         return text
     p = "p < 0.001" if one.p_value < 0.001 else f"p = {one.p_value:.3f}"

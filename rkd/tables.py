@@ -32,6 +32,7 @@ class Column:
         value: a number of `Summary.values`, by its dotted name.
         unit: how `value` is printed; accuracies are percent.
         higher_is_better: whether the best value of each group is marked, and which one that is; None marks none.
+        axis: its name along the axis of a figure, where "accuracy (%)", "share (%)" and the like are not right.
     """
 
     label: str
@@ -42,6 +43,7 @@ class Column:
     value: str | None = None
     unit: Unit = "percent"
     higher_is_better: bool | None = True
+    axis: str = ""
 
     def __post_init__(self) -> None:
         if (self.test_set is None) == (self.value is None):

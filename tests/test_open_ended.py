@@ -19,6 +19,7 @@ from rkd.judge import LocalYesNo, Verdict
 from rkd.label_statistics import grade_statistics
 from rkd.labels import RubricGrades
 from rkd.logbook import summary_of
+from rkd.pipeline import build_stages
 from rkd.prompts import ComparePrompt, JudgePrompt
 from rkd.protocols import Rewards
 from rkd.records import Query, Response
@@ -327,6 +328,12 @@ def test_what_does_not_go_with_an_open_ended_task_is_refused_at_once(world, tmp_
     with pytest.raises(JobError, match=reason):
         run_job(composed(own))
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_function_of_yours_can_reward_open_ended_responses(world, tmp_path):
+    own = ["reward_mix=own", "reward_mix.verifiable.function.path=test_open_ended.rubric"]
+    mix = build_stages(composed([*overrides(world, tmp_path), *OPEN, *own])).reward_mix
+    assert list(mix.used) == ["verifiable"]
 
 
 def test_grades_without_a_judge_are_refused(world, tmp_path):
