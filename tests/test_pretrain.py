@@ -418,7 +418,8 @@ def test_recipe_of_every_shipped_model_runs(model, store, tmp_path):
             stage.continue_from, "pretrain.tokens=5120", "pretrain.sequence_tokens=640", "pretrain.batch_sequences=4"
         )
         mixture = dict.fromkeys(config.corpus.documents_per_kind, 1.0)
-        fit(dataclasses.replace(instantiate(start.pretrain), mixture=mixture), corpus, tmp_path / stage.continue_from)
+        first = dataclasses.replace(instantiate(start.pretrain), mixture=mixture, continue_from=None)
+        fit(first, corpus, tmp_path / stage.continue_from)
     report = stage.fit(corpus, training=instantiate(config.trainer), logger=False, folder=tmp_path / model)
     assert report.steps == 2
     assert math.isfinite(report.loss)
