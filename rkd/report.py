@@ -188,11 +188,11 @@ def _win_rate_notes(result: RunResult, main: str) -> list[str]:
     unreadable = f", {own.unreadable} of {2 * result.models[-1].test_sets[main].n} verdicts unreadable"
     if own.even is None:
         of_annotator = (
-            f"asked in both orders, prefers what stands first by {_percent(own.first_preferred)} and agrees "
-            f"with itself on {_percent(own.orders_agree)}"
+            f"asked in both orders, prefers what stands first by {_percent(own.first_preferred)} % and "
+            f"agrees with itself on {_percent(own.orders_agree)} %"
         )
     else:
-        of_annotator = f"shown each response by itself, gives equal grades on {_percent(own.even)}"
+        of_annotator = f"shown each response by itself, gives equal grades on {_percent(own.even)} %"
     return [*notes, f"The annotator, {of_annotator}{unreadable if own.unreadable else ''}."]
 
 

@@ -45,6 +45,10 @@ class StoredTeacher:
 
     prompt = None  # it was asked elsewhere
 
+    def __post_init__(self) -> None:
+        if not self._columns:
+            raise ValueError("teacher.response_column=[] names no column: give one, or the list of several.")
+
     def source(self) -> "StoredTeacher":
         """Itself: what a local model's checkpoint is to that model.
 

@@ -56,6 +56,11 @@ def test_several_columns_are_samples_of_a_query_and_objects_are_entered_by_a_dot
             stored(path, query_column="question", response_column=["large.text", wrong]).count  # noqa: B018
 
 
+def test_no_column_at_all_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="names no column"):
+        stored(written(tmp_path), response_column=[])
+
+
 def test_a_response_can_be_rewritten_or_left_out_by_a_function(tmp_path):
     source = stored(written(tmp_path), rewrite=lambda text: None if "5" in text else text.upper())
     assert [[one.text for one in own] for own in source.recorded(QUERIES)] == [["IT IS 2."], ["IT IS 4."]]
