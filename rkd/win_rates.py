@@ -78,7 +78,9 @@ def evaluate_open_ended(
         raise ValueError(f"test set {test_set} has no queries. Evaluate on `Data.test_sets()`.")
     responses = [own[0] for own in generator.generate(queries, stage.greedy, 0)]
     texts = [response.text for response in responses]
-    references = [query.gold_answer or "" for query in queries]
+    if without := [query.id for query in queries if query.gold_answer is None]:
+        raise ValueError(f"test set {test_set}: {len(without)} queries have no reference (first: {without[0]}).")
+    references = [query.gold_answer for query in queries]
     preferred = _graded if isinstance(annotator, Written) else _compared
     preferences, of_annotator = preferred(annotator, queries, responses)
     annotations = [
