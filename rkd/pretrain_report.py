@@ -18,6 +18,7 @@ from rkd.mini import choice as mini_choice
 from rkd.mini import corpus as mini_corpus
 from rkd.mini import math as mini_math
 from rkd.mini import open as mini_open
+from rkd.mini.documents import YES
 from rkd.pairs import area_under_curve
 from rkd.pretrain_samples import GradedSamples, JudgedSamples, answers_rightly
 from rkd.pretrain_text import Forms
@@ -58,7 +59,7 @@ def written_responses(problems: int) -> list[JudgedResponse]:
     rng = random.Random("judged validation")
     documents = [mini_corpus.judged(rng, "validation") for _ in range(problems)]
     return [
-        JudgedResponse(Query("", "mini_math", document.question), document.judged, document.text == mini_corpus.YES)
+        JudgedResponse(Query("", "mini_math", document.question), document.judged, document.text == YES)
         for document in documents
     ]
 

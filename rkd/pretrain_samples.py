@@ -16,6 +16,7 @@ from rkd.answers import answers_match, extract_answer
 from rkd.generation import content_files, open_generator
 from rkd.mini import corpus as mini_corpus
 from rkd.mini import open as mini_open
+from rkd.mini.documents import NO, YES, Document, compared, graded, marked
 from rkd.prompts import PromptTemplate
 from rkd.protocols import Sampling
 from rkd.recipes import digest_of_files
@@ -40,11 +41,11 @@ class PretrainSamples(ABC):
     max_response_tokens: ClassVar[int]
 
     @abstractmethod
-    def asked(self, seed: int) -> Iterator[mini_corpus.Document]:
+    def asked(self, seed: int) -> Iterator[Document]:
         """Questions without end, with the solution that they are drawn with."""
 
     @abstractmethod
-    def told(self, asked: mini_corpus.Document, texts: list[str]) -> Iterator[tuple[str, mini_corpus.Document]]:
+    def told(self, asked: Document, texts: list[str]) -> Iterator[tuple[str, Document]]:
         """Documents about the different responses to a question, each with its kind."""
 
     def digests(self, checkpoints: Path) -> dict[str, str]:
@@ -63,21 +64,19 @@ class PretrainSamples(ABC):
 
     def documents(
         self, seed: int, prompts: Mapping[str, PromptTemplate], checkpoints: Path
-    ) -> dict[str, list[mini_corpus.Document]]:
+    ) -> dict[str, list[Document]]:
         """The documents of each kind, model by model.
 
         Args:
             prompts: by dataset and without examples, how a question is put to the models.
         """
-        made: dict[str, list[mini_corpus.Document]] = defaultdict(list)
+        made: dict[str, list[Document]] = defaultdict(list)
         for asked, texts in self._sampled(seed, prompts[self.dataset], checkpoints):
             for kind, document in self.told(asked, texts):
                 made[kind].append(document)
         return made
 
-    def _sampled(
-        self, seed: int, prompt: PromptTemplate, checkpoints: Path
-    ) -> Iterator[tuple[mini_corpus.Document, list[str]]]:
+    def _sampled(self, seed: int, prompt: PromptTemplate, checkpoints: Path) -> Iterator[tuple[Document, list[str]]]:
         drawn = self.asked(seed)
         sampling = Sampling(tuple(self.temperatures), len(self.temperatures), self.max_response_tokens)
         for name, count in self.problems.items():
@@ -94,7 +93,7 @@ class SolutionSamples(PretrainSamples):
     dataset = "mini_math"
     max_response_tokens = 200
 
-    def asked(self, seed: int) -> Iterator[mini_corpus.Document]:
+    def asked(self, seed: int) -> Iterator[Document]:
         """See `PretrainSamples`."""
         return mini_corpus.stream({"problem": 1.0}, seed)
 
@@ -105,12 +104,12 @@ class JudgedSamples(SolutionSamples):
 
     kinds = ("judged_samples",)
 
-    def told(self, asked: mini_corpus.Document, texts: list[str]) -> Iterator[tuple[str, mini_corpus.Document]]:
+    def told(self, asked: Document, texts: list[str]) -> Iterator[tuple[str, Document]]:
         """See `PretrainSamples`."""
         query = Query("", self.dataset, asked.question, extract_answer(asked.text, self.dataset))
         for text in texts:
-            verdict = mini_corpus.YES if answers_rightly(query, text) else mini_corpus.NO
-            yield "judged_samples", mini_corpus.Document(query.question, verdict, judged=text)
+            verdict = YES if answers_rightly(query, text) else NO
+            yield "judged_samples", Document(query.question, verdict, judged=text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +118,10 @@ class MarkedSamples(SolutionSamples):
 
     kinds = ("marked_samples",)
 
-    def told(self, asked: mini_corpus.Document, texts: list[str]) -> Iterator[tuple[str, mini_corpus.Document]]:
+    def told(self, asked: Document, texts: list[str]) -> Iterator[tuple[str, Document]]:
         """See `PretrainSamples`."""
         for text in texts:
-            yield "marked_samples", mini_corpus.marked(asked.question, asked.text, text)
+            yield "marked_samples", marked(asked.question, asked.text, text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,17 +132,17 @@ class GradedSamples(PretrainSamples):
     dataset = mini_open.DATASET
     max_response_tokens = 80
 
-    def asked(self, seed: int) -> Iterator[mini_corpus.Document]:
+    def asked(self, seed: int) -> Iterator[Document]:
         """See `PretrainSamples`; instructions have no one solution."""
         for question, _ in mini_open.instructions("pretrain", seed):
-            yield mini_corpus.Document(question, "", dataset=self.dataset)
+            yield Document(question, "", dataset=self.dataset)
 
-    def told(self, asked: mini_corpus.Document, texts: list[str]) -> Iterator[tuple[str, mini_corpus.Document]]:
+    def told(self, asked: Document, texts: list[str]) -> Iterator[tuple[str, Document]]:
         """See `PretrainSamples`."""
         for text in texts:
-            yield "graded_samples", mini_corpus.graded(asked.question, text)
+            yield "graded_samples", graded(asked.question, text)
         for pair in _turned(itertools.combinations(texts, 2)):
-            if (document := mini_corpus.compared(asked.question, *pair)) is not None:
+            if (document := compared(asked.question, *pair)) is not None:
                 yield "compared_samples", document
 
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from rkd.batches import encode, encode_responses
 from rkd.loading import load_tokenizer
 from rkd.mini import corpus as mini_corpus
+from rkd.mini.documents import Document
 from rkd.mini.tokenizer import train_tokenizer
 from rkd.pretrain_samples import PretrainSamples
 from rkd.progress import Progress
@@ -39,6 +40,8 @@ WORLD_FILES = (
     "choice.py",
     "choice.yaml",
     "corpus.py",
+    "documents.py",
+    "equations.py",
     "families.yaml",
     "general.yaml",
     "instructions.py",
@@ -48,13 +51,14 @@ WORLD_FILES = (
     "open.yaml",
     "scenes.py",
     "scenes.yaml",
+    "short.py",
     "short.yaml",
     "tokenizer.py",
     "wording.py",
     "words.yaml",
 )
 
-Document = tuple[np.ndarray, np.ndarray]
+Encoded = tuple[np.ndarray, np.ndarray]
 """The tokens of a document and the loss weight of each."""
 
 Turn = tuple[str, str]
@@ -174,7 +178,7 @@ class Forms:
         """What of them decides a text."""
         return {"prompts": self.zero_shot, "judge": self.judge, "rubric": self.rubric, "compare": self.compare}
 
-    def render(self, document: mini_corpus.Document) -> str:
+    def render(self, document: Document) -> str:
         """What stands before the document's text: nothing, its question, or its question and the judged response."""
         if document.question is None:
             return ""
@@ -186,7 +190,7 @@ class Forms:
         return (self.rubric if document.is_graded else self.judge).render(query, document.judged)
 
 
-def _turns(document: mini_corpus.Document, forms: Forms) -> list[Turn]:
+def _turns(document: Document, forms: Forms) -> list[Turn]:
     """The document's turns, parted by a blank line as the examples of a few-shot prompt are."""
     own = (*document.before, document)
     return [(("\n\n" if place else "") + forms.render(turn), turn.text) for place, turn in enumerate(own)]
@@ -201,7 +205,7 @@ class TokenWeights:
     verdict: float
 
 
-def load_documents(folder: Path, kind: str, weights: TokenWeights) -> list[Document]:
+def load_documents(folder: Path, kind: str, weights: TokenWeights) -> list[Encoded]:
     """The documents of a kind in a tokenised corpus.
 
     Raises:
@@ -230,7 +234,7 @@ class PackedRows:
 
 
 def pack(
-    documents: Mapping[str, Sequence[Document]],
+    documents: Mapping[str, Sequence[Encoded]],
     mixture: Mapping[str, float],
     *,
     rows: int,
@@ -260,7 +264,7 @@ def pack(
     tokens = np.full((rows, width), pad_id, np.int32)
     weights = np.zeros((rows, width), np.float32)
     for row in range(rows):
-        chosen: list[Document] = []
+        chosen: list[Encoded] = []
         room = width
         while fitting := [place for place, (own, _) in enumerate(pool) if len(own) <= room]:
             place = max(fitting, key=lambda place: len(pool[place][0]))
@@ -292,8 +296,8 @@ def _encoded(
 
 
 def _draw(
-    documents: Mapping[str, Sequence[Document]], mixture: Mapping[str, float], rng: random.Random
-) -> Iterator[Document]:
+    documents: Mapping[str, Sequence[Encoded]], mixture: Mapping[str, float], rng: random.Random
+) -> Iterator[Encoded]:
     """Documents without end; each kind in an order that is drawn anew when it is used up."""
     orders: dict[str, list[int]] = {kind: [] for kind in mixture}
     kinds = list(mixture)

@@ -9,6 +9,7 @@ import pytest
 
 from rkd.answers import answers_match, extract_answer
 from rkd.mini import corpus
+from rkd.mini.documents import NO, YES, Document, marked
 from rkd.mini.math import SPLIT_SHARES, draw_story, generate_split, split_of, write_response
 from rkd.prompts import JudgePrompt
 
@@ -40,7 +41,7 @@ def holds(line: str) -> bool:
     return len({value_of(side) for side in line.rstrip(".").split(" = ")}) == 1
 
 
-def drawn(kind: str, count: int, seed: int = 0) -> list[corpus.Document]:
+def drawn(kind: str, count: int, seed: int = 0) -> list[Document]:
     return list(itertools.islice(corpus.stream({kind: 1.0}, seed), count))
 
 
@@ -110,15 +111,15 @@ def test_half_of_the_judged_responses_are_right_and_verdicts_tell_which(monkeypa
     yes, documents = 0, corpus.stream({"judged": 1.0}, 0)
     for _ in range(600):
         document = next(documents)
-        assert (document.text == corpus.YES) == (document.judged in right)
+        assert (document.text == YES) == (document.judged in right)
         yes += len(right)
         right.clear()
     assert 0.4 < yes / 600 < 0.6
 
 
 def test_right_judged_responses_hold_and_wrong_ones_are_of_many_sorts():
-    right = [document for document in drawn("judged", 400) if document.text == corpus.YES]
-    wrong = [document for document in drawn("judged", 800) if document.text == corpus.NO]
+    right = [document for document in drawn("judged", 400) if document.text == YES]
+    wrong = [document for document in drawn("judged", 800) if document.text == NO]
     for document in right:
         assert all(holds(line.partition(": ")[2]) for line in document.judged.splitlines()[:-1])
     false_equation, other_answer, consistent = 0, 0, 0
@@ -139,7 +140,7 @@ def test_right_judged_responses_hold_and_wrong_ones_are_of_many_sorts():
 
 
 def test_verdicts_are_the_words_of_the_judge_prompt():
-    assert (JudgePrompt().yes_word, JudgePrompt().no_word) == (corpus.YES, corpus.NO)
+    assert (JudgePrompt().yes_word, JudgePrompt().no_word) == (YES, NO)
 
 
 def test_judged_documents_of_another_split_tell_its_plans():
@@ -177,7 +178,7 @@ SOLUTION = "Step 1: 3 + 4 = 7.\nStep 2: 7 × 12 = 84.\nThe answer is 84."
     ],
 )
 def test_marks_are_given_for_the_answer_or_else_for_results_on_the_way(response, ending):
-    document = corpus.marked("3 and 4, by the dozen?", SOLUTION, response)
+    document = marked("3 and 4, by the dozen?", SOLUTION, response)
     assert document.text == f"{SOLUTION}\n{ending}"
     assert document.judged == response
     assert document.is_graded

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from rkd.mini import corpus
+from rkd.mini.documents import FIRST, SECOND
 from rkd.mini.open import (
     DRAW,
     POINTS,
@@ -191,7 +192,7 @@ def test_a_graded_document_ends_with_its_score_and_a_compared_one_names_the_bett
         assert read_grade(document.text) == score(document.question, document.judged) / 5
     for document in itertools.islice(corpus.stream({"open_compared": 1.0}, 0), 60):
         first, second = (score(document.question, one) for one in (document.reference, document.judged))
-        assert document.text == (corpus.FIRST if first > second else corpus.SECOND)
+        assert document.text == (FIRST if first > second else SECOND)
         assert first != second
 
 

@@ -15,10 +15,10 @@ from hydra.utils import instantiate
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rkd.answers import answers_match, extract_answer
-from rkd.mini import corpus as mini_corpus
 from rkd.mini import math as mini_math
 from rkd.mini import open as mini_open
-from rkd.mini.corpus import CHOICE_KINDS, KINDS, NO, OPEN_KINDS, YES, Document, stream
+from rkd.mini.corpus import CHOICE_KINDS, KINDS, OPEN_KINDS, stream
+from rkd.mini.documents import NO, YES, Document, compared
 from rkd.pretrain import Pretrain, weighted_token_loss
 from rkd.pretrain_report import (
     JudgedResponse,
@@ -210,7 +210,7 @@ def test_samples_of_instructions_are_graded_and_compared_in_both_orders(monkeypa
         (good, other, " A"),
         (texts[-1], good, " B"),
     ]
-    assert mini_corpus.compared(question, good, good) is None
+    assert compared(question, good, good) is None
 
 
 def test_missing_model_whose_responses_are_to_be_judged_is_named_with_its_command(store, tmp_path):

@@ -19,6 +19,7 @@ _SENTENCE_START = re.compile(r"(?:^|(?<=[.?!] ))[a-z]")
 _SPACED = re.compile(r"(?<!\d)([.,?!;])|([.,?!;])(?!\d)|(?<=\$)(?=\d)")
 
 MADE_UP_SHARE = 0.15
+PLAINLY_TYPED_SHARE = 0.1
 
 
 @functools.cache
@@ -30,6 +31,14 @@ def words() -> Mapping[str, tuple[str, ...]]:
 def read_yaml(name: str) -> Any:
     """A file of templates or words beside this module."""
     return yaml.safe_load(resources.files("rkd.mini").joinpath(name).read_text(encoding="utf-8"))
+
+
+@functools.cache
+def general() -> Mapping[str, Any]:
+    """The frames, the distractors and the macros of general.yaml."""
+    entries = read_yaml("general.yaml")
+    distractors, macros = entries.pop("distractors"), entries.pop("macros")
+    return {"frames": entries, "distractors": distractors, "macros": macros}
 
 
 def expand(template: str, macros: Mapping[str, str], rng: random.Random) -> str:
@@ -49,6 +58,11 @@ def capitalised(text: str) -> str:
 def plainly_typed(text: str) -> str:
     """The text as some collections print it: lower case, with blanks around punctuation."""
     return re.sub(" +", " ", _SPACED.sub(lambda found: f" {found[0]} ", text.lower())).strip()
+
+
+def typed(rng: random.Random, text: str) -> str:
+    """The text, plainly typed now and then."""
+    return plainly_typed(text) if rng.random() < PLAINLY_TYPED_SHARE else text
 
 
 def draw_people(rng: random.Random, made_up_share: float = 0.0) -> dict[str, str]:

@@ -1,0 +1,72 @@
+"""What a corpus is made of, and what its judges' documents say: texts enter, a `Document` with its verdict leaves."""
+
+import dataclasses
+import re
+
+from rkd.answers import answers_match, extract_answer
+from rkd.mini import open as mini_open
+
+YES, NO = " Yes", " No"  # the verdicts, as rkd.prompts.JudgePrompt has them
+FIRST, SECOND = " A", " B"  # as rkd.prompts.ComparePrompt has them
+HIGHEST_MARK = 5
+_NUMBER = re.compile(r"\d[\d.,]*")
+_RESULT = re.compile(r"= (\d[\d.,]*)")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Document:
+    """One piece of text. With a `question`, `text` is the response to it; with `judged`, the verdict on that text.
+
+    With a `reference` too, the verdict is on both texts: which of them is better. With `is_graded` it is evidence and a
+    grade, in place of one word.
+
+    The documents `before` it stand in the same text, as worked examples do in a few-shot prompt. Its question is one of
+    `dataset`, and is put in that dataset's prompt.
+    """
+
+    question: str | None
+    text: str
+    judged: str | None = None
+    before: tuple["Document", ...] = ()
+    dataset: str = "mini_math"
+    reference: str | None = None
+    is_graded: bool = False
+
+
+def marked(question: str, solution: str, response: str) -> Document:
+    """A solution of the problem, which of its results the response has and which it lacks, and what that is worth.
+
+    The right answer is worth 5; another one its share of the results, in whole points up to 4; none at all nothing.
+    """
+    results = [amount.rstrip(".,") for amount in _RESULT.findall(solution)]
+    said = {amount.rstrip(".,") for amount in _NUMBER.findall(response)}
+    found = [amount for amount in results if amount in said]
+    missing = [amount for amount in results if amount not in said]
+    right, given = (extract_answer(text, "mini_math") for text in (solution, response))
+    if given is None:
+        score = 0
+    elif answers_match(given, right, "mini_math"):
+        score = HIGHEST_MARK
+    else:
+        score = (HIGHEST_MARK - 1) * len(found) // max(1, len(results))
+    text = (
+        f"{solution}\nFound {', '.join(found) or 'none'}, missing {', '.join(missing) or 'none'}. "
+        f"Answer {right}, given {given or 'none'}.\nScore: {score}"
+    )
+    return Document(question, text, response, is_graded=True)
+
+
+def graded(question: str, response: str) -> Document:
+    """The evidence on a response to an instruction of mini_open, and its score."""
+    grade = mini_open.grade(question, response)
+    text = f"{grade.evidence}\nScore: {grade.score}"
+    return Document(question, text, response, dataset=mini_open.DATASET, is_graded=True)
+
+
+def compared(question: str, first: str, second: str) -> Document | None:
+    """Which of two responses is worth more; None where both are worth the same."""
+    scores = [mini_open.score(question, text) for text in (first, second)]
+    if scores[0] == scores[1]:
+        return None
+    better = FIRST if scores[0] > scores[1] else SECOND
+    return Document(question, better, second, dataset=mini_open.DATASET, reference=first)
