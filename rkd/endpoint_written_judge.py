@@ -11,7 +11,7 @@ from rkd.endpoint import EndpointModel, Told, untold
 from rkd.endpoint_teacher import EndpointGenerator, EndpointTeacher
 from rkd.progress import Progress
 from rkd.prompts import JudgePrompt, PromptTemplate
-from rkd.settings import AT_LEAST_1, check_ranges
+from rkd.settings import AT_LEAST_1, SHARE, check_ranges
 from rkd.transport import Kept
 from rkd.written_judge import ReadReply, Written, read_score
 
@@ -32,7 +32,7 @@ class EndpointWrittenJudge(EndpointModel):
 
     def __post_init__(self) -> None:
         EndpointModel.__post_init__(self)
-        check_ranges("judge", self, {"max_reply_tokens": AT_LEAST_1})
+        check_ranges("judge", self, {"max_reply_tokens": AT_LEAST_1, "threshold": SHARE})
 
     def recipe(self) -> Mapping[str, Any]:
         """What stands for it in a recipe: the model by its name, not the server."""

@@ -15,6 +15,7 @@ from rkd.judge import Remembered, Verdict
 from rkd.prompts import JudgePrompt, PromptTemplate
 from rkd.protocols import Sampling, TextGenerator
 from rkd.records import Query, Response
+from rkd.settings import AT_LEAST_1, SHARE, check_ranges
 
 ReadReply = Callable[[str], float | None]
 """Reads a score in [0, 1] from what a judge wrote; None where it cannot."""
@@ -99,6 +100,9 @@ class WrittenJudge(LocalModel):
     max_reply_tokens: int
     read_reply: ReadReply = read_score
     threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_ranges("judge", self, {"max_reply_tokens": AT_LEAST_1, "threshold": SHARE})
 
     def content(self) -> dict[str, Any]:
         """What decides its verdicts: the content of its model's folder, not the place."""

@@ -123,3 +123,9 @@ def test_the_judge_of_a_config_opens_its_folder(tmp_path, model, tokenizer, judg
     assert len(verdicts) == 3
     assert all(verdict is None or 0 <= verdict <= 1 for verdict in verdicts)
     assert judge.content()["model"].folder == tmp_path
+
+
+@pytest.mark.parametrize("setting", [{"max_reply_tokens": 0}, {"max_reply_tokens": 3, "threshold": 5}])
+def test_settings_of_a_writing_judge_outside_their_range_are_refused(setting):
+    with pytest.raises(ValueError, match=f"judge.{list(setting)[-1]}=.: must be "):
+        WrittenJudge(name="judge", name_or_path="folder", prompt=JudgePrompt(), **setting)
