@@ -25,9 +25,11 @@ from rkd.mini.open import (
     parse,
     queries,
     reference,
+    rubric_reward,
     score,
     split_of,
 )
+from rkd.records import Query, Response
 from rkd.written_judge import read_grade
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -234,3 +236,9 @@ def test_the_dataset_is_open_ended_and_its_tests_have_references():
     assert data.rubric(LIST, "cats, goats and hens.") == 5
     chosen = (config.labels._target_, config.judge.name, config.annotator.name, config.pairs.best_score)
     assert chosen == ("rkd.labels.RubricGrades", "mini_grader", "mini_grader", 5)
+
+
+def test_the_rubric_as_a_reward_is_the_share_of_its_points():
+    query = Query("1", "mini_open", REWRITE)
+    responses = [Response("1", "student", 0, text, is_finished=True) for text in ("Ben has 15 nuts and 8 pens.", "")]
+    assert rubric_reward([query, query], responses) == [0.8, 0.0]

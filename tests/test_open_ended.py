@@ -331,7 +331,7 @@ def test_what_does_not_go_with_an_open_ended_task_is_refused_at_once(world, tmp_
 
 
 def test_a_function_of_yours_can_reward_open_ended_responses(world, tmp_path):
-    own = ["reward_mix=own", "reward_mix.verifiable.function.path=test_open_ended.rubric"]
+    own = ["reward_mix=own", "reward_mix.verifiable.function.path=rkd.mini.open.rubric_reward"]
     mix = build_stages(
         composed([*overrides(world, tmp_path), *OPEN, f"annotator.name_or_path={world / 'teacher'}", *own])
     ).reward_mix

@@ -12,7 +12,7 @@ import itertools
 import random
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rkd.mini.instructions import (
@@ -29,7 +29,7 @@ from rkd.mini.instructions import (
 )
 from rkd.mini.math import SPLIT_SHARES
 from rkd.mini.wording import words
-from rkd.records import Query
+from rkd.records import Query, Response
 
 DATASET = "mini_open"
 SPLITS = ("pretrain", "train", "validation", "test")
@@ -128,6 +128,11 @@ def grade(question: str, response: str) -> Grade:
 def score(question: str, response: str) -> int:
     """The number of these points, 0 to 5."""
     return grade(question, response).score
+
+
+def rubric_reward(queries: Sequence[Query], responses: Sequence[Response]) -> list[float]:
+    """The scores in [0, 1], a reward that never errs: `reward_mix=own`, to tell what a grader's mistakes cost."""
+    return [score(query.question, response.text) / 5 for query, response in zip(queries, responses, strict=True)]
 
 
 def reference(question: str) -> str:
