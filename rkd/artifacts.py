@@ -47,7 +47,7 @@ def jobs_of(outputs: Path) -> dict[str, list[str]]:
 
 def list_artifacts(store: Store, jobs: Jobs) -> None:
     """Print a line for each artifact, and for each stage that was interrupted."""
-    total = 0
+    total, spent = 0, 0.0
     print(f"{'artifact':44} {'MB':>9} {'seconds':>9}   {'made':16}   used by")
     for folder in store.folders():
         try:
@@ -56,13 +56,14 @@ def list_artifacts(store: Store, jobs: Jobs) -> None:
             print(error)
             continue
         total += artifact.size
+        spent += artifact.manifest["seconds"]
         seconds, made = artifact.manifest["seconds"], artifact.manifest["created"][:16].replace("T", " ")
         print(f"{artifact.label:44} {artifact.size / 1e6:9.1f} {seconds:9.1f}   {made:16}   {_users(folder, jobs)}")
     for folder in store.unfinished():
         size = _size(progress_folder(folder))
         total += size
         print(f"{label_of(folder):44} {size / 1e6:9.1f} {'unfinished':>9}   {'':15}   {_users(folder, jobs)}")
-    print(f"{total / 1e6:.1f} MB in {store.root}.")
+    print(f"{total / 1e6:.1f} MB in {store.root}, made in {spent / 3600:.2f} h, one stage after the other.")
 
 
 def show(store: Store, label: str) -> None:

@@ -56,6 +56,13 @@ def test_list_names_size_and_users_of_each_artifact_and_unfinished_stage(tmp_pat
     assert lines[f"rl/{unfinished.name}"].endswith("Ours-seed0")
 
 
+def test_list_ends_with_the_time_that_all_of_it_took(tmp_path):
+    for seed in range(2):
+        manifest = make(tmp_path, seed).folder / "manifest.json"
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "seconds": 2700.0}))
+    assert command(tmp_path, "list").stdout.endswith("made in 1.50 h, one stage after the other.\n")
+
+
 def test_show_prints_what_an_artifact_was_made_from(tmp_path):
     artifact = make(tmp_path, 7)
     shown = command(tmp_path, "show", artifact.label).stdout
