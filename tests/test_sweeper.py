@@ -111,7 +111,7 @@ def test_a_sweep_runs_each_job_once_and_leaves_its_table(swept):
 
 
 @pytest.mark.slow
-def test_what_a_table_keeps_of_its_jobs_names_no_place_on_the_machine(swept):
+def test_what_a_table_keeps_of_its_jobs_names_no_place_on_the_machine(swept, world):
     root, *_ = swept
     kept = "".join(
         (root / "tables" / f"probe.{kind}").read_text(encoding="utf-8") for kind in ("json", "results.jsonl")
@@ -119,8 +119,9 @@ def test_what_a_table_keeps_of_its_jobs_names_no_place_on_the_machine(swept):
     described = json.loads((root / "tables" / "probe.jobs.json").read_text(encoding="utf-8"))
     choices = [key for own in described["jobs"].values() for key in own]
     assert not {"artifacts.root", "output_root", "table_root"} & set(choices)
-    assert "student.name_or_path" in choices  # what is chosen is kept
+    assert {own["student.name_or_path"] for own in described["jobs"].values()} == {"student"}  # what is chosen is kept
     assert str(root) not in kept
+    assert str(world) not in kept
 
 
 @pytest.mark.slow
