@@ -193,7 +193,7 @@ class UnionSweeper(Sweeper):
         config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         options = {key: value for key, value in config.hydra.runtime.choices.items() if PLAIN_GROUP.fullmatch(key)}
-        set_values = {one.get_key_element().lstrip("+"): _name_alone(one.value()) for one in parsed}
+        set_values = {one.get_key_element().lstrip("+"): one.value() for one in parsed}
         choices = {**options, "seed": config.seed, **set_values}
         for name in NOT_CHOSEN:
             choices.pop(name, None)
@@ -211,11 +211,6 @@ class UnionSweeper(Sweeper):
         others = [one for one in overrides if one not in of_stages]
         choices = self.context.config_loader.load_sweep_config(self.config, others).hydra.runtime.choices
         return tuple(one for one in overrides if one not in of_stages or choices.get(of_stages[one]) != "none")
-
-
-def _name_alone(value: Any) -> Any:
-    """Of the place of something on this machine its name: a table is shown to others, to whom the rest says nothing."""
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def shared_first(jobs: Sequence[Job]) -> list[Job]:

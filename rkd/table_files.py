@@ -69,11 +69,27 @@ def write_manifest(root: Path, table: Mapping[str, Any], jobs: Mapping[str, Mapp
         )
     root.mkdir(parents=True, exist_ok=True)
     path = root / f"{table['name']}{MANIFEST}"
-    content = {"table": table, "jobs": {str(folder): dict(choices) for folder, choices in jobs.items()}}
+    kept = {folder: _without_places(choices, described) for folder, choices in jobs.items()}
+    content = {"table": table, "jobs": kept}
     with _lock(path):
         write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         render(path)
     return markdown_file(path)
+
+
+def _without_places(choices: Mapping[str, Any], table: Table) -> dict[str, Any]:
+    """The choices, folders of this machine by their names alone: a table is shown to others.
+
+    What the table tells its jobs apart by stays as it is.
+    """
+    parts = [*table.columns, *table.groups, *(row for group in table.groups for row in group.rows.values())]
+    telling = {key for part in parts for key in part.jobs}
+
+    def shown(key: str, value: Any) -> Any:
+        is_place = isinstance(value, str) and Path(value).is_absolute() and key not in telling
+        return Path(value).name if is_place else value
+
+    return {key: shown(key, value) for key, value in choices.items()}
 
 
 def update_tables(root: Path, folder: Path) -> list[str]:

@@ -276,3 +276,11 @@ def test_a_table_to_which_no_job_belongs_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"none of the 1 jobs belongs to a cell of table9.*roles\.small=mini_large"):
         write_manifest(tmp_path, PLAIN, jobs)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_manifest_names_folders_without_their_place_where_no_row_is_told_apart_by_them(tmp_path):
+    jobs = {"outputs/one": {"experiments": "ours", "teacher": "/a/large", "dataset.source": "/a/data", "seed": 0}}
+    group = {**PLAIN["groups"][0], "jobs": {"teacher": "/a/large"}}
+    write_manifest(tmp_path, {**PLAIN, "groups": [group]}, jobs)
+    (kept,) = json.loads((tmp_path / "table9.jobs.json").read_text())["jobs"].values()
+    assert (kept["teacher"], kept["dataset.source"]) == ("/a/large", "data")
