@@ -3,7 +3,9 @@
     python tests/benchmarks/judging.py
 
 All responses differ and none is remembered, so that each is read: half are written solutions of mini_math, half wrong
-ones. Both give the same verdicts, which is checked.
+ones. The cores are used as a job uses them: one in each operation, since copies of a small model share them out. A call
+alone has one copy, so it is measured with all cores in each operation as well. All give the same verdicts, which is
+checked.
 """
 
 import itertools
@@ -20,8 +22,9 @@ from rkd.mini.math import STYLES, solve, stories, tell, write_response
 from rkd.mini.mistakes import wrong_response
 from rkd.prompts import JudgePrompt
 from rkd.records import Query, Response
+from rkd.side_by_side import cores
 
-QUERIES, SAMPLES, ROUNDS = 128, 8, 3
+QUERIES, SAMPLES, ROUNDS = 128, 8, 7
 SETTINGS = {
     "queries": QUERIES, "responses_per_query": SAMPLES, "rounds": ROUNDS, "model": "mini_judge",
     "dataset": "mini_math, training stories", "precision": "float32",
@@ -49,26 +52,29 @@ def main() -> None:
     queries, responses = written_responses()
     found: dict[str, list[Verdict]] = {}
 
-    def seconds(name: str, judge_all: Callable[[LocalYesNo], list[Verdict]]) -> float:
+    def seconds(name: str, judge_all: Callable[[LocalYesNo], list[Verdict]], *, small_models: bool = True) -> float:
         judge = LocalYesNo(model, tokenizer, JudgePrompt(), remembered=Remembered(limit=0))
-        start = time.perf_counter()
-        found[name] = judge_all(judge)
-        return time.perf_counter() - start
+        with cores(None, small_models=small_models):
+            start = time.perf_counter()
+            found[name] = judge_all(judge)
+            return time.perf_counter() - start
 
-    asked = list(zip(queries, responses, strict=True))
+    def one_by_one(judge: LocalYesNo) -> list[Verdict]:
+        return [judge.verdicts([query], [response])[0] for query, response in zip(queries, responses, strict=True)]
+
     measures = {
         "together": lambda: seconds("together", lambda judge: judge.verdicts(queries, responses)),
-        "one_by_one": lambda: seconds(
-            "one_by_one", lambda judge: [judge.verdicts([query], [response])[0] for query, response in asked]
-        ),
+        "one_by_one": lambda: seconds("one_by_one", one_by_one),
+        "one_by_one_all_cores": lambda: seconds("one_by_one_all_cores", one_by_one, small_models=False),
     }
     taken = in_turn(measures, ROUNDS)
-    difference = max(abs(a.score - b.score) for a, b in zip(*found.values(), strict=True))
+    scores = [[verdict.score for verdict in verdicts] for verdicts in found.values()]
+    difference = max(max(own) - min(own) for own in zip(*scores, strict=True))
     if difference > TOLERANCE:
         raise ValueError(f"verdicts differ by {difference:.2g} when responses are read together: they should not.")
     measured = {
         "seconds": {name: median(times) for name, times in taken.items()},
-        "times_faster": ratio(taken["together"], taken["one_by_one"]),
+        "times_faster": {name: ratio(taken["together"], taken[name]) for name in taken if name != "together"},
         "largest_difference_of_a_score": difference,
     }
     write_result("judging", SETTINGS, measured)

@@ -17,7 +17,7 @@ from typing import Any
 from common import mini_stages, write_result
 from rich.console import Console
 
-from rkd import rollouts
+from rkd import collector
 from rkd.generation import LocalGenerator
 from rkd.pipeline import run_experiment
 from rkd.policy_training import PolicyModule
@@ -44,10 +44,11 @@ STAGES = {
     "reward_model": "reward model",
     "rl": "RL",
     "evaluation": "evaluation",
+    "dpo": "DPO",
 }
 PARTS = {
     (LocalGenerator, "sample"): "sampling",
-    (rollouts, "in_minibatches"): "log-probabilities of policy and reference",
+    (collector, "in_minibatches"): "log-probabilities of policy and reference",
     (LearnedReward, "__call__"): "reward model",
     (PolicyModule, "train_on"): "training",
     (PolicyModule, "validation_step"): "validation",

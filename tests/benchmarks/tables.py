@@ -54,10 +54,11 @@ def rl(found: dict[str, Any]) -> str:
 
 def judging(found: dict[str, Any]) -> str:
     """All responses at once against one call each."""
-    seconds, faster = found["seconds"], times(found["times_faster"])
+    shown = {"one_by_one": "one core, as in a job", "one_by_one_all_cores": "all cores"}
+    together, seconds, faster = found["seconds"]["together"], found["seconds"], found["times_faster"]
     return table(
-        ("responses", "together, s", "one by one, s", "times faster"),
-        [("1,024 of mini_math", seconds["together"], seconds["one_by_one"], faster)],
+        ("each operation of a single call on", "together, s", "one by one, s", "times faster"),
+        [(cores, together, seconds[name], times(faster[name])) for name, cores in shown.items()],
     )
 
 
