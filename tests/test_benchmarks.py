@@ -1,0 +1,32 @@
+"""The benchmarks, which no test runs: their tables are those of their results, and they time calls that still exist."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent / "benchmarks"
+
+
+def run(*arguments: str) -> str:
+    """What Python prints in the folder of the benchmarks."""
+    done = subprocess.run([sys.executable, *arguments], cwd=FOLDER, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_readme_shows_the_tables_of_the_results() -> None:
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in run("tables.py").splitlines() if line.startswith("|")]
+    assert len(rows) > 50
+    assert [row for row in rows if row not in readme] == []
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "trl_rl"))
+def test_benchmark_finds_all_that_it_imports(name: str) -> None:
+    run("-c", f"import {name}")
+
+
+def test_timed_calls_exist() -> None:
+    run("-c", "import shares\nfor owner, name in shares.PARTS: getattr(owner, name)")
