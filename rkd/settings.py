@@ -4,9 +4,10 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from pkgutil import resolve_name
 from typing import Any, Literal, Union
 
-from hydra.utils import get_object
+from hydra.utils import get_method, get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.resolvers import oc
 
@@ -81,9 +82,20 @@ def _values_of_parts(key: str, node: DictConfig) -> Iterator[tuple[str, Any, Any
         inner = f"{key}{name}."
         if "_target_" in child and not OmegaConf.is_missing(child, "_target_"):
             part = get_object(child["_target_"])
+            if part is get_method and not OmegaConf.is_missing(child, "path"):
+                _refuse_what_is_no_function(f"{inner}path", child.path)
             _refuse_unknown(inner, child, part)
             yield from _values(inner, child, part)
         yield from _values_of_parts(inner, child)
+
+
+def _refuse_what_is_no_function(key: str, path: Any) -> None:
+    try:
+        is_function = callable(resolve_name(str(path)))
+    except Exception as error:  # whatever its module raises while it is imported
+        raise ValueError(f"{key}={path}: it cannot be imported. {type(error).__name__}: {error}") from error
+    if not is_function:
+        raise ValueError(f"{key}={path}: it is no function.")
 
 
 def _refuse_unknown(key: str, node: DictConfig, part: Any) -> None:

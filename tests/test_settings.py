@@ -1,5 +1,6 @@
 """What a setting may be: types against the dataclasses of this file, ranges, and what a user reads."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -81,6 +82,21 @@ def test_the_values_of_the_whole_and_of_inner_parts_are_looked_at():
     inner = {"seed": 0, "parts": {"a": {"_target_": f"{__name__}.Part", "count": "two"}}}
     with pytest.raises(ValueError, match=r"^parts\.a\.count=two"):
         check_types(OmegaConf.create(inner), Whole)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("nowhere.f", "it cannot be imported. ModuleNotFoundError: No module named 'nowhere'"),
+        ("math.nothing", "it cannot be imported. "),
+        ("math", "it is no function."),
+        ("5", "it cannot be imported. "),
+    ],
+)
+def test_a_function_that_is_not_there_is_refused_by_its_key(path, reason):
+    function = {"_target_": "hydra.utils.get_method", "path": path}
+    with pytest.raises(ValueError, match="^" + re.escape(f"part.function.path={path}: {reason}")):
+        check_types(OmegaConf.create({"part": {"function": function}}), Whole)
 
 
 def test_a_value_outside_its_range_is_refused_and_none_is_in_every_range():
