@@ -16,10 +16,11 @@ from rkd.prompts import PromptTemplate
 from rkd.protocols import TextGenerator
 from rkd.recipes import digest_of_files
 from rkd.records import Checkpoint, Query, Response
-from rkd.results import BoundSides, GradeStatistics, JudgeQuality, LabelStatistics, VerdictCounts
+from rkd.results import BoundSides
 from rkd.shards import InShards
 from rkd.stages import Stages
 from rkd.stored import StoredTeacher
+from rkd.verdict_records import GradeStatistics, JudgeQuality, LabelStatistics, VerdictCounts
 from rkd.workshop import Workshop
 
 Source = Checkpoint | StoredTeacher | EndpointTeacher

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from rkd.answers import answers_match
 from rkd.pairs import area_under_curve
 from rkd.records import PseudoLabel, Query, ScoredResponse
-from rkd.results import (
+from rkd.verdict_records import (
     CONSENSUS_BINS,
     RELIABILITY_BINS,
     GradeStatistics,

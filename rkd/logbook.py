@@ -21,12 +21,13 @@ from rkd.data import Data
 from rkd.files import read_rows
 from rkd.recipes import recipe_digest
 from rkd.records import Response, read_jsonl, to_json_line
-from rkd.results import LabelStatistics, RunResult
+from rkd.results import RunResult
 from rkd.resuming import HISTORY_FILE
 from rkd.rl import SAMPLES_FILE
 from rkd.store import DIGEST, Artifact
 from rkd.summaries import numbers
 from rkd.tracking import Output, Tracker
+from rkd.verdict_records import LabelStatistics
 from rkd.workshop import RECORDS_FILE
 
 SAMPLES_LOGGED = 500  # responses of a stage

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rkd.drawing import COLOURS, band, bare, new_figure, over_seeds, titled, write
-from rkd.results import RELIABILITY_BINS
 from rkd.statistics import wilson_interval
 from rkd.summaries import OWN, Summary
 from rkd.tables import Cell, Column, Evaluated, matching
+from rkd.verdict_records import RELIABILITY_BINS
 
 PAPER_COLOUR = "#666666"
 PANELS_BESIDE = 4  # each other; more are put below

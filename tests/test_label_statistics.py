@@ -8,7 +8,7 @@ from fakes import query, responses, says
 from rkd.label_statistics import judge_quality, label_statistics, verdict_counts
 from rkd.labels import score
 from rkd.records import PseudoLabel
-from rkd.results import LabelStatistics, ReliabilityBin, VerdictCounts
+from rkd.verdict_records import LabelStatistics, ReliabilityBin, VerdictCounts
 
 GOLD = [query("a", "1"), query("b", "2.0"), query("c", "4"), query("d", "5")]
 LABELS = [

@@ -8,15 +8,13 @@ import pytest
 from rkd.results import (
     CategoryResult,
     Comparison,
-    JudgeQuality,
     ModelResult,
-    ReliabilityBin,
     RunResult,
     TestSetResult,
-    VerdictCounts,
     read_result,
     write_result,
 )
+from rkd.verdict_records import JudgeQuality, ReliabilityBin, VerdictCounts
 
 MATH = TestSetResult(
     test_set="mini_math",
