@@ -16,7 +16,7 @@ ABOVE_TEACHER = "▲"
 
 
 def markdown(evaluated: Evaluated) -> str:
-    """The table, what is significant, what of the paper's claims holds, deviations, and what is missing."""
+    """The table, what is significant, which claims hold, deviations, and what is missing."""
     table = evaluated.table
     grouped = any(group.label for group in table.groups)
     header = [*(["models"] if grouped else []), "row"]
@@ -37,7 +37,7 @@ def markdown(evaluated: Evaluated) -> str:
     parts = [f"**{table.title}**", _markdown_table(header, rows, left=2 if grouped else 1), _legend(evaluated)]
     if evaluated.judgements:
         parts += [
-            "Claims of the paper, and what these numbers say:",
+            "Claims, and what these numbers say:",
             "\n".join(_claim_line(evaluated, one) for one in evaluated.judgements),
         ]
         parts += [_significance(evaluated)]

@@ -74,11 +74,11 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What the paper says of its table: row `better` lies above each of the rows `worse`, in these columns.
+    """What is said of a table: row `better` lies above each of the rows `worse`, in these columns.
 
     Args:
         says: the claim in words.
-        columns: labels; none names all.
+        columns: labels; none names all whose higher value is the better one.
         groups: labels; none names all.
     """
 
@@ -196,7 +196,7 @@ class Table:
         name: of its files.
         title: what it shows.
         gain_over: the row whose mean is taken off the others', beside their values.
-        claims: what the paper says of it.
+        claims: what the paper says of it, or where that is silent, what the method leads one to expect.
         deviations: where setting and method differ from the paper's, numbered under the table.
         figure: what is drawn of it, an object of `rkd.table_figures`; None draws nothing.
     """
@@ -225,6 +225,12 @@ class Table:
         named = {name for claim in self.claims for name in (claim.better, *claim.worse)} | {self.gain_over} - {None}
         if unknown := sorted(named - known):
             raise ValueError(f"table {self.name}: its claims name the row {unknown[0]!r}, which it does not have.")
+        named = {name for claim in self.claims for name in claim.columns}
+        if unknown := sorted(named - {column.label for column in self.columns if column.higher_is_better}):
+            raise ValueError(
+                f"table {self.name}: its claims name the column {unknown[0]!r}, and it has none of this name whose "
+                "higher value is better."
+            )
 
     def evaluate(self, summaries: Sequence[Summary]) -> Evaluated:
         """The table with the numbers of these jobs; unfinished and failed ones leave their cells incomplete."""
@@ -289,7 +295,7 @@ class Table:
                 if None in pair:
                     continue
                 for place, column in enumerate(self.columns):
-                    if claim.columns and column.label not in claim.columns:
+                    if not column.higher_is_better or (claim.columns and column.label not in claim.columns):
                         continue
                     a, b = (line.cells[place] for line in pair)
                     if a.mean is not None and b.mean is not None:

@@ -63,7 +63,7 @@ PLAIN = {
     ],
     "gain_over": "SFT",
     "claims": [
-        {"says": "Ours is better than SFT", "better": "Ours", "worse": ["SFT"], "columns": ["maths"]},
+        {"says": "Ours is better than SFT", "better": "Ours", "worse": ["SFT"]},
         {"says": "The student surpasses its teacher", "better": "Ours", "worse": ["Teacher"], "columns": ["maths"]},
     ],
     "deviations": ["Smaller models."],
@@ -139,6 +139,11 @@ def test_claims_say_in_how_many_cells_they_hold_here_and_in_the_paper(evaluated)
     assert "In the paper 0 of 1." in text
 
 
+def test_claims_are_about_columns_whose_higher_value_is_better(evaluated):
+    claimed, _ = evaluated.judgements
+    assert [one.column for one in claimed.differences] == ["maths"]  # not how many labels are right
+
+
 def test_outcomes_to_other_questions_are_not_tested():
     other = TestSummary("1" * 90 + "0" * 10, "other questions", 0.0, 0.0)
     job = summary("ours", 0, 90)
@@ -206,6 +211,10 @@ def test_latex_escapes_what_tex_would_read_as_its_own():
         ({"colums": []}, "unexpected keyword argument 'colums'"),
         ({"columns": PLAIN["columns"][:1]}, "2 published values for 1 columns"),
         ({"columns": PLAIN["columns"][:1] * 2}, "two of its columns are called 'maths'"),
+        (
+            {"claims": [{"says": "", "better": "Ours", "worse": ["SFT"], "columns": ["label precision"]}]},
+            "the column 'label precision', and it has none of this name whose higher value is better",
+        ),
     ],
 )
 def test_a_faulty_description_is_refused(change, message):
