@@ -57,11 +57,11 @@ class CsvTracker:
     def where(self) -> str:
         return str(started(self._folder))
 
-    def finish(self, exit_code: int = 0) -> None:
+    def finish(self, failure: str | None = None) -> None:
         if self._folder is not None:
             for logger in self._loggers.values():
                 logger.save()
-            self.log_summary({"exit_code": exit_code})
+            self.log_summary({"failure": failure})
         self._folder = None
 
     def _write(self, stage: str, metrics: dict[str, float], step: int | None) -> None:
@@ -107,10 +107,12 @@ class TensorBoardTracker:
         place = started(self._logger).log_dir
         return f"`tensorboard --logdir {place}` shows it"
 
-    def finish(self, exit_code: int = 0) -> None:
+    def finish(self, failure: str | None = None) -> None:
         logger, self._logger = self._logger, None
         if logger is not None:
-            logger.finalize("success" if exit_code == 0 else "failed")
+            if failure is not None:
+                logger.experiment.add_text("failure", failure)
+            logger.finalize("success" if failure is None else "failed")
 
     def _add_json(self, key: str, value: Any) -> None:
         text = json.dumps(value, indent=2, ensure_ascii=False)

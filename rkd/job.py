@@ -143,7 +143,8 @@ def _run(stages: Stages, config: DictConfig, plain: dict[str, Any], place: Place
     logbook = Logbook(stages.tracking, stages.dataset, console)
     root, per_shard = Path(config.artifacts.root), config.artifacts.responses_per_shard
     workshop = Workshop(root, console, job=folder, watcher=logbook, responses_per_shard=per_shard)
-    exit_code, row = 1, row_of(stages, evaluate_only=config.evaluate_only)
+    failure: str | None = "It was interrupted."
+    row = row_of(stages, evaluate_only=config.evaluate_only)
     for model in place.models:
         workshop.note_model(model)  # it may be what another job left in the store
     try:
@@ -157,18 +158,17 @@ def _run(stages: Stages, config: DictConfig, plain: dict[str, Any], place: Place
             with followers(stages.trainer.devices, folder, plain):
                 result = run_experiment(stages, workshop, plain)
         _leave_behind(result, stages, workshop, logbook, folder)
-        exit_code = 0
+        failure = None
     except Exception as error:
-        reason = " ".join([_reason(error), *workshop.warnings])
-        failure = failed_result(row, stages.seed, plain, code_revision(), package_versions(), reason)
-        write_result(failure, folder)
+        failure = " ".join([_reason(error), *workshop.warnings])
+        write_result(failed_result(row, stages.seed, plain, code_revision(), package_versions(), failure), folder)
         (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         if not isinstance(error, USER_ERRORS):
             raise
         console.print(f"The job failed; its traceback is in {folder / 'traceback.txt'}.", style="dim")
-        raise JobError(reason) from error
+        raise JobError(failure) from error
     finally:
-        stages.tracking.finish(exit_code)
+        stages.tracking.finish(failure)
     return result.validation_accuracy
 
 

@@ -93,8 +93,8 @@ class Tracker(Protocol):
         """Where the run is and what shows it, in one line; empty where nothing is kept."""
         ...
 
-    def finish(self, exit_code: int = 0) -> None:
-        """Close the run; does nothing if none is open."""
+    def finish(self, failure: str | None = None) -> None:
+        """Close the run; does nothing if none is open. `failure` says why the job did not come to its end, if so."""
         ...
 
 

@@ -99,10 +99,11 @@ class WandbTracker:
         place = run.settings.sync_dir
         return f"`wandb leet {place}` shows it, `wandb sync {place}` uploads it"
 
-    def finish(self, exit_code: int = 0) -> None:
+    def finish(self, failure: str | None = None) -> None:
         run, self._run = self._run, None
         if run is not None:
-            run.finish(exit_code=exit_code)
+            run.summary["failure"] = failure  # None as well: a job that failed once goes on under the same id
+            run.finish(exit_code=0 if failure is None else 1)
 
     def _use(self, output: Output) -> bool:
         """Whether the server has what another job made; it has not where that job ran offline."""

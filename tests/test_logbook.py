@@ -164,6 +164,7 @@ def test_a_failed_job_ends_its_run_with_what_it_made(world, tmp_path):
         run(world, tmp_path, f"student.name_or_path={world / 'teacher'}")
     own = read_run(offline_folders(tmp_path)[0])
     assert own.exit_code == 1
+    assert "there is no pair" in own.summary["failure"]
     assert own.curve("sft")
     assert any(name.startswith("sft-") for name in own.artifacts)
 

@@ -77,11 +77,12 @@ def test_job_that_never_finished_its_run_does_not_receive_the_next_jobs_metrics(
     next_job.start({"seed": 1}, RUN, tmp_path / "second", run_id="second")
     next_job.log_summary({"accuracy": 0.5})
     next_job.finish()
-    forgetful.finish(exit_code=1)
+    forgetful.finish("The loss is not a number.")
     first, second = (read_run(offline_folders(tmp_path / name)[0]) for name in ("first", "second"))
     assert "accuracy" not in first.summary
     assert second.summary["accuracy"] == 0.5
     assert (first.exit_code, second.exit_code) == (1, 0)
+    assert (first.summary["failure"], second.summary["failure"]) == ("The loss is not a number.", None)
 
 
 def test_stages_of_one_job_share_a_wandb_run_and_keep_their_own_steps(tmp_path, offline):  # noqa: ARG001
@@ -192,7 +193,7 @@ def test_csv_tracker_writes_a_history_per_stage(tmp_path):
         rows = list(csv.DictReader(file))
     assert [(row["rl/step"], row["rl/reward"]) for row in rows] == [("0", "10.0"), ("1", "11.0"), ("2", "12.0")]
     assert (tmp_path / "tracking" / "tables" / "final_table.csv").read_text().splitlines() == ["model,n", "Ours,4"]
-    assert json.loads((tmp_path / "tracking" / "summary.json").read_text()) == {"accuracy": 0.5, "exit_code": 0}
+    assert json.loads((tmp_path / "tracking" / "summary.json").read_text()) == {"accuracy": 0.5, "failure": None}
     assert json.loads((tmp_path / "tracking" / "config.json").read_text())["config"] == {"seed": 3}
 
 
