@@ -18,7 +18,7 @@ from rkd.batches import ResponseBatch, collate, even_groups
 from rkd.endpoint import EndpointModel, Told, untold
 from rkd.generation import LocalModel
 from rkd.loading import load_causal_lm, load_tokenizer
-from rkd.models import response_states
+from rkd.models import last_states
 from rkd.progress import Progress
 from rkd.prompts import ComparePrompt, JudgePrompt
 from rkd.protocols import Judge
@@ -158,9 +158,8 @@ class LocalYesNo:
         @torch.no_grad()
         def read(model: PreTrainedModel, batch: ResponseBatch) -> Tensor:
             batch = batch.to(model.device)
-            states = response_states(model.base_model, batch)
-            last = states[torch.arange(len(states), device=states.device), batch.response_mask.sum(1)]
-            logprobs = model.get_output_embeddings()(last).float().log_softmax(-1)
+            logits = model.get_output_embeddings()(last_states(model.base_model, batch))
+            logprobs = logits.float().log_softmax(-1)
             return torch.stack([logprobs[:, yes].logsumexp(-1), logprobs[:, no].logsumexp(-1)], -1).cpu()
 
         groups = even_groups([query.question for query in queries], self.batch_responses)

@@ -4,6 +4,7 @@ Shapes: Q prompts, B = Q × G responses of T tokens, D hidden width, V vocabular
 predicts response token t: state 0 stands on the prompt's last token, state T on the response's last one.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,21 +39,35 @@ def response_states(backbone: nn.Module, batch: ResponseBatch) -> Tensor:
     with one, prompt and response are read in one pass. Rows of alike length are read together, without the padding of
     the others.
     """
-    if backbone.is_activation_checkpointing and backbone.training:  # which keeps no cache that prompts could share
-        batch = batch.with_own_prompts()
-    lengths = batch.response_mask.sum(1)
-    if batch.group_size == 1:
-        groups = _alike_in_length(lengths + batch.prompt_mask.sum(1), backbone)
-        states = [_read_in_one_pass(backbone, batch.select_prompts(rows)) for rows in groups]
-    else:
-        prompt_states, cache = _read_prompts(backbone, batch)
-        groups = _alike_in_length(lengths, backbone)
-        states = [_read_responses(backbone, batch, prompt_states, cache, rows) for rows in groups]
+    groups, states = zip(*_read(backbone, batch), strict=True)
     if len(groups) == 1:
         return states[0]
     width = batch.response_ids.shape[1] + 1
     padded = [nn.functional.pad(own, (0, 0, 0, width - own.shape[1])) for own in states]
     return torch.cat(padded)[torch.cat(groups).argsort()]
+
+
+def last_states(backbone: nn.Module, batch: ResponseBatch) -> Tensor:
+    """State T of every response, (B, D), read as `response_states` reads all, of which no other is kept."""
+    groups, last = [], []
+    for rows, states in _read(backbone, batch):
+        groups.append(rows)
+        last.append(states[torch.arange(len(rows), device=rows.device), batch.response_mask[rows].sum(1)])
+    return torch.cat(last)[torch.cat(groups).argsort()]
+
+
+def _read(backbone: nn.Module, batch: ResponseBatch) -> Iterator[tuple[Tensor, Tensor]]:
+    """The rows of the batch in groups of alike length, and their states."""
+    if backbone.is_activation_checkpointing and backbone.training:  # which keeps no cache that prompts could share
+        batch = batch.with_own_prompts()
+    lengths = batch.response_mask.sum(1)
+    if batch.group_size == 1:
+        for rows in _alike_in_length(lengths + batch.prompt_mask.sum(1), backbone):
+            yield rows, _read_in_one_pass(backbone, batch.select_prompts(rows))
+    else:
+        prompt_states, cache = _read_prompts(backbone, batch)
+        for rows in _alike_in_length(lengths, backbone):
+            yield rows, _read_responses(backbone, batch, prompt_states, cache, rows)
 
 
 def _alike_in_length(lengths: Tensor, backbone: nn.Module) -> list[Tensor]:
@@ -200,12 +215,11 @@ class Scorer(nn.Module):
 
     def forward(self, batch: ResponseBatch) -> Tensor:
         """R(q, a) of each response, (B,), never read at padding."""
-        states, mask = response_states(self.model.base_model, batch), batch.response_mask
-        tokens = mask.sum(1)
         if getattr(self.model.config, "reward_pooling", "last") == "mean":
-            pooled = (states[:, 1:] * mask[..., None]).sum(1) / tokens[:, None]
+            states, mask = response_states(self.model.base_model, batch)[:, 1:], batch.response_mask
+            pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         else:
-            pooled = states[torch.arange(len(states), device=states.device), tokens]
+            pooled = last_states(self.model.base_model, batch)
         return self.model.score(pooled.to(self.model.score.weight.dtype)).float().squeeze(-1)
 
     def save_pretrained(self, folder: Path) -> None:

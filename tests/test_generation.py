@@ -31,7 +31,7 @@ from rkd.decoding import choose, common_beginning, sample_tokens
 from rkd.generation import LocalGenerator, LocalModel, open_generator
 from rkd.loading import load_causal_lm, load_tokenizer
 from rkd.mini.tokenizer import train_tokenizer
-from rkd.models import Policy, Scorer, load_scorer, new_scorer, response_states
+from rkd.models import Policy, Scorer, last_states, load_scorer, new_scorer, response_states
 from rkd.protocols import Sampling
 
 PAD, EOS, VOCABULARY = 0, 1, 23
@@ -452,6 +452,16 @@ def test_a_shared_prompt_gives_the_states_and_gradients_of_separate_ones(build: 
     close(*states)
     for of_shared, of_separate in zip(*gradients, strict=True):
         close(of_shared, of_separate, tolerance=1e-5)  # a Llama normalises in float32, whatever its weights are
+
+
+@pytest.mark.usefixtures("passes")
+@pytest.mark.parametrize("prompts", [PROMPTS[:2], [PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[1]]])
+@both
+def test_last_states_are_those_of_all_states(build: Build, prompts: list[list[int]]):
+    backbone, responses = build().base_model, [*RESPONSES[:3], []]  # the last state of an empty one is its prompt's
+    batch = collate(prompts, responses, PAD)
+    states = response_states(backbone, batch)
+    close(last_states(backbone, batch), torch.stack([states[row, len(own)] for row, own in enumerate(responses)]))
 
 
 @pytest.mark.parametrize(("smallest_pass", "widths"), [(1, [6, 3]), (18, [6, 3]), (19, [6])])
