@@ -29,7 +29,7 @@ class LabelStatistics:
     @property
     def precision(self) -> float | None:
         """The share of right labels among those given; None where none was."""
-        return self.right / self.labelled if self.labelled else None
+        return _share(self.right, self.labelled)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
