@@ -45,12 +45,11 @@ class ResponseBatch:
         """The same batch on another device."""
         return ResponseBatch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
 
-    def with_own_prompts(self) -> "ResponseBatch":
-        """The same responses, each with a copy of its prompt."""
-        prompt_ids, prompt_mask = (
-            rows.repeat_interleave(self.group_size, 0) for rows in (self.prompt_ids, self.prompt_mask)
-        )
-        return dataclasses.replace(self, prompt_ids=prompt_ids, prompt_mask=prompt_mask)
+    def rows(self) -> list[list[int]]:
+        """The tokens of every response, behind those of its prompt."""
+        prompts = _counted(self.prompt_ids, self.prompt_mask)
+        responses = _counted(self.response_ids, self.response_mask)
+        return [prompts[row // self.group_size] + response for row, response in enumerate(responses)]
 
     def select_prompts(self, indices: Tensor) -> "ResponseBatch":
         """The prompts at `indices` and all their responses, padded no longer than these need."""
@@ -115,6 +114,11 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tens
     return ids, mask
 
 
+def _counted(ids: Tensor, mask: Tensor) -> list[list[int]]:
+    """The tokens of each row that count."""
+    return [own[counts].tolist() for own, counts in zip(ids.cpu().numpy(), mask.cpu().numpy(), strict=True)]
+
+
 def join(batches: Sequence[ResponseBatch], pad_id: int) -> ResponseBatch:
     """Batches with as many responses to a prompt as one batch, padded to the longest prompt and response."""
 
@@ -158,23 +162,3 @@ def collate(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     if not prompts or len(responses) % len(prompts):
         raise ValueError(f"{len(responses)} responses cannot be shared out to {len(prompts)} prompts.")
     return ResponseBatch(*pad(prompts, pad_id, left=True), *pad(responses, pad_id, left=False))
-
-
-def even_groups(prompts: Sequence[str], batch_responses: int) -> list[list[list[int]]]:
-    """Batches of rows, whose prompts are named by `prompts`: batch[k][i] is the k-th response to the batch's i-th one.
-
-    Runs of equal length are batched together, since a batch has the same number of responses for each prompt.
-    """
-    runs: list[list[int]] = []
-    for row, prompt in enumerate(prompts):
-        if runs and prompts[runs[-1][0]] == prompt:
-            runs[-1].append(row)
-        else:
-            runs.append([row])
-    batches = []
-    for length in sorted({len(run) for run in runs}):
-        alike = [run for run in runs if len(run) == length]
-        per_batch = max(1, batch_responses // length)
-        for start in range(0, len(alike), per_batch):
-            batches.append([list(column) for column in zip(*alike[start : start + per_batch], strict=True)])
-    return batches

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from rkd.attention import attends_plainly
 from rkd.protocols import Sampling
 
 # Rows are dropped once this share of them has finished, or when samples part: each change of rows copies the cache.
@@ -22,10 +23,6 @@ FINISHED_SHARE = 0.2
 SMALLEST_BEGINNING = 16
 
 SHARED_PREFIX = "rkd_shared_prefix"
-
-# Families whose attention is the plain softmax over all earlier tokens, as tests hold against `model.generate`. Others
-# (sliding windows, capped scores, sinks, code of their own) get a copy of the prompt's keys and values for each sample.
-PLAIN_ATTENTION = ("gpt2", "llama", "opt", "qwen2", "qwen3")
 
 
 # Not inference_mode: its tensors cannot be saved for backward, and a policy is trained on what is sampled here.
@@ -84,7 +81,7 @@ class _Decoding:
     ) -> None:
         """Read each prompt once, for all its samples."""
         samples, limit = sampling.samples_per_query, sampling.max_response_tokens
-        is_plain = model.config.model_type in PLAIN_ATTENTION
+        is_plain = attends_plainly(model.config)
         beginning = common_beginning(prompt_ids, prompt_mask) if is_plain else 0
         prefilled, prompt_mask, self.logits = _read_prompts(model, prompt_ids, prompt_mask, beginning)
         self.model, self.pad_id, self.step = model, pad_id, 0

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rkd.batches import ResponseBatch, collate, even_groups
 from rkd.endpoint import EndpointModel, Told, untold
 from rkd.generation import LocalModel
 from rkd.loading import load_causal_lm, load_tokenizer
@@ -156,35 +155,18 @@ class LocalYesNo:
         yes, no = (self.prompt.spellings(word, self.tokenizer) for word in (self.prompt.yes_word, self.prompt.no_word))
 
         @torch.no_grad()
-        def read(model: PreTrainedModel, batch: ResponseBatch) -> Tensor:
-            batch = batch.to(model.device)
-            logits = model.get_output_embeddings()(last_states(model.base_model, batch))
+        def read(model: PreTrainedModel, own: slice) -> Tensor:
+            logits = model.get_output_embeddings()(last_states(model.base_model, rows[own]))
             logprobs = logits.float().log_softmax(-1)
             return torch.stack([logprobs[:, yes].logsumexp(-1), logprobs[:, no].logsumexp(-1)], -1).cpu()
 
-        groups = even_groups([query.question for query in queries], self.batch_responses)
-        flat = [[row for group in zip(*places, strict=True) for row in group] for places in groups]
-        batches = [self._batch([[rows[row] for row in group] for group in zip(*p, strict=True)]) for p in groups]
-        verdicts: dict[int, Verdict] = {}
-        for own, of_batch in zip(flat, map_over_copies(read, self.model, batches), strict=True):
+        batches = [slice(start, start + self.batch_responses) for start in range(0, len(rows), self.batch_responses)]
+        verdicts: list[Verdict] = []
+        for of_batch in map_over_copies(read, self.model, batches):
             scores, masses = torch.sigmoid(of_batch[:, 0] - of_batch[:, 1]), of_batch.exp().sum(-1)
-            verdicts.update(zip(own, map(Verdict, scores.tolist(), masses.tolist()), strict=True))
-            self.progress(len(own))
-        return [verdicts[row] for row in range(len(rows))]
-
-    def _batch(self, groups: Sequence[Sequence[list[int]]]) -> ResponseBatch:
-        """Groups of token rows, all of one size; what the rows of a group begin with alike is read once."""
-        shared = [_shared_tokens(group) for group in groups]
-        prompts = [group[0][:length] for group, length in zip(groups, shared, strict=True)]
-        rests = [row[length:] for group, length in zip(groups, shared, strict=True) for row in group]
-        return collate(prompts, rests, self.tokenizer.pad_token_id)
-
-
-def _shared_tokens(rows: Sequence[Sequence[int]]) -> int:
-    """How many tokens the rows begin with alike, short of the last token of any."""
-    shared = min(map(len, rows)) - 1
-    columns = zip(*(row[:shared] for row in rows), strict=True)
-    return next((place for place, column in enumerate(columns) if len(set(column)) > 1), shared)
+            verdicts += map(Verdict, scores.tolist(), masses.tolist())
+            self.progress(len(of_batch))
+        return verdicts
 
 
 @dataclass(frozen=True, kw_only=True)

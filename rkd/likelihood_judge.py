@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rkd.batches import ResponseBatch, collate, encode_responses, even_groups
+from rkd.batches import ResponseBatch, collate, encode_responses
 from rkd.generation import LocalModel
 from rkd.judge import BATCH_RESPONSES, Remembered, Verdict
 from rkd.loading import load_causal_lm, load_tokenizer
@@ -76,21 +76,14 @@ class LocalLikelihood:
             return ((logprobs * mask).sum(1) / mask.sum(1)).exp().cpu()
 
         readable = [row for row, tokens in enumerate(rows) if tokens]
-        groups = [
-            [[readable[row] for row in column] for column in columns]
-            for columns in even_groups([queries[row].question for row in readable], self.batch_responses)
-        ]
-        flat = [[row for group in zip(*columns, strict=True) for row in group] for columns in groups]
-        pad_id = self.tokenizer.pad_token_id
-        batches = [
-            collate([prompts[row] for row in columns[0]], [rows[row] for row in own], pad_id)
-            for columns, own in zip(groups, flat, strict=True)
-        ]
+        size, pad_id = self.batch_responses, self.tokenizer.pad_token_id
+        parts = [readable[start : start + size] for start in range(0, len(readable), size)]
+        batches = [collate([prompts[row] for row in part], [rows[row] for row in part], pad_id) for part in parts]
         scores: list[float | None] = [None] * len(rows)
-        for own, of_batch in zip(flat, map_over_copies(read, self.model, batches), strict=True):
-            for row, score in zip(own, of_batch.tolist(), strict=True):
+        for part, of_batch in zip(parts, map_over_copies(read, self.model, batches), strict=True):
+            for row, score in zip(part, of_batch.tolist(), strict=True):
                 scores[row] = score
-            self.progress(len(own))
+            self.progress(len(part))
         self.progress(len(rows) - len(readable))
         return scores
 

@@ -4,7 +4,7 @@ Shapes: Q prompts, B = Q × G responses of T tokens, D hidden width, V vocabular
 predicts response token t: state 0 stands on the prompt's last token, state T on the response's last one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,20 +13,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
+from rkd.attention import takes_masks
 from rkd.batches import ResponseBatch
 from rkd.loading import ModelOptions, load_classifier
 from rkd.lora import adapters_off
 from rkd.losses import in_chunks, token_entropy, token_logprobs
+from rkd.trees import passes
 
 # So many logits exist at a time (256 MB in float32), in the backward pass as well, never those of all tokens.
 CHUNK_ELEMENTS = 2**26
 
-# Rows are read together while the shortest has more than this share of the longest's tokens, in passes that are not too
-# small: responses to math problems have 34 tokens on average, and one in 500 runs on to the limit of 120.
-ALIKE = 0.75
-SMALLEST_PASS_TOKENS = 256
+# Tokens in a pass of several rows, at most: on a CPU what a layer makes of more does not stay in the cache.
+CPU_PASS_TOKENS, PASS_TOKENS = 2**10, 2**14
 
 Pooling = Literal["last", "mean"]
 """Which states of a response a reward is read from."""
@@ -35,101 +35,46 @@ Pooling = Literal["last", "mean"]
 def response_states(backbone: nn.Module, batch: ResponseBatch) -> Tensor:
     """States 0 to T of every response, (B, T + 1, D); what stands behind a response's last state is 0.
 
-    With several responses per prompt the prompt is read once and its keys and values are shared, gradients included;
-    with one, prompt and response are read in one pass. Rows of alike length are read together, without the padding of
-    the others.
+    What rows begin with alike, above all the prompt of several responses, is read once, gradients included; rows of
+    alike length are read together, without the padding of the others.
     """
-    groups, states = zip(*_read(backbone, batch), strict=True)
-    if len(groups) == 1:
-        return states[0]
+    rows = batch.rows()
+    states, ways, count = [], [[]] * len(rows), 0
+    for own, ways_of_pass in _read(backbone, rows):
+        for row, way in ways_of_pass.items():
+            ways[row] = [count + place for place in way]
+        states.append(own)
+        count += len(own)
+    nothing = states[0].new_zeros(1, states[0].shape[1])  # at `count`
     width = batch.response_ids.shape[1] + 1
-    padded = [nn.functional.pad(own, (0, 0, 0, width - own.shape[1])) for own in states]
-    return torch.cat(padded)[torch.cat(groups).argsort()]
+    lengths = batch.response_mask.sum(1).tolist()
+    places = [way[-length - 1 :] + [count] * (width - length - 1) for way, length in zip(ways, lengths, strict=True)]
+    return torch.cat([*states, nothing])[torch.tensor(places, device=nothing.device)]
 
 
-def last_states(backbone: nn.Module, batch: ResponseBatch) -> Tensor:
-    """State T of every response, (B, D), read as `response_states` reads all, of which no other is kept."""
-    groups, last = [], []
-    for rows, states in _read(backbone, batch):
-        groups.append(rows)
-        last.append(states[torch.arange(len(rows), device=rows.device), batch.response_mask[rows].sum(1)])
-    return torch.cat(last)[torch.cat(groups).argsort()]
+def last_states(backbone: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
+    """The state of the last of each row's tokens, (B, D), read as `response_states` reads all; no other is kept."""
+    order, last = [], []
+    for states, ways in _read(backbone, rows):
+        order += ways
+        last.append(states[torch.tensor([way[-1] for way in ways.values()], device=states.device)])
+    return torch.cat(last)[torch.tensor(order).argsort().to(last[0].device)]
 
 
-def _read(backbone: nn.Module, batch: ResponseBatch) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows of the batch in groups of alike length, and their states."""
-    if backbone.is_activation_checkpointing and backbone.training:  # which keeps no cache that prompts could share
-        batch = batch.with_own_prompts()
-    lengths = batch.response_mask.sum(1)
-    if batch.group_size == 1:
-        for rows in _alike_in_length(lengths + batch.prompt_mask.sum(1), backbone):
-            yield rows, _read_in_one_pass(backbone, batch.select_prompts(rows))
-    else:
-        prompt_states, cache = _read_prompts(backbone, batch)
-        for rows in _alike_in_length(lengths, backbone):
-            yield rows, _read_responses(backbone, batch, prompt_states, cache, rows)
-
-
-def _alike_in_length(lengths: Tensor, backbone: nn.Module) -> list[Tensor]:
-    """Indices of the rows in groups of alike `lengths` (B,), the longest first."""
-    rows = torch.arange(len(lengths), device=lengths.device)
-    if isinstance(next(backbone.parameters()), DTensor):  # its processes gather weights together, pass by pass
-        return [rows]
-    order = lengths.argsort(descending=True, stable=True)
-    longest_first, starts = lengths[order].tolist(), [0]
-    for row, length in enumerate(longest_first):
-        longest = longest_first[starts[-1]]
-        if length <= ALIKE * longest and (row - starts[-1]) * longest >= SMALLEST_PASS_TOKENS:
-            starts.append(row)
-    return [rows] if len(starts) == 1 else list(order.tensor_split(starts[1:]))
-
-
-def _read_in_one_pass(backbone: nn.Module, batch: ResponseBatch) -> Tensor:
-    """States of responses that have a prompt each."""
-    positions, lengths = _positions(batch.prompt_mask), batch.prompt_mask.sum(1, keepdim=True)
-    following = lengths + torch.arange(batch.response_ids.shape[1], device=lengths.device)
-    hidden = backbone(
-        input_ids=torch.cat([batch.prompt_ids, batch.response_ids], 1),
-        attention_mask=torch.cat([batch.prompt_mask, batch.response_mask], 1).long(),
-        position_ids=torch.cat([positions, following], 1),
-        use_cache=False,
-    ).last_hidden_state
-    return hidden[:, batch.prompt_ids.shape[1] - 1 :]
-
-
-def _read_prompts(backbone: nn.Module, batch: ResponseBatch) -> tuple[Tensor, DynamicCache]:
-    """The last state of each prompt, (Q, 1, D), and the prompts' keys and values."""
-    cache = DynamicCache()
-    hidden = backbone(
-        input_ids=batch.prompt_ids,
-        attention_mask=batch.prompt_mask.long(),
-        position_ids=_positions(batch.prompt_mask),
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
-    return hidden[:, -1:], cache
-
-
-def _read_responses(
-    backbone: nn.Module, batch: ResponseBatch, prompt_states: Tensor, cache: DynamicCache, rows: Tensor
-) -> Tensor:
-    """States of the responses at `rows`, behind prompts that have been read."""
-    prompts = rows // batch.group_size
-    width = max(1, int(batch.response_mask[rows].sum(1).max()))
-    prompt_mask = batch.prompt_mask[prompts]
-    following = prompt_mask.sum(1, keepdim=True) + torch.arange(width, device=rows.device)
-    hidden = backbone(
-        input_ids=batch.response_ids[rows, :width],
-        attention_mask=torch.cat([prompt_mask, batch.response_mask[rows, :width]], 1).long(),
-        position_ids=following,
-        past_key_values=DynamicCache([(layer.keys[prompts], layer.values[prompts]) for layer in cache.layers]),
-        use_cache=True,
-    ).last_hidden_state
-    return torch.cat([prompt_states[prompts], hidden], 1)
-
-
-def _positions(prompt_mask: Tensor) -> Tensor:
-    return (prompt_mask.long().cumsum(1) - 1).clamp(min=0)
+def _read(backbone: nn.Module, rows: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, dict[int, list[int]]]]:
+    """States of the tokens in each pass over the rows, (K · N, D), and where in them those of a row are."""
+    weight = next(backbone.parameters())
+    width = backbone.config.hidden_size if takes_masks(backbone.config) else None
+    most_tokens = CPU_PASS_TOKENS if weight.device.type == "cpu" else PASS_TOKENS
+    if isinstance(weight, DTensor):  # its processes gather weights together, pass by pass
+        most_tokens = None
+    for own in passes(rows, width, most_tokens):
+        asked = {"input_ids": own.ids.to(weight.device)}
+        if own.attended is not None:
+            hidden = torch.zeros(own.attended.shape, dtype=weight.dtype, device=weight.device)
+            hidden.masked_fill_(~own.attended.to(weight.device), torch.finfo(weight.dtype).min)
+            asked |= {"attention_mask": hidden, "position_ids": own.positions.to(weight.device)}
+        yield backbone(**asked, use_cache=False).last_hidden_state.flatten(0, 1), own.ways
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +164,7 @@ class Scorer(nn.Module):
             states, mask = response_states(self.model.base_model, batch)[:, 1:], batch.response_mask
             pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         else:
-            pooled = last_states(self.model.base_model, batch)
+            pooled = last_states(self.model.base_model, batch.rows())
         return self.model.score(pooled.to(self.model.score.weight.dtype)).float().squeeze(-1)
 
     def save_pretrained(self, folder: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rkd.answers import answers_match, extract_answer
-from rkd.batches import ResponseBatch, collate, encode_responses, even_groups
+from rkd.batches import ResponseBatch, collate, encode_responses
 from rkd.loading import ModelOptions, load_tokenizer
 from rkd.models import Scorer, load_scorer
 from rkd.prompts import PromptTemplate
@@ -61,17 +61,12 @@ class LearnedReward:
         def score(scorer: Scorer, batch: ResponseBatch) -> Tensor:
             return scorer(batch.to(scorer.model.device)).cpu()
 
-        groups = even_groups([query.id for query in queries], self.batch_responses)
-        flat = [[row for group in zip(*rows, strict=True) for row in group] for rows in groups]
-        batches = []
-        for rows, own in zip(groups, flat, strict=True):
-            prompts = self.prompt.encode([queries[first] for first in rows[0]], self.tokenizer)
-            texts, finished = [responses[row].text for row in own], [responses[row].is_finished for row in own]
-            tokens = encode_responses(self.tokenizer, texts, finished)
-            batches.append(collate(prompts, tokens, self.tokenizer.pad_token_id))
-        scores = torch.zeros(len(responses))
-        for own, of_batch in zip(flat, map_over_copies(score, self.scorer, batches), strict=True):
-            scores[own] = of_batch
+        prompts = self.prompt.encode(queries, self.tokenizer)
+        texts, finished = [response.text for response in responses], [response.is_finished for response in responses]
+        tokens = encode_responses(self.tokenizer, texts, finished)
+        parts = [slice(start, start + self.batch_responses) for start in range(0, len(tokens), self.batch_responses)]
+        batches = [collate(prompts[part], tokens[part], self.tokenizer.pad_token_id) for part in parts]
+        scores = torch.cat([torch.zeros(0), *map_over_copies(score, self.scorer, batches)])
         return Rewards(scores, {"learned": scores})
 
 

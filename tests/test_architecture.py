@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "rkd"
 FLOORS = [
     set(floor.split())
     for floor in (
-        "files drawing journal replies verdict_records",
+        "files drawing journal replies verdict_records attention trees",
         "parallel records losses muon callbacks curves recipes provenance progress results statistics settings rows "
         "lora equivalence",
         "answers",

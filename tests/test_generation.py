@@ -25,7 +25,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rkd import models, side_by_side
+from rkd import models, side_by_side, trees
+from rkd.attention import PLAIN_FAMILIES, attends_plainly
 from rkd.batches import ResponseBatch, collate, encode_responses, pad
 from rkd.decoding import choose, common_beginning, sample_tokens
 from rkd.generation import LocalGenerator, LocalModel, open_generator
@@ -67,15 +68,26 @@ def opt() -> PreTrainedModel:
 
 
 def codegen() -> PreTrainedModel:
-    return tiny_models.codegen(seed=1, vocab_size=VOCABULARY, **SPECIAL).double().eval()
+    return tiny_models.codegen(seed=2, vocab_size=VOCABULARY, **SPECIAL).double().eval()
 
 
 def qwen2() -> PreTrainedModel:
-    return tiny_models.qwen2(seed=1, vocab_size=VOCABULARY, **SPECIAL).double().eval()
+    return tiny_models.qwen2(seed=3, vocab_size=VOCABULARY, **SPECIAL).double().eval()
 
+
+def of_family(model_type: str, **options: object) -> PreTrainedModel:
+    options = {"sliding_window": None, **options} if model_type in ("mistral", "phi3") else options
+    return tiny_models.of_family(model_type, seed=3, vocab_size=VOCABULARY, **SPECIAL, **options).double().eval()
+
+
+OTHER_FAMILIES = sorted({*PLAIN_FAMILIES} - {"gpt2", "llama", "opt", "qwen2"})
+PLAIN = [llama, gpt2, opt, qwen2, *(functools.partial(of_family, family) for family in OTHER_FAMILIES)]
+SLIDING = functools.partial(of_family, "mistral", sliding_window=4)
+NAMES = ["llama", "gpt2", "opt", "qwen2", *OTHER_FAMILIES]
 
 both = pytest.mark.parametrize("build", [llama, gpt2])
-families = pytest.mark.parametrize("build", [llama, gpt2, opt, codegen, qwen2])
+plain_families = pytest.mark.parametrize("build", PLAIN, ids=NAMES)
+families = pytest.mark.parametrize("build", [*PLAIN, codegen, SLIDING], ids=[*NAMES, "codegen", "sliding window"])
 both_scorers = pytest.mark.parametrize("build", [llama_scorer, gpt2_scorer])
 
 
@@ -97,7 +109,7 @@ def close(actual: Tensor, expected: object, tolerance: float = 1e-7) -> None:
 def test_greedy_decoding_is_that_of_transformers_token_for_token(build: Build, beginning: int):
     model = build()
     prompts = [[3 + place % 20 for place in range(beginning)] + prompt for prompt in PROMPTS]
-    ends = [EOS, *range(3, VOCABULARY, 5)]  # many, or random models would hardly end
+    ends = [EOS, *range(3, VOCABULARY, 3)]  # many, or random models would hardly end
     batch, lengths = greedy(model, prompts, ends=ends)
     expected = model.generate(
         input_ids=batch.prompt_ids,
@@ -117,10 +129,10 @@ def test_samples_that_share_their_prompt_are_those_with_a_copy_each(build: Build
     attention = model.config._attn_implementation
     ids, mask = pad(PROMPTS, PAD, left=True)
     noise = torch.rand((15, 30), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    draw = functools.partial(sample_tokens, model, ids, mask, sampling, uniforms=noise, eos_ids=[EOS], pad_id=PAD)
+    draw = functools.partial(sample_tokens, model, ids, mask, sampling, uniforms=noise, eos_ids=[EOS, 4], pad_id=PAD)
     shared, lengths = draw()
     assert model.config._attn_implementation == attention
-    monkeypatch.setattr("rkd.decoding.PLAIN_ATTENTION", ())
+    monkeypatch.setattr("rkd.decoding.attends_plainly", lambda _config: False)
     copied, _ = draw()
     assert torch.equal(shared, copied)
     assert len(set(lengths.sum(1).tolist())) > 2  # rows were dropped on the way
@@ -133,7 +145,7 @@ def test_a_beginning_that_is_read_once_changes_no_token(build: Build, samples: i
     beginning = [3 + place % 20 for place in range(18)]
     ids, mask = pad([beginning + prompt for prompt in [*PROMPTS, PROMPTS[0][:1]]], PAD, left=True)
     noise = torch.rand((len(ids) * samples, 30), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    draw = functools.partial(sample_tokens, model, ids, mask, sampling, uniforms=noise, eos_ids=[EOS], pad_id=PAD)
+    draw = functools.partial(sample_tokens, model, ids, mask, sampling, uniforms=noise, eos_ids=[EOS, 4], pad_id=PAD)
     assert common_beginning(ids, mask) == 18
     at_once, lengths = draw()
     monkeypatch.setattr("rkd.decoding.SMALLEST_BEGINNING", 100)
@@ -417,7 +429,7 @@ def test_left_padded_prompts_give_the_log_probabilities_of_unpadded_ones(build: 
 @pytest.fixture(params=[1, 10**6], ids=["by length", "in one pass"])
 def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are read in as many passes as they differ in length, or all together."""
-    monkeypatch.setattr(models, "SMALLEST_PASS_TOKENS", request.param)
+    monkeypatch.setattr(trees, "SMALLEST_PASS_TOKENS", request.param)
 
 
 @pytest.mark.usefixtures("passes")
@@ -454,6 +466,29 @@ def test_a_shared_prompt_gives_the_states_and_gradients_of_separate_ones(build: 
         close(of_shared, of_separate, tolerance=1e-5)  # a Llama normalises in float32, whatever its weights are
 
 
+@families
+def test_rows_read_together_have_the_states_that_each_has_alone(build: Build, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trees, "PRODUCTS_PER_WIDTH", 10**6)
+    backbone, read = build().base_model, []
+    rows = [prompt + response for prompt in PROMPTS for response in RESPONSES]
+    alone = [backbone(input_ids=torch.tensor([row]), use_cache=False).last_hidden_state[0, -1] for row in rows]
+    handle = backbone.register_forward_pre_hook(lambda *called: read.append(called[2]["input_ids"]), with_kwargs=True)
+    close(last_states(backbone, rows), torch.stack(alone), tolerance=1e-6)  # some families normalise in float32
+    handle.remove()
+    # Five roots, each with what the responses add: no family but the plain ones shares them.
+    is_shared = sum(ids.shape[0] for ids in read) == len({row[0] for row in rows})
+    assert is_shared == attends_plainly(backbone.config)
+
+
+@plain_families
+def test_a_family_reads_the_same_trees_with_the_attention_that_is_written_out(build: Build):
+    backbone = build().base_model
+    rows = [prompt + response for prompt in PROMPTS for response in RESPONSES]
+    found = last_states(backbone, rows)
+    backbone.set_attn_implementation("eager")
+    close(last_states(backbone, rows), found, tolerance=1e-5)
+
+
 @pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize("prompts", [PROMPTS[:2], [PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[1]]])
 @both
@@ -461,22 +496,9 @@ def test_last_states_are_those_of_all_states(build: Build, prompts: list[list[in
     backbone, responses = build().base_model, [*RESPONSES[:3], []]  # the last state of an empty one is its prompt's
     batch = collate(prompts, responses, PAD)
     states = response_states(backbone, batch)
-    close(last_states(backbone, batch), torch.stack([states[row, len(own)] for row, own in enumerate(responses)]))
-
-
-@pytest.mark.parametrize(("smallest_pass", "widths"), [(1, [6, 3]), (18, [6, 3]), (19, [6])])
-def test_responses_are_read_with_those_of_alike_length(
-    smallest_pass: int, widths: list[int], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(models, "SMALLEST_PASS_TOKENS", smallest_pass)
-    model, read = llama(), []
-    model.base_model.register_forward_pre_hook(
-        lambda _module, _args, asked: read.append(asked["input_ids"].shape[1]), with_kwargs=True
+    close(
+        last_states(backbone, batch.rows()), torch.stack([states[row, len(own)] for row, own in enumerate(responses)])
     )
-    # 5 is more than three quarters of 6, and 3 is not. The pass of 6, 5 and 5 takes 3 × 6 = 18 tokens.
-    batch = collate(PROMPTS[:1], [[7] * length for length in (5, 6, 3, 5)], PAD)
-    response_states(model.base_model, batch)
-    assert read[1:] == widths  # the first one read the prompt
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 12])

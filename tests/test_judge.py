@@ -1,4 +1,4 @@
-"""The single-token judge: what shares the reading of a prompt gives what each prompt gives alone."""
+"""The single-token judge: what shares its reading gives what each prompt gives alone."""
 
 import math
 
@@ -55,6 +55,18 @@ def test_each_verdict_is_that_of_its_whole_prompt_read_alone(judge):
         expected = alone(judge, query, response)
         assert (verdict.score, verdict.mass) == pytest.approx((expected.score, expected.mass), abs=1e-5)
     assert len({round(verdict.score, 6) for verdict in verdicts}) == len(set(ASKED))
+
+
+def test_responses_to_a_question_share_the_reading_of_what_they_begin_with(judge):
+    read = []
+    handle = judge.model.base_model.register_forward_pre_hook(
+        lambda *called: read.append(called[2]["input_ids"].numel()), with_kwargs=True
+    )
+    LocalYesNo(judge.model, judge.tokenizer, PROMPT).judge(QUERIES, RESPONSES)
+    handle.remove()
+    rows = PROMPT.encode(QUERIES, [response.text for response in RESPONSES], judge.tokenizer)
+    beginnings = {tuple(row[:length]) for row in rows for length in range(1, len(row) + 1)}
+    assert len(beginnings) <= sum(read) < 0.6 * sum(map(len, rows))
 
 
 def test_an_equal_response_is_read_once(judge):

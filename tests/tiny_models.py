@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
     CodeGenConfig,
     CodeGenForCausalLM,
     GPT2Config,
@@ -60,6 +62,13 @@ def qwen2(*, seed: int = 0, hidden: int = 16, **options: object) -> PreTrainedMo
     sizes = {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_key_value_heads": 1}
     config = Qwen2Config(num_hidden_layers=2, num_attention_heads=2, **sizes, **{"bos_token_id": None, **options})
     return _random(Qwen2ForCausalLM, config, seed)
+
+
+def of_family(model_type: str, *, seed: int = 0, **options: object) -> PreTrainedModel:
+    """A model of two layers of a family whose configuration names its sizes as most do."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = CONFIG_MAPPING[model_type](**sizes, num_key_value_heads=2, head_dim=4, **{"bos_token_id": None, **options})
+    return _random(AutoModelForCausalLM.from_config, config, seed)
 
 
 def llama_folder(folder: Path, texts: Iterable[str], vocabulary_size: int, **options: object) -> Checkpoint:
