@@ -16,5 +16,5 @@ def attends_plainly(config: PretrainedConfig) -> bool:
 
 
 def takes_masks(config: PretrainedConfig) -> bool:
-    """Whether its attention, as it is set, takes a mask with a row for each token: kernels of other kinds do not."""
-    return attends_plainly(config) and config._attn_implementation in ("eager", "sdpa")
+    """Whether its attention takes a mask with a row for each token, and at no cost but the mask: no scores are kept."""
+    return attends_plainly(config) and config._attn_implementation == "sdpa"

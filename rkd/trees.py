@@ -15,6 +15,7 @@ from torch import Tensor
 # A token that is read again costs about 12 D² products in a layer of width D, and 2 D for each token that it is
 # compared with, be it masked or not: a row joins a tree where the former, which it saves, outweigh the latter.
 PRODUCTS_PER_WIDTH = 6
+LARGEST_TREE = 2**12  # tokens: their mask has 16 million places
 
 # Trees are read together while the smallest has more than this share of the largest's tokens, in passes that are not
 # too small: responses to math problems have 34 tokens on average, and one in 500 runs on to the limit of 120.
@@ -102,8 +103,8 @@ def _shared_tokens(one: Sequence[int], other: Sequence[int]) -> int:
 
 def _pays(tree: int, row: int, shared: int, width: int) -> bool:
     """Whether a row of so many tokens is read faster with a tree of so many than by itself."""
-    compared = (tree + row - shared) ** 2 - tree**2 - row**2
-    return compared <= PRODUCTS_PER_WIDTH * width * shared
+    together = tree + row - shared
+    return together <= LARGEST_TREE and together**2 - tree**2 - row**2 <= PRODUCTS_PER_WIDTH * width * shared
 
 
 def _ends(count: int, largest: _Tree, following: _Tree, most_tokens: int) -> bool:

@@ -79,6 +79,13 @@ def test_rows_share_their_beginning_where_comparing_with_each_others_tokens_cost
     assert len(one.ids) == trees
 
 
+def test_no_tree_outgrows_its_mask(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rkd.trees.LARGEST_TREE", 5)
+    rows = [[1, 2, 3], [1, 2, 4], [1, 2, 5], [1, 2, 6]]
+    (one,) = passes(rows, **TOGETHER)
+    assert one.ids.tolist() == [[1, 2, 3, 4, 5], [1, 2, 6, 0, 0]]
+
+
 @pytest.mark.parametrize(
     ("smallest_pass", "expected"),
     [(1, [(3, 6), (1, 3)]), (18, [(3, 6), (1, 3)]), (19, [(4, 6)])],
