@@ -71,9 +71,9 @@ def _read(backbone: nn.Module, rows: Sequence[Sequence[int]]) -> Iterator[tuple[
     for own in passes(rows, width, most_tokens):
         asked = {"input_ids": own.ids.to(weight.device)}
         if own.attended is not None:
-            hidden = torch.zeros(own.attended.shape, dtype=weight.dtype, device=weight.device)
-            hidden.masked_fill_(~own.attended.to(weight.device), torch.finfo(weight.dtype).min)
-            asked |= {"attention_mask": hidden, "position_ids": own.positions.to(weight.device)}
+            bias = torch.zeros(own.attended.shape, dtype=weight.dtype, device=weight.device)
+            bias.masked_fill_(~own.attended.to(weight.device), torch.finfo(weight.dtype).min)
+            asked |= {"attention_mask": bias, "position_ids": own.positions.to(weight.device)}
         yield backbone(**asked, use_cache=False).last_hidden_state.flatten(0, 1), own.ways
 
 

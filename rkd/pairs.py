@@ -79,8 +79,7 @@ def tokenize_pairs(
     highest_score: float = 1.0,
 ) -> tuple[list[TokenizedPair], int]:
     """The pairs whose responses both fit into `max_tokens`, and how many do not."""
-    queries = list(dict.fromkeys(pair.query for pair in pairs))
-    prompts = dict(zip(queries, prompt.encode(queries, tokenizer), strict=True))
+    prompts = prompt.encode([pair.query for pair in pairs], tokenizer)
     sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
     responses = list({side.response: None for side in sides})
     rows = encode_responses(
@@ -90,12 +89,12 @@ def tokenize_pairs(
     tokenized = [
         TokenizedPair(
             pair,
-            prompts[pair.query],
+            own_prompt,
             tokens[pair.chosen.response],
             tokens[pair.rejected.response],
             (pair.chosen.score == highest_score, pair.rejected.score == highest_score),
         )
-        for pair in pairs
+        for pair, own_prompt in zip(pairs, prompts, strict=True)
     ]
     kept = [pair for pair in tokenized if pair.length <= max_tokens]
     return kept, len(tokenized) - len(kept)

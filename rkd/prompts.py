@@ -78,12 +78,15 @@ class PromptTemplate:
         """
         if not queries:
             return []
-        names = _special_tokens(tokenizer)
-        asked = [replace(query, question=_without_special_tokens(query.question, names)) for query in queries]
+        names, distinct = _special_tokens(tokenizer), list(dict.fromkeys(queries))
+        asked = [replace(query, question=_without_special_tokens(query.question, names)) for query in distinct]
         if self.is_chat and tokenizer.chat_template:
             texts = [self.render_chat(query, tokenizer) for query in asked]
-            return tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return tokenizer([self.render(query) for query in asked])["input_ids"]
+            rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        else:
+            rows = tokenizer([self.render(query) for query in asked])["input_ids"]
+        prompts = dict(zip(distinct, rows, strict=True))
+        return [prompts[query] for query in queries]
 
     def render(self, query: Query) -> str:
         """The prompt as plain text: the examples, each ended by a blank line, then the query."""

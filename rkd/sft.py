@@ -149,9 +149,8 @@ def _encode(
     max_tokens: int,
 ) -> tuple[list[Tokens], int]:
     """The examples that fit into `max_tokens`, and how many do not."""
-    queries = list(dict.fromkeys(query for query, _ in examples))
-    prompts = dict(zip(queries, prompt.encode(queries, tokenizer), strict=True))
+    prompts = prompt.encode([query for query, _ in examples], tokenizer)
     responses = encode_responses(tokenizer, [text for _, text in examples], [True] * len(examples))
-    tokens = [(prompts[query], response) for (query, _), response in zip(examples, responses, strict=True)]
+    tokens = list(zip(prompts, responses, strict=True))
     kept = [example for example in tokens if sum(map(len, example)) <= max_tokens]
     return kept, len(tokens) - len(kept)

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import cycle, islice
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -157,9 +158,12 @@ def _tokens(
 
 
 def _batch(prompts: Sequence[list[int]], responses: Sequence[list[int]], group_size: int, pad_id: int) -> ResponseBatch:
-    """As many prompts as these responses are enough for, each with its own response `group_size` times."""
+    """As many prompts as there are responses for, `group_size` to each: different ones, since equal ones are read once.
+
+    A response need not be its prompt's own: a pass over it takes as long.
+    """
     count = max(1, min(MEASURED_BATCH, len(responses)) // group_size)
-    return collate(prompts[:count], [response for response in responses[:count] for _ in range(group_size)], pad_id)
+    return collate(prompts[:count], list(islice(cycle(responses), count * group_size)), pad_id)
 
 
 def _training_seconds(policy: Policy, batch: ResponseBatch) -> float:

@@ -239,6 +239,13 @@ def test_the_time_is_measured_and_multiplied(models):
     assert speed.Speed(costs, {4: 3.0}).seconds(work) == 10 * 2.0 + 200 * 0.5 + 30 * 3.0
 
 
+def test_no_response_of_a_measured_group_is_another_again():
+    """Equal ones would be read once, and a training step seem as fast as one with fewer responses."""
+    prompts, responses = [[5], [6], [7], [8]], [[10, 1], [11, 1], [12, 1], [13, 1]]
+    batch = speed._batch(prompts, responses, 2, 0)
+    assert batch.rows() == [[5, 10, 1], [5, 11, 1], [6, 12, 1], [6, 13, 1]]
+
+
 def test_a_query_and_a_response_are_told_apart_by_two_measurements(monkeypatch):
     """One response takes 3 s a query and four take 6 s: 2 s for the query, 1 s for each response."""
     monkeypatch.setattr(speed, "_timed", lambda work: work())
