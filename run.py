@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-import rkd.settings  # noqa: F401, what `${published:…}` in a config stands for
+import rkd.config  # noqa: F401, what `${published:…}` in a config stands for
 
 # Hydra then hands its errors on instead of printing them, and `run` below says what to do about them.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -25,7 +25,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(map(str, filter(None, (FOLDER, PLUGIN
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> float | None:
     """Build the stages that the config names, run them, leave the result behind."""
-    from rkd.job import JobError, run_job  # after Hydra has parsed, so that --help and a typo answer at once
+    from rkd.errors import JobError
+    from rkd.jobs.job import run_job
 
     hydra_config = HydraConfig.get()
     is_multirun = hydra_config.mode == RunMode.MULTIRUN

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 class Query:
     """One question put to a model: q in both papers.
 
-    `question` is the bare question; `rkd.prompts` makes the text that a model sees. `gold_answer` is None in every
+    `question` is the bare question; `rkd.data.prompts` makes the text that a model sees. `gold_answer` is None in every
     label-free training split, so a stage cannot read what it must not know; of an open-ended test it is the reference
     that responses are compared with.
     """
@@ -84,8 +84,8 @@ class Checkpoint:
     folder: Path
     digest: str
 
-    def recipe(self) -> dict[str, str]:
-        """What stands for it in the recipe of a later stage: its content, not its place."""
+    def fingerprint(self) -> dict[str, str]:
+        """What stands for it in the fingerprint of a later stage: its content, not its place."""
         return {"digest": self.digest}
 
 

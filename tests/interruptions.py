@@ -20,11 +20,10 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))  # as a command, where pytest does not set it
 
-import tiny_world
-
-from rkd.job import run_job
-from rkd.results import read_result
-from rkd.store import MANIFEST, Store, open_artifact
+from rkd.evaluation.results import read_result
+from rkd.jobs.job import run_job
+from rkd.store.artifact_store import MANIFEST, Store, open_artifact
+from tests.support import tiny_world
 
 LONGER = [
     "sft.epochs=6", "sft.learning_rate=1e-4", "sft.batch_size=4", "sft.validations_per_epoch=2",
@@ -104,7 +103,7 @@ def strike(world: Path, root: Path, stage: str, seconds: float, rng: random.Rand
 def attempt(world: Path, root: Path) -> multiprocessing.Process:
     """Start the job in a process of its own; what it prints is added to `seen.txt`."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rkd.job", "tiny_world"])  # a fork of what is imported starts at once
+    context.set_forkserver_preload(["rkd.jobs.job", "tiny_world"])  # a fork of what is imported starts at once
     process = context.Process(target=_run, args=(world, root))
     process.start()
     return process

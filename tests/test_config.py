@@ -1,276 +1,117 @@
-"""Every option of every group, every row and every sweep: composed, and its parts instantiated."""
+"""What a setting may be: types against the dataclasses of this file, ranges, and what a user reads."""
 
-import dataclasses
 import re
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import pytest
-import yaml
-from hydra import compose, initialize_config_dir
-from hydra.errors import MissingConfigException
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+from omegaconf import OmegaConf
 
-from rkd.pipeline import build_stages, job_digest
-from rkd.table_files import build_table
-from rkd.training import Training
-
-REPOSITORY = Path(__file__).parents[1]
-PARTS_OF_OTHERS = {"queries", "prompt", "judge_prompt", "pretrain", "experiments", "sweeps"}
-UNLABELLED = "dataset=mini_math_aug"
-COMMON = "base"  # what options of a group have in common; no option itself
-CHOICES = ("reward_model.classification_weight",)
-NEEDED = {
-    "advantages=group_relative": ["advantages.group_size=2"],
-    "reward_mix=own": ["reward_mix.verifiable.function.path=builtins.len"],
-    "student=hf": ["student.name_or_path=someone/model"],
-    "judge=hf": ["judge.name_or_path=someone/model"],
-    "teacher=hf": ["teacher.name_or_path=someone/model"],
-    "teacher=endpoint": ["teacher.model=served"],
-    "judge=endpoint": ["judge.model=served"],
-    "annotator=hf": ["annotator.name_or_path=someone/model"],
-    "annotator=endpoint": ["annotator.model=served"],
-    "annotator=endpoint_rubric": ["annotator.model=served"],
-    "judge=endpoint_written": ["judge.model=served"],
-    "judge=endpoint_rubric": ["judge.model=served"],
-    "server=provider": [
-        "server.base_url=https://api.example.com/v1",
-        "server.prompt_price=1",
-        "server.response_price=2",
-        "server.budget_cost=5",
-    ],
-    "pairs=stored": ["pairs.path=pairs.jsonl"],
-    "teaching_set=all": ["teaching_set.first_pass=null"],
-    "labels=noisy_vote": ["labels.seed=0"],
-}
+from rkd.config import ABOVE_0, check_ranges, check_types, without_environment
 
 
-OPEN_ENDED = ("dataset=ultrafeedback", "dataset=alpaca_eval", "dataset=mini_open")
+@dataclass(frozen=True)
+class Part:
+    count: int = 1
+    rate: float = 0.5
+    is_on: bool = False
+    name: str = ""
+    limit: int | None = None
+    place: Literal["here", "there"] = "here"
+    function: Callable[[], Any] | None = None
+    anything: Any = None
 
 
-def _options() -> list[str]:
-    files = [path for path in sorted((REPOSITORY / "conf").glob("*/*.yaml")) if path.stem != COMMON]
-    return [f"{path.parent.name}={path.stem}" for path in files if path.parent.name not in PARTS_OF_OTHERS]
+@dataclass(frozen=True)
+class Whole:
+    seed: int
+    part: Part
+    parts: dict[str, Part]
 
 
-def _rows() -> list[str]:
-    return [path.stem for path in sorted((REPOSITORY / "experiments").glob("*.yaml"))]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hydra():
-    """Hydra is initialised once: it scans for plugins each time."""
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        yield
-
-
-@pytest.fixture(scope="module")
-def referred() -> dict[str, DictConfig]:
-    """What other parts refer to: dataset, teacher, student, the mini models that there are, and the highest score."""
-    config = compose("config", overrides=["dataset=gsm8k"])
-    return {name: config[name] for name in ("dataset", "teacher", "student", "mini_models", "highest_score")}
-
-
-@pytest.fixture(scope="module")
-def digests() -> dict[str, str]:
-    """The digest of each row at the mini scale; to make it, every part is built. Some rows ask unlabelled queries."""
-    return {row: job_digest(build_stages(compose("config", [f"experiments={row}", UNLABELLED]))) for row in _rows()}
-
-
-@pytest.mark.parametrize("option", _options())
-def test_every_option_builds(option, referred):
-    group, _, name = option.partition("=")
-    if group in ("scale", "debug") or option in OPEN_ENDED:  # they choose values of the other groups
-        build_stages(compose("config", overrides=[option]))
-    elif option.startswith("teacher=stored"):  # it chooses teacher_samples too
-        build_stages(compose("config", overrides=[option, "teacher.path=responses.jsonl"]))
-    elif option == "callbacks=none":
-        assert build_stages(compose("config", overrides=[option])).trainer.callbacks == {}
-    else:
-        # The option's own file with what it takes from others: a quarter of the time of the whole config.
-        config = compose(f"{group}/{name}", overrides=NEEDED.get(option, []))
-        if group != "dataset":
-            config = OmegaConf.merge({name: part for name, part in referred.items() if name != group}, config)
-        instantiate(config[group], _convert_="all")
-
-
-@pytest.mark.parametrize("row", _rows())
-def test_every_row_composes_at_the_papers_scale(row):
-    config = compose("config", overrides=[f"experiments={row}", "scale=paper"])
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert plain["dataset"]["name"] == "gsm8k"
-    assert plain["student"]["name"] == "llama3_2_1b"
-    assert plain["rl"].get("rollouts", {}).get("temperature", 1.0) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("overrides", "sft", "reward_model", "rl", "learning_rate"),
-    [
-        ([], 84, 48, 40, 1e-5),
-        (["student=paper_3"], 74, 16, 16, 5e-6),
-        (["student=paper_3", "teacher=paper_small", "dataset=gsm_plus"], 70, 16, 16, 5e-6),  # trains on GSM8K
-        (["student=paper_3", "dataset=mmlu_pro"], 32, 16, 8, 1e-5),
-        (["dataset=mmlu_pro"], 40, 48, 40, 5e-6),
-        (["dataset=ultrafeedback"], 48, 48, 64, 2e-6),
-        (["student=hf", "student.name_or_path=someone/model-1.5b"], 84, 48, 40, 1e-5),
-    ],
-)
-def test_the_papers_scale_has_the_papers_values(overrides, sft, reward_model, rl, learning_rate):
-    """Paper D, Tables 7 and 8, and its experimental set-up."""
-    config = compose("config", overrides=["scale=paper", *overrides])
-    assert (config.sft.batch_size, config.reward_model.batch_size) == (sft, reward_model)
-    assert (config.rl.rollouts.queries_per_rollout, config.rl.optimisation.learning_rate) == (rl, learning_rate)
-    assert (config.rl.rollouts.episodes, config.rl.kl.controller.coefficient) == (200_000, 0.2)
-    assert (config.sft.learning_rate, config.reward_model.learning_rate, config.sft.epochs) == (5e-6, 5e-5, 4)
-    lengths = {"gsm8k": 512, "gsm_plus": 512, "mmlu_pro": 1024, "ultrafeedback": 800}
-    stages = (config.teacher_samples, config.student_samples, config.rl.rollouts, config.evaluation)
-    assert {stage.max_response_tokens for stage in stages} == {lengths[config.dataset.name]}
-
-
-@pytest.mark.parametrize(
-    ("launcher", "plugin", "cores", "gpus"),
-    [
-        ("submitit_local_cpu", "hydra_submitit_launcher", "cpus_per_task", None),
-        ("submitit_slurm_cpu", "hydra_submitit_launcher", "cpus_per_task", None),
-        ("submitit_slurm_gpu", "hydra_submitit_launcher", "cpus_per_task", "gpus_per_node"),
-        ("ray_cpu", "hydra_ray_launcher", "ray.remote.num_cpus", None),
-        ("ray_gpu", "hydra_ray_launcher", "ray.remote.num_cpus", "ray.remote.num_gpus"),
-    ],
-)
-def test_a_launcher_asks_for_the_cores_and_gpus_that_a_job_uses(launcher, plugin, cores, gpus):
-    pytest.importorskip(
-        f"hydra_plugins.{plugin}", reason="optional: see requirements-submitit.txt, requirements-ray.txt"
-    )
-    asked = [f"hydra/launcher={launcher}", "threads=4", "trainer=ddp", "trainer.devices=2"]
-    config = compose("config", overrides=asked, return_hydra_config=True).hydra.launcher
-    assert OmegaConf.select(config, cores) == 4
-    assert gpus is None or OmegaConf.select(config, gpus) == 2
-
-
-@pytest.mark.parametrize("scale", ["mini", "paper"])
-def test_a_search_sets_values_that_there_are_and_may_be_what_it_proposes(scale):
-    config = compose("config", overrides=["sweeps=search_rl", f"scale={scale}"], return_hydra_config=True)
-    search = instantiate(config.hydra.sweeper.search, _convert_="all")
-    for bound in ("low", "high"):
-        proposed = {key: v[bound] if isinstance(v, dict) else v[0] for key, v in search.space.items()}
-        build_stages(compose("config", overrides=[f"{key}={value}" for key, value in proposed.items()]))
-
-
-def test_the_search_by_wandb_calls_run_py_with_the_keys_and_values_of_ours():
-    sweep = yaml.safe_load((REPOSITORY / "sweeps" / "wandb_search.yml").read_text(encoding="utf-8"))
-    ours = compose("config", overrides=["sweeps=search_rl"], return_hydra_config=True).hydra.sweeper.search.space
-    parameters = sweep["parameters"]
-    ranges = {key: own.get("values") or {"low": own["min"], "high": own["max"]} for key, own in parameters.items()}
-    assert ranges == {key: own if key in CHOICES else {"low": own.low, "high": own.high} for key, own in ours.items()}
-    # What an agent makes of the command, by W&B's own functions.
-    proposed = {key: {"value": own["values"][0] if "values" in own else own["min"]} for key, own in parameters.items()}
-    arguments = create_sweep_command_args({"args": proposed})["args_no_hyphens"]
-    build_stages(compose("config", overrides=arguments))
-    assert sweep["command"] == ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}"]
-    assert (REPOSITORY / sweep["program"]).is_file()
-
-
-def _sweeps() -> list[str]:
-    return [path.stem for path in sorted((REPOSITORY / "sweeps").glob("*.yaml"))]
-
-
-@pytest.mark.parametrize("scale", ["mini", "paper"])
-@pytest.mark.parametrize("sweep", _sweeps())
-def test_every_sweep_has_jobs_for_each_cell_of_its_table(sweep, scale):
-    config = compose("config", overrides=[f"sweeps={sweep}", f"scale={scale}"], return_hydra_config=True)
-    sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
-    assert set(sweeper["sweeps"]) <= set(_sweeps())
-    assert sweeper["sweeps"] or sweeper["products"] or sweeper["search"]
-    if config.table is None:
-        return
-    table = build_table(OmegaConf.to_container(config.table, resolve=True))
-    assert table.name == sweep
-    products = [
-        {key: value if isinstance(value, list) else [value] for key, value in product.items()}
-        for product in sweeper["products"]
-    ]
-    for group in table.groups:
-        for label, row in group.rows.items():
-            for column in table.columns:
-                wanted = {**column.jobs, **group.jobs, **row.jobs}
-                chosen = {key: value for key, value in wanted.items() if value is not None}
-                makers = [
-                    own for own in products if all(value in own.get(key, [value]) for key, value in chosen.items())
-                ]
-                assert makers, f"no job for {group.label}, {label}, {column.label}"
-    for product in products:
-        first = [f"{key}={values[0]}" for key, values in product.items()]
-        compose("config", overrides=[f"sweeps={sweep}", f"scale={scale}", *first])
-
-
-@pytest.mark.parametrize("sweep", _sweeps())
-def test_the_command_in_the_head_of_a_sweep_can_be_run(sweep):
-    head = (REPOSITORY / "sweeps" / f"{sweep}.yaml").read_text(encoding="utf-8").partition("\ntable:")[0]
-    command = re.search(r"python run\.py -m ((?:\S+=\S+ ?)+)", head)
-    config = compose("config", overrides=command[1].split())
-    assert f"sweeps={sweep}" in command[1].split()
-    for override in command[1].split()[1:]:
-        assert OmegaConf.select(config, override.partition("=")[0]) == override.partition("=")[2]
-
-
-def test_every_row_builds_and_has_a_digest_of_its_own(digests):
-    assert all(len(digest) == 16 for digest in digests.values())
-    assert len(set(digests.values())) == len(_rows())
-
-
-@pytest.mark.parametrize("group", ["experiments", "sweeps"])
-def test_a_row_or_table_that_there_is_not_is_refused(group):
-    with pytest.raises(MissingConfigException, match="nothing"):
-        compose("config", overrides=[f"{group}=nothing"])
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("sft.epochs=two", r"^sft\.epochs=two: must be a whole number"),
-        ("seed=-1", "^seed=-1: must be at least 0"),
-        ("rl.kl.place=nowhere", r"^rl\.kl\.place=nowhere: must be reward or loss"),
-    ],
-)
-def test_a_value_that_no_part_takes_is_refused_before_anything_is_built(override, message):
-    with pytest.raises(ValueError, match=message):
-        build_stages(compose("config", overrides=[override]))
-
-
-def test_every_row_has_a_label_of_its_own():
-    labels = [OmegaConf.load(REPOSITORY / "experiments" / f"{row}.yaml").row for row in _rows()]
-    assert len(set(labels)) == len(labels)
-
-
-# Paper D's temperatures are 0, 0.1, 0.2, 0.3: two samples at each make 8, five 20, three 12.
-@pytest.mark.parametrize(
-    ("overrides", "samples"),
-    [([], 4), (["scale=paper"], 20), (["teacher_samples.first_pass.samples_per_temperature=3"], 12)],
-)
-def test_the_row_sft_takes_the_responses_of_the_first_pass_alone(overrides, samples):
-    config = compose("config", overrides=["experiments=sft", *overrides])
-    assert instantiate(config.teaching_set, _convert_="all").first_pass.samples_per_query == samples
-
-
-def test_tracking_callbacks_and_hardware_do_not_change_the_digest(digests):
-    other = compose("config", [UNLABELLED, "tracking=none", "trainer.accelerator=cpu", "callbacks=none"])
-    assert job_digest(build_stages(other)) == digests["ours"]
-
-
-@pytest.mark.parametrize("short", ["fast_dev_run=true", "overfit_batches=1", "max_epochs=20"])
-def test_a_job_cut_short_has_a_digest_of_its_own(digests, short):
-    assert job_digest(build_stages(compose("config", [UNLABELLED, f"trainer.{short}"]))) != digests["ours"]
-
-
-def test_a_debug_run_is_the_default_one_cut_short_in_folders_of_its_own():
-    config = compose("config", overrides=["debug=fast_dev_run"])
-    assert (config.artifacts.root, config.output_root) == ("debug/artifacts", "debug/outputs")
-    assert dataclasses.replace(build_stages(config).trainer, callbacks={}) == Training(
-        accelerator="cpu", fast_dev_run=True, log_every_n_steps=1
+def check(**values: Any) -> None:
+    target = {"_target_": f"{__name__}.Part"}
+    check_types(
+        OmegaConf.create({"seed": 0, "other": "x", "part": target | values, "parts": {"a": dict(target)}}), Whole
     )
 
 
-def test_a_job_that_only_evaluates_has_a_digest_of_its_own_whatever_the_training():
-    a, b = (build_stages(compose("config", overrides=[override])) for override in ("sft.epochs=1", "sft.epochs=2"))
-    assert job_digest(a, evaluate_only=True) == job_digest(b, evaluate_only=True) != job_digest(a)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"count": 2, "rate": 1, "is_on": True, "name": "x", "limit": None, "place": "there"},
+        {"rate": 1e-4, "limit": 3, "anything": "x", "function": "any text"},
+        {"count": "???"},
+        {"anything": {"count": "two"}},  # no part: it names no target
+    ],
+)
+def test_what_a_part_takes_passes(values):
+    check(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"cuont": 2},
+            "part.cuont: there is no such setting; part has count, rate, is_on, name, limit, "
+            "place, function, anything.",
+        ),
+        ({"count": "two"}, "part.count=two: must be a whole number."),
+        ({"count": 1.5}, "part.count=1.5: must be a whole number."),
+        ({"count": True}, "part.count=True: must be a whole number."),
+        ({"count": None}, "part.count=None: must be a whole number."),
+        ({"rate": "fast"}, "part.rate=fast: must be a number."),
+        ({"rate": False}, "part.rate=False: must be a number."),
+        ({"is_on": 1}, "part.is_on=1: must be true or false."),
+        ({"limit": "none"}, "part.limit=none: must be a whole number or null."),
+        ({"name": 3}, "part.name=3: must be a text."),
+        ({"place": "nowhere"}, "part.place=nowhere: must be here or there."),
+    ],
+)
+def test_another_type_is_refused(values, message):
+    with pytest.raises(ValueError, match=f"^{message}$".replace(".", r"\.")):
+        check(**values)
+
+
+def test_the_values_of_the_whole_and_of_inner_parts_are_looked_at():
+    with pytest.raises(ValueError, match=r"^seed=zero: must be a whole number\.$"):
+        check_types(OmegaConf.create({"seed": "zero"}), Whole)
+    inner = {"seed": 0, "parts": {"a": {"_target_": f"{__name__}.Part", "count": "two"}}}
+    with pytest.raises(ValueError, match=r"^parts\.a\.count=two"):
+        check_types(OmegaConf.create(inner), Whole)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("nowhere.f", "it cannot be imported. ModuleNotFoundError: No module named 'nowhere'"),
+        ("math.nothing", "it cannot be imported. "),
+        ("math", "it is no function."),
+        ("5", "it cannot be imported. "),
+    ],
+)
+def test_a_function_that_is_not_there_is_refused_by_its_key(path, reason):
+    function = {"_target_": "hydra.utils.get_method", "path": path}
+    with pytest.raises(ValueError, match="^" + re.escape(f"part.function.path={path}: {reason}")):
+        check_types(OmegaConf.create({"part": {"function": function}}), Whole)
+
+
+def test_a_value_outside_its_range_is_refused_and_none_is_in_every_range():
+    check_ranges("part", Part(limit=None), {"limit": ABOVE_0})
+    with pytest.raises(ValueError, match=r"^part\.limit=0: must be above 0\.$"):
+        check_ranges("part", Part(limit=0), {"limit": ABOVE_0})
+
+
+def test_what_is_written_down_names_variables_and_not_their_values(monkeypatch):
+    monkeypatch.setenv("RKD_TEST_KEY", "hush")
+    config = OmegaConf.create(
+        {"key": "${oc.env:RKD_TEST_KEY}", "header": "Bearer ${key}", "seed": 0, "again": "${seed}"}
+    )
+    plain = without_environment(config)
+    assert plain == {
+        "key": "${oc.env:RKD_TEST_KEY}", "header": "Bearer ${oc.env:RKD_TEST_KEY}", "seed": 0, "again": 0,
+    }  # fmt: skip
+    assert config.key == OmegaConf.create(plain).key == "hush"  # a process that is started with it reads it again

@@ -24,7 +24,7 @@ from rkd.mini.mistakes import MISTAKES, as_number
 from rkd.mini.wording import read_yaml, words
 from rkd.records import Query
 
-LETTERS = "ABCDEFGHIJ"  # as rkd.answers has them
+LETTERS = "ABCDEFGHIJ"  # as rkd.data.answers has them
 SPLITS = ("pretrain", "train", "validation", "test")
 PLACES = ("", "second ", "third ")
 HOURS = 12

@@ -1,7 +1,8 @@
 """The text that mini models are pretrained on: arithmetic, stories, solved problems, solutions with a verdict, choices.
 
-A corpus is an endless stream of `Document`s drawn from a seed by a mixture; `rkd.pretrain` renders and packs them. Only
-plans and puzzles of the split `pretrain` are told: no text holds a problem that a model is trained or tested on later.
+A corpus is an endless stream of `Document`s drawn from a seed by a mixture; `rkd.mini.pretraining.pretrain` renders and
+packs them. Only plans and puzzles of the split `pretrain` are told: no text holds a problem that a model is trained or
+tested on later.
 """
 
 import dataclasses

@@ -3,11 +3,11 @@
 import dataclasses
 import re
 
-from rkd.answers import answers_match, extract_answer
+from rkd.data.answers import answers_match, extract_answer
 from rkd.mini import open as mini_open
 
-YES, NO = " Yes", " No"  # the verdicts, as rkd.prompts.JudgePrompt has them
-FIRST, SECOND = " A", " B"  # as rkd.prompts.ComparePrompt has them
+YES, NO = " Yes", " No"  # the verdicts, as rkd.data.judge_prompts.JudgePrompt has them
+FIRST, SECOND = " A", " B"  # as rkd.data.judge_prompts.ComparePrompt has them
 HIGHEST_MARK = 5
 _NUMBER = re.compile(r"\d[\d.,]*")
 _RESULT = re.compile(r"= (\d[\d.,]*)")

@@ -226,7 +226,8 @@ def generate_split(split: str, size: int, seed: int) -> list[MathProblem]:
 
 
 def queries(split: str, size: int, seed: int) -> list[Query]:
-    """`generate_split` as queries that carry their gold answer; `rkd.data` strips it where it must not be seen."""
+    """`generate_split` as queries that carry their gold answer; `rkd.data.datasets` strips it where it must not be
+    seen."""
     return [Query(p.id, "mini_math", p.question, p.answer, p.category) for p in generate_split(split, size, seed)]
 
 

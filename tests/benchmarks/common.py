@@ -28,7 +28,7 @@ def mini_stages(*overrides: str) -> Any:
     """`Stages` of the default job, with these settings."""
     from hydra import compose, initialize_config_dir
 
-    from rkd.pipeline import build_stages
+    from rkd.pipeline.pipeline import build_stages
 
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         return build_stages(compose("config", overrides=list(overrides)))
@@ -65,7 +65,7 @@ def rounded(value: Any, digits: int = 4) -> Any:
 
 def write_result(name: str, settings: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
     """Write `results/NAME.json`: what was measured, under what settings, with which code on what machine."""
-    from rkd.provenance import code_revision
+    from rkd.store.provenance import code_revision
 
     result = {
         "revision": code_revision(),

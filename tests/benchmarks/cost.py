@@ -13,17 +13,17 @@ from typing import Any
 
 import torch
 from common import checkpoint, mini_stages, write_result  # first: it makes rkd importable
-from tiny_models import llama
 from transformers import PreTrainedModel
 
-from rkd.batches import ResponseBatch, in_parts, pad
-from rkd.decoding import sample_tokens
-from rkd.generation import BATCH_RESPONSES
-from rkd.loading import load_causal_lm, load_tokenizer
+from rkd.generation.decoding import sample_tokens
+from rkd.generation.local import BATCH_RESPONSES
 from rkd.losses import sft_loss
-from rkd.models import Policy
+from rkd.models.batches import ResponseBatch, in_parts, pad
+from rkd.models.cpu_workers import cores, map_over_forks, mean_loss, part_count
+from rkd.models.loading import load_causal_lm, load_tokenizer
+from rkd.models.policy import Policy
 from rkd.protocols import Sampling
-from rkd.side_by_side import cores, map_over_forks, mean_loss, part_count
+from tests.support.tiny_models import llama
 
 LIMIT, NEVER = 20.0, 1_000_000  # seconds; an end-of-sequence token that no model has
 BATCHES = [2**power for power in range(11)]

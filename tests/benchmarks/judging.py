@@ -16,13 +16,14 @@ from statistics import median
 
 from common import checkpoint, in_turn, ratio, write_result  # first: it makes rkd importable
 
-from rkd.judge import LocalYesNo, Remembered, Verdict
-from rkd.loading import load_causal_lm, load_tokenizer
+from rkd.data.judge_prompts import JudgePrompt
+from rkd.judges.base import Remembered, Verdict
+from rkd.judges.single_token import LocalYesNo
 from rkd.mini.math import STYLES, solve, stories, tell, write_response
 from rkd.mini.mistakes import wrong_response
-from rkd.prompts import JudgePrompt
+from rkd.models.cpu_workers import cores
+from rkd.models.loading import load_causal_lm, load_tokenizer
 from rkd.records import Query, Response
-from rkd.side_by_side import cores
 
 QUERIES, SAMPLES, ROUNDS = 128, 8, 7
 SETTINGS = {

@@ -47,7 +47,7 @@ class Peak:
 
 def model() -> Any:
     """A Llama of 9 M weights, its vocabulary that of the mini models."""
-    import tiny_models
+    from tests.support import tiny_models
 
     return tiny_models.llama(vocab_size=1536, pad_token_id=0, eos_token_id=1, **MODEL)
 
@@ -56,7 +56,7 @@ def batch(prompts: int, responses: int) -> Any:
     """Random tokens of fixed lengths."""
     import torch
 
-    from rkd.batches import collate
+    from rkd.models.batches import collate
 
     torch.manual_seed(0)
     asked = torch.randint(3, 1536, (prompts, PROMPT_TOKENS)).tolist()
@@ -85,8 +85,8 @@ def train(module: Any, loss: Callable[[Any], Any], parts: Any) -> None:
     """Three steps of AdamW, as SFT and the reward model make them."""
     import torch
 
-    from rkd.batches import in_parts
-    from rkd.side_by_side import mean_loss, part_count
+    from rkd.models.batches import in_parts
+    from rkd.models.cpu_workers import mean_loss, part_count
 
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
     for _ in range(3):
@@ -98,7 +98,7 @@ def train(module: Any, loss: Callable[[Any], Any], parts: Any) -> None:
 
 def training_sum(module: Any, kept: int, *, models: int = 1) -> dict[str, float]:
     """What training holds. Each worker has a gradient of its own, which are then added up and given to the weights."""
-    from rkd.side_by_side import worker_count
+    from rkd.models.cpu_workers import worker_count
 
     size = sum(parameter.nbytes for parameter in module.parameters())
     return {
@@ -112,7 +112,7 @@ def training_sum(module: Any, kept: int, *, models: int = 1) -> dict[str, float]
 def sft() -> tuple[int, dict[str, float]]:
     """Steps on batches of 128 examples."""
     from rkd.losses import sft_loss
-    from rkd.models import Policy
+    from rkd.models.policy import Policy
 
     own = batch(SFT_BATCH, SFT_BATCH)
     with Peak() as peak:
@@ -123,25 +123,25 @@ def sft() -> tuple[int, dict[str, float]]:
 
 def reward_model() -> tuple[int, dict[str, float]]:
     """Steps on batches of 64 pairs."""
-    import tiny_models
     from transformers import LlamaForSequenceClassification
 
-    from rkd.models import Scorer
+    from rkd.models.reward_model import RewardModel
+    from tests.support import tiny_models
 
     own = batch(PAIRS, 2 * PAIRS)
     with Peak() as peak:
         kind = LlamaForSequenceClassification
-        scorer = Scorer(tiny_models.llama(kind, vocab_size=1536, num_labels=1, pad_token_id=0, **MODEL))
-        train(scorer, lambda part: scorer(part).mean(), own)
-    return peak.bytes, training_sum(scorer, kept_for_backward(lambda: scorer(own), scorer))
+        reward_model = RewardModel(tiny_models.llama(kind, vocab_size=1536, num_labels=1, pad_token_id=0, **MODEL))
+        train(reward_model, lambda part: reward_model(part).mean(), own)
+    return peak.bytes, training_sum(reward_model, kept_for_backward(lambda: reward_model(own), reward_model))
 
 
 def sampling() -> tuple[int, dict[str, float]]:
     """256 responses to 32 prompts, in two batches on one core; on several cores each fork has as much."""
-    from rkd.generation import LocalGenerator
-    from rkd.loading import load_tokenizer
+    from rkd.generation.local import LocalGenerator
+    from rkd.models.cpu_workers import cores
+    from rkd.models.loading import load_tokenizer
     from rkd.protocols import Sampling
-    from rkd.side_by_side import cores
 
     stages, tokenizer = mini_stages(), load_tokenizer(checkpoint("mini_1"))
     queries = stages.dataset.training_queries()[:RL_QUERIES]
@@ -162,15 +162,15 @@ def rl() -> tuple[int, dict[str, float]]:
     import torch
     from torch.utils.data import DataLoader
 
-    from rkd.advantages import GAE
-    from rkd.kl_control import FixedKL
-    from rkd.loading import load_tokenizer
-    from rkd.policy_training import Optimisation
+    from rkd.models.cpu_workers import worker_count
+    from rkd.models.loading import load_tokenizer
     from rkd.protocols import Rewards
-    from rkd.rl import RL
-    from rkd.rollouts import KLPenalty, Rollouts, Term
-    from rkd.side_by_side import worker_count
-    from rkd.training import Training
+    from rkd.rl.advantages import GAE
+    from rkd.rl.kl_controller import FixedKL
+    from rkd.rl.reward_mix import Term
+    from rkd.rl.settings import KLPenalty, Optimisation, Rollouts
+    from rkd.rl.stage import RL
+    from rkd.training.trainer import Training
 
     stages, tokenizer = mini_stages(), load_tokenizer(checkpoint("mini_1"))
     queries = stages.dataset.training_queries()[:RL_QUERIES]
@@ -208,10 +208,10 @@ def rl() -> tuple[int, dict[str, float]]:
 
 def wide(chunk: str, *, gradient: bool) -> tuple[int, dict[str, float]]:
     """Log-probabilities of 8 × 512 tokens over 131,072 words, by a model of width 64."""
-    import tiny_models
     import torch
 
-    from rkd import models
+    from rkd.models import policy as models
+    from tests.support import tiny_models
 
     if CHUNKS[chunk]:
         models.CHUNK_ELEMENTS = CHUNKS[chunk]
@@ -219,7 +219,7 @@ def wide(chunk: str, *, gradient: bool) -> tuple[int, dict[str, float]]:
     policy = models.Policy(lm)
     torch.manual_seed(0)
     tokens = torch.randint(3, WIDE["vocab_size"], (2, WIDE["batch"], WIDE["tokens"])).tolist()
-    from rkd.batches import collate
+    from rkd.models.batches import collate
 
     own = collate([row[:16] for row in tokens[0]], tokens[1], 0)
     with Peak() as peak, torch.set_grad_enabled(gradient):
@@ -235,13 +235,13 @@ STAGES = {"sft": sft, "reward_model": reward_model, "rl": rl, "sampling": sampli
 
 def warm_up() -> None:
     """Import and touch what every stage does, so that the level before it holds the libraries."""
-    import tiny_models
     import torch
 
-    import rkd.generation
-    import rkd.reward_model
-    import rkd.rl
-    import rkd.sft  # noqa: F401
+    import rkd.generation.local
+    import rkd.rl.stage
+    import rkd.stages.reward_model
+    import rkd.stages.sft  # noqa: F401
+    from tests.support import tiny_models
 
     tiny = tiny_models.llama(vocab_size=32)
     tiny(torch.zeros(1, 4, dtype=torch.long)).logits.sum().backward()

@@ -27,7 +27,7 @@ from typing import Any
 
 from common import FOLDER, checkpoint, mini_stages, ratio, rounded, write_result  # first: it makes rkd importable
 
-from rkd.provenance import code_revision
+from rkd.store.provenance import code_revision
 
 QUERIES, SAMPLES, ITERATIONS, ROUNDS, TEMPERATURE = 64, 8, 3, 3, 1.0
 COMMON = {"samples": SAMPLES, "minibatches": 4, "temperature": TEMPERATURE, "iterations": ITERATIONS}
@@ -68,22 +68,22 @@ def run(python: str, script: Path, job: dict[str, Any], folder: Path, processes:
 
 
 def run_ours(job: dict[str, Any]) -> dict[str, Any]:
-    """Some iterations of `rkd.rl`, by Lightning's trainer as a job runs them."""
+    """Some iterations of `rkd.rl.stage`, by Lightning's trainer as a job runs them."""
     import copy
 
     import torch
     from pytorch_lightning import Callback
     from torch.utils.data import DataLoader
 
-    from rkd.advantages import GAE, GroupRelative
-    from rkd.kl_control import FixedKL
-    from rkd.loading import load_causal_lm, load_tokenizer
-    from rkd.policy_training import Optimisation
+    from rkd.models.cpu_workers import cores
+    from rkd.models.loading import load_causal_lm, load_tokenizer
     from rkd.protocols import Rewards
-    from rkd.rl import RL
-    from rkd.rollouts import KLPenalty, Rollouts, Term
-    from rkd.side_by_side import cores
-    from rkd.training import Training
+    from rkd.rl.advantages import GAE, GroupRelative
+    from rkd.rl.kl_controller import FixedKL
+    from rkd.rl.reward_mix import Term
+    from rkd.rl.settings import KLPenalty, Optimisation, Rollouts
+    from rkd.rl.stage import RL
+    from rkd.training.trainer import Training
 
     times: list[float] = []
 
@@ -113,7 +113,7 @@ def run_ours(job: dict[str, Any]) -> dict[str, Any]:
         kl=KLPenalty(
             controller=FixedKL(0.02), place="reward" if is_ppo else "loss", estimator="k1" if is_ppo else "k3"
         ),
-        advantages=GAE(discount=1.0, trace_decay=1.0) if is_ppo else GroupRelative(group_size=job["samples"]),
+        advantages=GAE(discount=1.0, gae_lambda=1.0) if is_ppo else GroupRelative(group_size=job["samples"]),
     )
     terms = [Term(name="digits", weight=1.0, queries=queries, reward=reward)]
     tokenizer, reference = load_tokenizer(Path(job["folder"])), load_causal_lm(job["folder"])

@@ -21,9 +21,9 @@ import torch
 from common import checkpoint, in_turn, mini_stages, ratio, write_result  # first: it makes rkd importable
 from transformers import AutoModelForCausalLM, CompileConfig
 
-from rkd.batches import pad
-from rkd.generation import LocalGenerator
-from rkd.loading import load_causal_lm, load_tokenizer
+from rkd.generation.local import LocalGenerator
+from rkd.models.batches import pad
+from rkd.models.loading import load_causal_lm, load_tokenizer
 from rkd.protocols import Sampling
 
 QUERIES, SAMPLES, MAX_TOKENS = 64, 8, 120

@@ -17,13 +17,13 @@ from typing import Any
 from common import mini_stages, write_result
 from rich.console import Console
 
-from rkd import collector
-from rkd.generation import LocalGenerator
-from rkd.pipeline import run_experiment
-from rkd.policy_training import PolicyModule
-from rkd.rewards import LearnedReward
-from rkd.side_by_side import cores
-from rkd.workshop import Workshop
+from rkd.generation.local import LocalGenerator
+from rkd.models.cpu_workers import cores
+from rkd.pipeline.pipeline import run_experiment
+from rkd.pipeline.stage_runner import Workshop
+from rkd.rl import rollout as collector
+from rkd.rl.policy_module import PolicyModule
+from rkd.rl.rewards import LearnedReward
 
 OVERRIDES = (
     "dataset.max_training_queries=1000",

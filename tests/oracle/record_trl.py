@@ -1,4 +1,4 @@
-"""Record what TRL computes on small fixed inputs, as an oracle for `rkd.losses` and `rkd.advantages`.
+"""Record what TRL computes on small fixed inputs, as an oracle for `rkd.losses` and `rkd.rl.advantages`.
 
     python -m venv .venv-trl && .venv-trl/bin/pip install -r tests/oracle/requirements.txt
     .venv-trl/bin/python tests/oracle/record_trl.py
@@ -370,7 +370,7 @@ def record_ppo(folder: str) -> dict[str, Any]:
             "values": rollout["values"],
             "response_mask": past_end_mask,
             "discount": args.gamma,
-            "trace_decay": args.lam,
+            "gae_lambda": args.lam,
         },
         {"advantages": rollout["advantages"], "returns": rollout["returns"]},
     )

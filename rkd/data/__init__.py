@@ -1,0 +1,1 @@
+"""Datasets, prompts and answers: files become queries, queries become prompts, texts become answers."""

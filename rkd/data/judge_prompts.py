@@ -1,0 +1,174 @@
+"""The texts that a judge sees: a query and one or two responses enter, a prompt leaves.
+
+The prompts are ours: neither paper prints one. No text of a model can write the delimiters that it stands between.
+"""
+
+import re
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rkd.data.prompts import QUESTION, RESPONSE, ChatTokenizer, check_slot, special_tokens, without_special_tokens
+from rkd.records import Query
+
+_COMPARED = ("{first}", "{second}")
+
+
+class VerdictPrompt(ABC):
+    """What the prompts of judges have in common: a query and a response enter, and the next token is one of two words.
+
+    A response stands between delimiters that it cannot write itself: in all that is put into the prompt the `<` of
+    "<response>" and "</response>" becomes `(`, whatever the case, the blanks, the width of the letters and the marks
+    without a width between them.
+    """
+
+    __slots__ = ()
+    is_chat: bool
+
+    @abstractmethod
+    def render(self, query: Query, response_text: str) -> str:
+        """The prompt that asks about `response_text`, a response to the query."""
+
+    def encode(self, queries: Sequence[Query], responses: Sequence[str], tokenizer: ChatTokenizer) -> list[list[int]]:
+        """The tokens of each prompt, `queries[i]` being that of `responses[i]`.
+
+        In the chat form where the tokenizer has one; a special token spelled out in what is put in is broken by a
+        blank.
+        """
+        if not queries:
+            return []
+        names, texts = special_tokens(tokenizer), []
+        for query, response in zip(queries, responses, strict=True):
+            asked = query.rewritten(lambda text: without_special_tokens(text, names))
+            texts.append(self.render(asked, without_special_tokens(response, names)))
+        if self.is_chat and tokenizer.chat_template:
+            turns = ([{"role": "user", "content": text}] for text in texts)
+            # The next token is the verdict: a template that would open a thought there (Qwen3's) is told not to.
+            options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+            texts = [tokenizer.apply_chat_template(turn, **options) for turn in turns]
+            return tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return tokenizer(texts)["input_ids"]
+
+    def written(self, word: str) -> list[str]:
+        """The spellings of a word: with a blank before it or none, in capitals or not."""
+        bare = word.strip()
+        return list(dict.fromkeys(b + one for one in (bare, bare.lower(), bare.upper()) for b in ("", " ")))
+
+    def spellings(self, word: str, tokenizer: ChatTokenizer) -> list[int]:
+        """The tokens that are a spelling of the word: P(Yes) sums over them.
+
+        Raises:
+            ValueError: no spelling is one token.
+        """
+        rows = tokenizer(self.written(word), add_special_tokens=False)["input_ids"]
+        if not (tokens := sorted({row[0] for row in rows if len(row) == 1})):
+            raise ValueError(
+                f"the judge's tokenizer has no single token for {word!r}: choose other words in its prompt, for a "
+                "judge judge.prompt.yes_word= and judge.prompt.no_word=."
+            )
+        return tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgePrompt(VerdictPrompt):
+    """The prompt of the single-token judge: its next token is `yes_word` or `no_word`.
+
+    The response comes last, so the responses to one query share their prefix.
+
+    Args:
+        is_chat: whether a model that has a chat template is asked in it.
+    """
+
+    template: str = (
+        "Q: {question}\nIs the answer below right? Say Yes or No.\n<response>\n{response}\n</response>\nVerdict:"
+    )
+    yes_word: str = " Yes"
+    no_word: str = " No"
+    is_chat: bool = True
+
+    def __post_init__(self) -> None:
+        check_slot(self.template, QUESTION)
+        check_slot(self.template, RESPONSE)
+        if self.template.index(QUESTION) > self.template.index(RESPONSE):
+            raise ValueError("the judge's template has {response} before {question}: put the question first.")
+        if not re.search(r"<response>\s*\{response\}\s*</response>", self.template):
+            raise ValueError("the judge's template must hold {response} between <response> and </response>.")
+
+    def render(self, query: Query, response_text: str) -> str:
+        """The prompt that asks whether `response_text` answers the query rightly."""
+        before, _, rest = self.template.partition(QUESTION)
+        between, _, after = rest.partition(RESPONSE)
+        return before + _without_delimiters(query.question) + between + _without_delimiters(response_text) + after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparePrompt(VerdictPrompt):
+    """The prompt of an annotator: which of two responses is better? Its next token is `first_word` or `second_word`.
+
+    One is the response that is asked about, the other the query's reference, which its `gold_answer` is. So an
+    annotator is a judge whose Yes is the word of the response.
+
+    Args:
+        template: it holds `{question}`, `{first}` and `{second}`, each once, in this order. reference_first: whether
+        the reference stands first; an annotator is asked both ways (`rkd.evaluation.win_rate`).
+    """
+
+    template: str
+    first_word: str = " A"
+    second_word: str = " B"
+    reference_first: bool = True
+    is_chat: bool = True
+
+    def __post_init__(self) -> None:
+        for slot in (QUESTION, *_COMPARED):
+            check_slot(self.template, slot)
+        in_order = r"\{question\}.*<response>\s*\{first\}\s*</response>.*<response>\s*\{second\}\s*</response>"
+        if not re.search(in_order, self.template, re.DOTALL):
+            raise ValueError(
+                "the annotator's template must hold {question}, then {first} and {second}, each of the two between "
+                "<response> and </response>."
+            )
+
+    @property
+    def yes_word(self) -> str:
+        """The word that prefers the response."""
+        return self.second_word if self.reference_first else self.first_word
+
+    @property
+    def no_word(self) -> str:
+        """The word that prefers the reference."""
+        return self.first_word if self.reference_first else self.second_word
+
+    def render(self, query: Query, response_text: str) -> str:
+        """The prompt that asks whether `response_text` is better than the query's reference.
+
+        Raises:
+            ValueError: the query has no reference.
+        """
+        if query.gold_answer is None:
+            raise ValueError(f"{query.id} has no reference response to compare with: evaluate on `Data.test_sets()`.")
+        shown = (query.gold_answer, response_text) if self.reference_first else (response_text, query.gold_answer)
+        text = self.template
+        # From the last slot on: what was put in is not searched for a slot.
+        for slot, own in reversed(list(zip((QUESTION, *_COMPARED), (query.question, *shown), strict=True))):
+            before, _, after = text.partition(slot)
+            text = before + _without_delimiters(own) + after
+        return text
+
+
+# "<" and what a tokenizer that normalizes reads as one, up to the word that makes a delimiter of it.
+_BRACKET = re.compile(r"[<＜﹤](?=[^\w<＜﹤]*+(\w[\s\S]{0,100})?)")
+
+
+def _without_delimiters(text: str) -> str:
+    return _BRACKET.sub(lambda bracket: "(" if _names_delimiter(bracket[1] or "") else bracket[0], text.strip())
+
+
+def _names_delimiter(text: str) -> bool:
+    """Whether a tokenizer could read "response" at the start of the text.
+
+    Some fold letters of other widths, and drop marks without a width.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(character for character in folded if character.isalnum()).startswith("response")

@@ -1,0 +1,129 @@
+"""Recorded responses as a teacher: a file of texts enters, a `TextGenerator` over them leaves.
+
+Whatever answered the queries before, a model behind an endpoint, another tool, a public record, teaches as a local
+model does: through labels, SFT and the rest. The file has one JSON object per line, one for each response:
+
+    {"query": "How many …?", "response": "Step 1: …\\nThe answer is 5.", "is_finished": true}
+
+`query` is the question's text, or its id with or without the dataset's name before it ("svamp-chal-7", "chal-7", 7);
+`is_finished` may be missing, and is false where the text was cut at a length limit. Several responses to one query are
+its samples, in the order of the file; the first stands for its greedy one. Other columns are ignored.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rkd.data.jsonl import id_in, question_key, rows_of, text_in
+from rkd.protocols import Sampling
+from rkd.records import Query, Response
+from rkd.store.fingerprint import digest_of_files
+
+Rewrite = Callable[[str], str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTeacher:
+    """A file of responses in the role of teacher; a `TextGenerator` over it, which is read once.
+
+    Args:
+        name: recorded with each response and printed in tables.
+        path: the file.
+        query_column: the column that says which query a response belongs to.
+        response_column: the column of the text; or several where a row holds what several models said, which are then
+            its query's samples. A column of objects is entered by a dot, `model.text`.
+        rewrite: makes of a response the text that is taught, or None, which leaves it out; None takes it as it is.
+    """
+
+    name: str
+    path: str
+    query_column: str = "query"
+    response_column: str | Sequence[str] = "response"
+    rewrite: Rewrite | None = None
+
+    prompt = None  # it was asked elsewhere
+
+    def __post_init__(self) -> None:
+        if not self._columns:
+            raise ValueError("teacher.response_column=[] names no column: give one, or the list of several.")
+
+    def source(self) -> "StoredTeacher":
+        """Itself: what a local model's checkpoint is to that model.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        self._file()
+        return self
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What stands for it in the fingerprint of a later stage: its content, not its place."""
+        columns = {"query_column": self.query_column, "response_column": self._columns}
+        return {"name": self.name, "digest": digest_of_files([self._file()]), **columns, "rewrite": self.rewrite}
+
+    @property
+    def count(self) -> int:
+        """How many responses there are."""
+        return sum(map(len, self._texts.values()))
+
+    def answered(self, queries: Sequence[Query]) -> int:
+        """How many of the queries have a response."""
+        return sum(bool(self._of(query)) for query in queries)
+
+    def recorded(self, queries: Sequence[Query]) -> list[list[Response]]:
+        """All responses to each query; none where none was recorded."""
+        return [
+            [Response(query.id, self.name, index, *text) for index, text in enumerate(self._of(query))]
+            for query in queries
+        ]
+
+    def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:  # noqa: ARG002
+        """The first `sampling.samples_per_query` responses to each query; temperature and seed are the record's own.
+
+        Raises:
+            ValueError: a query has fewer.
+        """
+        wanted, responses = sampling.samples_per_query, self.recorded(queries)
+        lacking = [query.id for query, own in zip(queries, responses, strict=True) if len(own) < wanted]
+        if lacking:
+            raise ValueError(
+                f"{self.path} has fewer than {wanted} responses to {len(lacking)} of {len(queries)} queries "
+                f"(first: {lacking[0]})."
+            )
+        return [own[:wanted] for own in responses]
+
+    def _of(self, query: Query) -> Sequence[tuple[str, bool]]:
+        names = (query.question, query.id, query.id.removeprefix(f"{query.dataset}-"))
+        return [text for key in dict.fromkeys(map(question_key, names)) for text in self._texts.get(key, ())]
+
+    @cached_property
+    def _texts(self) -> Mapping[str, Sequence[tuple[str, bool]]]:
+        """Text and `is_finished` of the responses, by the key of their query."""
+        texts: dict[str, list[tuple[str, bool]]] = {}
+        for place, row in rows_of(self._file()):
+            try:
+                query = id_in(row, self.query_column)
+                responses, is_finished = [text_in(row, one) for one in self._columns], row.get("is_finished", True)
+                if not isinstance(is_finished, bool):
+                    raise ValueError(f"`is_finished` is {is_finished!r} instead of true or false")
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}. Correct or remove this row, or name its columns.") from error
+            for response in responses:
+                if (taught := self.rewrite(response) if self.rewrite else response) is not None:
+                    texts.setdefault(question_key(query), []).append((taught, is_finished))
+        return texts
+
+    @property
+    def _columns(self) -> list[str]:
+        return [self.response_column] if isinstance(self.response_column, str) else list(self.response_column)
+
+    def _file(self) -> Path:
+        path = Path(self.path).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"teacher.path={self.path} is no file. Name the JSONL file of the recorded responses; "
+                "the head of rkd/data/recorded_responses.py describes it."
+            )
+        return path

@@ -1,0 +1,1 @@
+"""Numbers about models, labels and judges: accuracy, win rates, intervals, tests, and the results that a job keeps."""

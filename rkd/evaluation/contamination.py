@@ -1,0 +1,59 @@
+"""How near test questions are to training questions: texts enter, the overlap with each one's nearest neighbour leaves.
+
+The overlap of a test question with a training question is the share of its different word trigrams that the other one
+has too; names and numbers count as words. 1 means that every trigram is there.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from rkd.evaluation.results import Overlap
+
+_WORD = re.compile(r"\$?\d+(?:\.\d+)?|\w+|[^\w\s]")
+
+
+def nearest_overlap(questions: Sequence[str], training_questions: Sequence[str]) -> list[float]:
+    """For each question the largest overlap with one training question, in [0, 1]; 0 without training questions."""
+    holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index, question in enumerate(training_questions):
+        for trigram in _trigrams(question):
+            holders[trigram].append(index)
+    indices = {trigram: np.asarray(own) for trigram, own in holders.items()}
+    overlaps = []
+    for question in questions:
+        trigrams = _trigrams(question)
+        found = [indices[trigram] for trigram in trigrams if trigram in indices]
+        shared = int(np.bincount(np.concatenate(found)).max()) if found else 0
+        overlaps.append(shared / len(trigrams))
+    return overlaps
+
+
+def summarize_overlap(questions: Sequence[str], training_questions: Sequence[str]) -> Overlap:
+    """`nearest_overlap` in four numbers.
+
+    Raises:
+        ValueError: there is no question.
+    """
+    if not questions:
+        raise ValueError("the overlap of no question at all has no mean: give at least one test question.")
+    overlaps = nearest_overlap(questions, training_questions)
+    known = {_words(question) for question in training_questions}
+    return Overlap(
+        questions=len(questions),
+        mean=float(np.mean(overlaps)),
+        percentile_95=float(np.percentile(overlaps, 95)),
+        exact_duplicates=sum(_words(question) in known for question in questions),
+    )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(text))
+
+
+def _trigrams(text: str) -> set[tuple[str, ...]]:
+    """The word trigrams of a text; a text of fewer than three words is one itself."""
+    words = _words(text)
+    return {words[start : start + 3] for start in range(max(1, len(words) - 2))}

@@ -1,0 +1,258 @@
+"""What one job leaves behind: `result.json`, the only thing that tables and figures are made from.
+
+In: counts and outcomes of the stages. Out: frozen records and their JSON form. Fractions are in [0, 1] here; only
+`rkd.reporting.report` prints percent. n: questions of a test set.
+"""
+
+import dataclasses
+import datetime
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rkd.evaluation.verdict_counts import GradeStatistics, JudgeQuality, LabelStatistics, VerdictCounts
+from rkd.io import write_whole
+
+RESULT_FILE = "result.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CategoryResult:
+    """Accuracy on the n questions of one category."""
+
+    n: int
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WinRate:
+    """What is told of an open-ended test beside the mean preference; lengths are mean characters of a response.
+
+    `length_controlled` is the rate that responses as long as the reference's would have (`rkd.evaluation.alpaca_eval`).
+    Of an annotator that compares, `first_preferred` is how far it prefers what stands first, 0.5 being not at all, and
+    `orders_agree` the share of questions on which its verdict is the same in both orders; of one that grades, `even` is
+    the share of questions whose responses have equal grades, or one that could not be read. `unreadable` counts the
+    verdicts, two to a question, that could not be read. `rubric`: the mean score by the rubric of a generated world.
+    """
+
+    length_controlled: float
+    characters: float
+    reference_characters: float
+    unreadable: int
+    first_preferred: float | None = None
+    orders_agree: float | None = None
+    even: float | None = None
+    rubric: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TestSetResult:
+    """One model on one test set: `outcomes`, `answers` and `question_ids` have n entries, in the same order.
+
+    Of an open-ended test, which alone has a `win_rate`, an outcome is the annotator's preference for the response over
+    the reference, in [0, 1], the accuracy their mean, `correct` counts those above 0.5, and an answer is the response.
+
+    `interval_low` and `interval_high` bound the 95 % interval of `accuracy`; `pass_at_8` and `maj_at_8` are None where
+    only the greedy response was drawn; an entry of `answers` is None where none could be extracted. `share_truncated`
+    counts responses cut at the length limit.
+    """
+
+    __test__ = False  # by its name pytest would take it for a test class
+
+    test_set: str
+    n: int
+    correct: int
+    accuracy: float
+    interval_low: float
+    interval_high: float
+    pass_at_8: float | None
+    outcomes: list[bool] | list[float]
+    answers: list[str | None]
+    question_ids: list[str]
+    share_without_answer: float
+    share_truncated: float
+    by_category: dict[str, CategoryResult] = dataclasses.field(default_factory=dict)
+    maj_at_8: float | None = None
+    win_rate: WinRate | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.outcomes), len(self.answers), len(self.question_ids), self.n}
+        right = sum(outcome > 0.5 for outcome in self.outcomes)
+        if len(lengths) != 1 or right != self.correct:
+            raise ValueError(
+                f"{self.test_set}: n={self.n}, correct={self.correct} do not fit {len(self.outcomes)} outcomes "
+                f"({right} of them true), {len(self.answers)} answers, {len(self.question_ids)} ids."
+            )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelResult:
+    """One role of the table (teacher, student few-shot, SFT, Ours, …) on every test set, the main one first."""
+
+    role: str
+    test_sets: dict[str, TestSetResult]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BoundSides:
+    """Both sides of the bound (`rkd.evaluation.reward_bound`), in fractions: the right one by the mean errors, and by
+    the largest."""
+
+    true_gain: float
+    proxy_gain: float
+    by_mean_error: float
+    by_largest_error: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two roles on the same questions: how many only the first, only the second got right.
+
+    `difference` is the first's accuracy minus the second's, `p_value` that of McNemar's exact test, two-sided.
+    """
+
+    first: str
+    second: str
+    test_set: str
+    only_first: int
+    only_second: int
+    difference: float
+    p_value: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Overlap:
+    """Of `questions` test questions: mean and 95th percentile of the nearest overlap, and how many texts are equal."""
+
+    questions: int
+    mean: float
+    percentile_95: float
+    exact_duplicates: int
+
+    def __str__(self) -> str:
+        return (
+            f"nearest training question shares {self.mean:.1%} of a question's word trigrams on average "
+            f"(95th percentile {self.percentile_95:.1%}), {self.exact_duplicates} of {self.questions} questions "
+            "are a training question word by word"
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunResult:
+    """One job. `counts`: queries, samples, pairs, dropped, …; `costs`: of each stage `seconds`, `seconds_this_job`
+    and `tokens`, those of the responses that it sampled.
+
+    `failure` is the reason why the job ended early, None for a finished one; `created` is an ISO 8601 time; `overlaps`:
+    of each test set with the training questions. `labels`, `verdicts`: of the training queries, and of the teacher's
+    first-pass responses to them; None where a job makes no labels. `judge`: the judge's verdicts on the same responses;
+    None without one. `reward_model`: what its kept weights reach on the validation pairs
+    (`rkd.stages.preference_batches.kinds`); empty without one. `histories`: by stage, a row for each validation: of
+    sft, dpo and reward_model with `step` and the `share` of all steps, of rl with `episodes`, and there about forty
+    rollouts' `reward`, `kl`, `response_tokens` and `repetition`, too. `grades`: of an open-ended task, by what was
+    graded. `bound`: by what stands for the true reward, "label" or "learned"; empty where it was not asked for.
+    `stopped`: why a stage was ended before its time, by stage.
+    """
+
+    row: str
+    seed: int
+    config: dict[str, Any]
+    revision: str | None
+    versions: dict[str, str]
+    counts: dict[str, int | float]
+    costs: dict[str, dict[str, int | float]]
+    models: list[ModelResult]
+    comparisons: list[Comparison]
+    failure: str | None
+    created: str
+    overlaps: dict[str, Overlap] = dataclasses.field(default_factory=dict)
+    judge: JudgeQuality | None = None
+    labels: LabelStatistics | None = None
+    verdicts: VerdictCounts | None = None
+    reward_model: dict[str, float] = dataclasses.field(default_factory=dict)
+    histories: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
+    bound: dict[str, BoundSides] = dataclasses.field(default_factory=dict)
+    grades: dict[str, GradeStatistics] = dataclasses.field(default_factory=dict)
+    stopped: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def validation_accuracy(self) -> float | None:
+        """What the last training of the student reached in validation, a fraction; None in a row without training."""
+        reached = (self.counts.get(f"{stage}/best_validation") for stage in ("rl", "dpo", "sft"))
+        return next((accuracy for accuracy in reached if accuracy is not None), None)
+
+
+def write_result(result: RunResult, folder: Path) -> Path:
+    """Write `folder/result.json`, so that a reader never meets half a file.
+
+    Raises:
+        ValueError: a number is not finite; name it None or leave it out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RESULT_FILE
+    write_whole(path, json.dumps(dataclasses.asdict(result), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    return path
+
+
+def read_result(path: Path) -> RunResult:
+    """Read a `result.json`, or the one in the folder given.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it has other fields than these records, or is no JSON.
+    """
+    file = path / RESULT_FILE if path.is_dir() else path
+    if not file.is_file():
+        present = sorted(child.name for child in file.parent.glob("*")) if file.parent.is_dir() else []
+        raise FileNotFoundError(
+            f"{file} is not there (present: {', '.join(present) or 'nothing'}). Give the folder of one job, or the "
+            "result.json that `python run.py` wrote at its end."
+        )
+    try:
+        return result_from_json(RunResult, json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{file} is no result file of this version ({error}). Run its job again: finished stages are reused."
+        ) from error
+
+
+_Kind = TypeVar("_Kind")
+
+
+def result_from_json(kind: type[_Kind], value: Any) -> _Kind:
+    """Build `kind` from JSON by its annotations: records, lists and dictionaries of records; anything else stays."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if unknown := sorted(set(value) - set(hints)):
+            raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}")
+        return kind(**{name: result_from_json(hints[name], item) for name, item in value.items()})
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    records = [one for one in arguments if dataclasses.is_dataclass(one)]
+    if origin is types.UnionType and records and value is not None:  # a record or None
+        return result_from_json(records[0], value)
+    if origin is list and not isinstance(arguments[0], types.UnionType):
+        return [result_from_json(arguments[0], item) for item in value]
+    if origin in (dict, Mapping):
+        return {key: result_from_json(arguments[1], item) for key, item in value.items()}
+    return value
+
+
+def failed_result(
+    row: str, seed: int, config: dict[str, Any], revision: str | None, versions: dict[str, str], failure: str
+) -> RunResult:
+    """The result of a job that failed, which a table shows with its reason."""
+    return RunResult(
+        row=row,
+        seed=seed,
+        config=config,
+        revision=revision,
+        versions=versions,
+        counts={},
+        costs={},
+        models=[],
+        comparisons=[],
+        failure=failure,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,154 @@
+"""Open-ended tests (paper D, Table 4): instructions with reference responses, a model and an annotator enter.
+
+Their result leaves: how far the annotator prefers the model's greedy responses to the references, as AlpacaEval 2
+counts it. An annotator that compares is asked in both orders, and the mean of both verdicts counts: what it gives to a
+place is given to both responses. One that grades is shown each response by itself, and equal grades are even. Lengths
+are in characters; n: instructions of a test set.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rkd.data.judge_prompts import ComparePrompt
+from rkd.evaluation.accuracy import Evaluation, by_category
+from rkd.evaluation.alpaca_eval import Annotation, length_controlled_win_rate, read_difficulty, win_rate
+from rkd.evaluation.results import TestSetResult, WinRate
+from rkd.judges.base import NoJudge
+from rkd.judges.endpoint_single_token import EndpointJudge, EndpointYesNo
+from rkd.judges.endpoint_written import EndpointWrittenJudge
+from rkd.judges.single_token import LocalYesNo, YesNoJudge
+from rkd.judges.written import Written, WrittenJudge
+from rkd.protocols import TextGenerator
+from rkd.records import Query, Response
+
+EVEN = 0.5
+NORMAL_95 = 1.96  # standard errors to either side
+
+Comparing = YesNoJudge | EndpointJudge
+Grading = WrittenJudge | EndpointWrittenJudge
+Annotator = Comparing | Grading
+"""The annotator of a configuration: a judge of one token whose prompt is a `ComparePrompt`, or a judge that grades."""
+
+OpenAnnotator = LocalYesNo | EndpointYesNo | Written
+"""What opens of it."""
+
+Rubric = Callable[[str, str], float]
+"""The score of a response to an instruction by the rubric of a generated world."""
+
+
+def check_annotator(annotator: Annotator | NoJudge, dataset: str) -> None:
+    """Refuse what cannot annotate.
+
+    Raises:
+        ValueError: it is none, or its prompt asks about one response.
+    """
+    if not isinstance(annotator, Annotator):
+        raise ValueError(
+            f"dataset={dataset} is open-ended: its responses are compared with references, and annotator=none compares "
+            "none. Take `python run.py annotator=mini_grader`, the teacher, `annotator=teacher`, or a server, "
+            "`annotator=endpoint annotator.model=NAME`."
+        )
+    if isinstance(annotator, Comparing) != isinstance(annotator.prompt, ComparePrompt):
+        raise ValueError(
+            "annotator.prompt must show two responses where the annotator answers with one token "
+            "(conf/judge_prompt/compare.yaml), and one where it grades (conf/judge_prompt/rubric.yaml)."
+        )
+
+
+def evaluate_open_ended(
+    stage: Evaluation,
+    generator: TextGenerator,
+    queries: Sequence[Query],
+    annotator: OpenAnnotator,
+    *,
+    test_set: str,
+    rubric: Rubric | None = None,
+) -> TestSetResult:
+    """The result on one test set, the references being the queries' `gold_answer`.
+
+    An empty response is judged like any other; `share_without_answer` counts those.
+
+    Raises:
+        ValueError: there is no query, or one has no reference.
+    """
+    if not queries:
+        raise ValueError(f"test set {test_set} has no queries. Evaluate on `Data.test_sets()`.")
+    responses = [own[0] for own in generator.generate(queries, stage.greedy, 0)]
+    texts = [response.text for response in responses]
+    if without := [query.id for query in queries if query.gold_answer is None]:
+        raise ValueError(f"test set {test_set}: {len(without)} queries have no reference (first: {without[0]}).")
+    references = [query.gold_answer for query in queries]
+    preferred = _graded if isinstance(annotator, Written) else _compared
+    preferences, of_annotator = preferred(annotator, queries, responses)
+    annotations = [
+        Annotation(_index(query, place), "model", 1 + preference, len(reference), len(text))
+        for place, (query, preference, reference, text) in enumerate(
+            zip(queries, preferences, references, texts, strict=True)
+        )
+    ]
+    difficulty = None if stage.difficulty is None else read_difficulty(Path(stage.difficulty).expanduser())
+    rate, n = win_rate(annotations), len(queries)
+    margin = NORMAL_95 * rate.standard_error if n > 1 else 1.0
+    return TestSetResult(
+        test_set=test_set,
+        n=n,
+        correct=sum(preference > EVEN for preference in preferences),
+        accuracy=rate.rate,
+        interval_low=max(0.0, rate.rate - margin),
+        interval_high=min(1.0, rate.rate + margin),
+        pass_at_8=None,
+        outcomes=preferences,
+        answers=[text or None for text in texts],
+        question_ids=[query.id for query in queries],
+        share_without_answer=sum(not text for text in texts) / n,
+        share_truncated=sum(not response.is_finished for response in responses) / n,
+        by_category=by_category(queries, preferences),
+        win_rate=WinRate(
+            length_controlled=length_controlled_win_rate(annotations, difficulty).rate,
+            characters=sum(map(len, texts)) / n,
+            reference_characters=sum(map(len, references)) / n,
+            **of_annotator,
+            rubric=None if rubric is None else sum(map(rubric, (q.question for q in queries), texts)) / n,
+        ),
+    )
+
+
+def _compared(
+    annotator: LocalYesNo | EndpointYesNo, queries: Sequence[Query], responses: Sequence[Response]
+) -> tuple[list[float], dict[str, Any]]:
+    """The preference for each response, even where it is unreadable, and what `WinRate` tells of the annotator."""
+    prompt = annotator.prompt if isinstance(annotator, LocalYesNo) else annotator.own.prompt
+    verdicts = [
+        annotator.with_prompt(replace(prompt, reference_first=reference_first)).judge(queries, responses)
+        for reference_first in (True, False)
+    ]
+    second, first = (np.array([EVEN if one is None else one for one in own]) for own in verdicts)
+    return ((first + second) / 2).tolist(), {
+        "first_preferred": float((first + 1 - second).mean() / 2),
+        "orders_agree": float(((first > EVEN) == (second > EVEN)).mean()),
+        "unreadable": sum(one is None for own in verdicts for one in own),
+    }
+
+
+def _graded(
+    annotator: Written, queries: Sequence[Query], responses: Sequence[Response]
+) -> tuple[list[float], dict[str, Any]]:
+    """The same by the grades of both responses: equal grades, or one that cannot be read, prefer none."""
+    references = [replace(own, text=query.gold_answer) for query, own in zip(queries, responses, strict=True)]
+    graded, of_references = (annotator.judge(queries, texts) for texts in (responses, references))
+    pairs = [None if None in pair else pair for pair in zip(graded, of_references, strict=True)]
+    preferences = [EVEN if pair is None else EVEN + float(np.sign(pair[0] - pair[1])) / 2 for pair in pairs]
+    return preferences, {
+        "even": sum(preference == EVEN for preference in preferences) / len(preferences),
+        "unreadable": sum(grade is None for own in (graded, of_references) for grade in own),
+    }
+
+
+def _index(query: Query, place: int) -> int:
+    """AlpacaEval's number of an instruction, which ends the id of a stored query; else its place."""
+    number = query.id.rpartition("-")[2]
+    return int(number) if number.isdigit() else place

@@ -1,0 +1,1 @@
+"""Sampling of text, from models in this process and behind servers."""

@@ -1,0 +1,376 @@
+"""The decode loop: a causal model and padded prompts enter, sampled tokens leave.
+
+Nothing is read twice: what all prompts begin with is read once, a prompt once for all its samples, and samples that
+have said the same so far are one row until they part. Finished rows leave the batch.
+Shapes: Q prompts of P tokens, B = Q × G responses of at most T tokens, V vocabulary.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from rkd.models.attention import attends_plainly
+from rkd.protocols import Sampling
+
+# Rows are dropped once this share of them has finished, or when samples part: each change of rows copies the cache.
+FINISHED_SHARE = 0.2
+
+# A shorter common beginning of the prompts is read with each of them.
+SMALLEST_BEGINNING = 16
+
+SHARED_PREFIX = "rkd_shared_prefix"
+
+
+# Not inference_mode: its tensors cannot be saved for backward, and a policy is trained on what is sampled here.
+@torch.no_grad()
+def sample_tokens(
+    model: PreTrainedModel,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    sampling: Sampling,
+    *,
+    uniforms: Tensor | None,
+    eos_ids: Sequence[int],
+    pad_id: int,
+    stop_ids: Sequence[int] = (),
+) -> tuple[Tensor, Tensor]:
+    """Decode `sampling.samples_per_query` responses for each prompt.
+
+    Args:
+        prompt_ids, prompt_mask: (Q, P), padded on the left.
+        uniforms: noise in [0, 1) that chooses token t of row b, (B, T); None if all temperatures are 0.
+        eos_ids: tokens that end a row, each.
+        stop_ids: tokens that end a row once it has written them in this order; none ends it at `eos_ids` alone.
+
+    Returns:
+        The tokens, (B, longest), `pad_id` after a row's end, and their mask. A row's end-of-sequence token counts.
+    """
+    was_training = model.training
+    model.eval()
+    ends = torch.tensor(list(eos_ids), device=prompt_ids.device)
+    decoding = _Decoding(model, prompt_ids, prompt_mask, sampling, pad_id)
+    temperatures = torch.tensor(sampling.temperatures, device=prompt_ids.device).repeat(len(prompt_ids))
+    with decoding.context.attention_of(model):
+        for step in range(sampling.max_response_tokens):
+            noise = None if uniforms is None else uniforms[decoding.open, step]
+            decoding.write(choose(decoding.logits[decoding.branch_of], sampling, noise, temperatures[decoding.open]))
+            decoding.close(ends, stop_ids)
+            if step + 1 == sampling.max_response_tokens or not len(decoding.open):
+                break
+            decoding.branch()
+            decoding.advance()
+    model.train(was_training)
+    longest = max(1, int(decoding.mask.sum(1).max()))
+    return decoding.tokens[:, :longest], decoding.mask[:, :longest]
+
+
+class _Decoding:
+    """Responses on their way: `tokens` and `mask` hold all B of them, `open` (samples,) names those still decoded.
+
+    Open samples of a prompt that have said the same so far are one branch, which is read once: `branch_of` (samples,)
+    says which, and `logits` and `positions` have a row for each. A branch whose samples have all ended stays among them
+    until enough have to be worth dropping. `step` counts the tokens written to each sample.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, sampling: Sampling, pad_id: int
+    ) -> None:
+        """Read each prompt once, for all its samples."""
+        samples, limit = sampling.samples_per_query, sampling.max_response_tokens
+        is_plain = attends_plainly(model.config)
+        beginning = common_beginning(prompt_ids, prompt_mask) if is_plain else 0
+        prefilled, prompt_mask, self.logits = _read_prompts(model, prompt_ids, prompt_mask, beginning)
+        self.model, self.pad_id, self.step = model, pad_id, 0
+        if is_plain and (samples > 1 or beginning):
+            self.context = _SharedPrompts(prefilled, prompt_mask, limit, beginning)
+        else:
+            self.context = _CopiedPrompts(prefilled, prompt_mask, limit)
+        self.positions = prompt_mask.sum(1)
+        prompts, device = len(prompt_ids), prompt_ids.device
+        self.branch_of = torch.arange(prompts, device=device).repeat_interleave(samples)
+        self.open = torch.arange(prompts * samples, device=device)
+        self.tokens = torch.full((prompts * samples, limit), pad_id, dtype=torch.long, device=device)
+        self.mask = torch.zeros((prompts * samples, limit), dtype=torch.bool, device=device)
+
+    def write(self, chosen: Tensor) -> None:
+        """Put the next token of each open sample, (samples,)."""
+        self.tokens[self.open, self.step] = chosen
+        self.mask[self.open, self.step] = True
+        self.step += 1
+
+    def close(self, eos_ids: Tensor, stop_ids: Sequence[int]) -> None:
+        """Close the samples that have just ended."""
+        is_open = ~torch.isin(self.tokens[self.open, self.step - 1], eos_ids)
+        if stop_ids and self.step >= len(stop_ids):
+            written = self.tokens[self.open, self.step - len(stop_ids) : self.step]
+            is_open &= (written != torch.tensor(stop_ids, device=written.device)).any(1)
+        self.open, self.branch_of = self.open[is_open], self.branch_of[is_open]
+
+    def branch(self) -> None:
+        """Part the samples that have just said different things, and drop branches without samples if they are many."""
+        vocabulary, branches = self.logits.shape[-1], len(self.logits)
+        said = self.branch_of * vocabulary + self.tokens[self.open, self.step - 1]
+        said, branch_of = said.unique(return_inverse=True)  # sorted, so that those of a prompt stay together
+        parents, chosen = said // vocabulary, said % vocabulary
+        parts = bool((parents[1:] == parents[:-1]).any())
+        if parts or len(parents) <= (1 - FINISHED_SHARE) * branches:
+            self.branch_of, self.chosen, self.positions = branch_of, chosen, self.positions[parents]
+            self.context.select(parents)
+        else:
+            self.branch_of = parents[branch_of]
+            self.chosen = torch.full((branches,), self.pad_id, device=chosen.device).index_copy(0, parents, chosen)
+
+    def advance(self) -> None:
+        """Read the tokens just written, for the logits of the next ones."""
+        self.logits = self.context.read(
+            self.model, self.chosen[:, None], (self.positions + self.step - 1)[:, None], self.step
+        )
+
+
+def common_beginning(prompt_ids: Tensor, prompt_mask: Tensor) -> int:
+    """How many tokens all prompts begin with and can be read once, as their examples; 0 where it would not pay."""
+    if len(prompt_ids) < 2:
+        return 0
+    shortest = int(prompt_mask.sum(1).min())
+    starts = prompt_mask.shape[1] - prompt_mask.sum(1, keepdim=True)
+    firsts = prompt_ids.gather(1, starts + torch.arange(shortest, device=prompt_ids.device))
+    differs = (firsts != firsts[:1]).any(0)
+    common = int(differs.float().argmax()) if differs.any() else shortest
+    common = min(common, shortest - 1)  # a token is left to read, for its logits
+    return common if common >= SMALLEST_BEGINNING else 0
+
+
+def _read_prompts(
+    model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, beginning: int
+) -> tuple[DynamicCache, Tensor, Tensor]:
+    """Keys and values of the prompts, the mask (Q, P) of their places, and the logits after each, (Q, V).
+
+    The first `beginning` tokens, alike in all prompts, are read once; they stand before the padding then.
+    """
+    cache = DynamicCache()
+    padding = prompt_mask.shape[1] - prompt_mask.sum(1, keepdim=True)
+    if beginning:
+        shared = prompt_ids[:1, int(padding[0]) :][:, :beginning]
+        model(input_ids=shared, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache.batch_repeat_interleave(len(prompt_ids))
+    # The columns that are left hold the rest of each prompt, at their end: the padding keeps its width.
+    rest = torch.arange(prompt_mask.shape[1] - beginning, device=prompt_ids.device) >= padding
+    mask = torch.cat([rest.new_ones(len(rest), beginning), rest], 1)
+    logits = model(
+        input_ids=prompt_ids[:, beginning:],
+        attention_mask=mask.long(),
+        position_ids=(mask.long().cumsum(1) - 1).clamp(min=0)[:, beginning:],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    return cache, mask, logits
+
+
+def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None, temperatures: Tensor) -> Tensor:
+    """The next token of each row, (B,): the likeliest at temperature 0, else by inverting the distribution function.
+
+    Args:
+        logits: (B, V).
+        uniforms: noise in [0, 1), (B,); None if all temperatures are 0.
+        temperatures: of each row, (B,).
+    """
+    if uniforms is None:
+        return logits.argmax(-1)
+    is_sampled = temperatures > 0
+    scaled = logits.float() / torch.where(is_sampled, temperatures, 1.0)[:, None]
+    if sampling.top_k:
+        smallest_kept = scaled.topk(min(sampling.top_k, scaled.shape[-1])).values[:, -1:]
+        scaled = scaled.masked_fill(scaled < smallest_kept, float("-inf"))
+    if sampling.top_p < 1:
+        ordered, index = scaled.sort(descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        scaled = scaled.scatter(1, index, ordered.masked_fill(before >= sampling.top_p, float("-inf")))
+    cumulative = scaled.softmax(-1).cumsum(-1, dtype=torch.float64)
+    # Scaled by the total, which rounding may leave beside 1, so that no token of probability 0 is reached at the end.
+    threshold = uniforms[:, None] * cumulative[:, -1:]
+    sampled = torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    return sampled if all(sampling.temperatures) else torch.where(is_sampled, sampled, logits.argmax(-1))
+
+
+class _CopiedPrompts:
+    """What every row has read: a copy of its prompt, and its own tokens. At first a row for each prompt."""
+
+    def __init__(self, prefilled: DynamicCache, prompt_mask: Tensor, room: int) -> None:
+        self.cache = _preallocated([(layer.keys, layer.values) for layer in prefilled.layers], room)
+        self.prompt_width = prompt_mask.shape[1]
+        self.attention = torch.nn.functional.pad(prompt_mask.long(), (0, room), value=1)
+
+    def attention_of(self, model: PreTrainedModel) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002
+        """The model attends as ever."""
+        return contextlib.nullcontext()
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with copies of the rows at these indices."""
+        self.attention = self.attention[rows]
+        self.cache.batch_select_indices(rows)
+
+    def read(self, model: PreTrainedModel, ids: Tensor, positions: Tensor, step: int) -> Tensor:
+        """Read token `step` of each row, (rows, 1); the logits after it, (rows, V)."""
+        return model(
+            input_ids=ids,
+            attention_mask=self.attention[:, : self.prompt_width + step],
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits[:, -1]
+
+
+class _SharedPrompts:
+    """What every row has read: its own tokens, and a prompt that stands once for all its rows. At first each has one.
+
+    What all prompts begin with stands once for all of them. A row is a (prompt, slot), `prompt_of` and `slot_of`
+    (rows,); `slots` is the most rows that a prompt has. Keys have H heads of width D; the beginning C tokens.
+    """
+
+    def __init__(self, prefilled: DynamicCache, prompt_mask: Tensor, room: int, beginning: int) -> None:
+        nothing = [(layer.keys[:, :, :0], layer.values[:, :, :0]) for layer in prefilled.layers]
+        self.cache = _preallocated(nothing, room)
+        self.beginning = beginning
+        # Keys and values of each layer: of the beginning, (H, D, C) and (H, C, D), and of what follows it in each
+        # prompt, (Q, H, D, P − C) and (Q, H, P − C, D).
+        self.common = [
+            (layer.keys[0, :, :beginning].transpose(-1, -2).contiguous(), layer.values[0, :, :beginning].contiguous())
+            for layer in prefilled.layers
+        ]
+        self.layers = [
+            (layer.keys[:, :, beginning:].transpose(-1, -2).contiguous(), layer.values[:, :, beginning:].contiguous())
+            for layer in prefilled.layers
+        ]
+        prompt_mask = prompt_mask[:, beginning:]
+        hidden = torch.zeros(prompt_mask.shape, dtype=self.layers[0][0].dtype, device=prompt_mask.device)
+        self.bias = hidden.masked_fill(~prompt_mask.bool(), float("-inf"))[:, None, None]
+        self.prompt_of, self.slots = torch.arange(len(prompt_mask), device=prompt_mask.device), 1
+        self.slot_of = torch.zeros_like(self.prompt_of)
+
+    @contextlib.contextmanager
+    def attention_of(self, model: PreTrainedModel) -> Iterator[None]:
+        """Let the model attend to the shared prompts."""
+        before = model.config._attn_implementation
+        model.set_attn_implementation(SHARED_PREFIX)
+        try:
+            yield
+        finally:
+            model.set_attn_implementation(before)
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with copies of the rows at these indices, in ascending order, and the prompts that still have one."""
+        self.cache.batch_select_indices(rows)
+        prompts, self.prompt_of, counts = self.prompt_of[rows].unique_consecutive(
+            return_inverse=True, return_counts=True
+        )
+        if len(prompts) < len(self.bias):
+            self.layers = [(keys[prompts], values[prompts]) for keys, values in self.layers]
+            self.bias = self.bias[prompts]
+        first = counts.cumsum(0) - counts
+        self.slot_of = torch.arange(len(rows), device=rows.device) - first[self.prompt_of]
+        self.slots = int(counts.max())
+
+    def read(self, model: PreTrainedModel, ids: Tensor, positions: Tensor, step: int) -> Tensor:  # noqa: ARG002
+        """Read a token of each row, (rows, 1); the logits after it, (rows, V)."""
+        return model(
+            input_ids=ids, position_ids=positions, past_key_values=self.cache, use_cache=True, shared_prompts=self
+        ).logits[:, -1]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention over the common beginning, the prompt and the t own tokens.
+
+        Args:
+            query: scaled queries, R for each head of keys, (rows, H, R, D).
+            key, value: of the own tokens, (rows, H, t, D).
+        """
+        per_head = query.shape[2]
+        prompt_keys, prompt_values = self.layers[layer]
+        of_prompt = self._by_row(self._by_prompt(query) @ prompt_keys + self.bias, per_head)
+        scores = [of_prompt, query @ key.transpose(-1, -2)]
+        if self.beginning:
+            common_keys, common_values = self.common[layer]
+            scores.append(_for_all_rows(query, common_keys))
+        sizes = [own.shape[-1] for own in scores]
+        on_prompt, on_own, *on_common = torch.cat(scores, -1).softmax(-1).split(sizes, -1)
+        attended = self._by_row(self._by_prompt(on_prompt) @ prompt_values, per_head) + on_own @ value
+        return attended + _for_all_rows(*on_common, common_values) if self.beginning else attended
+
+    def _by_prompt(self, rows: Tensor) -> Tensor:
+        """(rows, H, R, X) as (Q, H, slots × R, X), zeros where a slot is empty."""
+        slots = rows.new_zeros((len(self.bias), self.slots, *rows.shape[1:]))
+        slots[self.prompt_of, self.slot_of] = rows
+        return slots.transpose(1, 2).flatten(2, 3)
+
+    def _by_row(self, prompts: Tensor, per_head: int) -> Tensor:
+        """(Q, H, slots × R, X) as (rows, H, R, X)."""
+        return prompts.unflatten(2, (self.slots, per_head)).transpose(1, 2)[self.prompt_of, self.slot_of]
+
+
+def _for_all_rows(rows: Tensor, matrices: Tensor) -> Tensor:
+    """(rows, H, R, X) by the (H, X, Y) that all rows share, as one product for each head: (rows, H, R, Y)."""
+    count, _heads, per_head, _width = rows.shape
+    product = rows.transpose(0, 1).flatten(1, 2) @ matrices
+    return product.unflatten(1, (count, per_head)).transpose(0, 1)
+
+
+def _shared_prefix_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001
+    *,
+    shared_prompts: _SharedPrompts,
+    scaling: float | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """The attention of one new token a row, (rows, heads, 1, D), as transformers calls it; (rows, 1, heads, D)."""
+    rows, heads, _one, width = query.shape
+    scaling = width**-0.5 if scaling is None else scaling
+    grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], width) * scaling
+    attended = shared_prompts.attend(module.layer_idx, grouped, key, value)
+    return attended.reshape(rows, 1, heads, width), None
+
+
+AttentionInterface.register(SHARED_PREFIX, _shared_prefix_attention)
+
+
+class _PreallocatedLayer(DynamicLayer):
+    """Keys and values of one layer in buffers of full length, so that no step copies what is there."""
+
+    def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
+        super().__init__()
+        self.dtype, self.device = keys.dtype, keys.device
+        self.length = keys.shape[-2]
+        self.room = self.length + room
+        self._keys, self._values = self._buffer(keys), self._buffer(values)
+        self.keys, self.values = self._keys[..., : self.length, :], self._values[..., : self.length, :]
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        end = self.length + key_states.shape[-2]
+        self._keys[..., self.length : end, :] = key_states
+        self._values[..., self.length : end, :] = value_states
+        self.length = end
+        self.keys, self.values = self._keys[..., :end, :], self._values[..., :end, :]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._keys, self._values = self._buffer(self.keys[indices]), self._buffer(self.values[indices])
+        self.keys, self.values = self._keys[..., : self.length, :], self._values[..., : self.length, :]
+
+    def _buffer(self, states: Tensor) -> Tensor:
+        """Room for all tokens, with the states of the first ones."""
+        buffer = states.new_empty((*states.shape[:-2], self.room, states.shape[-1]))
+        buffer[..., : self.length, :] = states
+        return buffer
+
+
+def _preallocated(layers: Sequence[Iterable[Tensor]], room: int) -> Cache:
+    """A cache that begins with these keys and values, (rows, H, t, D) each, and has room for so many tokens more."""
+    return Cache(layers=[_PreallocatedLayer(*keys_and_values, room) for keys_and_values in layers])

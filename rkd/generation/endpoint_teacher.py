@@ -1,0 +1,102 @@
+"""A teacher behind a server: queries enter, its responses leave, as from a local model (`rkd.stages.teacher`)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rkd.data.prompts import PromptTemplate, without_control_tokens
+from rkd.generation.endpoint_client import Kept, Task, ask
+from rkd.generation.endpoint_replies import text_of
+from rkd.generation.endpoint_server import EndpointModel, Told, untold
+from rkd.generation.local import seed_of
+from rkd.protocols import Sampling
+from rkd.records import Query, Response
+from rkd.store.partial_results import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointTeacher(EndpointModel):
+    """The teacher of a configuration; see `EndpointModel`.
+
+    Args:
+        prompt: how queries are put to it; a chat request shows its examples as earlier turns.
+    """
+
+    prompt: PromptTemplate
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What stands for it in the fingerprint of a stage: the model by its name, not the server."""
+        return {**self.content(), "prompt": self.prompt}
+
+    def open(self, name: str, progress: Progress, told: Told = untold) -> "EndpointGenerator":
+        """A generator that keeps what it is answered in `progress`; `name` is recorded with each response."""
+        return EndpointGenerator(name, self, progress, Kept(self.server, progress), told)
+
+
+@dataclass(frozen=True)
+class EndpointGenerator:
+    """A `TextGenerator` over a server.
+
+    Samples of a query at one temperature are asked for together. Each request has a seed of its own, of which a server
+    makes what it can: two servers, or one under another load, need not give the same texts.
+
+    Args:
+        progress: of the stage, which also counts the tokens; None: nobody counts them.
+        told: told of each query that has all its responses.
+    """
+
+    name: str
+    teacher: EndpointTeacher
+    progress: Progress | None
+    kept: Kept
+    told: Told = untold
+
+    def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
+        """See `TextGenerator`."""
+        groups = [(place, indices) for place in range(len(queries)) for indices in _by_temperature(sampling)]
+        tasks = [self._task(queries[place], sampling, indices, seed) for place, indices in groups]
+        left = [len(_by_temperature(sampling))] * len(queries)
+
+        def tell(place: int, note: str) -> None:
+            query = place // len(_by_temperature(sampling))
+            left[query] -= 1
+            if left[query] == 0:
+                self.told(1, note)
+
+        answers = ask(self.teacher, tasks, text_of, self.kept, tell)
+        responses: list[dict[int, Response]] = [{} for _ in queries]  # by place: a judge asks one query several times
+        for (place, indices), own in zip(groups, answers, strict=True):
+            for at, index in enumerate(indices):
+                text, ending = own[min(at, len(own) - 1)]  # greedy samples are one text
+                responses[place][index] = self._response(queries[place], index, text, ending)
+        if self.progress is not None:
+            self.progress.tokens += sum(self.kept.written[key] for key in {task.key for task in tasks})
+        return [[own[index] for index in sorted(own)] for own in responses]
+
+    def _task(self, query: Query, sampling: Sampling, indices: Sequence[int], seed: int) -> Task:
+        temperature, prompt = sampling.temperatures[indices[0]], self.teacher.prompt
+        asked = replace(query, question=without_control_tokens(query.question))
+        body = self.teacher.body(
+            prompt.turns(asked) if self.teacher.requests == "chat" else prompt.render(asked),
+            sampling.max_response_tokens,
+            temperature=temperature,
+            top_p=sampling.top_p,  # always: a server may have another default
+            **({"top_k": sampling.top_k} if sampling.top_k else {}),
+            **({"stop": [prompt.stop]} if prompt.stop else {}),
+        )
+        return Task(body, len(indices) if temperature else 1, lambda at: seed_of(seed, query.id, indices[at]))
+
+    def _response(self, query: Query, index: int, generated: str, ending: str) -> Response:
+        prompt = self.teacher.prompt
+        # A response that goes on to the next question is complete, whether or not that was cut.
+        is_finished = ending in ("stop", "refusal") or (prompt.stop != "" and prompt.stop in generated)
+        withheld = ending if ending in ("refusal", "content_filter") else None
+        return Response(query.id, self.name, index, prompt.response_text(generated), is_finished, withheld)
+
+
+def _by_temperature(sampling: Sampling) -> list[list[int]]:
+    """The indices of a query's samples at each temperature."""
+    groups: dict[float, list[int]] = {}
+    for index, temperature in enumerate(sampling.temperatures):
+        groups.setdefault(temperature, []).append(index)
+    return list(groups.values())

@@ -1,0 +1,265 @@
+"""Engines: what samples from the model of a checkpoint; a checkpoint enters, a `TextGenerator` leaves. `generation=`:
+
+    local   the decode loop of `rkd.generation.decoding`: each (query, sample) draws noise of its own, small models use
+    all cores hf      `generate` of transformers, for comparison and for models that the loop does not know vllm    the
+    vLLM engine, for large models on GPUs, in an environment of its own (requirements-vllm.txt)
+
+A policy in training is always sampled by the loop: its weights change from rollout to rollout.
+"""
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
+
+from rkd.config import AT_LEAST_1, check_ranges
+from rkd.data.prompts import PromptTemplate
+from rkd.generation.local import LocalGenerator, end_ids, open_generator, seed_of
+from rkd.models.batches import pad
+from rkd.models.loading import ModelOptions, existing_model, load_causal_lm, load_tokenizer
+from rkd.protocols import Sampling, TextGenerator
+from rkd.records import Checkpoint, Query, Response
+
+Advance = Callable[[int], None]
+"""Told how many queries have just been answered."""
+
+Drawn = tuple[str, bool]
+"""A generated text, and whether the model has ended it."""
+
+
+class Engine(Protocol):
+    """A way of sampling from a model folder; `batches_decide`: whether samples depend on what is drawn with them."""
+
+    batches_decide: ClassVar[bool]
+
+    def check(self) -> None:
+        """Refuse what cannot be used here, before a job begins."""
+        ...
+
+    def open(
+        self, model: Checkpoint, prompt: PromptTemplate, name: str, advance: Advance, options: ModelOptions
+    ) -> TextGenerator:
+        """A generator over the model; `name` is recorded with each response."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalEngine:
+    """The repository's own loop (`LocalGenerator`)."""
+
+    batches_decide: ClassVar[bool] = False
+
+    def check(self) -> None:
+        """It can be used everywhere."""
+
+    def open(
+        self, model: Checkpoint, prompt: PromptTemplate, name: str, advance: Advance, options: ModelOptions
+    ) -> LocalGenerator:
+        """See `Engine`."""
+        return open_generator(model, prompt, name, advance, options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HFEngine:
+    """`generate` of transformers.
+
+    Args:
+        batch_responses: responses in a batch, which share their noise: another number gives other samples.
+    """
+
+    batches_decide: ClassVar[bool] = True
+
+    batch_responses: int = 256
+
+    def __post_init__(self) -> None:
+        check_ranges("generation", self, {"batch_responses": AT_LEAST_1})
+
+    def check(self) -> None:
+        """It can be used everywhere."""
+
+    def open(
+        self, model: Checkpoint, prompt: PromptTemplate, name: str, advance: Advance, options: ModelOptions
+    ) -> "HFGenerator":
+        """See `Engine`."""
+        lm = load_causal_lm(model.folder, options, placed=True)
+        return HFGenerator(name, load_tokenizer(model.folder), prompt, advance, lm, self.batch_responses)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VLLMEngine:
+    """The vLLM engine.
+
+    Args:
+        tensor_parallel_size: GPUs that a model is spread over.
+        gpu_memory_utilization: share of a GPU's memory that it takes.
+        max_model_len: tokens of prompt and response together; None: as the model's configuration says.
+    """
+
+    batches_decide: ClassVar[bool] = False
+
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.9
+    max_model_len: int | None = None
+
+    def __post_init__(self) -> None:
+        share = (lambda value: 0 < value <= 1, "in (0, 1]")
+        ranges = {"tensor_parallel_size": AT_LEAST_1, "gpu_memory_utilization": share, "max_model_len": AT_LEAST_1}
+        check_ranges("generation", self, ranges)
+
+    def check(self) -> None:
+        """See `Engine`.
+
+        Raises:
+            ModuleNotFoundError: vLLM is not installed.
+        """
+        if importlib.util.find_spec("vllm") is None:
+            raise ModuleNotFoundError(
+                "generation=vllm needs vLLM, which is not installed. It brings a torch and a transformers of its own "
+                "and wants a GPU: make an environment with `pip install -r requirements-vllm.txt`, or take "
+                "generation=local."
+            )
+
+    def open(
+        self, model: Checkpoint, prompt: PromptTemplate, name: str, advance: Advance, options: ModelOptions
+    ) -> "VLLMGenerator":
+        """See `Engine`."""
+        import vllm  # here, not above: an optional package, which takes seconds and starts CUDA
+
+        folder = existing_model(model.folder)
+        llm = vllm.LLM(
+            str(folder),
+            dtype=options.dtype,
+            tensor_parallel_size=self.tensor_parallel_size,
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            max_model_len=self.max_model_len,
+            trust_remote_code=False,
+        )
+        tokenizer = load_tokenizer(folder)
+        has_config = (folder / GENERATION_CONFIG_NAME).is_file()
+        ends = end_ids(tokenizer, GenerationConfig.from_pretrained(folder) if has_config else None)
+        return VLLMGenerator(name, tokenizer, prompt, advance, llm, vllm.SamplingParams, ends)
+
+
+@dataclass(frozen=True)
+class ByTemperature(ABC):
+    """A `TextGenerator` over an engine that draws at one temperature at a time; its parts as `LocalGenerator`'s."""
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    prompt: PromptTemplate
+    advance: Advance
+
+    def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
+        """See `TextGenerator`."""
+        prompts = self.prompt.encode(queries, self.tokenizer)
+        drawn = {
+            temperature: self.draw(
+                queries, prompts, replace(sampling, temperature=temperature, samples_per_query=count), seed
+            )
+            for temperature, count in Counter(sampling.temperatures).items()
+        }
+        responses = []
+        for place, query in enumerate(queries):
+            of_query = {temperature: iter(own[place]) for temperature, own in drawn.items()}
+            in_turn = [next(of_query[temperature]) for temperature in sampling.temperatures]
+            responses.append([self._response(query, index, *one) for index, one in enumerate(in_turn)])
+        self.advance(len(queries))
+        return responses
+
+    @abstractmethod
+    def draw(
+        self, queries: Sequence[Query], prompts: Sequence[list[int]], sampling: Sampling, seed: int
+    ) -> list[list[Drawn]]:
+        """The samples of each query; `sampling` has one temperature."""
+
+    def _response(self, query: Query, index: int, generated: str, is_finished: bool) -> Response:
+        # A response that goes on to the next question is complete, whether or not that was cut.
+        is_complete = is_finished or (self.prompt.stop != "" and self.prompt.stop in generated)
+        return Response(query.id, self.name, index, self.prompt.response_text(generated), is_complete)
+
+
+@dataclass(frozen=True)
+class HFGenerator(ByTemperature):
+    """A `TextGenerator` over `model.generate`."""
+
+    model: PreTrainedModel
+    batch_responses: int
+
+    def draw(
+        self, queries: Sequence[Query], prompts: Sequence[list[int]], sampling: Sampling, seed: int
+    ) -> list[list[Drawn]]:
+        """See `ByTemperature`."""
+        order = sorted(range(len(queries)), key=lambda index: len(prompts[index]))
+        per_batch = max(1, self.batch_responses // sampling.samples_per_query)
+        drawn: list[list[Drawn]] = [[] for _ in queries]
+        for start in range(0, len(order), per_batch):
+            chosen = order[start : start + per_batch]
+            own = self._batch([prompts[i] for i in chosen], sampling, seed_of(seed, queries[chosen[0]].id, 0))
+            for place, texts in zip(chosen, own, strict=True):
+                drawn[place] = texts
+        return drawn
+
+    def _batch(self, prompts: Sequence[list[int]], sampling: Sampling, seed: int) -> list[list[Drawn]]:
+        ids, mask = pad(prompts, self.tokenizer.pad_token_id, left=True)
+        ends = end_ids(self.tokenizer, self.model.generation_config)
+        temperature, samples = sampling.temperatures[0], sampling.samples_per_query
+        drawn_alike = samples if temperature == 0 else 1  # greedy samples are one text
+        how = {"do_sample": True, "temperature": temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+        stop = {"stop_strings": self.prompt.stop, "tokenizer": self.tokenizer} if self.prompt.stop else {}
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(seed)
+            rows = self.model.generate(
+                input_ids=ids.to(self.model.device),
+                attention_mask=mask.to(self.model.device).long(),
+                num_return_sequences=samples // drawn_alike,
+                max_new_tokens=sampling.max_response_tokens,
+                eos_token_id=ends,
+                pad_token_id=self.tokenizer.pad_token_id,
+                **(how if temperature else {"do_sample": False}),
+                **stop,
+            )[:, ids.shape[1] :]
+        finished = torch.isin(rows, torch.tensor(ends, device=rows.device)).any(1).tolist()
+        texts = list(zip(self.tokenizer.batch_decode(rows, skip_special_tokens=True), finished, strict=True))
+        per_prompt = samples // drawn_alike
+        return [texts[at : at + per_prompt] * drawn_alike for at in range(0, len(texts), per_prompt)]
+
+
+@dataclass(frozen=True)
+class VLLMGenerator(ByTemperature):
+    """A `TextGenerator` over `vllm.LLM`; each query has a seed of its own, from which vLLM makes one for each sample.
+
+    Args:
+        llm: the engine.
+        sampling_params: the class `vllm.SamplingParams`.
+        ends: tokens that end a response.
+    """
+
+    llm: Any
+    sampling_params: Callable[..., Any]
+    ends: Sequence[int]
+
+    def draw(
+        self, queries: Sequence[Query], prompts: Sequence[list[int]], sampling: Sampling, seed: int
+    ) -> list[list[Drawn]]:
+        """See `ByTemperature`."""
+        asked = [
+            self.sampling_params(
+                n=sampling.samples_per_query,
+                temperature=sampling.temperatures[0],
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                seed=seed_of(seed, query.id, 0),
+                max_tokens=sampling.max_response_tokens,
+                stop=[self.prompt.stop] if self.prompt.stop else None,
+                stop_token_ids=list(self.ends),
+            )
+            for query in queries
+        ]
+        outputs = self.llm.generate([{"prompt_token_ids": own} for own in prompts], asked, use_tqdm=False)
+        return [[(one.text, one.finish_reason == "stop") for one in output.outputs] for output in outputs]

@@ -1,0 +1,174 @@
+"""The command that looks after the stage store: a store and the folders of its jobs enter, a list or fewer files leave.
+
+    python -m rkd artifacts list                 what is stored: size, seconds it took, and the jobs that
+    use it python -m rkd artifacts show sft/DIGEST      what one artifact was made from, and with python -m
+    rkd.jobs.artifacts_command verify [--repair]    compare every checksum; --repair removes what is damaged python -m
+    rkd.jobs.artifacts_command gc [--dry-run]       remove what no job under --outputs uses
+
+A job notes in `artifacts.json` what it uses before it uses it, so a job that runs, failed or was interrupted counts.
+"""
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from rkd.errors import ArtifactError
+from rkd.evaluation.results import RESULT_FILE
+from rkd.pipeline.stage_runner import ARTIFACTS_FILE
+from rkd.store.artifact_store import Store, label_of, open_artifact, progress_folder
+
+Jobs = Mapping[str, Sequence[str]]
+"""An artifact's label to the names of the jobs that use it."""
+
+
+def jobs_of(outputs: Path) -> dict[str, list[str]]:
+    """What the jobs whose folders lie under `outputs` use, see `Jobs`.
+
+    Raises:
+        ValueError: a job does not say what it uses, or not in a way that can be read.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    for folder in sorted({path.parent for name in (ARTIFACTS_FILE, RESULT_FILE) for path in outputs.rglob(name)}):
+        try:
+            labels = json.loads((folder / ARTIFACTS_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{folder} does not say which artifacts its job uses ({error}). Remove the folder and run the job "
+                "again, which notes them and reuses what is stored; or remove the folder alone, if nobody needs it."
+            ) from error
+        for label in labels:
+            found[label].append(folder.name)
+    return found
+
+
+def list_artifacts(store: Store, jobs: Jobs) -> None:
+    """Print a line for each artifact, and for each stage that was interrupted."""
+    total, spent = 0, 0.0
+    print(f"{'artifact':44} {'MB':>9} {'seconds':>9}   {'made':16}   used by")
+    for folder in store.folders():
+        try:
+            artifact = open_artifact(folder)
+        except ArtifactError as error:
+            print(error)
+            continue
+        total += artifact.size
+        spent += artifact.manifest["seconds"]
+        seconds, made = artifact.manifest["seconds"], artifact.manifest["created"][:16].replace("T", " ")
+        print(f"{artifact.label:44} {artifact.size / 1e6:9.1f} {seconds:9.1f}   {made:16}   {_users(folder, jobs)}")
+    for folder in store.unfinished():
+        size = _size(progress_folder(folder))
+        total += size
+        print(f"{label_of(folder):44} {size / 1e6:9.1f} {'unfinished':>9}   {'':15}   {_users(folder, jobs)}")
+    print(f"{total / 1e6:.1f} MB in {store.root}, made in {spent / 3600:.2f} h, one stage after the other.")
+
+
+def show(store: Store, label: str) -> None:
+    """Print what an artifact was made from, and with.
+
+    Raises:
+        ArtifactError: it is damaged.
+        ValueError: there is none of this label.
+    """
+    folder = store.root / label
+    if folder not in store.folders():
+        raise ValueError(f"{store.root} holds no artifact {label!r}; `python -m rkd artifacts list` names them.")
+    print(yaml.safe_dump(open_artifact(folder).manifest, sort_keys=False, allow_unicode=True, width=120), end="")
+
+
+def verify(store: Store, *, repair: bool) -> int:
+    """Compare every checksum and print what is damaged, which `repair` removes; how many damaged ones are left."""
+    damaged = removed = 0
+    folders = store.folders()
+    for folder in folders:
+        try:
+            open_artifact(folder).verify()
+        except ArtifactError as error:
+            damaged += 1
+            print(error)
+            if repair and store.remove(folder):
+                removed += 1
+                print(f"Removed {folder}; the next run makes it again.")
+    print(f"{len(folders) - damaged} of {len(folders)} artifacts in {store.root} are whole.")
+    return damaged - removed
+
+
+def collect_garbage(store: Store, outputs: Path, *, dry_run: bool) -> None:
+    """Remove artifacts and unfinished stages that no job under `outputs` uses; what a process is making now stays.
+
+    Raises:
+        ValueError: there is no job, or one that does not say what it uses.
+    """
+    jobs, freed = jobs_of(outputs), 0
+    if not jobs:
+        raise ValueError(
+            f"{outputs} holds no job, so everything in {store.root} would be removed. Give the config's output_root "
+            f"with --outputs, or remove {store.root} yourself."
+        )
+    for folder in sorted({*store.folders(), *store.unfinished()}):
+        label = label_of(folder)
+        if label in jobs:
+            continue
+        size = _size(folder) + _size(progress_folder(folder))
+        # A job may have begun meanwhile.
+        if dry_run or store.remove(folder, is_needed=lambda label=label: label in jobs_of(outputs)):
+            freed += size
+            print(f"{'would remove' if dry_run else 'removed'} {label}, {size / 1e6:.1f} MB")
+        else:
+            print(f"{label} is in use and stays")
+    print(f"{freed / 1e6:.1f} MB {'would be ' if dry_run else ''}freed in {store.root}.")
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rkd artifacts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=["list", "show", "verify", "gc"])
+    parser.add_argument("artifact", nargs="?", help="show: stage/digest, as `list` prints it")
+    parser.add_argument("--root", type=Path, default=Path("artifacts"), help="the store (the config's artifacts.root)")
+    parser.add_argument(
+        "--outputs", type=Path, default=Path("outputs"), help="where the jobs lie (the config's output_root)"
+    )
+    parser.add_argument("--repair", action="store_true", help="verify: remove damaged artifacts")
+    parser.add_argument("--dry-run", action="store_true", help="gc: only say what would be removed")
+    arguments = parser.parse_args()
+    if not arguments.root.is_dir():
+        parser.error(f"--root {arguments.root} is no folder; give the config's artifacts.root.")
+    if (arguments.command == "show") != (arguments.artifact is not None):
+        parser.error("`show` takes an artifact, as `show sft/DIGEST`; the other commands take none.")
+    if arguments.command == "gc" and not arguments.outputs.is_dir():
+        parser.error(f"--outputs {arguments.outputs} is no folder: without the jobs, every artifact would be removed.")
+    store = Store(arguments.root)
+    try:
+        match arguments.command:
+            case "list":
+                list_artifacts(store, jobs_of(arguments.outputs))
+            case "show":
+                show(store, arguments.artifact)
+            case "gc":
+                collect_garbage(store, arguments.outputs, dry_run=arguments.dry_run)
+            case "verify":
+                return int(verify(store, repair=arguments.repair) > 0)
+    except (ValueError, ArtifactError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _users(folder: Path, jobs: Jobs) -> str:
+    return ", ".join(jobs.get(label_of(folder), ["no job"]))
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

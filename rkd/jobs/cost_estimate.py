@@ -1,0 +1,200 @@
+"""What a job will cost, before it is started: the stages of the plan enter, tokens, GPU hours and a price leave.
+
+`dry_run=true` prints this and loads no model. Every response is taken to be as long as its limit allows, and how many
+there are is about what the mini world leaves of each stage. Hours follow from the floating-point operations of a
+transformer, 2 for each weight and token that is read or written and 6 for one that is trained on (Kaplan et al. 2020,
+arXiv:2001.08361), and from the shares of a GPU's peak that sampling and training reach.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rkd.config import ABOVE_0, NOT_NEGATIVE, SHARE, check_ranges
+from rkd.data.judge_prompts import ComparePrompt, JudgePrompt
+from rkd.data.prompts import PromptTemplate
+from rkd.data.recorded_responses import StoredTeacher
+from rkd.generation.endpoint_server import EndpointModel
+from rkd.generation.local import LocalModel
+from rkd.jobs.work_plan import ANNOTATOR, JUDGE, STUDENT, Work, aligned, short_number
+from rkd.judges.base import NoJudge
+from rkd.judges.endpoint_written import EndpointWrittenJudge
+from rkd.judges.gold import GoldJudge
+from rkd.judges.likelihood import LikelihoodJudge
+from rkd.judges.single_token import YesNoJudge
+from rkd.judges.written import WrittenJudge
+from rkd.pipeline.experiment import FEW_SHOT, TEACHER, Stages
+
+READ, TRAINED = 2, 6  # floating-point operations for each weight and token
+BYTES = 2  # of a weight in bfloat16
+MEASURED_PROMPTS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bill:
+    """What the estimate rests on; prices are in one currency.
+
+    Args:
+        gpu_tflops: peak of one GPU in 10¹² operations a second.
+        gpu_memory_gb: of one GPU, in 10⁹ bytes.
+        sampling_share, training_share: of that peak, what sampling and training reach; a judge reads as in training.
+        gpu_hour_price: of one GPU.
+        prompt_price, response_price: of an endpoint, for a million tokens read and written.
+        characters_per_token: of prompts, which are not tokenized for an estimate.
+    """
+
+    gpu_tflops: float
+    gpu_memory_gb: float
+    sampling_share: float
+    training_share: float
+    gpu_hour_price: float
+    prompt_price: float
+    response_price: float
+    characters_per_token: float
+
+    def __post_init__(self) -> None:
+        positive = dict.fromkeys(("gpu_tflops", "gpu_memory_gb", "characters_per_token"), ABOVE_0)
+        prices = dict.fromkeys(("gpu_hour_price", "prompt_price", "response_price"), NOT_NEGATIVE)
+        shares = dict.fromkeys(("sampling_share", "training_share"), SHARE)
+        check_ranges("bill", self, positive | prices | shares)
+
+    def lines(self, s: Stages, work: Sequence[Work]) -> list[str]:
+        """The bill of a job, to be printed."""
+        entries = [self._entry(s, one) for one in work]
+        rows = [("stage", "size, about", "tokens read", "written", "trained on", "GPU hours")]
+        for one, entry in zip(work, entries, strict=True):
+            tokens = map(short_number, (entry.read, entry.written, entry.trained))
+            rows.append((one.stage, one.amount, *tokens, f"{entry.hours:.2f}"))
+        hours = sum(entry.hours for entry in entries)
+        rows.append(("all", "", "", "", "", f"{hours:.2f}"))
+        return [*aligned(rows, left=2), "", *self._totals(s, entries), *self._assumptions(hours)]
+
+    def _entry(self, s: Stages, work: Work) -> "Entry":
+        prompt = self._prompt_tokens(s, work.model)
+        read, written = work.queries * prompt, work.sampled * work.max_response_tokens
+        judged = 0.0
+        if work.judged:
+            judge = _model_of(s, work.model)
+            shared = work.group_size if isinstance(judge, YesNoJudge | LikelihoodJudge) else 1
+            judged = work.judged * (prompt / shared + work.max_response_tokens)
+            written += work.judged * _verdict_tokens(judge)
+        trained = work.trained * (prompt / work.group_size + work.max_response_tokens)
+        weights = _weights(s, work.model)
+        sampling = READ * weights * (read + written) / self._rate(self.sampling_share)
+        # A judge's forward passes are over whole texts, as those of a training are.
+        passes = weights * (TRAINED * trained + READ * judged) / self._rate(self.training_share)
+        role = work.model if work.model in (TEACHER, JUDGE, ANNOTATOR) else STUDENT
+        return Entry(role, round(read + judged), round(written), round(trained), (sampling + passes) / 3600)
+
+    def _rate(self, share: float) -> float:
+        """Operations a second."""
+        return self.gpu_tflops * 1e12 * share
+
+    def _prompt_tokens(self, s: Stages, model: str) -> float:
+        """Tokens of a prompt, on average over some queries."""
+        if model in (JUDGE, ANNOTATOR):
+            prompt: PromptTemplate | JudgePrompt | ComparePrompt = _model_of(s, model).prompt
+        else:
+            prompt = {TEACHER: s.teacher.prompt, FEW_SHOT: s.student.prompt, STUDENT: s.zero_shot}[model]
+        response = () if isinstance(prompt, PromptTemplate) else ("",)  # its tokens are counted by their limit
+        queries = s.dataset.training_queries()
+        if model == ANNOTATOR:  # whose prompt holds a reference, which the tests alone have
+            queries = next(iter(s.dataset.test_sets().values()))
+        queries = queries[:MEASURED_PROMPTS]
+        return sum(len(prompt.render(query, *response)) for query in queries) / len(queries) / self.characters_per_token
+
+    def _totals(self, s: Stages, entries: Sequence["Entry"]) -> list[str]:
+        """What each role reads, writes and is trained on."""
+        teacher, student, judge, annotator = (_sum(role, entries) for role in (TEACHER, STUDENT, JUDGE, ANNOTATOR))
+        if isinstance(s.teacher, StoredTeacher):
+            lines = [f"  teacher  {s.teacher.name}: its responses are recorded, nothing is asked"]
+        else:
+            lines = self._of_model(TEACHER, s.teacher, teacher)
+        lines.append(f"  student  {s.student.name}: {student}")
+        if isinstance(s.judge, GoldJudge):
+            lines.append(f"  judge    {s.judge.name}: it knows the answers, nothing is asked")
+        elif isinstance(s.judge, NoJudge):
+            lines.append("  judge    none in this row")
+        else:
+            lines += self._of_model(JUDGE, s.judge, judge)
+        return lines if s.dataset.is_verifiable else [*lines, *self._of_model(ANNOTATOR, s.annotator, annotator)]
+
+    def _of_model(self, role: str, model: LocalModel | EndpointModel, total: "Entry") -> list[str]:
+        """What a teacher or judge reads and writes, and where."""
+        if isinstance(model, EndpointModel):
+            return _of_endpoint(role, model, total)
+        return [f"  {role + ' ':<9}{model.name}: {total}", *self._where_it_runs(role, model, total)]
+
+    def _where_it_runs(self, role: str, model: LocalModel, total: "Entry") -> list[str]:
+        gigabytes = BYTES * model.weights() / 1e9
+        if gigabytes < self.gpu_memory_gb:
+            return []
+        gpus = math.ceil(gigabytes / (0.9 * self.gpu_memory_gb))  # a tenth is for what is not weights
+        price = (total.read * self.prompt_price + total.written * self.response_price) / 1e6
+        said = (
+            f"needs an endpoint, or {gpus} GPUs ({role}.options.device=spread):",
+            f"{gigabytes:,.0f} GB of weights do not fit into {self.gpu_memory_gb:,.0f}. An endpoint asks about",
+            f"{price:,.0f} for these tokens ({role}=endpoint)",
+        )
+        return [" " * 11 + line for line in said]
+
+    def _assumptions(self, hours: float) -> list[str]:
+        return [
+            f"  cost     {hours * self.gpu_hour_price:,.0f} at {self.gpu_hour_price:g} for a GPU hour",
+            f"  assumed  GPUs of {self.gpu_tflops:g} TFLOPS, of which sampling reaches {self.sampling_share:.0%} and "
+            f"training and judging {self.training_share:.0%} (bill.*);",
+            "           responses as long as their limit; how many queries keep a label, and how many texts and pairs",
+            "           there are, as on mini_math; what another job has made already is free",
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stage of the bill, in tokens and GPU hours."""
+
+    role: str
+    read: int
+    written: int
+    trained: int
+    hours: float
+
+    def __str__(self) -> str:
+        tokens = f"{short_number(self.read)} tokens read, {short_number(self.written)} written"
+        tokens += f", {short_number(self.trained)} trained on" if self.trained else ""
+        return f"{tokens}; {self.hours:.2f} GPU hours"
+
+
+def _sum(role: str, entries: Sequence[Entry]) -> Entry:
+    own = [entry for entry in entries if entry.role == role]
+    return Entry(role, *(sum(getattr(one, name) for one in own) for name in ("read", "written", "trained", "hours")))
+
+
+def _of_endpoint(role: str, model: EndpointModel, total: Entry) -> list[str]:
+    """What a teacher or judge behind a server is asked, and what that costs by the server's own prices."""
+    server = model.server
+    price = (total.read * server.prompt_price + total.written * server.response_price) / 1e6
+    asked = f"{short_number(total.read)} tokens read, {short_number(total.written)} written"
+    limits = {"server.budget_cost": server.budget_cost, "server.budget_tokens": server.budget_tokens}
+    said = [f"{name}={limit:,}" for name, limit in limits.items() if limit is not None]
+    return [
+        f"  {role + ' ':<9}{model.name}: {asked}, no GPU hours here",
+        f"           {price:,.2f} at the prices of {server.base_url}; {', '.join(said) or 'no budget is set'}",
+    ]
+
+
+def _weights(s: Stages, model: str) -> int:
+    """How many weights work here; a model behind a server has none."""
+    own = _model_of(s, model)
+    return 0 if isinstance(own, EndpointModel) else own.weights()
+
+
+def _model_of(s: Stages, model: str) -> Any:
+    return {TEACHER: s.teacher, JUDGE: s.judge, ANNOTATOR: s.annotator}.get(model, s.student)
+
+
+def _verdict_tokens(judge: object) -> int:
+    """Tokens that a verdict writes."""
+    if isinstance(judge, WrittenJudge | EndpointWrittenJudge):
+        return judge.max_reply_tokens
+    return 0 if isinstance(judge, LikelihoodJudge) else 1

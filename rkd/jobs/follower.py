@@ -1,0 +1,18 @@
+"""A process that takes part in the training of a job: `rkd.distributed` starts it with the job's resolved config."""
+
+import json
+import sys
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from rkd.jobs.job import follow_job
+
+
+def main() -> None:
+    """The process."""
+    follow_job(OmegaConf.create(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""What of a job its run shows: what stages make or reuse enters, and at the end the result; a tracker is told.
+
+Curves: `<stage>/<metric>` against `<stage>/step`, replayed where the stage was reused or goes on after an interruption.
+Tables: `samples/<stage>`, some of the responses sampled for training; `labels/statistics` and `labels/consensus`, how
+    good the pseudo-labels are (Tables 5 and 10); `results`, every model on every test set, with its 95 % interval.
+Summary: `test/<test set>/...` of the row's own model, `<model>/<test set>/...` of all, `labels/...`, `costs/...` and
+    every other number of the result.
+Outputs: responses, labels, pairs and models, each with its digest and those of what it was made from.
+"""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+
+from rkd.data.datasets import Data
+from rkd.evaluation.results import RunResult
+from rkd.evaluation.verdict_counts import LabelStatistics
+from rkd.io import read_rows
+from rkd.pipeline.stage_runner import RECORDS_FILE
+from rkd.records import Response, read_jsonl, to_json_line
+from rkd.reporting.job_summary import numbers
+from rkd.rl.stage import SAMPLES_FILE
+from rkd.store.artifact_store import DIGEST, Artifact
+from rkd.store.fingerprint import fingerprint_digest
+from rkd.training.checkpointing import HISTORY_FILE
+from rkd.training.curves import CURVES_FILE, replay
+from rkd.training.tracking import Output, Tracker
+
+SAMPLES_LOGGED = 500  # responses of a stage
+MODELS = ("sft", "dpo", "reward_model", "rl")  # the stages that leave one
+MEASURES = ("accuracy", "interval_low", "interval_high", "n", "pass_at_8", "maj_at_8")
+OF_MANIFEST = ("seconds", "tokens", "created", "revision", "files")
+
+
+class Logbook:
+    """The watcher of a job's workshop.
+
+    Args:
+        tracker: with an open run.
+        dataset: whose questions stand beside responses.
+    """
+
+    def __init__(self, tracker: Tracker, dataset: Data, console: Console) -> None:
+        self.tracker, self.dataset, self.console = tracker, dataset, console
+
+    def artifact(self, artifact: Artifact, *, was_made: bool) -> None:
+        """See `Watcher`."""
+        stage, files = artifact.manifest["name"], artifact.manifest["files"]
+        if HISTORY_FILE in files and not was_made:
+            self._replay(stage, artifact)
+        if stage in MODELS or RECORDS_FILE in files:
+            self.tracker.log_output(artifact_output(artifact, was_made=was_made))
+        if SAMPLES_FILE in files:
+            self._log_samples(stage, read_rows(artifact.folder / SAMPLES_FILE))
+        if RECORDS_FILE in files and stage.endswith("_training"):
+            self._log_samples(stage, self._with_questions(artifact))
+
+    def records(self, name: str, records: Sequence[Any], digest: str, inputs: Mapping[str, str]) -> None:
+        """See `Watcher`."""
+        self.tracker.log_output(records_output(name, records, digest, inputs))
+
+    def result(self, result: RunResult) -> None:
+        """The end of a job that has finished."""
+        summary = summary_of(result)
+        rows = [
+            [model.role, name, *(getattr(test, measure) for measure in MEASURES)]
+            for model in result.models
+            for name, test in model.test_sets.items()
+        ]
+        self.tracker.log_table("results", ["model", "test_set", *MEASURES], rows)
+        if result.labels is not None:
+            of_labels = [
+                [name, value] for name, value in summary.items() if name.startswith(("labels/", "verdicts/", "judge/"))
+            ]
+            self.tracker.log_table("labels/statistics", ["what", "value"], of_labels)
+            self.tracker.log_table("labels/consensus", ["from", "to", "queries"], consensus_rows(result.labels))
+        self.tracker.log_summary(summary)
+
+    def _replay(self, stage: str, artifact: Artifact) -> None:
+        if CURVES_FILE in artifact.manifest["files"]:
+            replay(read_rows(artifact.folder / CURVES_FILE), self.tracker.logger_for(stage))
+        else:
+            self.console.print(f"    {stage} was made before its curves were kept: this run shows none of it")
+
+    def _with_questions(self, artifact: Artifact) -> list[dict[str, Any]]:
+        questions = {query.id: query.question for query in self.dataset.training_queries()}
+        responses = thinned(read_jsonl(artifact.folder / RECORDS_FILE, Response))
+        return [
+            {"question": questions[r.query_id], "response": r.text, "sample": r.sample_index, "finished": r.is_finished}
+            for r in responses
+        ]
+
+    def _log_samples(self, stage: str, samples: Sequence[Mapping[str, Any]]) -> None:
+        if samples:
+            shown = thinned(samples)
+            self.tracker.log_table(f"samples/{stage}", list(shown[0]), [list(sample.values()) for sample in shown])
+
+
+def thinned(items: Sequence[Any]) -> Sequence[Any]:
+    """At most `SAMPLES_LOGGED` of the items, in their order, from all of them, and the same each time."""
+    # Drawn, not every k-th one: of queries with k samples each, that would always be the first sample.
+    chosen = random.Random(0).sample(range(len(items)), min(SAMPLES_LOGGED, len(items)))
+    return [items[place] for place in sorted(chosen)]
+
+
+def artifact_output(artifact: Artifact, *, was_made: bool) -> Output:
+    """The model or the responses of a stage; a stage left out has no files but its student's, which stay there."""
+    manifest, is_model = artifact.manifest, artifact.manifest["name"] in MODELS
+    is_left_out = is_model and HISTORY_FILE not in manifest["files"]
+    metadata = {"digest": artifact.digest, "inputs": input_digests(manifest["fingerprint"]), "is_left_out": is_left_out}
+    return Output(
+        name=f"{manifest['name']}-{artifact.digest}",
+        kind="model" if is_model else "responses",
+        metadata=metadata | {name: manifest[name] for name in OF_MANIFEST if name in manifest},
+        files={} if is_left_out else {name: artifact.folder / name for name in manifest["files"]},
+        was_made=was_made,
+    )
+
+
+def records_output(name: str, records: Sequence[Any], digest: str, inputs: Mapping[str, str]) -> Output:
+    """Labels or pairs, under the digest by which the fingerprints of later stages name them."""
+    lines = "".join(to_json_line(record) + "\n" for record in records)
+    metadata = {"digest": digest, "inputs": dict(inputs), "count": len(records)}
+    return Output(name=f"{name}-{digest}", kind=name, metadata=metadata, texts={f"{name}.jsonl": lines})
+
+
+def input_digests(fingerprint: Mapping[str, Any]) -> dict[str, str]:
+    """The digests in a fingerprint by their keys: of what a stage was made from."""
+    found: dict[str, str] = {}
+    for key, value in fingerprint.items():
+        if key == "labels" and isinstance(value, Mapping):  # reinforcement learning is given them whole
+            found[key] = fingerprint_digest("labels", value)
+        elif isinstance(value, str) and re.fullmatch(DIGEST, value):
+            found[key] = value
+        elif isinstance(value, Mapping):
+            found |= {
+                f"{key}/{inner}".removesuffix("/digest"): digest for inner, digest in input_digests(value).items()
+            }
+    return found
+
+
+def consensus_rows(labels: LabelStatistics) -> list[tuple[float, float, int]]:
+    """How many queries have a consensus p* from, and below, which; the last bin holds 1, too."""
+    counts = labels.consensus_histogram
+    return [(place / len(counts), (place + 1) / len(counts), count) for place, count in enumerate(counts)]
+
+
+def summary_of(result: RunResult) -> dict[str, float]:
+    """Final accuracies or win rates, and other numbers of the result, as "labels/precision"; fractions in [0, 1]."""
+    tested = [(model.role, model.test_sets) for model in result.models]
+    tested += [("test", result.models[-1].test_sets)]
+    accuracies = {
+        f"{role}/{name}/{measure}": getattr(test, measure)
+        for role, tests in tested
+        for name, test in tests.items()
+        for measure in MEASURES
+    }
+    compared = {
+        f"{role}/{name}/win_rate/{measure}": value
+        for role, tests in tested
+        for name, test in tests.items()
+        if test.win_rate is not None
+        for measure, value in asdict(test.win_rate).items()
+    }
+    totals = {
+        f"costs/{name}": sum(cost.get(name, 0) for cost in result.costs.values())
+        for name in ("seconds", "seconds_this_job", "tokens")
+    }
+    others = {name.replace(".", "/"): value for name, value in numbers(result).items()}
+    others["validation_accuracy"] = result.validation_accuracy
+    return {key: value for key, value in (accuracies | compared | totals | others).items() if value is not None}

@@ -1,0 +1,262 @@
+"""Sweeps: `python run.py -m ...` enters, jobs leave in the order in which they share most, each cell of a table once.
+
+A table's sweep (`sweeps/NAME.yaml`) lists products of choices: the union of these is run. What the command line sets
+replaces a product's own choice. Jobs that are the same are run once, finished ones not at all, and one that fails, or
+that there cannot be, stops none of the others. Hydra finds it by `rkd/plugins`.
+"""
+
+import itertools
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, RunMode, TaskFunction
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from rkd.jobs.search import Search
+
+# Groups whose choice decides what a stage makes, by how early that is: jobs that are alike in the first share the
+# teacher's responses, in the first two the SFT student, in all three the reward model.
+SHARED = (
+    ("dataset", "teacher", "teacher_samples", "labels", "sampling_seed"),
+    ("student", "sft_data", "sft", "seed"),
+    ("student_samples", "pairs", "reward_model", "dpo"),
+)
+TRAINED = ("sft", "dpo", "reward_model", "rl")
+STAGE_VALUE = re.compile(rf"\+{{0,2}}({'|'.join(TRAINED)})\.")
+NOT_CHOSEN = ("sweeps", "artifacts.root", "output_root", "table_root")  # where things lie is no choice of a job
+PLAIN = re.compile(r"[\w./+-]+")
+PLAIN_GROUP = re.compile(r"\w+")  # those of the primary config, not what their options choose in turn
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep: its overrides, its folder, and what was chosen for it.
+
+    A job that there cannot be has no folder, and a reason why.
+    """
+
+    overrides: tuple[str, ...]
+    folder: Path | None
+    choices: Mapping[str, Any]
+    is_finished: bool = False
+    refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A named sweep, or, without a name, the product of what the command line lists."""
+
+    name: str | None
+    table: Mapping[str, Any] | None
+    products: Sequence[Mapping[str, Any]]
+
+
+class UnionSweeper(Sweeper):
+    """Unions of products, each job once.
+
+    Args:
+        products: mappings from a key to a value or a list of them.
+        sweeps: further sweeps that belong to it, by name.
+        search: in place of all that: the trials of a study.
+        max_batch_size: jobs that the launcher gets at once, for one that starts all that it gets; None: all.
+    """
+
+    def __init__(
+        self,
+        products: Sequence[Mapping[str, Any]] = (),
+        sweeps: Sequence[str] = (),
+        search: Search | None = None,
+        max_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.products, self.sweeps, self.search, self.max_batch_size = products, sweeps, search, max_batch_size
+        self.config: DictConfig | None = None
+        self.context: HydraContext | None = None
+        self.launcher: Launcher | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """See Hydra's `Sweeper`."""
+        self.config, self.context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Plan all jobs, note what tables they belong to, run those that have not finished.
+
+        Raises:
+            JobError: a job failed, or there cannot be one; the others ran.
+        """
+        from rkd.errors import JobError
+
+        if self.search is not None:
+            return self.search.run(arguments, self.config, self.context.config_loader, self.launcher)
+        given = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(arguments)
+        jobs: dict[Any, Job] = {}
+        for sweep in list(self._sweeps(given)):  # one that is refused comes before any file
+            own = self._jobs(sweep, given)
+            if sweep.table is not None:
+                self._write_manifest(sweep.table, own)
+            for job in own:
+                jobs.setdefault(job.folder or job.overrides, job)
+        refused = Counter(job.refusal for job in jobs.values() if job.refusal is not None)
+        for reason, count in refused.items():
+            print(f"{count} of {len(jobs)} jobs cannot be run: {reason}", file=sys.stderr)
+        missing = [job for job in jobs.values() if job.refusal is None and not job.is_finished]
+        finished = sum(job.is_finished for job in jobs.values())
+        print(f"{len(jobs)} jobs, {finished} of them finished before.", flush=True)
+        returned = self._launch(missing)
+        failed = [job for job, one in zip(missing, returned, strict=True) if one.status is not JobStatus.COMPLETED]
+        if failed or refused:
+            raise JobError(f"Of {len(jobs)} jobs {len(failed)} failed and {refused.total()} could not be run.")
+        return returned
+
+    def _write_manifest(self, table: Mapping[str, Any], jobs: Sequence[Job]) -> None:
+        """Note a table's jobs; where there cannot be any of them, no table is begun."""
+        from rkd.reporting.table_files import write_manifest
+
+        choices = {str(job.folder): job.choices for job in jobs if job.folder is not None}
+        if not choices:
+            return
+        try:
+            print(f"{write_manifest(Path(self.config.table_root), table, choices)}: {len(jobs)} jobs")
+        except ValueError as error:
+            raise HydraException(str(error)) from error
+
+    def _launch(self, jobs: Sequence[Job]) -> list[JobReturn]:
+        """Run the jobs, batch by batch."""
+        size = self.max_batch_size or max(len(jobs), 1)
+        returned: list[JobReturn] = []
+        for first in range(0, len(jobs), size):
+            batch = [job.overrides for job in jobs[first : first + size]]
+            returned += self.launcher.launch(batch, initial_job_idx=first)
+        return returned
+
+    def _sweeps(self, given: Sequence[Override]) -> Iterator[Sweep]:
+        """What is to be run: the sweeps that are named and those that belong to them, each once, in order."""
+        named = [value for one in given if one.key_or_group == "sweeps" for value in _values(one)]
+        if not named:
+            yield Sweep(None, None, self.products or [{}])
+        done: set[str] = set()
+        while named:
+            name = named.pop(0)
+            if name not in done:
+                done.add(name)
+                config = self._config_of(name, given)
+                sweeper = instantiate(config.hydra.sweeper, _convert_="all")
+                if sweeper.search is not None:
+                    raise HydraException(f"sweeps={name} is a search: run it alone, `python run.py -m sweeps={name}`.")
+                named = [*sweeper.sweeps, *named]
+                if sweeper.products:
+                    table = OmegaConf.to_container(config.table, resolve=True) if config.get("table") else None
+                    yield Sweep(name, table, sweeper.products)
+
+    def _config_of(self, name: str, given: Sequence[Override]) -> DictConfig:
+        """The configuration with the sweep chosen, whatever else the command line sets, lists apart."""
+        plain = [one.input_line for one in given if one.key_or_group != "sweeps" and not one.is_sweep_override()]
+        return self.context.config_loader.load_configuration(
+            config_name=self.config.hydra.job.config_name,
+            overrides=[*self.config.hydra.overrides.hydra, f"sweeps={name}", *plain],
+            run_mode=RunMode.MULTIRUN,
+        )
+
+    def _jobs(self, sweep: Sweep, given: Sequence[Override]) -> list[Job]:
+        """The different jobs of a sweep, in the order to run them in."""
+        chosen = [[f"sweeps={sweep.name}"]] if sweep.name else []
+        on_command_line = {one.get_key_element(): list(_values(one)) for one in given if one.key_or_group != "sweeps"}
+        lines: dict[tuple[str, ...], None] = {}
+        for product in sweep.products:
+            axes = {key: _listed(value) for key, value in product.items()} | on_command_line
+            settings = [[f"{key}={value}" for value in values] for key, values in axes.items()]
+            lines |= dict.fromkeys(itertools.product(*chosen, *settings))
+        jobs = {job.folder or job.overrides: job for job in map(self._planned, lines)}
+        return shared_first(list(jobs.values()))
+
+    def _planned(self, overrides: tuple[str, ...]) -> Job:
+        from rkd.errors import JobError
+        from rkd.jobs.job import place_of
+
+        overrides = self._without_left_out_stages(overrides)
+        config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        options = {key: value for key, value in config.hydra.runtime.choices.items() if PLAIN_GROUP.fullmatch(key)}
+        set_values = {one.get_key_element().lstrip("+"): one.value() for one in parsed}
+        choices = {**options, "seed": config.seed, **set_values}
+        for name in NOT_CHOSEN:
+            choices.pop(name, None)
+        try:
+            place = place_of(config)
+        except JobError as error:
+            return Job(overrides, None, choices, refusal=str(error))
+        return Job(overrides, place.folder, choices, place.is_finished)
+
+    def _without_left_out_stages(self, overrides: tuple[str, ...]) -> tuple[str, ...]:
+        """The overrides without those of stages that the row leaves out: `sft.epochs=2` is nothing to ICL."""
+        of_stages = {one: one.lstrip("+").partition(".")[0] for one in overrides if STAGE_VALUE.match(one)}
+        if not of_stages:
+            return overrides
+        others = [one for one in overrides if one not in of_stages]
+        choices = self.context.config_loader.load_sweep_config(self.config, others).hydra.runtime.choices
+        return tuple(one for one in overrides if one not in of_stages or choices.get(of_stages[one]) != "none")
+
+
+def shared_first(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs in such an order that workers side by side seldom wait for a stage that another one is making.
+
+    First one job for each teacher's responses, then one for each SFT student, then one for each reward model, then
+    the others; of those that would do, the one that trains least.
+    """
+    seen: set[tuple[Any, ...]] = set()
+    depths = {}
+    for job in sorted(jobs, key=lambda job: sum(job.choices.get(stage) != "none" for stage in TRAINED)):
+        prefixes = _prefixes(job.choices)
+        depths[job.overrides] = next((d for d, prefix in enumerate(prefixes) if prefix not in seen), len(prefixes))
+        seen.update(prefixes)
+    return sorted(jobs, key=lambda job: depths[job.overrides])
+
+
+def _prefixes(choices: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """What a job shares with others of the same teacher, SFT student and reward model, in turn."""
+    prefix: tuple[Any, ...] = ()
+    prefixes = []
+    for groups in SHARED:
+        prefix += tuple((key, str(value)) for key, value in sorted(choices.items()) if key.partition(".")[0] in groups)
+        prefixes.append(prefix)
+    return prefixes
+
+
+def _values(override: Override) -> Iterator[str]:
+    """The values that an override lists, as the command line would write them."""
+    if not override.is_sweep_override():
+        yield override.get_value_element_as_str()
+    elif override.is_discrete_sweep():
+        yield from override.sweep_string_iterator()
+    else:
+        raise HydraException(
+            f"{override.input_line}: list the values, as in `seed=0,1,2`; intervals are for sweepers that search."
+        )
+
+
+def _listed(value: Any) -> list[str]:
+    return [_written(one) for one in (value if isinstance(value, list | tuple) else [value])]
+
+
+def _written(value: Any) -> str:
+    """A value as an override has it."""
+    if isinstance(value, str):
+        return value if PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value)

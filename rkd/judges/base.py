@@ -1,0 +1,79 @@
+"""What all judges have in common: the judge of a configuration, the judge with its model loaded, and its verdicts."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+from rkd.generation.endpoint_server import EndpointModel, Told, untold
+from rkd.protocols import Judge
+from rkd.records import Query, Response
+from rkd.store.partial_results import Progress
+
+REMEMBERED = 100_000  # verdicts: those of some hundred rollouts, in tens of megabytes
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """P(Yes) / (P(Yes) + P(No)), and how much of the next token's probability these two have together, `mass`.
+
+    Of a judge that has no such token `score` is what it says instead, in [0, 1], and `mass` None.
+    """
+
+    score: float
+    mass: float | None = None
+
+
+class OpenJudge(Judge, Protocol):
+    """A judge whose model is loaded."""
+
+    def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict | None]:
+        """The verdict on each response, `queries[i]` being the query of `responses[i]`; None where it is unreadable."""
+        ...
+
+
+class ConfiguredJudge(Protocol):
+    """The judge of a configuration, its model not loaded yet."""
+
+    name: str
+
+    def content(self) -> dict[str, Any]:
+        """What decides its verdicts."""
+        ...
+
+    def open(self, progress: Callable[[int], None] = ...) -> OpenJudge:
+        """The judge, its model loaded; `progress` is called with the number of responses just judged."""
+        ...
+
+
+def open_judge(judge: ConfiguredJudge, progress: Told = untold, kept: Progress | None = None) -> OpenJudge:
+    """A judge, its model loaded; one behind a server keeps what it was answered in `kept`."""
+    if isinstance(judge, EndpointModel):
+        return judge.open(progress, kept)
+    return judge.open(progress)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Verdicts by what was judged, the `limit` that were asked for last: a long training would fill the memory."""
+
+    limit: int = REMEMBERED
+    _known: dict[Hashable, Verdict | None] = field(default_factory=dict, repr=False)
+
+    def recall(
+        self, keys: Sequence[Hashable], read: Callable[[list[int]], Sequence[Verdict | None]]
+    ) -> list[Verdict | None]:
+        """The verdict of each key; `read` is given the places of those that are not known, each once."""
+        places = {key: place for place, key in reversed(list(enumerate(keys))) if key not in self._known}
+        asked = sorted(places.values())
+        found = dict(zip((keys[place] for place in asked), read(asked), strict=True))
+        verdicts = {key: found[key] if key in found else self._known.pop(key) for key in dict.fromkeys(keys)}
+        self._known.update(verdicts)  # behind all others: what comes first was not asked for the longest
+        for key in list(islice(self._known, max(0, len(self._known) - self.limit))):
+            del self._known[key]
+        return [verdicts[key] for key in keys]
+
+
+@dataclass(frozen=True)
+class NoJudge:
+    """No judge: pseudo-labels come from the vote, and rewards without verdicts."""

@@ -1,0 +1,114 @@
+"""The single-token judge behind a server: queries and responses enter, the share of Yes in its next token leaves."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rkd.config import AT_LEAST_1, check_ranges
+from rkd.data.judge_prompts import ComparePrompt, JudgePrompt
+from rkd.data.prompts import without_control_tokens
+from rkd.errors import EndpointError
+from rkd.generation.endpoint_client import Kept, Task, ask
+from rkd.generation.endpoint_replies import FILTERED, logprobs_of, text_of
+from rkd.generation.endpoint_server import EndpointModel, Told, untold
+from rkd.judges.base import Remembered, Verdict
+from rkd.judges.single_token import verdict_of
+from rkd.records import Query, Response
+from rkd.store.partial_results import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointJudge(EndpointModel):
+    """The judge, or annotator, of a configuration; see `EndpointModel`.
+
+    Args:
+        is_hard: a verdict is 1 where Yes is likelier than No, else 0.
+        top_logprobs: so many of the likeliest tokens are listed; a word below them counts as 0.
+    """
+
+    prompt: JudgePrompt | ComparePrompt
+    is_hard: bool = False
+    top_logprobs: int = 20
+
+    def __post_init__(self) -> None:
+        EndpointModel.__post_init__(self)
+        check_ranges("judge", self, {"top_logprobs": AT_LEAST_1})
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What stands for it in a fingerprint: the model by its name, not the server."""
+        return self.content()
+
+    def content(self) -> dict[str, Any]:
+        """What decides its verdicts."""
+        own = {"prompt": self.prompt, "is_hard": self.is_hard, "top_logprobs": self.top_logprobs}
+        return {"model": EndpointModel.content(self), **own}
+
+    def open(self, progress: Told = untold, kept: Progress | None = None) -> "EndpointYesNo":
+        """The judge; what it is answered is kept in `kept`, if there is that."""
+        return EndpointYesNo(self, Kept(self.server, kept), progress)
+
+
+@dataclass(frozen=True)
+class EndpointYesNo:
+    """A `Judge` over a server, which writes one token and lists the likeliest ones in its place.
+
+    Args:
+        told: told how many responses were just judged.
+        remembered: the verdicts that need not be looked up again.
+    """
+
+    own: EndpointJudge
+    kept: Kept
+    told: Told = untold
+    remembered: Remembered = field(default_factory=Remembered, repr=False)
+
+    def with_prompt(self, prompt: JudgePrompt | ComparePrompt) -> "EndpointYesNo":
+        """The same server under another prompt; what it has answered is kept in one place."""
+        return replace(self, own=replace(self.own, prompt=prompt), remembered=Remembered())
+
+    def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:
+        """See `rkd.protocols.Judge`."""
+        return [verdict and verdict.score for verdict in self.verdicts(queries, responses)]
+
+    def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict | None]:
+        """The verdict on each response, `queries[i]` being the query of `responses[i]`.
+
+        None where neither word is among the tokens listed, or the judge declined.
+
+        Raises:
+            EndpointError: the server lists no tokens; or as `rkd.generation.endpoint_client.ask`.
+        """
+        keys = [(query.question, response.text) for query, response in zip(queries, responses, strict=True)]
+
+        def read(places: list[int]) -> list[Verdict | None]:
+            self.told(len(keys) - len(places))
+            tasks = [self._task(queries[place], keys[place][1]) for place in places]
+            found = ask(self.own, tasks, self._read, self.kept, lambda _, note: self.told(1, note))
+            return [None if verdict is None else Verdict(*verdict) for (verdict,) in found]
+
+        verdicts = self.remembered.recall(keys, read)
+        if not self.own.is_hard:
+            return verdicts
+        return [verdict and replace(verdict, score=float(verdict.score > 0.5)) for verdict in verdicts]
+
+    def _task(self, query: Query, text: str) -> Task:
+        prompt = self.own.prompt.render(query.rewritten(without_control_tokens), without_control_tokens(text))
+        if self.own.requests == "chat":
+            listed: dict[str, Any] = {"logprobs": True, "top_logprobs": self.own.top_logprobs}
+            return Task(self.own.body([{"role": "user", "content": prompt}], 1, temperature=0.0, **listed))
+        return Task(self.own.body(prompt, 1, temperature=0.0, logprobs=self.own.top_logprobs))
+
+    def _read(self, choice: Mapping[str, Any]) -> list[float] | None:
+        """A verdict's score and mass."""
+        _, ending = text_of(choice)
+        if (logprobs := logprobs_of(choice)) is not None:
+            verdict = verdict_of(logprobs, self.own.prompt)
+            return None if verdict is None else [verdict.score, verdict.mass]
+        if ending in ("refusal", FILTERED):
+            return None
+        raise EndpointError(
+            f"{self.own.server.base_url} lists no log-probabilities of tokens (it ignores `logprobs`), which a verdict "
+            "of one token is made of. Serve the judge with vLLM, SGLang or llama.cpp, take judge.requests=completion "
+            "or =chat, whichever the server lists them for, let it write a score, `judge=endpoint_written`, or take a "
+            "local judge, `judge=hf judge.name_or_path=FOLDER`."
+        )

@@ -1,0 +1,57 @@
+"""A judge behind a server that writes its verdict: queries and responses enter, the score read from its reply leaves.
+
+Prompt and reading are those of `rkd.judges.written`. Any server will do: none has to list log-probabilities.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rkd.config import AT_LEAST_1, SHARE, check_ranges
+from rkd.data.judge_prompts import JudgePrompt
+from rkd.data.prompts import PromptTemplate
+from rkd.generation.endpoint_client import Kept
+from rkd.generation.endpoint_server import EndpointModel, Told, untold
+from rkd.generation.endpoint_teacher import EndpointGenerator, EndpointTeacher
+from rkd.judges.written import ReadReply, Written, read_score
+from rkd.store.partial_results import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointWrittenJudge(EndpointModel):
+    """The judge of a configuration; see `EndpointModel`.
+
+    Args:
+        max_reply_tokens: of a verdict, in tokens of its tokenizer; what is cut before its score is unreadable.
+        read_reply, threshold: as of `rkd.judges.written.WrittenJudge`.
+    """
+
+    prompt: JudgePrompt
+    max_reply_tokens: int
+    read_reply: ReadReply = read_score
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        EndpointModel.__post_init__(self)
+        check_ranges("judge", self, {"max_reply_tokens": AT_LEAST_1, "threshold": SHARE})
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What stands for it in a fingerprint: the model by its name, not the server."""
+        return self.content()
+
+    def content(self) -> dict[str, Any]:
+        """What decides its verdicts."""
+        own = {
+            "prompt": self.prompt, "max_reply_tokens": self.max_reply_tokens,
+            "read_reply": self.read_reply.__qualname__,
+        }  # fmt: skip
+        return {"model": EndpointModel.content(self), **own}
+
+    def open(self, progress: Told = untold, kept: Progress | None = None) -> Written:
+        """The judge; what it is answered is kept in `kept`, if there is that."""
+        writer = EndpointTeacher(
+            name=self.name, model=self.model, server=self.server, requests=self.requests, extra_body=self.extra_body,
+            prompt=PromptTemplate(template="{question}"),
+        )  # fmt: skip
+        generator = EndpointGenerator(self.name, writer, None, Kept(self.server, kept), progress)
+        return Written(generator, self.prompt, self.max_reply_tokens, progress, self.read_reply)

@@ -1,0 +1,67 @@
+"""A judge that knows the gold answers: what a mix would gain if its judge never erred. For comparisons, not for use."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from rkd.data.answers import answers_match, extract_answer
+from rkd.data.datasets import Data
+from rkd.judges.base import Verdict
+from rkd.records import Query, Response, digest_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldJudge:
+    """1 for a response with the gold answer, 0 for any other one; see `rkd.judges.base.ConfiguredJudge`.
+
+    Args:
+        dataset: whose queries it judges responses to. Its source must know the answers of the unlabelled ones too.
+    """
+
+    name: str
+    dataset: Data
+
+    def content(self) -> dict[str, Any]:
+        """What decides its verdicts.
+
+        Raises:
+            ValueError: a query has no gold answer.
+        """
+        return {"gold": digest_of(self._queries)}
+
+    def open(self, progress: Callable[[int], None] = lambda _: None) -> "GoldJudge":
+        """Itself: there is no model to load."""
+        del progress
+        return self
+
+    def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:
+        """See `rkd.protocols.Judge`."""
+        return [verdict.score for verdict in self.verdicts(queries, responses)]
+
+    def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict | None]:
+        """The verdict on each response, `queries[i]` being the query of `responses[i]`."""
+        return [
+            Verdict(float(answers_match(extract_answer(r.text, q.dataset), self._gold[q.question], q.dataset)))
+            for q, r in zip(queries, responses, strict=True)
+        ]
+
+    @cached_property
+    def _gold(self) -> dict[str, str]:
+        return {query.question: query.gold_answer for query in self._queries}
+
+    @cached_property
+    def _queries(self) -> list[Query]:
+        data = self.dataset
+        queries = [
+            *data.training_queries(labelled=True),
+            *data.unlabelled_queries(labelled=True),
+            *data.validation_queries(labelled=True),
+        ]
+        unknown = sum(query.gold_answer is None for query in queries)
+        if unknown:
+            raise ValueError(
+                f"judge=gold needs the gold answer of every query, and {unknown} of dataset={data.name} have none. "
+                "Take a judge that reads the response, `python run.py judge=mini_judge`, or another dataset."
+            )
+        return queries

@@ -1,0 +1,126 @@
+"""The single-token judge (paper J's YoN): queries and responses enter, the share of Yes in the next token leaves.
+
+A verdict is one forward pass without decoding. Responses to one query share the reading of what stands before them, and
+equal responses are judged once. Shapes: B responses, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rkd.data.judge_prompts import ComparePrompt, JudgePrompt
+from rkd.generation.local import LocalModel
+from rkd.judges.base import Remembered, Verdict
+from rkd.models.cpu_workers import map_over_copies
+from rkd.models.hidden_states import last_states
+from rkd.models.loading import load_causal_lm, load_tokenizer
+from rkd.records import Query, Response
+
+BATCH_RESPONSES = 128
+
+
+def verdict_of(logprobs: Mapping[str, float], prompt: JudgePrompt | ComparePrompt) -> Verdict | None:
+    """The verdict of a judge behind a server, which lists its likeliest next tokens only.
+
+    Args:
+        logprobs: log-probabilities in nats by the text of the token. A marked blank, as SentencePiece ("▁") and
+            byte-level tokenizers ("Ġ") write it, is one.
+
+    Returns:
+        None where neither word is listed: 0.5 would say that the judge is undecided. A word that is not listed beside
+        one that is counts as 0.
+    """
+    shares: dict[str, float] = {}
+    for token, logprob in logprobs.items():
+        text = token.replace("▁", " ").replace("Ġ", " ")
+        shares[text] = shares.get(text, 0.0) + math.exp(logprob)
+    yes, no = (sum(shares.get(one, 0.0) for one in prompt.written(w)) for w in (prompt.yes_word, prompt.no_word))
+    mass = yes + no
+    return Verdict(yes / mass, mass) if mass > 0 else None
+
+
+@dataclass(frozen=True)
+class LocalYesNo:
+    """A `Judge` over a model in memory.
+
+    Args:
+        tokenizer: in which a spelling of each word of the prompt is one token.
+        is_hard: a verdict is 1 where Yes is likelier than No, else 0.
+        progress: called with the number of responses just judged.
+        remembered: the verdicts that need not be read again.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    prompt: JudgePrompt | ComparePrompt
+    is_hard: bool = False
+    batch_responses: int = BATCH_RESPONSES
+    progress: Callable[[int], None] = lambda _: None
+    remembered: Remembered = field(default_factory=Remembered, repr=False)
+
+    def with_prompt(self, prompt: JudgePrompt | ComparePrompt) -> "LocalYesNo":
+        """The same model under another prompt."""
+        return replace(self, prompt=prompt, remembered=Remembered())
+
+    def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:
+        """See `rkd.protocols.Judge`; a local model's verdict can always be read."""
+        return [verdict.score for verdict in self.verdicts(queries, responses)]
+
+    def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict]:
+        """The verdict on each response, `queries[i]` being the query of `responses[i]`; what is known is looked up."""
+        keys = [(query.question, response.text) for query, response in zip(queries, responses, strict=True)]
+
+        def read(places: list[int]) -> list[Verdict]:
+            self.progress(len(keys) - len(places))
+            in_order = sorted(places, key=lambda place: keys[place][0])  # a question's responses stand together
+            found = self._read([queries[place] for place in in_order], [keys[place][1] for place in in_order])
+            by_place = dict(zip(in_order, found, strict=True))
+            return [by_place[place] for place in places]
+
+        verdicts = self.remembered.recall(keys, read)
+        return [replace(one, score=float(one.score > 0.5)) for one in verdicts] if self.is_hard else verdicts
+
+    def _read(self, queries: Sequence[Query], texts: Sequence[str]) -> list[Verdict]:
+        rows = self.prompt.encode(queries, texts, self.tokenizer)
+        yes, no = (self.prompt.spellings(word, self.tokenizer) for word in (self.prompt.yes_word, self.prompt.no_word))
+
+        @torch.no_grad()
+        def read(model: PreTrainedModel, own: slice) -> Tensor:
+            logits = model.get_output_embeddings()(last_states(model.base_model, rows[own]))
+            logprobs = logits.float().log_softmax(-1)
+            return torch.stack([logprobs[:, yes].logsumexp(-1), logprobs[:, no].logsumexp(-1)], -1).cpu()
+
+        batches = [slice(start, start + self.batch_responses) for start in range(0, len(rows), self.batch_responses)]
+        verdicts: list[Verdict] = []
+        for of_batch in map_over_copies(read, self.model, batches):
+            scores, masses = torch.sigmoid(of_batch[:, 0] - of_batch[:, 1]), of_batch.exp().sum(-1)
+            verdicts += map(Verdict, scores.tolist(), masses.tolist())
+            self.progress(len(of_batch))
+        return verdicts
+
+
+@dataclass(frozen=True, kw_only=True)
+class YesNoJudge(LocalModel):
+    """The judge, or annotator, of a configuration: a model folder that is asked in its prompt; see `LocalYesNo`."""
+
+    prompt: JudgePrompt | ComparePrompt
+    is_hard: bool = False
+
+    def content(self) -> dict[str, Any]:
+        """What decides its verdicts: the content of its model's folder, not the place."""
+        return {"model": self.source(), "prompt": self.prompt, "is_hard": self.is_hard, "options": self.options}
+
+    def open(self, progress: Callable[[int], None] = lambda _: None) -> LocalYesNo:
+        """The judge, its model loaded.
+
+        Raises:
+            ValueError: neither spelling of Yes or No is one token of its tokenizer.
+        """
+        folder = self.source().folder
+        model = load_causal_lm(folder, self.options, placed=True).eval()
+        return LocalYesNo(model, load_tokenizer(folder), self.prompt, self.is_hard, progress=progress)

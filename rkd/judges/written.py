@@ -1,0 +1,119 @@
+"""A judge that writes its verdict: queries and responses enter, a score read from what the model wrote leaves.
+
+The alternative to the single token of `rkd.judges.single_token` that many papers use: slower, since every verdict is
+decoded, and not always readable. A verdict that cannot be read is None, never 0. Paper D's grader is one: it gives
+evidence first, and then a score from 0 to 5 (METHOD 2.2).
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rkd.config import AT_LEAST_1, SHARE, check_ranges
+from rkd.data.judge_prompts import JudgePrompt
+from rkd.data.prompts import PromptTemplate
+from rkd.generation.local import LocalModel, open_generator
+from rkd.judges.base import Remembered, Verdict
+from rkd.protocols import Sampling, TextGenerator
+from rkd.records import Query, Response
+
+ReadReply = Callable[[str], float | None]
+"""Reads a score in [0, 1] from what a judge wrote; None where it cannot."""
+
+LOWEST, HIGHEST = 1, 5
+# The whole reply or its first sentence has to be the verdict: "on a scale of 1 to 5, …" gives no 1.
+_SCORE = re.compile(r"(?:[Ss]core|[Vv]erdict|[Rr]ating)?[\s:*=#]*([1-5])(?:\s?(?:/|out of)\s?5)?[\s*]*(?:[.,;:!\n]|$)")
+_GRADE = re.compile(
+    r"^[\s>*_#-]*score[\s*_]*:[\s*_]*([0-5])(?:\s?(?:/|out of)\s?5)?(?![\d/]|\.\d)", re.IGNORECASE | re.MULTILINE
+)
+HIGHEST_GRADE = 5
+_WORD = re.compile(r"(?:[Ss]core|[Vv]erdict)?[\s:*=#]*(right|correct|wrong|incorrect)\b", re.IGNORECASE)
+
+
+def read_score(reply: str) -> float | None:
+    """The score of a written verdict in [0, 1]: 1 to 5, or right and wrong as 1 and 0; None where it states none."""
+    reply = reply.strip()
+    if found := _SCORE.match(reply):
+        decimals = reply[found.end() :] if found[0].endswith(".") else ""
+        return None if decimals[:1].isdigit() else (int(found[1]) - LOWEST) / (HIGHEST - LOWEST)
+    if found := _WORD.match(reply):
+        return float(found[1].lower() in ("right", "correct"))
+    return None
+
+
+def read_grade(reply: str) -> float | None:
+    """The grade of a reply that gives evidence first, 0 to 5 as [0, 1]; None where no line of it states one.
+
+    The last line that does counts: evidence may speak of scores. A grade outside the scale is none.
+    """
+    grades = _GRADE.findall(reply)
+    return int(grades[-1]) / HIGHEST_GRADE if grades else None
+
+
+@dataclass(frozen=True)
+class Written:
+    """A `Judge` over a model that decodes greedily, in memory or behind a server.
+
+    Args:
+        generator: its prompt is the judge's question alone.
+        prompt: of the judge; its words mean nothing here.
+        max_reply_tokens: of a verdict; what is cut before its score is unreadable.
+        progress: called with the number of responses whose verdict was known; the generator tells of the others.
+        read_reply: the score in a reply, in [0, 1]; None where it states none.
+    """
+
+    generator: TextGenerator
+    prompt: JudgePrompt
+    max_reply_tokens: int
+    progress: Callable[[int], None] = lambda _: None
+    read_reply: ReadReply = read_score
+    remembered: Remembered = field(default_factory=Remembered, repr=False)
+
+    def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:
+        """See `rkd.protocols.Judge`."""
+        return [verdict and verdict.score for verdict in self.verdicts(queries, responses)]
+
+    def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict | None]:
+        """The verdict on each response, `queries[i]` being the query of `responses[i]`; None where it is unreadable."""
+        keys = [(query.question, response.text) for query, response in zip(queries, responses, strict=True)]
+
+        def read(places: list[int]) -> list[Verdict | None]:
+            self.progress(len(keys) - len(places))
+            asked = [replace(queries[i], question=self.prompt.render(queries[i], keys[i][1])) for i in places]
+            replies = self.generator.generate(asked, Sampling(0.0, 1, self.max_reply_tokens), seed=0)
+            # A refusal or what a filter left is no verdict, whatever its first word.
+            scores = [None if reply.withheld else self.read_reply(reply.text) for (reply,) in replies]
+            return [None if score is None else Verdict(score) for score in scores]
+
+        return self.remembered.recall(keys, read)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenJudge(LocalModel):
+    """The judge of a configuration that writes its verdict; see `Written`.
+
+    Args:
+        threshold: it calls a response right whose score is above: of a grader 5 alone (METHOD 5.15).
+    """
+
+    prompt: JudgePrompt
+    max_reply_tokens: int
+    read_reply: ReadReply = read_score
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_ranges("judge", self, {"max_reply_tokens": AT_LEAST_1, "threshold": SHARE})
+
+    def content(self) -> dict[str, Any]:
+        """What decides its verdicts: the content of its model's folder, not the place."""
+        return {
+            "model": self.source(), "prompt": self.prompt, "max_reply_tokens": self.max_reply_tokens,
+            "options": self.options, "read_reply": self.read_reply.__qualname__,
+        }  # fmt: skip
+
+    def open(self, progress: Callable[[int], None] = lambda _: None) -> Written:
+        """The judge, its model loaded."""
+        asked = PromptTemplate(template="{question}", is_chat=self.prompt.is_chat)
+        generator = open_generator(self.source(), asked, self.name, progress, self.options)
+        return Written(generator, self.prompt, self.max_reply_tokens, progress, self.read_reply)

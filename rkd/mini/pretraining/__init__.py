@@ -1,0 +1,1 @@
+"""Pretraining of the mini world's models on generated text."""

@@ -1,0 +1,63 @@
+"""The states that a model's backbone has on tokens: batches of responses enter, hidden vectors leave.
+
+Shapes: B responses of T tokens, D hidden width. "State t" is the hidden vector that predicts response token t: state 0
+stands on the prompt's last token, state T on the response's last one.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from rkd.models.attention import takes_masks
+from rkd.models.batches import ResponseBatch
+from rkd.models.prefix_trees import passes
+
+# Tokens in a pass of several rows, at most: on a CPU what a layer makes of more does not stay in the cache.
+CPU_PASS_TOKENS, PASS_TOKENS = 2**10, 2**14
+
+
+def response_states(backbone: nn.Module, batch: ResponseBatch) -> Tensor:
+    """States 0 to T of every response, (B, T + 1, D); what stands behind a response's last state is 0.
+
+    What rows begin with alike, above all the prompt of several responses, is read once, gradients included; rows of
+    alike length are read together, without the padding of the others.
+    """
+    rows = batch.rows()
+    states, ways, count = [], [[]] * len(rows), 0
+    for own, ways_of_pass in _read(backbone, rows):
+        for row, way in ways_of_pass.items():
+            ways[row] = [count + place for place in way]
+        states.append(own)
+        count += len(own)
+    nothing = states[0].new_zeros(1, states[0].shape[1])  # at `count`
+    width = batch.response_ids.shape[1] + 1
+    lengths = batch.response_mask.sum(1).tolist()
+    places = [way[-length - 1 :] + [count] * (width - length - 1) for way, length in zip(ways, lengths, strict=True)]
+    return torch.cat([*states, nothing])[torch.tensor(places, device=nothing.device)]
+
+
+def last_states(backbone: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
+    """The state of the last of each row's tokens, (B, D), read as `response_states` reads all; no other is kept."""
+    order, last = [], []
+    for states, ways in _read(backbone, rows):
+        order += ways
+        last.append(states[torch.tensor([way[-1] for way in ways.values()], device=states.device)])
+    return torch.cat(last)[torch.tensor(order).argsort().to(last[0].device)]
+
+
+def _read(backbone: nn.Module, rows: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, dict[int, list[int]]]]:
+    """States of the tokens in each pass over the rows, (K · N, D), and where in them those of a row are."""
+    weight = next(backbone.parameters())
+    width = backbone.config.hidden_size if takes_masks(backbone.config) else None
+    most_tokens = CPU_PASS_TOKENS if weight.device.type == "cpu" else PASS_TOKENS
+    if isinstance(weight, DTensor):  # its processes gather weights together, pass by pass
+        most_tokens = None
+    for own in passes(rows, width, most_tokens):
+        asked = {"input_ids": own.ids.to(weight.device)}
+        if own.attended is not None:
+            bias = torch.zeros(own.attended.shape, dtype=weight.dtype, device=weight.device)
+            bias.masked_fill_(~own.attended.to(weight.device), torch.finfo(weight.dtype).min)
+            asked |= {"attention_mask": bias, "position_ids": own.positions.to(weight.device)}
+        yield backbone(**asked, use_cache=False).last_hidden_state.flatten(0, 1), own.ways

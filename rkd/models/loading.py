@@ -1,0 +1,185 @@
+"""Models and tokenizers from their folders: a folder and options enter, a model on its device leaves.
+
+Weights are read from safetensors alone, and no code that lies beside them is run.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rkd.models.lora import LoRA
+
+RESERVED_FOR_PADDING = ("<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<|pad|>", "<pad>", "[PAD]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """How the models of a role are loaded, placed and trained.
+
+    Args:
+        dtype: of the loaded weights; "auto": float32 on a CPU, bfloat16 on a GPU. Training without adapters is in
+            float32 whatever is loaded, mixed with lower precision as `trainer.precision` says.
+        attention: the implementation, as transformers names them ("sdpa", "eager", "flash_attention_2"); None takes
+            the model's own.
+        device: where a model is sampled from; "auto": a GPU if there is one; "spread": over all GPUs (needs
+            accelerate); or a device as torch names them. Training goes where `trainer.accelerator` says.
+        gradient_checkpointing: training keeps less in memory and computes it again.
+        lora: adapters to train instead of all weights.
+    """
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attention: str | None = None
+    device: str = "auto"
+    gradient_checkpointing: bool = False
+    lora: LoRA | None = None
+
+    def load(self) -> dict[str, Any]:
+        """What `from_pretrained` is to be told."""
+        on_gpu = torch.cuda.is_available() and self.device != "cpu"
+        dtype = ("bfloat16" if on_gpu else "float32") if self.dtype == "auto" else self.dtype
+        named = {"attn_implementation": self.attention} if self.attention else {}
+        return {"dtype": getattr(torch, dtype), **named}
+
+    def placed(self) -> dict[str, Any]:
+        """The same, and where a model is put to be sampled from."""
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        if device == "cpu":
+            return self.load()
+        return self.load() | {"device_map": "auto" if device == "spread" else device}
+
+    def prepare(self, model: PreTrainedModel, *, trained_whole: Sequence[str] = ()) -> PreTrainedModel:
+        """The model, ready to be trained; `merge` makes a plain one of it again.
+
+        Args:
+            trained_whole: parts without adapters, as the head of a reward model.
+        """
+        if self.lora is not None:
+            self.lora.attach(model, trained_whole=trained_whole)
+        else:
+            model.float()  # small updates would vanish in bfloat16
+        if self.gradient_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        return model
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder, padding on the left.
+
+    One that comes without a padding token of its own pads with a token that its vocabulary reserves, as that of Llama 3
+    does, or else with its unknown or its first token: masks say what is padding, so any but the end of sequence does.
+
+    Raises:
+        FileNotFoundError: the folder is missing.
+        ValueError: there is no end of sequence, or no token besides it: a padded response could then not be told from
+            a finished one.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(existing_model(folder), padding_side="left")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        vocabulary = tokenizer.get_vocab()
+        first = tokenizer.convert_ids_to_tokens(0)
+        candidates = [token for token in (*RESERVED_FOR_PADDING, tokenizer.unk_token, first) if token in vocabulary]
+        tokenizer.pad_token = next((token for token in candidates if token != tokenizer.eos_token), None)
+    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"the tokenizer of {folder} has no end of sequence, or no token besides it (pad={tokenizer.pad_token!r}, "
+            f"eos={tokenizer.eos_token!r}). Add one with `tokenizer.eos_token = ...` and save it beside the model."
+        )
+    return tokenizer
+
+
+def load_causal_lm(
+    folder: str | Path, options: ModelOptions = ModelOptions(), *, placed: bool = False
+) -> PreTrainedModel:
+    """A causal language model in evaluation mode; `placed` where the options say it is sampled from.
+
+    Raises:
+        FileNotFoundError: the folder, or its safetensors file, is missing.
+        ValueError: the weights are truncated or belong to another architecture, or an option does not fit them.
+    """
+    return _load(AutoModelForCausalLM, folder, **(options.placed() if placed else options.load()))
+
+
+def load_classifier(
+    folder: str | Path, options: ModelOptions = ModelOptions(), *, placed: bool = False
+) -> PreTrainedModel:
+    """A model with one score, whose head is new where the folder holds a language model; errors as above."""
+    how = options.placed() if placed else options.load()
+    return _load(AutoModelForSequenceClassification, folder, num_labels=1, **how)
+
+
+def copy_model(folder: Path, into: Path) -> None:
+    """Copy a model without what the stage that made it kept beside it."""
+    shutil.copytree(
+        folder, into, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json", "*report.json", "*.jsonl")
+    )
+
+
+def count_weights(folder: Path) -> int:
+    """How many weights are stored in a model folder, from the headers of its safetensors files.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: one is truncated or altered.
+    """
+    files = sorted(existing_model(folder).glob("model*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no safetensors file: weights in other formats are not loaded.")
+    count = 0
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as weights:
+                for name in weights.keys():  # noqa: SIM118, it is no mapping
+                    size = 1
+                    for length in weights.get_slice(name).get_shape():
+                        size *= length
+                    count += size
+        except SafetensorError as error:
+            raise ValueError(
+                f"the weights in {path} are truncated or altered ({error}). Copy the file again; the mini models are "
+                "remade with `python -m rkd pretrain`."
+            ) from error
+    return count
+
+
+def existing_model(folder: str | Path) -> Path:
+    """The folder as a path.
+
+    Raises:
+        FileNotFoundError: it holds no model.
+    """
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{path} holds no model (no config.json). Give a folder written by `save_pretrained`; "
+            "the mini models are remade with `python -m rkd pretrain`."
+        )
+    return path
+
+
+def _load(auto_class: type, folder: str | Path, **options: object) -> PreTrainedModel:
+    path = existing_model(folder)
+    if not any(path.glob("*.safetensors")):
+        raise FileNotFoundError(f"{path} holds no safetensors file: weights in other formats are not loaded.")
+    try:
+        model = auto_class.from_pretrained(path, use_safetensors=True, **options)
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        raise ValueError(
+            f"the model in {path} cannot be loaded: it may be truncated, or `options` do not fit it: {error}"
+        ) from error
+    except Exception as error:  # safetensors raises a class of its own, which derives from Exception alone
+        if type(error).__module__.startswith("safetensors"):
+            raise ValueError(f"the weights in {path} are truncated or altered ({error}). Make them anew.") from error
+        raise
+    return model.eval()

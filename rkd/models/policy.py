@@ -1,0 +1,90 @@
+"""Language models as policies: a loaded model enters, a module over `ResponseBatch` leaves.
+
+Shapes: Q prompts, B = Q × G responses of T tokens, D hidden width, V vocabulary. "State t" is the hidden vector that
+predicts response token t: state 0 stands on the prompt's last token, state T on the response's last one.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rkd.losses import in_chunks, token_entropy, token_logprobs
+from rkd.models.batches import ResponseBatch
+from rkd.models.hidden_states import response_states
+from rkd.models.lora import adapters_off
+
+# So many logits exist at a time (256 MB in float32), in the backward pass as well, never those of all tokens.
+CHUNK_ELEMENTS = 2**26
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOutput:
+    """log π(y_t) of the response tokens, (B, T) in nats; V of the states they were chosen in; entropy of the choice."""
+
+    logprobs: Tensor
+    values: Tensor | None
+    entropy: Tensor | None
+
+
+class Policy(nn.Module):
+    """A causal language model, with so many value heads on its states, one for each reward that it is trained under.
+
+    They start at zero: random ones would feed noise into the first advantages. The logits are divided by
+    `temperature`, so that the policy is the one that is sampled from at this temperature.
+    """
+
+    def __init__(self, lm: PreTrainedModel, *, value_heads: int = 0, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.lm, self.temperature = lm, temperature
+        self.value_head = nn.Linear(lm.config.hidden_size, value_heads) if value_heads else None
+        if self.value_head is not None:
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
+
+    def forward(self, batch: ResponseBatch, *, value_head: int = 0, with_entropy: bool = False) -> PolicyOutput:
+        """Log-probabilities, values of one head and entropies of the batch's responses."""
+        states, mask = response_states(self.lm.base_model, batch)[:, :-1], batch.response_mask
+        values = None if self.value_head is None else self.value_head(states.float())[..., value_head]
+        # Only tokens that count get logits: padding would be half of them, and they are the largest tensor.
+        counted, tokens = states[mask][None], batch.response_ids[mask][None]
+        chunk = max(1, CHUNK_ELEMENTS // self.lm.config.vocab_size)
+        chosen = in_chunks(partial(self._choices, with_entropy=with_entropy), chunk, counted, tokens)
+        logprobs, *entropy = (_unpacked(row, mask) for row in chosen)
+        return PolicyOutput(logprobs, values, entropy[0].detach() if with_entropy else None)
+
+    def _choices(self, states: Tensor, tokens: Tensor, *, with_entropy: bool) -> Tensor:
+        """log π(y_t) in states (1, T, D), (1, T); `with_entropy` (2, T), below it the entropy."""
+        logits = self.lm.get_output_embeddings()(states)
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        logprobs = token_logprobs(logits, tokens)
+        if not with_entropy:
+            return logprobs
+        return torch.cat([logprobs, token_entropy(logits.detach())])
+
+
+def _unpacked(values: Tensor, mask: Tensor) -> Tensor:
+    """Values of the tokens that count, laid out as (B, T) with 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+
+
+class AdaptersOff(Policy):
+    """A policy without its adapters: the one that its training started from, without a second copy of the weights."""
+
+    def forward(self, batch: ResponseBatch, **options: Any) -> PolicyOutput:
+        """See `Policy`."""
+        with adapters_off(self.lm):
+            return super().forward(batch, **options)
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Set every dropout to zero, for a model that has to be in training mode and yet the same in each pass."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0

@@ -1,0 +1,153 @@
+"""How the models of a row are tested, through the store: models enter, their results on the test sets leave."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from rkd.data.recorded_responses import StoredTeacher
+from rkd.evaluation.accuracy import Evaluation
+from rkd.evaluation.contamination import summarize_overlap
+from rkd.evaluation.results import BoundSides, ModelResult, Overlap, TestSetResult, result_from_json
+from rkd.evaluation.reward_bound import sides
+from rkd.evaluation.win_rate import evaluate_open_ended
+from rkd.judges.base import open_judge
+from rkd.pipeline.experiment import Line
+from rkd.pipeline.label import Labelled
+from rkd.pipeline.sample import Asking, Source, content_of
+from rkd.protocols import RewardFunction
+from rkd.records import Checkpoint, Query, Response, digest_of
+from rkd.rl.rewards import VerifiableReward, learned_reward
+from rkd.stages.reward_model import NoRewardModel
+from rkd.store.partial_results import Progress
+
+Measure = Callable[[Sequence[Query], Sequence[Response]], Tensor]
+"""A number for each response, (n,)."""
+
+
+class Testing(Asking):
+    """The steps of one row that test."""
+
+    __test__ = False  # by its name pytest would take it for a test class
+
+    def overlaps(self) -> dict[str, Overlap]:
+        """How near the questions of each test set are to those of the training queries, unlabelled ones included."""
+        dataset = self.stages.dataset
+        training = [*dataset.training_queries(), *dataset.unlabelled_queries()]
+        digest, found = digest_of(training), {}
+        for name, queries in dataset.test_sets().items():
+            fingerprint = {"training": digest, "test": digest_of(queries)}
+
+            def measure(_: Progress, queries: list[Query] = queries) -> dict[str, Any]:
+                texts = ([query.question for query in own] for own in (queries, training))
+                return dataclasses.asdict(summarize_overlap(*texts))
+
+            found[name] = Overlap(**self.workshop.value("overlap", fingerprint, measure, shown=f"overlap of {name}"))
+            self.workshop.say(f"    {name}: {found[name]}")
+        return found
+
+    def evaluate(self, line: Line, source: Source, reward_model: Checkpoint | None = None) -> ModelResult:
+        """The model of a line on every test set; pass@8 on the first one, the dataset's own.
+
+        Recorded responses are evaluated where they answer a whole test set, one to each query.
+
+        Args:
+            reward_model: what a line that answers with the best of several responses asks which one that is.
+        """
+        s, results = self.stages, {}
+        is_single = isinstance(source, StoredTeacher) or line.answering.needs_reward_model
+        for place, (name, queries) in enumerate(s.dataset.test_sets().items()):
+            if isinstance(source, StoredTeacher) and (answered := source.answered(queries)) < len(queries):
+                self.workshop.say(
+                    f"    {line.role}: {answered} of {len(queries)} queries of {name} have a recorded response, so it "
+                    "is not evaluated there"
+                )
+                continue
+            is_sampled = place == 0 and not is_single and s.dataset.is_verifiable
+            stage = s.evaluation if is_sampled else s.evaluation.without_pass_at_k()
+            results[name] = self._test(stage, line, source, reward_model, name, queries)
+            if results[name].share_truncated > 0.5:
+                self.workshop.warn(
+                    f"{results[name].share_truncated:.0%} of the responses of {line.role} to {name} do not stop within "
+                    f"evaluation.max_response_tokens={s.evaluation.max_response_tokens}: raise it, or train the model "
+                    "to stop (more sft.epochs)."
+                )
+        return ModelResult(line.role, results)
+
+    def measure_bound(
+        self, sft: Checkpoint, policy: Checkpoint, reward_model: Checkpoint, validation: Labelled
+    ) -> dict[str, BoundSides]:
+        """Both sides of appendix A's bound, by what stands for the true reward: the label, and R where there is one."""
+        s, known = self.stages, validation.with_label()
+        gold = {query.id: query.gold_answer for query in s.dataset.validation_queries(labelled=True)}
+        rewards = {"true": _is_right(gold), "label": _is_right(known.answers)}
+        if not isinstance(s.reward_model, NoRewardModel):
+            learned = learned_reward(reward_model.folder, s.zero_shot, s.student.options)
+            rewards["learned"] = lambda queries, responses: learned(queries, responses).total.sigmoid()
+        before, after = (self._bound_rewards(name, of, known, rewards) for name, of in (("sft", sft), ("rl", policy)))
+        return {name: sides(before["true"], before[name], after["true"], after[name]) for name in list(rewards)[1:]}
+
+    def _bound_rewards(
+        self, name: str, policy: Checkpoint, known: Labelled, rewards: Mapping[str, Measure]
+    ) -> dict[str, Tensor]:
+        """What each reward gives the responses that a policy samples."""
+        s = self.stages
+        fingerprint = {
+            "stage": s.bound, "model": policy, "prompt": s.zero_shot, "sampling_seed": s.sampling_seed,
+            "options": s.student.options, "generation": self._generation_fingerprint(policy),
+        }  # fmt: skip
+        asked = ("student", policy, s.zero_shot, s.bound.sample)
+        responses = self._responses(f"bound_samples_{name}", fingerprint, known.queries, asked)
+        queries = [query for query, own in zip(known.queries, responses, strict=True) for _ in own]
+        flat = [response for own in responses for response in own]
+        return {of: reward(queries, flat) for of, reward in rewards.items()}
+
+    def _test(
+        self,
+        stage: Evaluation,
+        line: Line,
+        source: Source,
+        reward_model: Checkpoint | None,
+        name: str,
+        queries: list[Query],
+    ) -> TestSetResult:
+        """One test set. No training seed is in the fingerprint, and copies of a model share it.
+
+        Teacher and pretrained student are evaluated once for all seeds and rows.
+        """
+        s, sampled, asks_reward = self.stages, stage.pass_at_k_queries(len(queries)), line.answering.needs_reward_model
+        fingerprint = {
+            "stage": stage, "model": content_of(source), "prompt": line.prompt, "test_set": name,
+            "options": self._options(line.model), "generation": self._generation_fingerprint(source),
+            "queries": digest_of(queries), "sampling_seed": s.sampling_seed if sampled or asks_reward else None,
+        }  # fmt: skip
+        if not s.dataset.is_verifiable:
+            fingerprint["annotator"] = s.annotator.content()
+        if asks_reward:
+            fingerprint |= {"answering": line.answering, "reward_model": reward_model}
+
+        def build_reward() -> RewardFunction:
+            return learned_reward(reward_model.folder, line.prompt, self._options(line.model))
+
+        def measure(progress: Progress) -> dict[str, Any]:
+            with self.workshop.progress(f"evaluating {line.role} on {name}", len(queries) + sampled) as advance:
+                own = self._generator(line.role, line.model, source, line.prompt, progress, advance)
+                generator = line.answering.over(own, build_reward)
+                if s.dataset.is_verifiable:
+                    result = stage.evaluate(generator, queries, s.sampling_seed, test_set=name)
+                else:
+                    annotator = open_judge(s.annotator, kept=progress)
+                    result = evaluate_open_ended(
+                        stage, generator, queries, annotator, test_set=name, rubric=s.dataset.rubric
+                    )
+                return dataclasses.asdict(result)
+
+        value = self.workshop.value("evaluation", fingerprint, measure, shown=f"{line.role} on {name}")
+        return result_from_json(TestSetResult, value)
+
+
+def _is_right(answers: Mapping[str, str]) -> Measure:
+    """1 for the answer that is given here, else 0."""
+    reward = VerifiableReward(answers, right=1.0, wrong=0.0)
+    return lambda queries, responses: reward(queries, responses).total

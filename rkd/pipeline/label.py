@@ -1,0 +1,330 @@
+"""How a row's training data are made, through the store: queries enter; labels, student samples and pairs leave."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rkd.evaluation.label_quality import grade_statistics, judge_quality, label_statistics, verdict_counts
+from rkd.judges.attacks import ATTACKED_QUERIES, attacks
+from rkd.judges.base import NoJudge, open_judge
+from rkd.pipeline.experiment import needs_labels, samples_student
+from rkd.pipeline.sample import Asking
+from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
+from rkd.rl.reward_mix import Stream
+from rkd.rl.stage import NoRL
+from rkd.stages.labels import RubricGrades, score, two_pass
+from rkd.stages.preferences import StoredPairs
+from rkd.stages.reward_model import NoRewardModel
+from rkd.stages.student_samples import balanced
+from rkd.store.fingerprint import fingerprint_digest
+from rkd.store.partial_results import Progress
+
+# What there is to do about a stream without queries.
+WAYS: dict[Stream, str] = {
+    "balanced": "No query kept both right and wrong student samples (Eq. 4). Raise student_samples.samples_per_query "
+    "or dataset.max_training_queries.",
+    "labelled": "No training query has a label. Lower labels.threshold.",
+    "unlabelled": "Take a dataset with such queries, `dataset=mini_math_aug`, leave some of these without a label, "
+    "`dataset.labelled_fraction=0.5`, or ask them all, `queries=all`.",
+    "all": "The dataset has no training queries.",
+}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The queries of a split with the teacher's responses to them, scored against the teacher's own labels.
+
+    Of an open-ended task a judge has graded the responses, from 0 to `highest`, and there are no labels.
+    """
+
+    split: str
+    queries: list[Query]
+    labels: list[PseudoLabel]
+    scored: list[list[ScoredResponse]]
+    highest: int | None = None
+
+    @property
+    def answers(self) -> dict[str, str]:
+        """y* by query id; a query without consensus is not in it."""
+        return {label.query_id: label.answer for label in self.labels if label.answer is not None}
+
+    def with_label(self) -> "Labelled":
+        """The queries that have a label; where responses are graded, those with one of the highest score."""
+        return self.at([i for i in range(len(self.queries)) if self._is_taught(i)])
+
+    def at(self, places: Sequence[int]) -> "Labelled":
+        """The queries at these places."""
+        columns = ([column[i] for i in places] for column in (self.queries, self.labels, self.scored))
+        return Labelled(self.split, *columns, self.highest)
+
+    def _is_taught(self, place: int) -> bool:
+        if self.highest is None:
+            return self.labels[place].answer is not None
+        return any(one.score == self.highest for one in self.scored[place])
+
+
+class Labelling(Asking):
+    """The steps of one row that label queries and score responses."""
+
+    def label(self, split: str) -> Labelled:
+        """The teacher answers the queries of a split in its two passes; its answers are labelled and scored.
+
+        Where the judge grades responses there is one pass, since grades have no consensus. A row that trains nothing
+        gets no labels, but for a judge to be compared with.
+
+        Raises:
+            ValueError: no training query is left.
+        """
+        s = self.stages
+        queries = self._queries(split, labelled=s.labels.uses_gold)
+        if not needs_labels(s, split):  # nobody is asked for what no stage would use
+            return _without_labels(split, queries, [[] for _ in queries])
+        if isinstance(s.labels, RubricGrades):
+            return self._graded(s.labels, split, queries)
+
+        def second_pass(undecided: list[Query]) -> list[list[Response]]:
+            if s.teacher_samples.second_pass is None:
+                return [[] for _ in undecided]
+            self.notes.counts[f"{split}_second_pass_queries"] = len(undecided)
+            return self._teacher_responses("second", split, undecided)
+
+        first = self._teacher_responses("first", split, queries)
+        labels, responses = two_pass(s.labels, queries, first, second_pass)
+        labelled = Labelled(split, queries, labels, score(queries, responses, labels))
+        self._note_queries(labelled, responses, "without consensus")
+        if split == "training":
+            passes = ["teacher_first_training", "teacher_second_training"]
+            self.workshop.note("labels", labels, fingerprint_digest("labels", labelled.answers), made_from=passes)
+            self._note_labels(labelled)
+            self._note_judge(labelled)
+            if not labelled.answers:
+                raise ValueError(
+                    f"no query is left after the vote: none of {len(queries)} reached the consensus threshold. "
+                    "Lower it with labels.threshold=0.5, or choose a better teacher=."
+                )
+        return labelled
+
+    def _graded(self, grades: RubricGrades, split: str, queries: list[Query]) -> Labelled:
+        """The teacher's first-pass responses with the judge's grades."""
+        responses = self._teacher_responses("first", split, queries)
+        scored = self._grades(grades, f"teacher_{split}", "the teacher's responses", queries, responses)
+        labelled = _without_labels(split, queries, scored, grades.highest)
+        best = f"without a response of grade {grades.highest}"
+        self._note_queries(labelled, responses, best)
+        if split == "training" and not labelled.with_label().queries:
+            raise ValueError(
+                f"no query is left after grading: all {len(queries)} are {best}. Look at what the judge writes with "
+                "`experiments=judge_quality`, or choose a better teacher=."
+            )
+        return labelled
+
+    def _grades(
+        self, grades: RubricGrades, name: str, what: str, queries: list[Query], responses: list[list[Response]]
+    ) -> list[list[ScoredResponse]]:
+        """The responses with the judge's grades, whose statistics are noted."""
+        asked = [(query, one) for query, own in zip(queries, responses, strict=True) for one in own]
+        scored = grades.scored(responses, self._judged(name, what, asked)["scores"])
+        noted = self.notes.grades[name] = grade_statistics(queries, scored, grades.highest, self.stages.dataset.rubric)
+        if noted.unreadable:
+            unread = f"{noted.unreadable} of {len(asked)} grades of {what}"
+            self.workshop.warn(f"{unread} could not be read, and count for nothing.")
+        self.workshop.say(f"    grades of {what}: {noted}")
+        return scored
+
+    def _note_queries(self, labelled: Labelled, responses: Sequence[Sequence[Response]], lacking: str) -> None:
+        """Say and count what became of the queries of a split that the teacher answered."""
+        split, queries = labelled.split, len(labelled.queries)
+        without, unanswered = queries - len(labelled.with_label().queries), sum(not own for own in responses)
+        withheld = sum(one.withheld is not None for own in responses for one in own)
+        self.notes.counts |= {f"{split}_queries": queries, f"{split}_without_label": without}
+        if unanswered:
+            self.notes.counts[f"{split}_without_response"] = unanswered
+        said = f", {unanswered} without a response" if unanswered else ""
+        if withheld:
+            self.notes.counts[f"{split}_withheld_responses"] = withheld
+            said += f", {withheld} responses declined by the teacher or withheld by a filter"
+        self.workshop.say(f"    {queries} {split} queries, {without} {lacking}{said}")
+
+    def pair(self, sft: Checkpoint, labelled: Labelled) -> tuple[list[Query], list[PreferencePair]]:
+        """The SFT student is sampled; the queries of D_R, and pairs of teacher and student responses.
+
+        Both are empty in a row that needs neither.
+        """
+        s, split = self.stages, labelled.split
+        if not samples_student(s):
+            return [], []
+        known, scores = self._student_samples(sft, labelled)
+        queries = [known.queries[i] for i in balanced(scores)]
+        if isinstance(s.pairs, StoredPairs):
+            pairs = s.pairs.pairs_of(known.queries, s.zero_shot, s.highest_score)
+        else:
+            pairs = s.pairs.pair(known.queries, known.scored, scores, s.sampling_seed)
+        sources = ["labels", "teacher_first_training", "teacher_second_training", f"student_samples_{split}"]
+        self.workshop.note("pairs", pairs, digest_of(pairs), made_from=sources)
+        across = sum(pair.chosen.response.generator != pair.rejected.response.generator for pair in pairs)
+        self.notes.counts |= {
+            f"{split}_balanced_queries": len(queries), f"{split}_pairs": len(pairs), f"{split}_teacher_pairs": across,
+        }  # fmt: skip
+        return queries, pairs
+
+    def streams(self, labelled: Labelled, balanced_queries: list[Query]) -> dict[Stream, list[Query]]:
+        """The queries that reinforcement learning may ask, by stream.
+
+        Raises:
+            ValueError: a stream that the reward mix uses has none.
+        """
+        s, data = self.stages, self.stages.dataset
+        unlabelled = data.unlabelled_queries()
+        streams: dict[Stream, list[Query]] = {
+            "balanced": balanced_queries,
+            "labelled": labelled.with_label().queries,
+            "unlabelled": unlabelled,
+            "all": [*labelled.queries, *unlabelled],
+        }
+        if not isinstance(s.rl, NoRL):
+            for name, (_, source) in s.reward_mix.used.items():
+                if not streams[source.queries]:
+                    raise ValueError(
+                        f"reward_mix.{name}.queries={source.queries}: there are none. {WAYS[source.queries]}"
+                    )
+            self.notes.counts |= {f"{stream}_queries": len(streams[stream]) for stream in s.reward_mix.streams}
+        return streams
+
+    def validation_pairs(self, sft: Checkpoint, labelled: Labelled) -> list[PreferencePair]:
+        """The pairs that the reward model is judged by, whatever it is trained on; none where there is none."""
+        s = self.stages
+        if isinstance(s.reward_model, NoRewardModel):
+            return []
+        known, scores = self._student_samples(sft, labelled)
+        pairs = s.validation_pairs.pair(known.queries, known.scored, scores, s.sampling_seed)
+        self.notes.counts[f"{labelled.split}_pairs"] = len(pairs)
+        return pairs
+
+    def _student_samples(self, sft: Checkpoint, labelled: Labelled) -> tuple[Labelled, list[list[ScoredResponse]]]:
+        """The queries of a split that have a label, and the student's scored samples of each."""
+        s, known = self.stages, labelled.with_label()
+        sampled = self._responses(
+            f"student_samples_{labelled.split}",
+            {
+                "stage": s.student_samples,
+                "student": sft,
+                "prompt": s.zero_shot,
+                "sampling_seed": s.sampling_seed,
+                "options": s.student.options,
+                "generation": self._generation_fingerprint(sft),
+            },
+            known.queries,
+            ("student", sft, s.zero_shot, s.student_samples.sample),
+        )
+        if isinstance(s.labels, RubricGrades):
+            name = f"student_samples_{labelled.split}"
+            scores = self._grades(s.labels, name, "the student's samples", known.queries, sampled)
+        else:
+            scores = score(known.queries, sampled, known.labels)
+        self._note_student_samples(labelled.split, scores)
+        return known, scores
+
+    def _queries(self, split: str, *, labelled: bool) -> list[Query]:
+        data = self.stages.dataset
+        of_split = data.training_queries if split == "training" else data.validation_queries
+        return of_split(labelled=labelled)
+
+    def _teacher_responses(self, which: str, split: str, queries: list[Query]) -> list[list[Response]]:
+        s, teacher, source = self.stages, self.stages.teacher, self.stages.teacher.source()
+        draw = {"first": s.teacher_samples.first, "second": s.teacher_samples.second}[which]
+        return self._responses(
+            f"teacher_{which}_{split}",
+            {
+                "stage": s.teacher_samples, "model": source, "prompt": teacher.prompt,
+                "sampling_seed": s.sampling_seed, "pass": which, "options": self._options("teacher"),
+                "generation": self._generation_fingerprint(source),
+            },
+            queries,
+            ("teacher", source, teacher.prompt, draw),
+        )  # fmt: skip
+
+    def _first_pass(self, labelled: Labelled) -> list[list[ScoredResponse]]:
+        """The responses of the teacher's first pass."""
+        first_pass = self.stages.teacher_samples.first_pass
+        return [own[: first_pass.samples_per_query if first_pass else None] for own in labelled.scored]
+
+    def _note_labels(self, labelled: Labelled) -> None:
+        """Note how good the training labels are: for the report alone, nothing that trains may see it."""
+        gold = self._queries("training", labelled=True)
+        self.notes.labels = label_statistics(labelled.labels, gold)
+        self.notes.verdicts = verdict_counts(gold, self._first_pass(labelled))
+        if self.notes.labels.precision is not None:
+            right, wrong = self.notes.verdicts.precision_of_right, self.notes.verdicts.precision_of_wrong
+            self.workshop.say(
+                f"    {self.notes.labels.precision:.1%} of the labels are right; of the teacher's responses, "
+                f"{_percent(right)} of those with the label's answer are right, {_percent(wrong)} of the others wrong"
+            )
+
+    def _note_judge(self, labelled: Labelled) -> None:
+        """Ask the judge, if there is one, about the same responses, and note how often it is right; as above.
+
+        Some queries are answered with attacks on it, too.
+        """
+        if isinstance(self.stages.judge, NoJudge):
+            return
+        gold, groups = self._queries("training", labelled=True), self._first_pass(labelled)
+        asked = [(query, one.response) for query, own in zip(gold, groups, strict=True) for one in own]
+        attacked = [(query, kind, text) for query in gold[:ATTACKED_QUERIES] for kind, text in attacks(query).items()]
+        made = self._judged("training", "the teacher's responses", asked)
+        fooled = self._judged("attacks", "attacks", [(q, Response(q.id, k, 0, text, True)) for q, k, text in attacked])
+        by_kind = [(kind, score) for (_, kind, _), score in zip(attacked, fooled["scores"], strict=True)]
+        threshold = getattr(self.stages.judge, "threshold", 0.5)  # of a judge that grades
+        quality = judge_quality(gold, groups, made["scores"], made["masses"], by_kind, threshold)
+        self.notes.judge = quality
+        counts = quality.verdicts
+        if counts.without_verdict:
+            unread = f"{counts.without_verdict} of {len(asked)} verdicts on the teacher's responses"
+            self.workshop.warn(f"{unread} could not be read, and count for nothing.")
+        if counts.accuracy is not None:
+            self.workshop.say(
+                f"    of the teacher's responses, {_percent(counts.precision_of_right)} of those that the judge calls "
+                f"right are right, {_percent(counts.precision_of_wrong)} of the others wrong; it accepts "
+                f"{_percent(quality.mean_attacks_accepted)} of attacks"
+            )
+
+    def _judged(self, name: str, what: str, asked: Sequence[tuple[Query, Response]]) -> dict[str, Any]:
+        """The judge's scores of these responses and the masses of its tokens, in their order."""
+        judge = self.stages.judge
+
+        def read(progress: Progress) -> dict[str, Any]:
+            with self.workshop.progress(f"judging {what}", len(asked)) as advance:
+                verdicts = open_judge(judge, advance, progress).verdicts(*zip(*asked, strict=True))
+            return {"scores": [one and one.score for one in verdicts], "masses": [one and one.mass for one in verdicts]}
+
+        fingerprint = {"judge": judge.content(), "responses": digest_of([response for _, response in asked])}
+        return self.workshop.value(f"judge_{name}", fingerprint, read)
+
+    def _note_student_samples(self, split: str, scored: Sequence[Sequence[ScoredResponse]]) -> None:
+        """Say what became of the student's samples, and warn of what would explain that none are left."""
+        kept, flat = balanced(scored), [one for own in scored for one in own]
+        best = self.stages.highest_score
+        all_best = sum(all(one.score == best for one in own) for own in scored)
+        found = ("different grades", f"of grade {best:g}", "of one lower grade")
+        if best == 1:
+            found = ("right and wrong student samples", "right", "wrong")
+        self.workshop.say(
+            f"    {len(scored)} {split} queries: {len(kept)} with {found[0]}, {all_best} all {found[1]}, "
+            f"{len(scored) - len(kept) - all_best} all {found[2]}"
+        )
+        truncated = sum(not one.response.is_finished for one in flat) / max(1, len(flat))
+        if truncated > 0.5:
+            self.workshop.warn(
+                f"{truncated:.0%} of the student's {split} samples do not stop within "
+                f"student_samples.max_response_tokens={self.stages.student_samples.max_response_tokens}: raise it, or "
+                "train the student to stop (sft=mini, more sft.epochs)."
+            )
+
+
+def _without_labels(
+    split: str, queries: list[Query], scored: list[list[ScoredResponse]], highest: int | None = None
+) -> Labelled:
+    return Labelled(split, queries, [PseudoLabel(query.id, None, 0.0) for query in queries], scored, highest)
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{share:.1%}"

@@ -1,0 +1,118 @@
+"""The method, top to bottom: a configuration enters, a `RunResult` leaves.
+
+This is the one module that knows the order of the steps, and `build_stages` the one function that sees a config.
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from rkd.config import check_types
+from rkd.evaluation.accuracy import compare
+from rkd.evaluation.results import ModelResult, Overlap, RunResult
+from rkd.evaluation.reward_bound import NoBound
+from rkd.generation.endpoint_server import EndpointModel
+from rkd.pipeline.evaluate import Testing
+from rkd.pipeline.experiment import Stages, pretrained_lines, table_lines
+from rkd.pipeline.label import Labelling
+from rkd.pipeline.sample import Asking, Notes, Source
+from rkd.pipeline.stage_runner import Workshop
+from rkd.pipeline.train import Fitting
+from rkd.store.fingerprint import fingerprint_digest
+from rkd.store.provenance import code_revision, package_versions
+
+
+def build_stages(config: DictConfig) -> Stages:
+    """Instantiate every part that the config names; the other fields are values.
+
+    Raises:
+        ValueError: a value has another type than its part takes, or is outside its range.
+    """
+    check_types(config, Stages)
+    names = [field.name for field in dataclasses.fields(Stages)]
+    parts = {
+        name: instantiate(config[name], _convert_="all") if OmegaConf.is_config(config[name]) else config[name]
+        for name in names
+    }
+    return Stages(**parts)
+
+
+def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]) -> RunResult:
+    """The method of paper D, in the order of its section 4; METHOD.md section 2 numbers the steps."""
+    notes = Notes()
+    labelling, fitting, testing = (step(stages, workshop, notes) for step in (Labelling, Fitting, Testing))
+    overlaps = testing.overlaps()
+    # 1, 2: the teacher answers, and its votes are the labels.
+    training, validation = labelling.label("training"), labelling.label("validation")
+    # 3: data distillation.
+    sft = fitting.fit_sft(training, validation)
+    # 4, 5: student samples, and pairs of teacher and student responses.
+    queries, pairs = labelling.pair(sft, training)
+    validation_pairs = labelling.validation_pairs(sft, validation)
+    # The row DPO: the student learns from the pairs itself.
+    dpo = fitting.fit_dpo(sft, pairs, validation)
+    # 6: reward distillation.
+    reward_model = fitting.fit_reward_model(sft, pairs, validation_pairs)
+    # 7: reinforcement learning under the reward.
+    policy = fitting.fit_policy(dpo, reward_model, labelling.streams(training, queries), training, validation)
+    # 8: evaluation.
+    made = {"teacher": stages.teacher.source(), "student": fitting.student, "sft": sft, "dpo": dpo, "rl": policy}
+    models = [testing.evaluate(line, made[line.model], reward_model) for line in table_lines(stages)]
+    if not isinstance(stages.bound, NoBound):  # appendix A: what the gain in reward promised
+        notes.bound = testing.measure_bound(sft, policy, reward_model, validation)
+    return result_of(stages.row, testing, config, models, overlaps)
+
+
+def evaluate_student(stages: Stages, workshop: Workshop, config: Mapping[str, Any]) -> RunResult:
+    """`evaluate_only=true`: the student as it is, with its examples and without."""
+    testing, student = Testing(stages, workshop, Notes()), stages.student.source()
+    models = [testing.evaluate(line, student) for line in pretrained_lines(stages)]
+    return result_of(row_of(stages, evaluate_only=True), testing, config, models, {})
+
+
+def row_of(s: Stages, *, evaluate_only: bool) -> str:
+    """What the job is called: a student that is only evaluated is no row of a table."""
+    return f"evaluation of {s.student.name}" if evaluate_only else s.row
+
+
+def result_of(
+    row: str, asking: Asking, config: Mapping[str, Any], models: list[ModelResult], overlaps: dict[str, Overlap]
+) -> RunResult:
+    """The result of the job; its last model is compared with each other one on the same questions."""
+    own, others = models[-1], models[:-1]
+    return RunResult(
+        row=row,
+        seed=asking.stages.seed,
+        config=dict(config),
+        revision=code_revision(),
+        versions=package_versions(),
+        costs=asking.workshop.costs,
+        models=models,
+        comparisons=[
+            compare(own, other, name) for other in others for name in own.test_sets if name in other.test_sets
+        ],
+        failure=None,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        overlaps=overlaps,
+        **vars(asking.notes),
+    )
+
+
+def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Source | EndpointModel] = ()) -> str:
+    """What names the job's folder and its W&B run: everything that decides the result.
+
+    Args:
+        models: what teacher and student are made of: other weights in the same folder are another job.
+    """
+    parts = {field.name: getattr(s, field.name) for field in dataclasses.fields(s)}
+    for without_effect in ("tracking", "trainer"):
+        del parts[without_effect]
+    parts |= s.training_fingerprint
+    if evaluate_only:
+        kept = ("dataset", "student", "annotator", "evaluation", "generation", "sampling_seed")
+        parts = {name: parts[name] for name in kept}
+    return fingerprint_digest("job", {**parts, "evaluate_only": evaluate_only, "models": list(models)})

@@ -1,0 +1,106 @@
+"""How the models of a row are asked, through the store: queries enter, responses leave.
+
+A step's fingerprint names everything that decides what it makes, so that rows and seeds share what is equal.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rkd.data.prompts import PromptTemplate
+from rkd.data.recorded_responses import StoredTeacher
+from rkd.evaluation.results import BoundSides
+from rkd.evaluation.verdict_counts import GradeStatistics, JudgeQuality, LabelStatistics, VerdictCounts
+from rkd.generation.endpoint_server import Told
+from rkd.generation.endpoint_teacher import EndpointTeacher
+from rkd.generation.local import LocalModel, content_files
+from rkd.generation.resumable import InShards
+from rkd.models.loading import ModelOptions
+from rkd.pipeline.experiment import Stages
+from rkd.pipeline.stage_runner import Workshop
+from rkd.protocols import TextGenerator
+from rkd.records import Checkpoint, Query, Response
+from rkd.store.fingerprint import digest_of_files
+from rkd.store.partial_results import Progress
+
+Source = Checkpoint | StoredTeacher | EndpointTeacher
+"""What answers as a model of a row: a checkpoint, recorded responses, or a model behind a server."""
+
+Draw = Callable[[TextGenerator | StoredTeacher, Sequence[Query], int], list[list[Response]]]
+"""Samples responses to the queries from a generator, with a seed."""
+
+
+@dataclass
+class Notes:
+    """What the steps of a row note for its result (`rkd.evaluation.results.RunResult` describes the fields)."""
+
+    counts: dict[str, int | float] = field(default_factory=dict)
+    labels: LabelStatistics | None = None
+    verdicts: VerdictCounts | None = None
+    judge: JudgeQuality | None = None
+    reward_model: dict[str, float] = field(default_factory=dict)
+    histories: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    bound: dict[str, BoundSides] = field(default_factory=dict)
+    grades: dict[str, GradeStatistics] = field(default_factory=dict)
+    stopped: dict[str, str] = field(default_factory=dict)
+
+
+class Asking:
+    """What the steps that ask a row's models have in common."""
+
+    def __init__(self, stages: Stages, workshop: Workshop, notes: Notes) -> None:
+        self.stages, self.workshop, self.notes = stages, workshop, notes
+
+    def _options(self, model: str) -> ModelOptions:
+        """How the teacher, or a model that came of the student, is loaded."""
+        own = self.stages.teacher if model == "teacher" else self.stages.student
+        return own.options if isinstance(own, LocalModel) else ModelOptions()
+
+    def _responses(
+        self,
+        name: str,
+        fingerprint: Mapping[str, Any],
+        queries: list[Query],
+        asked: tuple[str, Source, PromptTemplate | None, Draw],
+    ) -> list[list[Response]]:
+        """Responses to the queries; `asked` is a role, what stands in it, its prompt, and what draws from it."""
+        role, source, prompt, draw = asked
+
+        def sample(progress: Progress) -> list[list[Response]]:
+            with self.workshop.progress(f"sampling from the {role}", len(queries)) as advance:
+                generator = self._generator(role, role, source, prompt, progress, advance)
+                return draw(generator, queries, self.stages.sampling_seed)
+
+        return self.workshop.responses(name, fingerprint, queries, sample)
+
+    def _generation_fingerprint(self, source: Source) -> Any:
+        """What of the way of sampling decides the responses."""
+        engine = self.stages.generation
+        if not isinstance(source, Checkpoint):
+            return None
+        return [engine, self.workshop.responses_per_shard] if engine.batches_decide else engine
+
+    def _generator(
+        self,
+        name: str,
+        model: str,
+        source: Source,
+        prompt: PromptTemplate | None,
+        progress: Progress,
+        advance: Told,
+    ) -> TextGenerator | StoredTeacher:
+        """What answers queries under this name: recorded responses, or a model whose shards `progress` keeps."""
+        if isinstance(source, StoredTeacher):
+            return source
+        if isinstance(source, EndpointTeacher):
+            generator = source.open(name, progress, advance)
+            return InShards(generator, progress, advance, self.workshop.responses_per_shard)
+        own = self.stages.generation.open(source, prompt, name, advance, self._options(model))
+        return InShards(own, progress, advance, self.workshop.responses_per_shard, own.tokenizer)
+
+
+def content_of(source: Source) -> Source:
+    """The checkpoint under a digest of what decides its answers: weights, configuration and tokenizer."""
+    if not isinstance(source, Checkpoint):
+        return source
+    return Checkpoint(source.folder, digest_of_files(content_files(source.folder)))

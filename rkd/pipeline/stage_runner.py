@@ -1,0 +1,248 @@
+"""Runs stages through the store: a fingerprint enters, what the stage made leaves, and what it cost is remembered.
+
+A stage that was made before, by this job or another, is read back. Everything printed while a job runs is printed here.
+"""
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from rkd import distributed as parallel
+from rkd.generation.resumable import RESPONSES_PER_SHARD
+from rkd.io import read_rows, write_whole
+from rkd.records import Checkpoint, Query, Record, Response, digest_of, read_jsonl, write_jsonl
+from rkd.store.artifact_store import Artifact, Make, Store, label_of
+from rkd.store.partial_results import Progress
+from rkd.training.checkpointing import HISTORY_FILE
+
+RECORDS_FILE, REPORT_FILE = "records.jsonl", "report.json"
+ARTIFACTS_FILE = "artifacts.json"  # in a job's folder: the labels of the artifacts that it uses
+
+
+class Watcher(Protocol):
+    """What is told of all that a job makes or reuses, as it does."""
+
+    def artifact(self, artifact: Artifact, *, was_made: bool) -> None:
+        """A stage's artifact is there; `was_made`: by this job, now."""
+        ...
+
+    def records(self, name: str, records: Sequence[Any], digest: str, inputs: Mapping[str, str]) -> None:
+        """Records that no artifact holds are there; `inputs`: the digests of what they were made from, by name."""
+        ...
+
+
+class Workshop:
+    """The store, the console and the bill of one job.
+
+    Args:
+        root: of the store.
+        job: the job's folder, where it notes what it uses; None notes nothing.
+        watcher: told of all that is made; None: nobody is.
+        responses_per_shard: after so many responses they are kept, for the next attempt of an interrupted stage.
+        seconds_between_lines: where the console is no terminal, progress is a line now and then.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        console: Console,
+        *,
+        job: Path | None = None,
+        watcher: Watcher | None = None,
+        responses_per_shard: int = RESPONSES_PER_SHARD,
+        seconds_between_lines: float = 20.0,
+    ) -> None:
+        self.store, self.console, self.job, self.watcher = Store(root, self.say), console, job, watcher
+        self.responses_per_shard, self.seconds_between_lines = responses_per_shard, seconds_between_lines
+        self.costs: dict[str, dict[str, float]] = {}
+        self.made: dict[str, Artifact] = {}
+        self._digests: dict[str, str] = {}  # of artifacts and of records that none holds, by name
+        self.warnings: list[str] = []
+        self._used = _noted(job)
+
+    def records(
+        self,
+        name: str,
+        fingerprint: Mapping[str, Any],
+        record_type: type[Record],
+        make: Callable[[Progress], Iterable[Record]],
+    ) -> list[Record]:
+        """The records of a stage, in the order they were made in."""
+        artifact = self._get_or_make(
+            name, fingerprint, lambda folder, progress: write_jsonl(folder / RECORDS_FILE, make(progress))
+        )
+        return read_jsonl(artifact.folder / RECORDS_FILE, record_type)
+
+    def responses(
+        self,
+        name: str,
+        fingerprint: Mapping[str, Any],
+        queries: Sequence[Query],
+        make: Callable[[Progress], Sequence[Sequence[Response]]],
+    ) -> list[list[Response]]:
+        """The responses of a stage, those of each query together, in the order of the queries."""
+        fingerprint = {**fingerprint, "queries": digest_of(queries)}
+        flat = self.records(
+            name, fingerprint, Response, lambda progress: (r for group in make(progress) for r in group)
+        )
+        groups: dict[str, list[Response]] = {query.id: [] for query in queries}
+        for response in flat:
+            groups[response.query_id].append(response)
+        return list(groups.values())
+
+    def checkpoint(
+        self, name: str, fingerprint: Mapping[str, Any], fit: Callable[[Path, Progress], Any], *, is_said: bool = True
+    ) -> Checkpoint:
+        """The model of a stage; what `fit` returns, a report, is kept beside it. A stage left out is not said."""
+
+        def make(folder: Path, progress: Progress) -> None:
+            report = dataclasses.asdict(fit(folder, progress))
+            (folder / REPORT_FILE).write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+        artifact = self._get_or_make(name, fingerprint, make, together=True, is_said=is_said)
+        return Checkpoint(artifact.folder, artifact.digest)
+
+    def value(
+        self,
+        name: str,
+        fingerprint: Mapping[str, Any],
+        make: Callable[[Progress], dict[str, Any]],
+        *,
+        shown: str | None = None,
+    ) -> dict[str, Any]:
+        """A small result in JSON form; `shown` stands for the stage's name in what is printed."""
+
+        def write(folder: Path, progress: Progress) -> None:
+            (folder / REPORT_FILE).write_text(json.dumps(make(progress)), encoding="utf-8")
+
+        artifact = self._get_or_make(name, fingerprint, write, shown)
+        return json.loads((artifact.folder / REPORT_FILE).read_text(encoding="utf-8"))
+
+    def report(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """What the fit of a checkpoint reported."""
+        return json.loads((checkpoint.folder / REPORT_FILE).read_text(encoding="utf-8"))
+
+    def history(self, checkpoint: Checkpoint) -> list[dict[str, float]]:
+        """What the fit of a checkpoint measured on the way; nothing where it did not train."""
+        path = checkpoint.folder / HISTORY_FILE
+        return read_rows(path) if path.is_file() else []
+
+    def note(self, name: str, records: Sequence[Any], digest: str, *, made_from: Sequence[str]) -> None:
+        """Tell the watcher of records that no artifact holds, and of what they were made from, where there is that."""
+        inputs = {one: self._digests[one] for one in made_from if one in self._digests}
+        self._digests[name] = digest
+        if self.watcher is not None:
+            self.watcher.records(name, records, digest, inputs)
+
+    def note_use(self, label: str) -> None:
+        """Write into the job's folder that it uses this artifact, before it does: what no job uses may be removed."""
+        if self.job is None or label in self._used:
+            return
+        self._used.add(label)
+        write_whole(self.job / ARTIFACTS_FILE, json.dumps(sorted(self._used), indent=0) + "\n")
+
+    def note_model(self, model: object) -> None:
+        """The same of a model, if it lies in the store."""
+        if isinstance(model, Checkpoint) and model.folder.resolve().parent.parent == self.store.root.resolve():
+            self.note_use(label_of(model.folder))
+
+    def say(self, text: str) -> None:
+        """One line to the user."""
+        self.console.print(text, highlight=False)
+
+    def warn(self, text: str) -> None:
+        """Something that may spoil a later stage: said now, and again if the job fails."""
+        self.warnings.append(text)
+        self.console.print(f"    {text}", style="yellow", markup=False)
+
+    @contextlib.contextmanager
+    def progress(self, name: str, total: int) -> Iterator[Callable[..., None]]:
+        """A function that takes note of so many more of `total`: a bar, or now and then a line in a log.
+
+        A second argument, a few words on how it goes, stands beside it, and the last such words are said at the end.
+        """
+        started = last_line = time.monotonic()
+        done, last_note = 0, ""
+
+        def line() -> str:
+            note = f", {last_note}" if last_note else ""
+            return f"{name}: {done}/{total}, {time.monotonic() - started:.0f} s{note}"
+
+        def advance(count: int, note: str = "") -> None:
+            nonlocal done, last_line, last_note
+            done, last_note = done + count, note or last_note
+            if bar is not None:
+                bar.update(bar.task_ids[0], advance=count, description=f"{name}  {last_note}".rstrip())
+            elif time.monotonic() - last_line >= self.seconds_between_lines:
+                last_line = time.monotonic()
+                self.say(line())
+
+        try:
+            with self._bar(name, total) as bar:
+                yield advance
+        finally:
+            if last_note:
+                self.say(f"    {line()}")
+
+    def _bar(self, name: str, total: int) -> contextlib.AbstractContextManager[Bars | None]:
+        """A bar with one task, where the console is a terminal."""
+        if not self.console.is_terminal:
+            return contextlib.nullcontext()
+        columns = (BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        bar = Bars(TextColumn("{task.description}"), *columns, console=self.console, transient=True)
+        bar.add_task(name, total=total)
+        return bar
+
+    def _get_or_make(
+        self,
+        name: str,
+        fingerprint: Mapping[str, Any],
+        make: Make,
+        shown: str | None = None,
+        *,
+        together: bool = False,
+        is_said: bool = True,
+    ) -> Artifact:
+        """The artifact; `together` says that all processes of a training take part in making it."""
+        if parallel.leader() is not None:
+            return self.store.follow(name, fingerprint, make if together else None)
+        started, was_made = time.monotonic(), False
+
+        def timed(folder: Path, progress: Progress) -> None:
+            nonlocal was_made
+            was_made = True
+            with parallel.together() if together else contextlib.nullcontext():
+                make(folder, progress)
+
+        self.note_use(label_of(self.store.folder_of(name, fingerprint)))
+        artifact = self.store.get_or_make(name, fingerprint, timed)
+        seconds = float(artifact.manifest["seconds"])
+        cost = self.costs.setdefault(name, {"seconds": 0.0, "seconds_this_job": 0.0})
+        cost["seconds"] += seconds
+        if "tokens" in artifact.manifest:  # which older artifacts did not count
+            cost["tokens"] = cost.get("tokens", 0) + artifact.manifest["tokens"]
+        cost["seconds_this_job"] += time.monotonic() - started if was_made else 0.0
+        self.made[name], self._digests[name] = artifact, artifact.digest
+        done = f"made in {seconds:.0f} s" if was_made else f"reused, made before in {seconds:.0f} s"
+        if is_said:
+            self.say(f"  [green]✓[/] {shown or name:<26} {done}   [dim]{artifact.folder}[/]")
+        if self.watcher is not None:
+            self.watcher.artifact(artifact, was_made=was_made)
+        return artifact
+
+
+def _noted(job: Path | None) -> set[str]:
+    """What an earlier attempt of the job noted; what it used, this one will note again."""
+    if job is None:
+        return set()
+    with contextlib.suppress(OSError, ValueError):
+        return set(json.loads((job / ARTIFACTS_FILE).read_text(encoding="utf-8")))
+    return set()

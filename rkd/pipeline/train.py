@@ -1,0 +1,219 @@
+"""How the models of a row are trained, through the store: scored responses, pairs and rewards enter, checkpoints leave.
+
+A step's fingerprint names everything that decides what it makes, so that rows and seeds share what is equal.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from rkd.distributed import own_share, sum_over_processes
+from rkd.evaluation.accuracy import accuracy, mean_verdict
+from rkd.generation.local import LocalGenerator
+from rkd.judges.base import NoJudge, OpenJudge, open_judge
+from rkd.models.loading import load_tokenizer
+from rkd.pipeline.experiment import LEFT_OUT, Stages
+from rkd.pipeline.label import Labelled
+from rkd.pipeline.sample import Notes
+from rkd.pipeline.stage_runner import Workshop
+from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, digest_of
+from rkd.rl.reward_mix import RewardInputs, Stream, Term
+from rkd.rl.stage import RL
+from rkd.store.partial_results import Progress
+
+ROLLOUTS_SHOWN = 40  # about so many of thousands are enough for a curve
+OF_ROLLOUTS = ("reward", "kl", "response_tokens", "repetition")
+
+
+class Fitting:
+    """The steps of one row that train."""
+
+    def __init__(self, stages: Stages, workshop: Workshop, notes: Notes) -> None:
+        self.stages, self.workshop, self.notes = stages, workshop, notes
+        self.student = stages.student.source()
+
+    def fit_sft(self, training: Labelled, validation: Labelled) -> Checkpoint:
+        """Data distillation: the student learns the SFT data."""
+        chosen = self.stages.sft_data.select(training.scored)
+        examples = [(q, r.response.text) for q, group in zip(training.queries, chosen, strict=True) for r in group]
+        self.notes.counts["sft_examples"] = len(examples)
+        inputs = {
+            "student": self.student,
+            "examples": digest_of_examples(examples),
+            "validation": self._validation_fingerprint(validation),
+        }
+        return self._fit("sft", self.stages.sft, inputs, self.student, examples, validation=validation)
+
+    def fit_dpo(self, sft: Checkpoint, pairs: list[PreferencePair], validation: Labelled) -> Checkpoint:
+        """Direct preference optimisation: the SFT student learns the pairs itself."""
+        inputs = {"student": sft, "pairs": digest_of(pairs), "validation": self._validation_fingerprint(validation)}
+        return self._fit("dpo", self.stages.dpo, inputs, sft, pairs, validation=validation)
+
+    def fit_reward_model(
+        self, sft: Checkpoint, pairs: list[PreferencePair], validation_pairs: list[PreferencePair]
+    ) -> Checkpoint:
+        """Reward distillation: R learns the pairs, starting from the SFT student."""
+        s = self.stages
+        inputs = {"student": sft, "pairs": digest_of(pairs), "validation_pairs": digest_of(validation_pairs)}
+        if s.highest_score != 1:
+            inputs["highest_score"] = s.highest_score
+        of_task = {"highest_score": s.highest_score}
+        checkpoint = self._fit("reward_model", s.reward_model, inputs, sft, pairs, validation_pairs, **of_task)
+        self.notes.reward_model = self.workshop.report(checkpoint)["validation"]
+        return checkpoint
+
+    def fit_policy(
+        self,
+        tuned: Checkpoint,
+        reward_model: Checkpoint,
+        queries: Mapping[Stream, list[Query]],
+        training: Labelled,
+        validation: Labelled,
+    ) -> Checkpoint:
+        """Reinforcement learning of the tuned student under the reward mix, on the queries of its streams.
+
+        Without warm-up (the row w/o D) it starts from the student as it came.
+        """
+        s = self.stages
+        start = tuned if s.warm_up else self.student
+        inputs: dict[str, Any] = {"student": start, "validation": self._validation_fingerprint(validation)}
+        if isinstance(s.rl, RL):
+            used = s.reward_mix.used
+            inputs |= {
+                "queries": {name: digest_of(queries[source.queries]) for name, (_, source) in used.items()},
+                "labels": training.answers,
+                "reward_mix": s.reward_mix,
+            }
+            if "learned" in used:
+                inputs["reward_model"] = reward_model
+            if "judge" in used and not isinstance(s.judge, NoJudge):
+                inputs["judge"] = s.judge.content()
+
+        def build_terms(progress: Progress) -> list[Term]:
+            own = (s.zero_shot, s.student.options, progress)
+            labels = training.answers if training.highest is None else None
+            made_of = RewardInputs(labels, reward_model, s.judge, *own)
+            return s.reward_mix.terms(made_of, queries)
+
+        checkpoint = self._fit("rl", s.rl, inputs, start, build_terms, validation=validation)
+        if stopped := self.workshop.report(checkpoint).get("stopped"):
+            self.notes.stopped["rl"] = stopped
+            self.workshop.warn(f"rl was stopped early, and what was best until then is kept: {stopped}.")
+        return checkpoint
+
+    def _fit(
+        self,
+        name: str,
+        stage: Any,
+        inputs: Mapping[str, Any],
+        *arguments: Any,
+        validation: Labelled | None = None,
+        **options: Any,
+    ) -> Checkpoint:
+        """What a training stage makes of its inputs; what it reports is counted, what it measured on the way noted.
+
+        Args:
+            validation: of a stage that trains the student: what its weights are chosen by.
+        """
+        s = self.stages
+
+        def fit(folder: Path, progress: Progress) -> Any:
+            validate = {} if validation is None else {"validate": self._validator(validation, progress)}
+            return stage.fit(
+                *arguments, prompt=s.zero_shot, training=s.trainer, logger=s.tracking.logger_for(name),
+                folder=folder, progress=progress, seed=s.seed, options=s.student.options, **validate, **options,
+            )  # fmt: skip
+
+        checkpoint = self.workshop.checkpoint(
+            name,
+            {
+                "stage": stage, "prompt": s.zero_shot, "seed": s.seed, "options": s.student.options, **inputs,
+                **s.training_fingerprint,
+            },
+            fit,
+            is_said=not isinstance(stage, LEFT_OUT),
+        )  # fmt: skip
+        report = flat_numbers(self.workshop.report(checkpoint))
+        self.notes.counts |= {f"{name}/{key}": value for key, value in report.items()}
+        if history := self.workshop.history(checkpoint):
+            self.notes.histories[name] = condensed(history)
+        return checkpoint
+
+    def _validated_on(self, validation: Labelled) -> Labelled:
+        """The validation queries that decide which weights a training stage keeps; what is graded needs no label."""
+        known = validation.with_label() if validation.highest is None else validation
+        return known.at(range(min(len(known.queries), self.stages.validation_queries)))
+
+    def _validation_fingerprint(self, validation: Labelled) -> dict[str, Any]:
+        asked, limit = self._validated_on(validation), self.stages.evaluation.max_response_tokens
+        if validation.highest is None:
+            return {"labels": digest_of(asked.labels), "max_response_tokens": limit}
+        judge = None if isinstance(self.stages.judge, NoJudge) else self.stages.judge.content()
+        return {"queries": digest_of(asked.queries), "judge": judge, "max_response_tokens": limit}
+
+    def _validator(self, validation: Labelled, progress: Progress) -> Callable[[PreTrainedModel], float]:
+        """How good a student's greedy responses to validation queries are, in [0, 1].
+
+        The share that answers as the pseudo-label does (METHOD 5.7), or the mean of the judge's grades over the highest
+        one. Processes that train together share out the queries; each returns what all of them found.
+        """
+        s, asked = self.stages, self._validated_on(validation)
+        tokenizer, limit = load_tokenizer(self.student.folder), s.evaluation.max_response_tokens
+        judges: list[OpenJudge] = []  # opened by the first validation: a stage left out has none
+
+        def score(generator: LocalGenerator, queries: list[Query], labels: list[PseudoLabel]) -> float:
+            if validation.highest is None:
+                return accuracy(generator, queries, labels, max_response_tokens=limit)
+            if not judges:
+                judges.append(open_judge(s.judge, kept=progress))
+            return mean_verdict(generator, queries, judges[0], max_response_tokens=limit)
+
+        def validate(model: PreTrainedModel) -> float:
+            generator = LocalGenerator("student", model, tokenizer, s.zero_shot)
+            queries, labels = own_share(asked.queries), own_share(asked.labels)
+            own = len(queries) * score(generator, queries, labels) if queries else 0.0
+            if validation.highest is None:
+                own = round(own)  # right answers, so that any number of processes finds the same share
+            total = torch.tensor(float(own), dtype=torch.float64, device=model.device)
+            return float(sum_over_processes(total)) / len(asked.queries)
+
+        return validate
+
+
+def digest_of_examples(examples: Sequence[tuple[Query, str]]) -> str:
+    """A digest of the training texts, without the queries' gold answers."""
+    return digest_of([Response(query.id, query.question, 0, text, True) for query, text in examples])
+
+
+def condensed(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """All validations of a training, and of its rollouts, if it has any, some: what its curves are drawn from.
+
+    A rollout and the validation behind it, with as many episodes before them, share a row.
+    """
+    rollouts = [row for row in history if "reward" in row]
+    validations = [row for row in history if "reward" not in row]
+    if not rollouts:
+        return [dict(row) for row in validations]
+    shown = [
+        {name: row[name] for name in ("episodes", *OF_ROLLOUTS) if name in row}
+        for row in rollouts[:: math.ceil(len(rollouts) / ROLLOUTS_SHOWN)]
+    ]
+    rows: dict[float, dict[str, float]] = {}
+    for row in (*shown, *validations):
+        rows.setdefault(row["episodes"], {}).update(row)
+    return [rows[episodes] for episodes in sorted(rows)]
+
+
+def flat_numbers(report: Mapping[str, Any]) -> dict[str, int | float]:
+    """The numbers of a report, those of nested mappings by key/key."""
+    flat: dict[str, int | float] = {}
+    for key, value in report.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}/{inner}": number for inner, number in flat_numbers(value).items()}
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[key] = value
+    return flat

@@ -1,0 +1,1 @@
+"""Reporting: results become tables, figures, notebooks and W&B views."""

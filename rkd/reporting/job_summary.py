@@ -1,0 +1,156 @@
+"""What a table needs of a job: its choices, and its numbers without texts. A `RunResult` enters, a `Summary` leaves.
+
+A result file holds every answer to every question; a summary, one line of JSON, is small enough to be committed with
+the table that is made of it. Fractions are in [0, 1].
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rkd.evaluation.results import RunResult, TestSetResult, WinRate, result_from_json
+from rkd.io import write_whole
+
+OWN = "own"
+KEPT_ROLES = ("teacher",)  # beside the row's own model: the others are own models of other rows
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TestSummary:
+    """One model on one test set: `outcomes` has a "1" for each right answer, a "0" for each wrong one, n in all.
+
+    Of an open-ended test it lists the preferences, with blanks between them. `questions` is a digest of the questions'
+    ids in their order: only outcomes to the same questions are compared.
+    """
+
+    __test__ = False  # by its name pytest would take it for a test class
+
+    outcomes: str
+    questions: str
+    share_without_answer: float
+    share_truncated: float
+    pass_at_8: float | None = None
+    maj_at_8: float | None = None
+    by_category: dict[str, float] = dataclasses.field(default_factory=dict)
+    win_rate: WinRate | None = None
+
+    @property
+    def marks(self) -> list[float]:
+        """The outcomes as numbers."""
+        return [float(one) for one in (self.outcomes.split() if self.win_rate else self.outcomes)]
+
+    @property
+    def n(self) -> int:
+        """Questions."""
+        return len(self.marks)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers, or the mean preference."""
+        return sum(self.marks) / self.n
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Summary:
+    """One finished or failed job.
+
+    Args:
+        job: the name of its folder, which ends with its digest.
+        choices: what was chosen for it: options of groups, and values that its sweep or the command line set.
+        models: the row's own model as "own", and the teacher, by role and test set.
+        values: numbers by dotted name, as "labels.precision" or "costs.rl.seconds"; what was not measured is absent.
+        histories: of each training stage, what it measured on its way.
+        failure: why it ended early; None for a finished one.
+    """
+
+    job: str
+    row: str
+    seed: int
+    choices: dict[str, Any]
+    revision: str | None
+    created: str
+    models: dict[str, dict[str, TestSummary]]
+    values: dict[str, float]
+    histories: dict[str, list[dict[str, float]]]
+    failure: str | None = None
+
+
+def summarize(result: RunResult, job: str, choices: Mapping[str, Any]) -> Summary:
+    """The summary of a job's result."""
+    kept = {model.role: model for model in result.models if model.role in KEPT_ROLES}
+    models = {OWN: result.models[-1], **kept} if result.models else {}
+    return Summary(
+        job=job,
+        row=result.row,
+        seed=result.seed,
+        choices=dict(choices),
+        revision=result.revision,
+        created=result.created,
+        models={
+            role: {name: _test_summary(test) for name, test in model.test_sets.items()}
+            for role, model in models.items()
+        },
+        values=numbers(result),
+        histories=result.histories,
+        failure=result.failure,
+    )
+
+
+def numbers(result: RunResult) -> dict[str, float]:
+    """Every number of the result that is no test outcome, by dotted name; `voting` is maj@8 of the row's model."""
+    values: dict[str, float] = {}
+    for name in ("counts", "costs", "labels", "verdicts", "judge", "grades", "reward_model", "bound", "overlaps"):
+        _collect(name, getattr(result, name, None), values)
+    if result.models:  # a test set may have samples to vote with
+        own = result.models[-1].test_sets
+        values |= {f"voting.{name}": test.maj_at_8 for name, test in own.items() if test.maj_at_8 is not None}
+    return values
+
+
+def write_summaries(path: Path, summaries: Iterable[Summary]) -> None:
+    """One line of JSON for each, in the order of the jobs' names."""
+    ordered = sorted(summaries, key=lambda summary: summary.job)
+    write_whole(path, "".join(json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in ordered))
+
+
+def read_summaries(path: Path) -> list[Summary]:
+    """What `write_summaries` wrote."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [result_from_json(Summary, json.loads(line)) for line in lines]
+
+
+def _test_summary(test: TestSetResult) -> TestSummary:
+    if test.win_rate:
+        outcomes = " ".join(f"{outcome:.3f}" for outcome in test.outcomes)
+    else:
+        outcomes = "".join("01"[outcome] for outcome in test.outcomes)
+    return TestSummary(
+        outcomes=outcomes,
+        questions=_digest(test.question_ids),
+        share_without_answer=test.share_without_answer,
+        share_truncated=test.share_truncated,
+        pass_at_8=test.pass_at_8,
+        maj_at_8=test.maj_at_8,
+        by_category={name: category.accuracy for name, category in test.by_category.items()},
+        win_rate=test.win_rate,
+    )
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def _collect(name: str, value: Any, values: dict[str, float]) -> None:
+    """A record's properties count as well as its fields: shares are made from counts there."""
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+        names += [key for key, item in vars(type(value)).items() if isinstance(item, property)]
+        value = {key: getattr(value, key) for key in names}
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _collect(f"{name}.{key}", item, values)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        values[name] = value

@@ -1,0 +1,370 @@
+"""From result files to tables: every number of a job was computed by the job; what joins seeds, here.
+
+In: `RunResult` records. Out: a table for the terminal, Markdown.
+Fractions become percent here.
+
+    python -m rkd report RESULT_FOLDER... [--output report.md] [--compare "Ours" "Ours w/o R"]
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from rkd.evaluation.results import RESULT_FILE, ModelResult, RunResult, TestSetResult, read_result
+from rkd.evaluation.statistics import bootstrap_over_seeds_and_questions, paired_comparison
+
+OURS = "Ours"
+TEACHER = "teacher"
+
+
+def final_table(result: RunResult) -> Table:
+    """The table that ends a job, for the terminal; the first test set of the last model is the main one."""
+    columns, rows, notes = _final_content(result)
+    # Text, not str: in a failure's reason, Rich would read brackets as markup.
+    title, caption = Text(_final_title(result)), Text("\n".join(notes)) if notes else None
+    # Few lines and narrow gaps: four test sets fit into 80 characters.
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*map(Text, row), style="bold" if row[0] == OURS else None)
+    return table
+
+
+def final_table_markdown(result: RunResult) -> str:
+    """The same table in Markdown."""
+    columns, rows, notes = _final_content(result)
+    return "\n\n".join([f"**{_final_title(result)}**", _markdown(columns, rows), *notes])
+
+
+def category_tables(result: RunResult) -> str:
+    """Markdown: for each test set with categories (kinds of perturbation, subjects), accuracy by category and model."""
+    parts = []
+    for name in _test_set_names(result.models):
+        tested = [(model.role, model.test_sets[name]) for model in result.models if name in model.test_sets]
+        categories = {category: own.n for _, test in tested for category, own in test.by_category.items()}
+        if not categories:
+            continue
+        rows = [
+            [category, str(n), *(_percent(test.by_category[category].accuracy) for _, test in tested)]
+            for category, n in sorted(categories.items())
+        ]
+        parts += [f"{name}, by category", _markdown(["category", "n", *(role for role, _ in tested)], rows)]
+    return "\n\n".join(parts)
+
+
+def seeds_table(results: Sequence[RunResult]) -> str:
+    """Markdown: for each row of the experiment, roles against test sets, over all seeds.
+
+    A cell holds the mean over seeds ± their sample standard deviation, and each seed's accuracy with its 95 % interval.
+
+    Results on other data or with other models are other rows, and a failed job counts where none has finished.
+
+    Raises:
+        ValueError: there is no result, or two finished ones for the same row and seed.
+    """
+    if not results:
+        raise ValueError(f"No result to tabulate: give folders that hold a {RESULT_FILE}.")
+    rows: dict[tuple[str, str], dict[int, RunResult]] = {}
+    for result in sorted(results, key=lambda result: result.seed):
+        of_row = rows.setdefault((result.row, _setting(result)), {})
+        other = of_row.get(result.seed)
+        if other is not None and other.failure is None and result.failure is None:
+            raise ValueError(
+                f"Two results for row={result.row!r}, seed={result.seed}, of {other.created} and {result.created}: "
+                "a mean over seeds takes one of each. Name the folders that belong together."
+            )
+        if other is None or other.failure is not None:  # a job that failed once may have been run again
+            of_row[result.seed] = result
+    return "\n\n".join(_seeds_part(row, setting, list(found.values())) for (row, setting), found in rows.items())
+
+
+def row_comparison(results: Sequence[RunResult], first: str, second: str) -> str:
+    """Markdown: two rows on the same questions, seed by seed by McNemar's exact test, and over seeds and questions.
+
+    Raises:
+        ValueError: a row has no finished result, they share no seed, or were tested on other questions.
+    """
+    by_row = {
+        row: {result.seed: result.models[-1] for result in results if result.row == row and result.failure is None}
+        for row in (first, second)
+    }
+    for row, own in by_row.items():
+        if not own:
+            rows = ", ".join(dict.fromkeys(result.row for result in results))
+            raise ValueError(f"no finished result of the row {row!r}: there are {rows}.")
+    seeds = sorted(set(by_row[first]) & set(by_row[second]))
+    if not seeds:
+        raise ValueError(f"{first} and {second} have no seed in common: run both with the same `seed=`.")
+    parts = [f"**{first} − {second}**, the same questions"]
+    for name in _test_set_names([by_row[first][seeds[0]]]):
+        pairs = [(by_row[first][seed].test_sets[name], by_row[second][seed].test_sets.get(name)) for seed in seeds]
+        if any(b is None or a.question_ids != b.question_ids for a, b in pairs):
+            raise ValueError(f"{first} and {second} were not tested on the same questions of {name}.")
+        lines = []
+        for seed, (a, b) in zip(seeds, pairs, strict=True):
+            paired = paired_comparison(a.outcomes, b.outcomes)
+            counts = [_percent(a.accuracy), _percent(b.accuracy), f"{100 * paired.difference:+.1f}"]
+            lines.append([str(seed), *counts, str(paired.only_a), str(paired.only_b), _p_value(paired.p_value)])
+        columns = ["seed", first, second, "points", f"only {first} right", f"only {second} right", "McNemar, exact"]
+        parts += [f"{name} (n = {pairs[0][0].n})", _markdown(columns, lines)]
+        if len(seeds) > 1:
+            over = bootstrap_over_seeds_and_questions(
+                *([own.outcomes for own in side] for side in zip(*pairs, strict=True))
+            )
+            parts.append(
+                f"Over seeds and questions (bootstrap of both, 95 %): {100 * over.difference:+.1f} points "
+                f"[{100 * over.low:+.1f}, {100 * over.high:+.1f}]."
+            )
+    return "\n\n".join(parts)
+
+
+def _final_title(result: RunResult) -> str:
+    return f"{result.row}, seed {result.seed}: {_measure(result.models)} in %"
+
+
+def _measure(models: Sequence[ModelResult]) -> str:
+    """What the outcomes of these models are."""
+    is_compared = any(test.win_rate for model in models for test in model.test_sets.values())
+    return "win rate" if is_compared else "accuracy"
+
+
+def _final_content(result: RunResult) -> tuple[list[str], list[list[str]], list[str]]:
+    if not result.models:
+        return ["model", "no result, because"], [["–", result.failure or "no model was evaluated"]], []
+    names = _test_set_names(result.models)
+    main, others = names[0], names[1:]
+    sampled = ["pass@8"] if _measure(result.models) == "accuracy" else []  # preferences have no such thing
+    columns = ["model", f"{main} [95 % interval]", *sampled, *others]
+    rows = []
+    for model in result.models:
+        test = model.test_sets.get(main)
+        cells = [model.role, "–" if test is None else _with_interval(test)]
+        cells += [_percent(None if test is None else test.pass_at_8) for _ in sampled]
+        cells += [_percent(model.test_sets[name].accuracy) if name in model.test_sets else "–" for name in others]
+        rows.append(cells)
+    sizes = {name: test.n for model in result.models for name, test in model.test_sets.items()}
+    notes = [_paired_test(result, main), "n: " + ", ".join(f"{name} {sizes[name]:,}" for name in names) + "."]
+    voted = [(m.role, m.test_sets[main].maj_at_8) for m in result.models if main in m.test_sets]
+    if any(share is not None for _, share in voted):
+        listed = ", ".join(f"{role} {_percent(share)}" for role, share in voted if share is not None)
+        notes.append(f"maj@8, of the samples of pass@8: {listed}.")
+    notes += _win_rate_notes(result, main)
+    if result.failure is not None:
+        notes.append(f"The job failed: {result.failure}.")
+    return columns, rows, notes
+
+
+def _win_rate_notes(result: RunResult, main: str) -> list[str]:
+    """What else is told of a comparison with references: by model, and of the annotator on the row's own."""
+    told = [(m.role, m.test_sets[main].win_rate) for m in result.models if main in m.test_sets]
+    if not told or told[-1][1] is None:
+        return []
+    own, notes = told[-1][1], []
+    shown = {
+        "length-controlled": lambda one: _percent(one.length_controlled),
+        f"characters, {own.reference_characters:.0f} of the reference": lambda one: f"{one.characters:.0f}",
+        "score by the rubric, of 5": lambda one: None if one.rubric is None else f"{one.rubric:.2f}",
+    }
+    for what, show in shown.items():
+        listed = [f"{role} {show(one)}" for role, one in told if show(one) is not None]
+        if listed:
+            notes.append(f"{what[0].upper()}{what[1:]}: {', '.join(listed)}.")
+    unreadable = f", {own.unreadable} of {2 * result.models[-1].test_sets[main].n} verdicts unreadable"
+    if own.even is None:
+        of_annotator = (
+            f"asked in both orders, prefers what stands first by {_percent(own.first_preferred)} % and "
+            f"agrees with itself on {_percent(own.orders_agree)} %"
+        )
+    else:
+        of_annotator = f"shown each response by itself, gives equal grades on {_percent(own.even)} %"
+    return [*notes, f"The annotator, {of_annotator}{unreadable if own.unreadable else ''}."]
+
+
+def _paired_test(result: RunResult, test_set: str) -> str:
+    """The recorded test of Ours (in a row without it: of the last model) against the best other student."""
+    scored = [model for model in result.models if test_set in model.test_sets]
+    roles = [model.role for model in scored]
+    ours = OURS if OURS in roles else roles[-1]
+    # The teacher is the ceiling, not a rival: a test against it would hide the gain over SFT that the papers claim.
+    rivals = [model for model in scored if model.role not in (ours, TEACHER)]
+    if not rivals:
+        return f"No other student to compare {ours} with."
+    most = max(model.test_sets[test_set].accuracy for model in rivals)
+    # Of equally good ones the last in the table, which is the nearest to the row's own model; the others are named.
+    *tied, best = [model.role for model in rivals if model.test_sets[test_set].accuracy == most]
+    which = f"best other student, tied with {' and '.join(tied)}" if tied else "best other student"
+    for pair in result.comparisons:
+        if pair.test_set != test_set or {pair.first, pair.second} != {ours, best}:
+            continue
+        swapped = pair.first != ours
+        difference = -pair.difference if swapped else pair.difference
+        only_ours, only_best = (pair.only_second, pair.only_first) if swapped else (pair.only_first, pair.only_second)
+        counts = f"only {ours} right {only_ours}, only {best} right {only_best}; McNemar, exact"
+        if _measure(scored) != "accuracy":
+            counts = f"{ours} preferred more {only_ours}, {best} {only_best}; sign test"
+        return (
+            f"{ours} − {best} ({which}), same questions: {100 * difference:+.1f} points; "
+            f"{counts}: {_p_value(pair.p_value)}."
+        )
+    return f"No paired test of {ours} against {best} is recorded."
+
+
+def _p_value(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def _setting(result: RunResult) -> str:
+    """Which models met on which dataset: what else a table has to keep apart."""
+    dataset, teacher, student = (result.config.get(part, {}).get("name") for part in ("dataset", "teacher", "student"))
+    return f" on {dataset}, {teacher} teaches {student}" if dataset else ""
+
+
+def _seeds_part(row: str, setting: str, results: list[RunResult]) -> str:
+    finished = [result for result in results if result.failure is None and result.models]
+    models = [model for result in finished for model in result.models]
+    names = _test_set_names(models)
+    rows = []
+    for role in dict.fromkeys(model.role for model in models):
+        cells = [role]
+        for name in names:
+            tests = [
+                (result.seed, model.test_sets[name])
+                for result in finished
+                for model in result.models
+                if model.role == role and name in model.test_sets
+            ]
+            cells.append(_seeds_cell(tests))
+        rows.append(cells)
+    parts = [f"**{row}**{setting}, seeds {', '.join(str(result.seed) for result in finished) or 'none'}"]
+    if rows:
+        parts.append(_markdown(["model", *(f"{name}: {_measure(models)} %" for name in names)], rows))
+        parts.append("Mean over seeds ± sample standard deviation; below, each seed with its 95 % interval.")
+        parts += [f"Seed {result.seed}: {_paired_test(result, names[0])}" for result in finished]
+        parts += _over_seeds(finished, names)
+    parts += [
+        f"Seed {result.seed} is missing: {result.failure or 'no model was evaluated'}."
+        for result in results
+        if result not in finished
+    ]
+    if differing := _differing_keys(finished):
+        parts.append(f"The configs differ in more than the seed: {', '.join(differing)}.")
+    return "\n\n".join(parts)
+
+
+def _over_seeds(results: Sequence[RunResult], names: Sequence[str]) -> list[str]:
+    """On each test set, the row's own model against the best other student, over seeds and questions together."""
+    if len(results) < 2:
+        return []
+    own = results[0].models[-1].role
+    lines = []
+    for name in names:
+        outcomes = _outcomes(results, name)
+        rivals = [role for role in outcomes if role not in (own, TEACHER)]
+        if own not in outcomes or not rivals:
+            continue
+        best = max(reversed(rivals), key=lambda role: np.mean(outcomes[role]))  # of equal ones the last, as above
+        difference = bootstrap_over_seeds_and_questions(outcomes[own], outcomes[best])
+        low, high = 100 * difference.low, 100 * difference.high
+        lines.append(f"{name}: {own} − {best} {100 * difference.difference:+.1f} points [{low:+.1f}, {high:+.1f}]")
+    if not lines:
+        return []
+    return ["Over seeds and questions (bootstrap of both, 95 %): " + "; ".join(lines) + "."]
+
+
+def _outcomes(results: Sequence[RunResult], name: str) -> dict[str, list[list[bool]]]:
+    """Of each role, its outcomes on a test set under each seed, where all answered the same questions."""
+    outcomes: dict[str, list[list[bool]]] = {}
+    ids = {tuple(model.test_sets[name].question_ids) for r in results for model in r.models if name in model.test_sets}
+    if len(ids) == 1:
+        for result in results:
+            for model in result.models:
+                if name in model.test_sets:
+                    outcomes.setdefault(model.role, []).append(model.test_sets[name].outcomes)
+    return {role: own for role, own in outcomes.items() if len(own) == len(results)}
+
+
+def _seeds_cell(tests: Sequence[tuple[int, TestSetResult]]) -> str:
+    if not tests:
+        return "–"
+    if len(tests) > 1 and all(test.answers == tests[0][1].answers for _, test in tests):
+        return f"{_with_interval(tests[0][1])} (n = {tests[0][1].n}), each seed"  # the same model: nothing deviates
+    accuracies = [100 * test.accuracy for _, test in tests]
+    mean = f"{statistics.mean(accuracies):.1f}"
+    spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
+    sizes = "/".join(str(n) for n in dict.fromkeys(test.n for _, test in tests))
+    per_seed = [f"{seed}: {_with_interval(test)}" for seed, test in tests]
+    return "<br>".join([f"**{mean}{spread}** (n = {sizes})", *per_seed])
+
+
+def _differing_keys(results: Sequence[RunResult]) -> list[str]:
+    """Keys in which the configs differ, the seed apart: such results are no repetition of one experiment."""
+    flat = [dict(_flatten(result.config)) for result in results]
+    keys = dict.fromkeys(key for config in flat for key in config)
+    return [key for key in keys if key != "seed" and any(config.get(key) != flat[0].get(key) for config in flat)]
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs = []
+    for key, value in config.items():
+        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+    return pairs
+
+
+def _test_set_names(models: Sequence[ModelResult]) -> list[str]:
+    # The last model was tested on all of them, in the dataset's order; a stored teacher may not have been.
+    return list(dict.fromkeys(name for model in reversed(models) for name in model.test_sets))
+
+
+def _percent(fraction: float | None) -> str:
+    return "–" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _with_interval(test: TestSetResult) -> str:
+    return f"{_percent(test.accuracy)} [{_percent(test.interval_low)}, {_percent(test.interval_high)}]"
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [columns, rule, *rows])
+
+
+def main() -> int:
+    """The command: print the table over seeds, and write it with every job's own table."""
+    parser = argparse.ArgumentParser(prog="python -m rkd report", description="Tables from result files.")
+    parser.add_argument("folders", nargs="+", type=Path, help="job folders, or folders above them")
+    parser.add_argument("--output", type=Path, default=Path("report.md"), help="Markdown file (default: report.md)")
+    parser.add_argument("--compare", nargs=2, metavar="ROW", help="two rows, by their labels, on the same questions")
+    arguments = parser.parse_args()
+    paths = sorted({path for folder in arguments.folders for path in folder.rglob(RESULT_FILE)})
+    if not paths:
+        parser.error(f"no {RESULT_FILE} under {', '.join(map(str, arguments.folders))}; `python run.py` writes one.")
+    results = [read_result(path) for path in paths]
+    try:
+        table = row_comparison(results, *arguments.compare) if arguments.compare else seeds_table(results)
+    except ValueError as error:
+        parser.error(str(error))
+    jobs = [part for result in results for part in (final_table_markdown(result), category_tables(result)) if part]
+    arguments.output.write_text("\n\n".join(["# Results", table, "# Each job", *jobs]) + "\n", encoding="utf-8")
+    print(table)
+    print(f"\nWritten to {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""The files of a table: what jobs it is made of, their summaries, and the table as text and figure.
+
+tables/NAME.jobs.json       the table's description, and its jobs with their choices; written by the sweep
+tables/NAME.results.jsonl   a summary of each job that has ended
+tables/NAME.md .csv .tex .json .png     made anew from these whenever a job ends
+
+python -m rkd.reporting.table_files tables/table3.jobs.json      make them anew, without any job
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from hydra.utils import instantiate
+
+from rkd.evaluation.results import RESULT_FILE, read_result
+from rkd.io import write_whole
+from rkd.reporting.job_summary import Summary, read_summaries, summarize, write_summaries
+from rkd.reporting.table_text import as_json, comma_separated, latex, markdown
+from rkd.reporting.tables import Claim, Column, Evaluated, Group, Row, Table
+
+MANIFEST, RESULTS = ".jobs.json", ".results.jsonl"
+
+
+def build_table(plain: Mapping[str, Any]) -> Table:
+    """A table from its description in `sweeps/NAME.yaml`, resolved.
+
+    Raises:
+        ValueError: it has a field that there is not, lacks one, or does not fit together.
+    """
+    try:
+        fields = dict(plain)
+        groups = [
+            Group(**{**group, "rows": dict(_labelled_row(*entry) for entry in group["rows"].items())})
+            for group in fields.pop("groups")
+        ]
+        columns = [Column(**column) for column in fields.pop("columns")]
+        claims = [Claim(**claim) for claim in fields.pop("claims", [])]
+        figure = instantiate(fields.pop("figure", None), _convert_="all")
+        return Table(columns=columns, groups=groups, claims=claims, figure=figure, **fields)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"table {plain.get('name', 'without name')}: {error}. See sweeps/table3.yaml.") from error
+
+
+def _labelled_row(label: str, row: Mapping[str, Any] | None) -> tuple[str, Row]:
+    """A row's label is its key, or, since YAML's keys cannot stand for other values, its own `label`."""
+    fields = dict(row or {})
+    return fields.pop("label", label), Row(**fields)
+
+
+def write_manifest(root: Path, table: Mapping[str, Any], jobs: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Note the jobs of a table, their folders with their choices, and make it of those that have ended already.
+
+    Jobs of an earlier sweep of the table that are not among them no longer belong to it.
+
+    Raises:
+        ValueError: the description is faulty, or no job belongs to a cell.
+    """
+    described = build_table(table)  # a faulty description is refused before any job runs
+    planned = described.evaluate([_summary(Path(folder), choices, {}) for folder, choices in jobs.items()])
+    if not any(cell.values or cell.missing for line in planned.lines for cell in line.cells):
+        raise ValueError(
+            f"none of the {len(jobs)} jobs belongs to a cell of {described.name}. A table's models and data are its "
+            "roles: set them as in `roles.small=mini_large`."
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / f"{table['name']}{MANIFEST}"
+    kept = {folder: _without_places(choices, described) for folder, choices in jobs.items()}
+    content = {"table": table, "jobs": kept}
+    with _lock(path):
+        write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        render(path)
+    return markdown_file(path)
+
+
+def _without_places(choices: Mapping[str, Any], table: Table) -> dict[str, Any]:
+    """The choices, folders of this machine by their names alone: a table is shown to others.
+
+    What the table tells its jobs apart by stays as it is.
+    """
+    parts = [*table.columns, *table.groups, *(row for group in table.groups for row in group.rows.values())]
+    telling = {key for part in parts for key in part.jobs}
+
+    def shown(key: str, value: Any) -> Any:
+        is_place = isinstance(value, str) and Path(value).is_absolute() and key not in telling
+        return Path(value).name if is_place else value
+
+    return {key: shown(key, value) for key, value in choices.items()}
+
+
+def update_tables(root: Path, folder: Path) -> list[str]:
+    """Make the tables anew that a job belongs to, which has just ended; of each, where it is and how far."""
+    made = []
+    for path in sorted(root.glob(f"*{MANIFEST}")) if root.is_dir() else []:
+        if str(folder) in json.loads(path.read_text(encoding="utf-8"))["jobs"]:
+            with _lock(path):
+                evaluated = render(path)
+            made.append(f"{markdown_file(path)}: {evaluated.finished} of {evaluated.jobs} jobs finished")
+    return made
+
+
+def markdown_file(manifest: Path) -> Path:
+    """Where the table of a manifest is."""
+    return manifest.with_name(manifest.name.removesuffix(MANIFEST) + ".md")
+
+
+def render(manifest: Path) -> Evaluated:
+    """Make a table's files from its manifest and the results of its jobs.
+
+    Where a job's folder is not here, its summary beside the manifest is taken.
+    """
+    evaluated, summaries = read_table(manifest)
+    table, stem = evaluated.table, manifest.name.removesuffix(MANIFEST)
+    write_summaries(manifest.with_name(stem + RESULTS), [one for one in summaries if _has_ended(one)])
+    texts = {"md": markdown(evaluated), "csv": comma_separated(evaluated), "tex": latex(evaluated)}
+    texts["json"] = as_json(evaluated)
+    if table.figure is not None and evaluated.finished:
+        table.figure.draw(evaluated, summaries, manifest.with_name(f"{stem}.png"))
+        texts["md"] += f"\n![{table.title}]({stem}.png)\n"
+    for ending, text in texts.items():
+        write_whole(manifest.with_name(f"{stem}.{ending}"), text)
+    return evaluated
+
+
+def read_table(manifest: Path) -> tuple[Evaluated, list[Summary]]:
+    """A table with the numbers of its jobs, and the jobs themselves; nothing is written.
+
+    Raises:
+        FileNotFoundError: there is no such table.
+    """
+    if not manifest.is_file():
+        name = manifest.name.removesuffix(MANIFEST)
+        raise FileNotFoundError(f"{name} is not in {manifest.parent}: `python run.py -m sweeps={name}` makes it.")
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    results = manifest.with_name(manifest.name.removesuffix(MANIFEST) + RESULTS)
+    kept = {one.job: one for one in read_summaries(results)} if results.is_file() else {}
+    summaries = [_summary(Path(folder), choices, kept) for folder, choices in content["jobs"].items()]
+    return build_table(content["table"]).evaluate(summaries), summaries
+
+
+def _summary(folder: Path, choices: Mapping[str, Any], kept: Mapping[str, Summary]) -> Summary:
+    """Of the job's result; else the one that was kept; else one that says that nothing is there yet."""
+    if (folder / RESULT_FILE).is_file():
+        return summarize(read_result(folder), folder.name, choices)
+    return kept.get(folder.name) or Summary(
+        folder.name, "", choices.get("seed", 0), dict(choices), None, "", {}, {}, {}
+    )
+
+
+def _has_ended(summary: Summary) -> bool:
+    return bool(summary.models or summary.values or summary.failure)
+
+
+def _lock(manifest: Path) -> FileLock:
+    return FileLock(manifest.with_name(f".{manifest.name}.lock"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: make tables anew from what their jobs left."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rkd.reporting.table_files", description="Make tables from result files."
+    )
+    parser.add_argument("manifests", nargs="+", type=Path, help="tables/NAME.jobs.json")
+    for manifest in parser.parse_args(arguments).manifests:
+        if not manifest.is_file() or not manifest.name.endswith(MANIFEST):
+            parser.error(f"{manifest}: give a file NAME{MANIFEST}, as `python run.py -m sweeps=NAME` writes it.")
+        render(manifest)
+        print(markdown_file(manifest).read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""A W&B workspace of one table, by code: the table's manifest enters, a saved view of its runs leaves.
+
+    python -m rkd workspace tables/table3.jobs.json --entity NAME      make the view, and print its
+    address python -m rkd workspace tables/table3.jobs.json --entity NAME --dry-run     print what would
+    be saved
+
+It shows the runs of the table's jobs alone, by row: the columns of the table, curves of all stages, costs, samples.
+Needs `pip install -r requirements-workspaces.txt`. A table may share jobs with another, under whose name their runs
+are grouped, so runs are chosen by their ids, the digests of the jobs.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rkd.reporting.table_files import MANIFEST
+from rkd.reporting.tables import Column
+
+# Of each stage, what shows best how its training went.
+CURVES = {
+    "sft": ("train/loss", "validation/accuracy"),
+    "dpo": ("train/loss", "validation/accuracy"),
+    "reward_model": ("train/loss", "validation/right_over_wrong_accuracy", "validation/loss"),
+    "rl": ("reward", "validation_accuracy", "kl", "response_tokens", "entropy", "share_without_answer"),
+}
+COSTS = ("costs/seconds", "costs/tokens")
+TABLES = ("results", "labels/statistics", "samples/teacher_first_training", "samples/rl")
+
+
+def workspace_of(manifest: Mapping[str, Any], *, entity: str, project: str) -> Any:
+    """The workspace of the table that a manifest (`rkd.reporting.table_files`) describes; the network is not asked.
+
+    Raises:
+        ModuleNotFoundError: wandb-workspaces is not installed.
+    """
+    workspaces, panels = _wandb_workspaces()
+    table = manifest["table"]
+    digests = [folder.rpartition("-")[2] for folder in manifest["jobs"]]
+    columns = list(dict.fromkeys(_summary_key(Column(**column)) for column in table["columns"]))
+
+    def bars(keys: Sequence[str]) -> list[Any]:
+        return [panels.BarPlot(title=key, metrics=[key], orientation="h") for key in keys]
+
+    def lines(stage: str) -> list[Any]:
+        keys = [f"{stage}/{name}" for name in CURVES[stage]]
+        return [panels.LinePlot(title=key, x=f"{stage}/step", y=[key]) for key in keys]
+
+    section = workspaces.Section
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=table["title"],
+        sections=[
+            section(name=table["name"], panels=bars(columns), is_open=True),
+            *(section(name=stage, panels=lines(stage), is_open=stage == "rl") for stage in CURVES),
+            section(name="costs", panels=bars(COSTS)),
+            section(name="tables", panels=[panels.WeavePanelSummaryTable(table_name=name) for name in TABLES]),
+        ],
+        runset_settings=workspaces.RunsetSettings(
+            filters=[workspaces.Metric("ID").isin(digests)],
+            groupby=[workspaces.Metric("JobType")],
+            pinned_columns=[f"summary:{key}" for key in columns],
+        ),
+    )
+
+
+def _summary_key(column: Column) -> str:
+    """Where a run's summary has what a column of the table shows (`rkd.jobs.run_log`)."""
+    if column.test_set:
+        return f"test/{column.test_set}/{column.shows.replace('.', '/')}"
+    return column.value.replace(".", "/")
+
+
+def _wandb_workspaces() -> tuple[Any, Any]:
+    try:
+        import wandb_workspaces.reports.v2 as panels
+        import wandb_workspaces.workspaces as workspaces
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "a workspace needs wandb-workspaces: `pip install -r requirements-workspaces.txt`."
+        ) from error
+    return workspaces, panels
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rkd workspace",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "manifest", type=Path, help="tables/NAME.jobs.json, as `python run.py -m sweeps=NAME` writes it"
+    )
+    parser.add_argument("--entity", required=True, help="the user or team whose runs they are")
+    parser.add_argument("--project", default="rkd", help="the config's tracking.project")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be saved, without network")
+    given = parser.parse_args(arguments)
+    if not given.manifest.is_file() or not given.manifest.name.endswith(MANIFEST):
+        parser.error(f"{given.manifest}: give a file NAME{MANIFEST}, as `python run.py -m sweeps=NAME` writes it.")
+    manifest = json.loads(given.manifest.read_text(encoding="utf-8"))
+    try:
+        workspace = workspace_of(manifest, entity=given.entity, project=given.project)
+    except ModuleNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if given.dry_run:
+        content = workspace._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+    else:
+        print(workspace.save().url)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

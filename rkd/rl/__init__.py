@@ -1,0 +1,1 @@
+"""Reinforcement learning: rewards, rollouts, advantages, and the training of the policy."""

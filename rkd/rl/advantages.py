@@ -1,0 +1,120 @@
+"""Advantages Â of Eq. (12), paper D: rewards per token enter, advantages and returns per token leave.
+
+Shapes: B responses, T tokens, G responses per query. A `response_mask` is boolean, (B, T), True where the policy
+sampled the token; rewards and values elsewhere are ignored, and both results are 0 there. PPO and GRPO differ in this
+part, and in whether it needs a value head (`needs_values`).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from rkd.distributed import sum_over_processes
+from rkd.losses import center_and_scale, check_same_shape
+
+
+class AdvantageEstimator(Protocol):
+    """Turns the rewards of a rollout into what the policy loss and the value loss are trained on."""
+
+    needs_values: ClassVar[bool]
+
+    def __call__(self, token_rewards: Tensor, values: Tensor | None, response_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages and returns, (B, T) each, without gradient, 0 outside the mask.
+
+        Args:
+            token_rewards: r_t, (B, T); a reward for the whole response stands on its last selected token.
+            values: V_t of the rollout, (B, T); may be None unless `needs_values`.
+            response_mask: True where the policy sampled the token, (B, T).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class GAE:
+    """Generalised advantage estimation: arXiv:1506.02438, Eq. 16.
+
+        δ_t = r_t + γ V_{t+1} − V_t,    A_t = δ_t + γλ A_{t+1},    R_t = A_t + V_t
+
+    The response ends the episode: V and A are 0 after its last selected token, also where the length limit cut it.
+    `whiten` gives the advantages mean 0 and variance 1 over the tokens of the batch, of all processes together; the
+    returns are never whitened.
+    """
+
+    discount: float = 1.0  # γ
+    gae_lambda: float = 0.95  # λ
+    whiten: bool = True
+    needs_values: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.discount <= 1 and 0 <= self.gae_lambda <= 1):
+            raise ValueError(f"discount={self.discount} and gae_lambda={self.gae_lambda} must both be in [0, 1].")
+
+    @torch.no_grad()
+    def __call__(self, token_rewards: Tensor, values: Tensor | None, response_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """See `AdvantageEstimator`.
+
+        Raises:
+            ValueError: `values` is None, the shapes differ, or there is no selected token to whiten.
+        """
+        if values is None:
+            raise ValueError("GAE needs values: give the policy a value head, or use advantages: GroupRelative.")
+        check_same_shape(token_rewards=token_rewards, values=values, response_mask=response_mask)
+        advantages = torch.zeros_like(token_rewards)
+        next_advantage = next_value = token_rewards.new_zeros(len(token_rewards))
+        for t in reversed(range(values.shape[1])):
+            selected = response_mask[:, t]
+            error = token_rewards[:, t] + self.discount * next_value - values[:, t]
+            # An unselected token is stepped over: γ and λ count selected tokens only.
+            next_advantage = torch.where(
+                selected, error + self.discount * self.gae_lambda * next_advantage, next_advantage
+            )
+            next_value = torch.where(selected, values[:, t], next_value)
+            advantages[:, t] = next_advantage
+        advantages = advantages.masked_fill(~response_mask, 0)
+        returns = (advantages + values).masked_fill(~response_mask, 0)
+        advantages = (
+            center_and_scale(advantages, response_mask, total=sum_over_processes) if self.whiten else advantages
+        )
+        return advantages, returns
+
+
+@dataclass(frozen=True)
+class GroupRelative:
+    """Group-relative advantages of GRPO: arXiv:2402.03300, section 4.1.2.
+
+        A_i = (R_i − mean_j R_j) / (std_j R_j + 1e-4),    R_i = Σ_t r_{i,t},    j over the G responses to the same query
+
+    Every selected token of response i gets A_i. Rows are ordered so that each G consecutive ones share a query. The
+    standard deviation divides by G − 1. The returns are R_i on every selected token; nothing is trained on them.
+    """
+
+    group_size: int  # G
+    scale_by_std: bool = True  # False: A_i = R_i − mean_j R_j, arXiv:2503.20783
+    needs_values: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.group_size < 2:
+            raise ValueError(f"group_size={self.group_size}: a group of one has no baseline, take 2 or more.")
+
+    @torch.no_grad()
+    def __call__(self, token_rewards: Tensor, values: Tensor | None, response_mask: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """See `AdvantageEstimator`; `values` is ignored.
+
+        Raises:
+            ValueError: the shapes differ, or B is no multiple of the group size.
+        """
+        check_same_shape(token_rewards=token_rewards, response_mask=response_mask)
+        if token_rewards.shape[0] % self.group_size:
+            raise ValueError(
+                f"{token_rewards.shape[0]} responses do not divide into groups of group_size={self.group_size}; "
+                "each query must bring that many responses, in consecutive rows."
+            )
+        rewards = token_rewards.masked_fill(~response_mask, 0).sum(dim=1)
+        groups = rewards.view(-1, self.group_size)
+        advantages = groups - groups.mean(dim=1, keepdim=True)
+        if self.scale_by_std:
+            # 1e-4, not 1e-8: with G equal rewards the advantage must be 0, not noise blown up by rounding.
+            advantages = advantages / (groups.std(dim=1, keepdim=True) + 1e-4)
+        return advantages.view(-1, 1) * response_mask, rewards.view(-1, 1) * response_mask

@@ -1,0 +1,266 @@
+"""The reward mix of a row: which rewards it trains on, with what weights, on which queries. Terms of the loss leave.
+
+    L(θ) = λ L_verifiable(θ) + μ L_judge(θ) + ρ L_learned(θ),    λ, μ, ρ ≥ 0,    λ + μ + ρ = 1        (paper J)
+
+L_k is the policy loss under the reward r_k, on queries of a stream of its own, with its own rollouts, advantages and
+their normalisation (`level=loss`). With `level=reward` one loss remains, under the reward
+
+    r(q, a) = Σ_k w_k r_k(q, a) 1[q is in the stream of k],    w = (λ, μ, ρ)
+
+Paper D's reward is the mix (0, 0, 1) whose learned reward stands under the checks of Eq. 10.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from rkd.data.prompts import PromptTemplate
+from rkd.judges.base import ConfiguredJudge, NoJudge, OpenJudge, open_judge
+from rkd.models.loading import ModelOptions
+from rkd.protocols import RewardFunction, Rewards
+from rkd.records import Checkpoint, Query, Response
+from rkd.rl.rewards import (
+    ConsistencyCheck,
+    ExistenceCheck,
+    JudgedReward,
+    ProbabilityReward,
+    VerifiableReward,
+    WeightedReward,
+    cap_at_zero,
+    learned_reward,
+)
+from rkd.store.partial_results import Progress
+
+Stream = Literal["balanced", "labelled", "unlabelled", "all"]
+"""Training queries: with right and wrong student samples (D_R); with a label; without one; all of them."""
+
+WITH_LABELS: tuple[Stream, ...] = ("balanced", "labelled")
+
+
+@dataclass(frozen=True)
+class RewardInputs:
+    """What a reward may be made of: y* by query id, reward model and judge, the student's prompt and options.
+
+    `labels` is None of an open-ended task, whose responses have no answer to compare. `progress` is that of the
+    training: a judge behind a server keeps there what was paid for.
+    """
+
+    labels: Mapping[str, str] | None
+    reward_model: Checkpoint
+    judge: ConfiguredJudge | NoJudge
+    prompt: PromptTemplate
+    options: ModelOptions = field(default_factory=ModelOptions)
+    progress: Progress | None = None
+
+    def open_judge(self) -> OpenJudge:
+        """The judge, its model loaded."""
+        return open_judge(self.judge, kept=self.progress)
+
+
+class Source(Protocol):
+    """One of the three rewards, before there are labels, a judge and a reward model."""
+
+    queries: Stream
+
+    def build(self, inputs: RewardInputs) -> RewardFunction:
+        """The reward function."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """A term of the loss: its weight, the queries that it trains on, and the reward of responses to them."""
+
+    name: str
+    weight: float
+    queries: Sequence[Query]
+    reward: RewardFunction
+
+    def __post_init__(self) -> None:
+        if not self.queries:
+            raise ValueError(f"the term {self.name!r} of the loss has no queries to train on.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verifiable:
+    """The label against the extracted answer: the gold answer with labels=gold, else the pseudo-label."""
+
+    queries: Stream = "labelled"
+    right: float = 1.0
+    wrong: float = 0.1
+    unanswered: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_stream("verifiable", self.queries, WITH_LABELS)
+
+    def build(self, inputs: RewardInputs) -> RewardFunction:
+        """See `Source`."""
+        return VerifiableReward(inputs.labels, self.right, self.wrong, self.unanswered)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The judge's verdict, from `wrong` to `right`; `unanswered` None asks about responses without an answer, too."""
+
+    queries: Stream = "unlabelled"
+    right: float = 1.0
+    wrong: float = 0.0
+    unanswered: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_stream("judge", self.queries)
+
+    def build(self, inputs: RewardInputs) -> RewardFunction:
+        """See `Source`."""
+        if inputs.labels is not None:
+            return JudgedReward(inputs.open_judge(), self.right, self.wrong, self.unanswered)
+        reward = JudgedReward(inputs.open_judge(), self.right, self.wrong)
+        return reward if self.unanswered is None else ExistenceCheck(reward, self.unanswered)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Eq. 10 or, of an open-ended task, Eq. 11 around the learned reward.
+
+    See `rkd.rl.rewards.ConsistencyCheck` and `rkd.rl.rewards.ExistenceCheck`.
+    """
+
+    penalty: Callable[[Tensor], Tensor] = cap_at_zero
+    unanswered: float = -5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """The reward model R, paper D's or paper J's reranker.
+
+    Args:
+        is_probability: σ(R), which a model trained by classification gives as that of a right response; else R itself.
+        check: of the answer against the label; None: there is no label to check against, or none is wanted.
+    """
+
+    queries: Stream = "unlabelled"
+    is_probability: bool = False
+    check: Check | None = None
+
+    def __post_init__(self) -> None:
+        _check_stream("learned", self.queries, get_args(Stream) if self.check is None else WITH_LABELS)
+
+    def build(self, inputs: RewardInputs) -> RewardFunction:
+        """See `Source`."""
+        reward: RewardFunction = learned_reward(inputs.reward_model.folder, inputs.prompt, inputs.options)
+        if self.is_probability:
+            reward = ProbabilityReward(reward)
+        if self.check is None:
+            return reward
+        if inputs.labels is None:
+            return ExistenceCheck(reward, self.check.unanswered)
+        return ConsistencyCheck(reward, inputs.labels, self.check.penalty, self.check.unanswered)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """A function of yours, given by its dotted path: (queries, responses) to one number per response."""
+
+    function: Callable[[Sequence[Query], Sequence[Response]], Sequence[float]]
+    queries: Stream = "balanced"
+
+    def __post_init__(self) -> None:
+        _check_stream("verifiable", self.queries)
+
+    def build(self, inputs: RewardInputs) -> RewardFunction:  # noqa: ARG002
+        """See `Source`."""
+
+        def reward(queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+            values = torch.as_tensor(self.function(queries, responses), dtype=torch.float32)
+            if values.shape != (len(responses),):
+                raise ValueError(
+                    f"reward_mix.verifiable.function={self.function.__qualname__} returned shape "
+                    f"{tuple(values.shape)} for {len(responses)} responses: return one number per response."
+                )
+            return Rewards(values, {"own": values})
+
+        return reward
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The function's name and code, so that an edit makes the stage anew."""
+        source = inspect.getsource(self.function)
+        return {"function": self.function.__qualname__, "source": source, "queries": self.queries}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardMix:
+    """λ, μ and ρ with their rewards; a reward of weight 0 is neither built nor asked for.
+
+    Args:
+        lambda_, mu, rho: the weights, dimensionless; they sum to 1.
+        level: where the mix is made, see the equations above.
+    """
+
+    lambda_: float
+    mu: float
+    rho: float
+    verifiable: Verifiable | Own = field(default_factory=Verifiable)
+    judge: Judged = field(default_factory=Judged)
+    learned: Learned = field(default_factory=Learned)
+    level: Literal["loss", "reward"] = "loss"
+
+    def __post_init__(self) -> None:
+        weights = {"lambda_": self.lambda_, "mu": self.mu, "rho": self.rho}
+        said = ", ".join(f"reward_mix.{name}={weight}" for name, weight in weights.items())
+        if min(weights.values()) < 0:
+            raise ValueError(f"{said}: a weight below 0 would train towards bad responses; take 0 or more.")
+        if not math.isclose(total := sum(weights.values()), 1.0, abs_tol=1e-6):
+            raise ValueError(f"{said}: they sum to {total:g}, and the mix is a mean: make them sum to 1.")
+        if self.level not in ("loss", "reward"):
+            raise ValueError(f"reward_mix.level={self.level}: choose loss or reward.")
+
+    @property
+    def used(self) -> dict[str, tuple[float, Source]]:
+        """The weight and the reward of each term that has a weight."""
+        terms = {
+            "verifiable": (self.lambda_, self.verifiable),
+            "judge": (self.mu, self.judge),
+            "learned": (self.rho, self.learned),
+        }
+        return {name: (weight, source) for name, (weight, source) in terms.items() if weight}
+
+    @property
+    def streams(self) -> set[Stream]:
+        """The streams that the terms train on."""
+        return {source.queries for _, source in self.used.values()}
+
+    def terms(self, inputs: RewardInputs, queries: Mapping[Stream, Sequence[Query]]) -> list[Term]:
+        """The terms of the loss, their rewards built.
+
+        Args:
+            queries: of each stream that the mix uses.
+        """
+        own = [
+            Term(name=name, weight=weight, queries=queries[source.queries], reward=source.build(inputs))
+            for name, (weight, source) in self.used.items()
+        ]
+        if self.level == "loss" or len(own) == 1:
+            return own
+        asked = {query.id: query for term in own for query in term.queries}
+        parts = {term.name: (term.weight, term.reward, frozenset(query.id for query in term.queries)) for term in own}
+        return [Term(name="mixed", weight=1.0, queries=list(asked.values()), reward=WeightedReward(parts))]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the training: a reward without weight does not."""
+        used = {name: {"weight": weight, "source": source} for name, (weight, source) in self.used.items()}
+        return {"terms": used, "level": self.level if len(used) > 1 else "loss"}
+
+
+def _check_stream(term: str, stream: str, allowed: Sequence[str] = get_args(Stream)) -> None:
+    if stream not in get_args(Stream):
+        raise ValueError(f"reward_mix.{term}.queries={stream}: choose one of {', '.join(get_args(Stream))}.")
+    if stream not in allowed:
+        raise ValueError(
+            f"reward_mix.{term}.queries={stream}: this reward compares answers with labels, which such queries lack; "
+            f"choose one of {', '.join(allowed)}."
+        )

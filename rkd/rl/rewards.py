@@ -1,0 +1,238 @@
+"""Rewards for reinforcement learning: queries and responses enter, one number per response and its parts leave.
+
+A `RewardFunction` is any callable of this shape (`rkd.protocols`). Which of them a row trains on, its reward mix says
+(`rkd.rl.reward_mix`). Shapes: B responses.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rkd.data.answers import answers_match, extract_answer
+from rkd.data.prompts import PromptTemplate
+from rkd.models.batches import ResponseBatch, collate, encode_responses
+from rkd.models.cpu_workers import map_over_copies
+from rkd.models.loading import ModelOptions, load_tokenizer
+from rkd.models.reward_model import RewardModel, load_reward_model
+from rkd.protocols import Judge, RewardFunction, Rewards
+from rkd.records import Query, Response
+
+
+@dataclass(frozen=True)
+class VerifiableReward:
+    """The extracted answer against a known one, a pseudo-label or the gold answer (paper J's VR).
+
+    Args:
+        labels: the answer to each query, by query id.
+        right, wrong, unanswered: the rewards of a right answer, a wrong one and none. Paper J's line of work gives
+            1, 0.1 and 0.
+    """
+
+    labels: Mapping[str, str]
+    right: float = 1.0
+    wrong: float = 0.1
+    unanswered: float = 0.0
+
+    def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+        """See `RewardFunction`."""
+        has_answer, agrees = _answers(queries, responses, self.labels)
+        reward = torch.where(agrees, self.right, torch.where(has_answer, self.wrong, self.unanswered))
+        return Rewards(reward, {"verifiable": reward})
+
+
+@dataclass(frozen=True)
+class LearnedReward:
+    """The scalar R(q, a) of a reward model (METHOD 2.6)."""
+
+    reward_model: RewardModel
+    tokenizer: PreTrainedTokenizerBase
+    prompt: PromptTemplate
+    batch_responses: int = 128
+
+    def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+        """See `RewardFunction`; consecutive responses to one query share the reading of its prompt."""
+
+        @torch.no_grad()
+        def score(reward_model: RewardModel, batch: ResponseBatch) -> Tensor:
+            return reward_model(batch.to(reward_model.model.device)).cpu()
+
+        prompts = self.prompt.encode(queries, self.tokenizer)
+        texts, finished = [response.text for response in responses], [response.is_finished for response in responses]
+        tokens = encode_responses(self.tokenizer, texts, finished)
+        parts = [slice(start, start + self.batch_responses) for start in range(0, len(tokens), self.batch_responses)]
+        batches = [collate(prompts[part], tokens[part], self.tokenizer.pad_token_id) for part in parts]
+        scores = torch.cat([torch.zeros(0), *map_over_copies(score, self.reward_model, batches)])
+        return Rewards(scores, {"learned": scores})
+
+
+def learned_reward(folder: Path, prompt: PromptTemplate, options: ModelOptions) -> LearnedReward:
+    """R of a reward model's folder, for queries that are put to the student in this prompt."""
+    return LearnedReward(load_reward_model(folder, options, placed=True).eval(), load_tokenizer(folder), prompt)
+
+
+@dataclass(frozen=True)
+class JudgedReward:
+    """A judge's verdict p, from `wrong` at 0 to `right` at 1 (paper J's YoN).
+
+    Args:
+        unanswered: the reward of a response without an answer, which the judge is not asked about; None: it is asked.
+    """
+
+    judge: Judge
+    right: float = 1.0
+    wrong: float = 0.0
+    unanswered: float | None = None
+
+    def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+        """See `RewardFunction`; the component `unreadable` is 1 where the verdict could not be read.
+
+        Raises:
+            ValueError: no verdict could be read.
+        """
+        asked = [
+            place
+            for place, (query, response) in enumerate(zip(queries, responses, strict=True))
+            if self.unanswered is None or extract_answer(response.text, query.dataset) is not None
+        ]
+        verdicts = self.judge.judge([queries[place] for place in asked], [responses[place] for place in asked])
+        if asked and all(verdict is None for verdict in verdicts):
+            raise ValueError(
+                f"None of the judge's {len(asked)} verdicts on a rollout could be read: it does not say what its "
+                "prompt asks for. `python run.py experiments=judge_quality judge=...` shows what it can do."
+            )
+        filled = _with_neutral_verdicts([queries[place].id for place in asked], verdicts)
+        reward, unreadable = torch.full((len(responses),), self.unanswered or 0.0), torch.zeros(len(responses))
+        reward[asked] = self.wrong + (self.right - self.wrong) * torch.tensor(filled)
+        unreadable[asked] = torch.tensor([float(verdict is None) for verdict in verdicts])
+        return Rewards(reward, {"judge": reward, "unreadable": unreadable})
+
+
+def _with_neutral_verdicts(query_ids: Sequence[str], verdicts: Sequence[float | None]) -> list[float]:
+    """A verdict that could not be read becomes the mean of those on its query, or of all, as it says nothing.
+
+    Taken for No it would punish the response for what the judge wrote.
+    """
+    read: dict[str, list[float]] = {}
+    for query_id, verdict in zip(query_ids, verdicts, strict=True):
+        if verdict is not None:
+            read.setdefault(query_id, []).append(verdict)
+    everything = [verdict for own in read.values() for verdict in own]
+    return [
+        statistics.mean(read.get(query_id, everything)) if verdict is None else verdict
+        for query_id, verdict in zip(query_ids, verdicts, strict=True)
+    ]
+
+
+def cap_at_zero(rewards: Tensor) -> Tensor:
+    """min(r, 0): the consistency penalty of Eq. 10."""
+    return rewards.clamp(max=0)
+
+
+def minus_one(rewards: Tensor) -> Tensor:
+    """r − 1: the variant "Minus" of paper D's appendix E.5."""
+    return rewards - 1
+
+
+def unchanged(rewards: Tensor) -> Tensor:
+    """r: no consistency check, the variant "None"."""
+    return rewards
+
+
+@dataclass(frozen=True)
+class ConsistencyCheck:
+    """Answer-existence and consistency checks around a reward: Eq. 10 of paper D.
+
+        −5 when no answer can be extracted;  penalty(r) when ŷ ≠ y*;  r otherwise
+
+    Args:
+        reward: the reward r that is checked.
+        labels: y* of each query, by query id.
+        penalty: what becomes of r when the answer contradicts y*.
+        unanswered: the reward of a response without an answer.
+    """
+
+    reward: RewardFunction
+    labels: Mapping[str, str] = field(repr=False)
+    penalty: Callable[[Tensor], Tensor] = cap_at_zero
+    unanswered: float = -5.0
+
+    def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+        """See `RewardFunction`."""
+        inner = self.reward(queries, responses)
+        has_answer, agrees = _answers(queries, responses, self.labels)
+        checked = torch.where(agrees, inner.total, self.penalty(inner.total))
+        total = torch.where(has_answer, checked, torch.full_like(checked, self.unanswered))
+        parts = {"answered": has_answer.float(), "consistent": agrees.float(), "check": total - inner.total}
+        return Rewards(total, {**inner.components, **parts})
+
+
+@dataclass(frozen=True)
+class ExistenceCheck:
+    """The check of an open-ended task around a reward: Eq. 11 of paper D.
+
+        −5 where there is no valid answer, r otherwise
+
+    An answer is valid that is neither empty nor cut at the length limit (METHOD 5.17).
+
+    Args:
+        reward: the reward r that is checked.
+        unanswered: the reward of a response that is no valid answer.
+    """
+
+    reward: RewardFunction
+    unanswered: float = -5.0
+
+    def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+        """See `RewardFunction`."""
+        inner = self.reward(queries, responses)
+        is_valid = torch.tensor([bool(response.text.strip()) and response.is_finished for response in responses])
+        total = torch.where(is_valid, inner.total, torch.full_like(inner.total, self.unanswered))
+        return Rewards(total, {**inner.components, "answered": is_valid.float(), "check": total - inner.total})
+
+
+@dataclass(frozen=True)
+class ProbabilityReward:
+    """σ(r): what a reward model that was trained by classification says of a response, as a probability (paper J)."""
+
+    reward: RewardFunction
+
+    def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+        """See `RewardFunction`."""
+        inner = self.reward(queries, responses)
+        probability = torch.sigmoid(inner.total)
+        return Rewards(probability, {**inner.components, "probability": probability})
+
+
+@dataclass(frozen=True)
+class WeightedReward:
+    """Σ_k w_k r_k(q, a) over those rewards whose queries q is one of; the others count as 0.
+
+    Args:
+        parts: the weight, the reward and the ids of the queries of each, by name.
+    """
+
+    parts: Mapping[str, tuple[float, RewardFunction, frozenset[str]]]
+
+    def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+        """See `RewardFunction`; the components are the r_k, 0 where one was not asked."""
+        components = {name: torch.zeros(len(responses)) for name in self.parts}
+        for name, (_, reward, ids) in self.parts.items():
+            rows = [row for row, query in enumerate(queries) if query.id in ids]
+            if rows:
+                own = reward([queries[row] for row in rows], [responses[row] for row in rows])
+                components[name][rows] = own.total.float()
+        return Rewards(sum(weight * components[name] for name, (weight, *_) in self.parts.items()), components)
+
+
+def _answers(
+    queries: Sequence[Query], responses: Sequence[Response], labels: Mapping[str, str]
+) -> tuple[Tensor, Tensor]:
+    """Whether each response has an answer, and whether it is the label; (B,) booleans."""
+    answers = [extract_answer(response.text, query.dataset) for query, response in zip(queries, responses, strict=True)]
+    agrees = [answers_match(a, labels[q.id], q.dataset) for a, q in zip(answers, queries, strict=True)]
+    return torch.tensor([answer is not None for answer in answers]), torch.tensor(agrees)

@@ -1,0 +1,309 @@
+"""Makes rollouts (METHOD 2.7): queries enter; the policy's responses leave, scored, with all that is trained on.
+
+Shapes: Q queries of a rollout, B = Q × G responses of T tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rkd.data.answers import extract_answer
+from rkd.distributed import sum_over_processes
+from rkd.generation.local import LocalGenerator, sample_indices
+from rkd.judges.attacks import KINDS, kind_of, repetition
+from rkd.losses import explained_variance, masked_mean, scale
+from rkd.models.batches import ResponseBatch, join
+from rkd.models.cpu_workers import map_over_copies
+from rkd.models.policy import Policy, PolicyOutput
+from rkd.protocols import RewardFunction, Rewards
+from rkd.records import Query, Response
+from rkd.rl.advantages import AdvantageEstimator
+from rkd.rl.settings import KLPenalty, Reduction, RewardScaling, Rollouts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One batch of sampled responses, scored, and what is trained on; (B, T) unless said otherwise.
+
+    `value_head` is that of the policy whose values these are, `sampled` the number of responses that were drawn for it.
+    """
+
+    value_head: int
+    reduction: Reduction
+    sampled: int
+    queries: list[Query]  # B: that of each response
+    responses: list[Response]  # B
+    rewards: Rewards  # (B,)
+    adjustments: Mapping[str, Tensor]  # (B,) each: what training adds to the reward of a response
+    kl_estimates: Tensor  # (B,): the KL to the reference as its penalty estimates it, summed over the tokens
+    batch: ResponseBatch
+    old_logprobs: Tensor
+    reference_logprobs: Tensor
+    entropy: Tensor
+    values: Tensor | None
+    advantages: Tensor
+    returns: Tensor
+
+    @property
+    def prompt_count(self) -> int:
+        """Q."""
+        return self.batch.prompt_count
+
+    @property
+    def weight(self) -> int:
+        """How many of what a loss is the mean over: response tokens, or responses."""
+        return self.batch.weight if self.reduction == "tokens" else len(self.responses)
+
+    def select_prompts(self, indices: Tensor) -> "Rollout":
+        """The part that belongs to the prompts at `indices`, padded no longer than it needs."""
+        batch, rows = self.batch.select_prompts(indices), self.batch.rows_of(indices)
+        width = batch.response_ids.shape[1]
+        return Rollout(
+            value_head=self.value_head,
+            reduction=self.reduction,
+            sampled=self.sampled,
+            queries=[self.queries[row] for row in rows.tolist()],
+            responses=[self.responses[row] for row in rows.tolist()],
+            rewards=_rows_of(self.rewards, rows),
+            adjustments={name: part[rows] for name, part in self.adjustments.items()},
+            kl_estimates=self.kl_estimates[rows],
+            batch=batch,
+            old_logprobs=self.old_logprobs[rows, :width],
+            reference_logprobs=self.reference_logprobs[rows, :width],
+            entropy=self.entropy[rows, :width],
+            values=None if self.values is None else self.values[rows, :width],
+            advantages=self.advantages[rows, :width],
+            returns=self.returns[rows, :width],
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the responses; of the entropy over their tokens. `kl` is that to the reference, in nats.
+
+        `reward_trained_on` is the reward with all that is added to it, before whitening. `kl_trained_on` is the KL by
+        the estimator of the penalty; a KL in the loss is measured there, per token.
+        """
+        mask, count = self.batch.response_mask, len(self.responses)
+        metrics = {f"reward/{name}": float(part.mean()) for name, part in self.rewards.components.items()}
+        metrics |= {f"reward/{name}": float(part.mean()) for name, part in self.adjustments.items()}
+        metrics |= {
+            "reward": float(self.rewards.total.mean()),
+            "reward_trained_on": float(sum(self.adjustments.values(), self.rewards.total).mean()),
+            "reward_deviation": float(self.rewards.total.std(correction=0)),
+            "share_with_signal": float(_has_signal(self.rewards, self.prompt_count).float().mean()),
+            "kl": float(((self.old_logprobs - self.reference_logprobs) * mask).sum(1).mean()),
+            "kl_trained_on": float(self.kl_estimates.mean()),
+            "entropy": float(masked_mean(self.entropy, mask)),
+            "response_tokens": float(mask.sum(1).float().mean()),
+            "responses_sampled": float(self.sampled),
+            "share_without_answer": self._share_without_answer(),
+            "repetition": sum(repetition(response.text) for response in self.responses) / count,
+            **self._attacks(),
+            "share_truncated": 1 - sum(response.is_finished for response in self.responses) / count,
+        }
+        if self.values is not None:
+            metrics["explained_variance"] = float(explained_variance(self.values, self.returns, mask))
+        return metrics
+
+    def _share_without_answer(self) -> float:
+        """By the reward, where it looks for answers: of an open-ended task, any text that ends is one."""
+        if (answered := self.rewards.components.get("answered")) is not None:
+            return 1 - float(answered.mean())
+        asked = zip(self.queries, self.responses, strict=True)
+        answers = [extract_answer(response.text, query.dataset) for query, response in asked]
+        return answers.count(None) / len(answers)
+
+    def _attacks(self) -> dict[str, float]:
+        """The share of responses that look like each kind of attack on a judge."""
+        pairs = zip(self.queries, self.responses, strict=True)
+        kinds = [kind_of(query, response.text) for query, response in pairs]
+        return {f"attacks/{kind}": kinds.count(kind) / len(kinds) for kind in KINDS}
+
+    def samples(self, count: int) -> list[dict[str, Any]]:
+        """About so many of the responses with their rewards, to be read by a person."""
+        return [
+            {
+                "question": self.queries[row].question,
+                "response": self.responses[row].text,
+                "reward": round(float(self.rewards.total[row]), 4),
+                **{name: round(float(part[row]), 4) for name, part in self.rewards.components.items()},
+            }
+            for row in range(0, len(self.responses), max(1, len(self.responses) // count))
+        ]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Responses to the queries `asked`, (B) each, with their rewards and tokens."""
+
+    asked: list[Query]
+    responses: list[Response]
+    rewards: Rewards
+    batch: ResponseBatch
+
+    def select(self, indices: Tensor) -> "Drawn":
+        """What belongs to the prompts at `indices`."""
+        rows = self.batch.rows_of(indices)
+        asked, responses = ([column[row] for row in rows.tolist()] for column in (self.asked, self.responses))
+        return Drawn(asked, responses, _rows_of(self.rewards, rows), self.batch.select_prompts(indices))
+
+    def join(self, others: "Sequence[Drawn]", pad_id: int) -> "Drawn":
+        """This and the others as one."""
+        parts = [self, *others]
+        components = {
+            name: torch.cat([one.rewards.components[name] for one in parts]) for name in self.rewards.components
+        }
+        return Drawn(
+            [query for one in parts for query in one.asked],
+            [response for one in parts for response in one.responses],
+            Rewards(torch.cat([one.rewards.total for one in parts]), components),
+            join([one.batch for one in parts], pad_id),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collector:
+    """Makes rollouts for one term of the loss: the policy answers, the reward scores, and the estimator says what to
+    train on.
+
+    Args:
+        policy: the one being trained, with value heads if `estimate_advantages` needs values.
+        reference: the frozen one of the KL term.
+        generator: samples from the policy.
+        prompts_per_pass: prompts whose responses are evaluated at once, as many as a minibatch has.
+        value_head: that of this term.
+        reduction: what the losses on the rollout are the mean over.
+    """
+
+    policy: Policy
+    reference: Policy
+    generator: LocalGenerator
+    reward: RewardFunction
+    estimate_advantages: AdvantageEstimator
+    rollouts: Rollouts
+    kl: KLPenalty
+    scaling: RewardScaling
+    prompts_per_pass: int
+    value_head: int = 0
+    reduction: Reduction = "tokens"
+
+    @torch.no_grad()
+    def collect(self, queries: Sequence[Query], seed: int) -> Rollout:
+        """Sample responses to the queries, score them and estimate their advantages.
+
+        Of 1 + `dynamic_sampling` times as many queries as the rollout is to have, the first are asked first.
+        """
+        drawn, sampled = self._draw(queries, seed)
+        batch = drawn.batch
+        self.policy.eval()
+        # Made by the pass that is trained, not by the sampler: at the first minibatch only the order of sums differs.
+        own = {"value_head": self.value_head, "with_entropy": True}
+        old = in_minibatches(self.policy, batch, self.prompts_per_pass, **own)
+        reference = in_minibatches(self.reference.to(batch.response_ids.device), batch, self.prompts_per_pass)
+        penalty = self.kl.per_token(old.logprobs, reference.logprobs, batch.response_mask)
+        adjustments = self._adjustments(drawn.rewards, drawn.responses)
+        token_rewards = self._token_rewards(drawn.rewards, adjustments, batch.response_mask, penalty)
+        if self.kl.place == "reward":
+            adjustments["kl_penalty"] = -self.kl.controller.coefficient * penalty.sum(1).cpu()
+        advantages, returns = self.estimate_advantages(token_rewards, old.values, batch.response_mask)
+        return Rollout(
+            value_head=self.value_head,
+            reduction=self.reduction,
+            sampled=sampled,
+            queries=drawn.asked,
+            responses=drawn.responses,
+            rewards=drawn.rewards,
+            adjustments=adjustments,
+            kl_estimates=penalty.sum(1).cpu(),
+            batch=batch,
+            old_logprobs=old.logprobs,
+            reference_logprobs=reference.logprobs,
+            entropy=old.entropy,
+            values=old.values,
+            advantages=advantages,
+            returns=returns,
+        )
+
+    def _draw(self, queries: Sequence[Query], seed: int) -> tuple[Drawn, int]:
+        """Responses to as many queries as the rollout is to have, and how many responses were drawn for it."""
+        wanted = len(queries) // (1 + self.rollouts.dynamic_sampling)
+        if not self.rollouts.dynamic_sampling:
+            drawn = self._sample(queries, seed)
+            return drawn, len(drawn.responses)
+        kept, dull, left, sampled, missing = [], [], list(queries), 0, wanted
+        while missing and left:
+            block, left = left[:missing], left[missing:]
+            drawn = self._sample(block, seed)
+            sampled += len(drawn.responses)
+            has_signal = _has_signal(drawn.rewards, len(block))
+            for group, indices in ((kept, has_signal.nonzero()[:, 0]), (dull, (~has_signal).nonzero()[:, 0])):
+                if len(indices):
+                    group.append(drawn.select(indices))
+            missing -= int(has_signal.sum())
+        first, *others = [*kept, *dull] if missing else kept
+        pad_id = self.generator.tokenizer.pad_token_id
+        return first.join(others, pad_id).select(torch.arange(wanted)), sampled
+
+    def _sample(self, queries: Sequence[Query], seed: int) -> Drawn:
+        batch = self.generator.sample(queries, self.rollouts.sampling, seed)
+        asked = [query for query in queries for _ in range(self.rollouts.responses_per_query)]
+        responses = self._responses(asked, batch)
+        return Drawn(asked, responses, self.reward(asked, responses), batch)
+
+    def _responses(self, asked: Sequence[Query], batch: ResponseBatch) -> list[Response]:
+        ids = [query.id for query in asked]
+        fields = (ids, sample_indices(ids), self.generator.texts(batch), self.generator.is_finished(batch))
+        return [
+            Response(query_id, self.generator.name, index, text, is_finished)
+            for query_id, index, text, is_finished in zip(*fields, strict=True)
+        ]
+
+    def _adjustments(self, rewards: Rewards, responses: Sequence[Response]) -> dict[str, Tensor]:
+        """What clipping and a missing end add to the reward of each response, (B,); only what is switched on."""
+        adjustments = {}
+        if self.scaling.clip is not None:
+            clipped = rewards.total.clamp(-self.scaling.clip, self.scaling.clip)
+            adjustments["clipping"] = clipped - rewards.total
+        if self.rollouts.missing_eos_penalty:
+            is_cut = torch.tensor([not response.is_finished for response in responses])
+            adjustments["missing_end"] = -self.rollouts.missing_eos_penalty * is_cut
+        return adjustments
+
+    def _token_rewards(
+        self, rewards: Rewards, adjustments: Mapping[str, Tensor], mask: Tensor, penalty: Tensor
+    ) -> Tensor:
+        """r_t, (B, T): the reward on the last response token, and the KL penalty on every token."""
+        scores = sum(adjustments.values(), rewards.total).to(mask.device)
+        token_rewards = torch.zeros_like(penalty)
+        token_rewards[torch.arange(len(scores)), mask.sum(1) - 1] = scores.to(penalty.dtype)
+        if self.kl.place == "reward":
+            token_rewards = token_rewards - self.kl.controller.coefficient * penalty
+        return scale(token_rewards, mask, total=sum_over_processes) if self.scaling.whiten else token_rewards
+
+
+def in_minibatches(policy: Policy, batch: ResponseBatch, prompts_per_pass: int, **options: Any) -> PolicyOutput:
+    """The policy's output on a rollout, without gradient, a few prompts at a time; padded with zeros to (B, T)."""
+    width = batch.response_ids.shape[1]
+
+    @torch.no_grad()
+    def evaluate(one: Policy, indices: Tensor) -> list[Tensor | None]:
+        output = one(batch.select_prompts(indices), **options)
+        fields = (output.logprobs, output.values, output.entropy)
+        return [None if f is None else torch.nn.functional.pad(f, (0, width - f.shape[1])) for f in fields]
+
+    parts = map_over_copies(evaluate, policy, torch.arange(len(batch.prompt_ids)).split(prompts_per_pass))
+    joined = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
+    return PolicyOutput(*joined)
+
+
+def _has_signal(rewards: Rewards, prompts: int) -> Tensor:
+    """Whether the responses to each prompt differ in their rewards, (Q,)."""
+    groups = rewards.total.view(prompts, -1)
+    return groups.amax(1) > groups.amin(1)
+
+
+def _rows_of(rewards: Rewards, rows: Tensor) -> Rewards:
+    rows = rows.to(rewards.total.device)
+    return Rewards(rewards.total[rows], {name: part[rows] for name, part in rewards.components.items()})

@@ -1,0 +1,214 @@
+"""Reinforcement learning of the student (METHOD 2.7): a policy and the terms of its loss enter, a better policy leaves.
+
+PPO and GRPO are one stage given different parts; how a rollout is trained on stands in `rkd.rl.policy_module`.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import Logger
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rkd.config import AT_LEAST_1, check_ranges
+from rkd.data.prompts import PromptTemplate
+from rkd.distributed import count, own_share
+from rkd.generation.local import LocalGenerator
+from rkd.io import write_rows
+from rkd.models.cpu_workers import is_small
+from rkd.models.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
+from rkd.models.lora import save_merged
+from rkd.models.policy import AdaptersOff, Policy, without_dropout
+from rkd.records import Checkpoint
+from rkd.rl.advantages import AdvantageEstimator, GroupRelative
+from rkd.rl.collapse_guard import Guard, NoGuard
+from rkd.rl.policy_module import LossTerm, PolicyModule
+from rkd.rl.query_schedule import queries_of_rollouts, shares
+from rkd.rl.reward_mix import Term
+from rkd.rl.rollout import Collector
+from rkd.rl.settings import KLPenalty, Optimisation, RewardScaling, Rollouts
+from rkd.store.partial_results import Progress
+from rkd.training.checkpointing import HISTORY_FILE, Batches, KeepBest, fit, state_of
+from rkd.training.trainer import Training, Validate, one_validation, seeded
+
+# Responses in a batch at most, by whether the model is small.
+SAMPLED_AT_ONCE = {True: 512, False: 128}
+SAMPLES_FILE = "samples.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class RLReport:
+    """What a fit did: rollouts and episodes until it stopped, and the validation accuracy of what is kept.
+
+    `stopped` says why the guard ended it early; None: it did not.
+    """
+
+    rollouts: int
+    episodes: int
+    best_validation: float | None
+    stopped: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RL:
+    """Reinforcement learning of a student under a reward.
+
+    Args:
+        advantages: GAE needs a value head on the policy for each term, which it then gets; group-relative estimates do
+            without.
+        rollouts_between_validations: the best of these, the start included, is the policy that is kept.
+        patience: validations without a better one before training stops; None never stops early.
+        guard: ends a training whose policy collapses.
+    """
+
+    rollouts: Rollouts
+    optimisation: Optimisation
+    kl: KLPenalty
+    advantages: AdvantageEstimator
+    scaling: RewardScaling = field(default_factory=RewardScaling)
+    rollouts_between_validations: int = 10
+    patience: int | None = None
+    guard: Guard | NoGuard = field(default_factory=NoGuard)
+
+    def __post_init__(self) -> None:
+        check_ranges("rl", self, {"rollouts_between_validations": AT_LEAST_1, "patience": AT_LEAST_1})
+        if self.rollouts.queries_per_rollout < self.optimisation.minibatches_per_epoch:
+            raise ValueError(
+                f"rl.optimisation.minibatches_per_epoch={self.optimisation.minibatches_per_epoch}: a minibatch holds "
+                f"whole queries, and a rollout has only rl.rollouts.queries_per_rollout="
+                f"{self.rollouts.queries_per_rollout}. Take fewer minibatches or more queries."
+            )
+        per_query = self.rollouts.responses_per_query
+        if isinstance(self.advantages, GroupRelative) and self.advantages.group_size != per_query:
+            raise ValueError(
+                f"rl.advantages.group_size={self.advantages.group_size} would mix the responses to different queries: "
+                f"set it to rl.rollouts.responses_per_query={per_query}."
+            )
+
+    def fit(
+        self,
+        student: Checkpoint,
+        build_terms: Callable[[Progress], Sequence[Term]],
+        *,
+        prompt: PromptTemplate,
+        validate: Validate,
+        training: Training,
+        logger: Logger | bool,
+        folder: Path,
+        progress: Progress,
+        seed: int,
+        options: ModelOptions = ModelOptions(),
+    ) -> RLReport:
+        """Train under the terms and write the best policy, `history.jsonl` and `samples.jsonl` to `folder`.
+
+        Args:
+            build_terms: makes the terms of the loss; a function, so that a row without this stage needs no reward.
+            progress: of the stage, where an interrupted fit goes on from.
+            options: how the student is loaded and trained. With adapters the reference is the policy without them.
+
+        Raises:
+            ValueError: the queries of a rollout do not fall to processes, terms and minibatches evenly.
+        """
+        terms = build_terms(progress)
+        self.check_processes(count(), len(terms))
+        tokenizer = load_tokenizer(student.folder)
+        with seeded(seed):
+            reference = load_causal_lm(student.folder, options)
+            lm = options.prepare(reference if options.lora else copy.deepcopy(reference))
+            module = self.module(lm, reference, tokenizer, prompt, terms, validate=validate, seed=seed)
+            best = KeepBest("validation_accuracy", "max", progress, self.patience)
+            trainer = self._trainer(best, training, logger, folder, seed)
+            if progress.find(state_of(trainer)) is None:
+                trainer.validate(module, one_validation(), verbose=False)
+            of_rollouts = queries_of_rollouts(terms, self.rollouts, seed, count())
+            loader = Batches(of_rollouts, lambda of_terms: list(map(own_share, of_terms)), seed=None)
+            fit(trainer, module, loader, one_validation(), progress)
+        rows = [row for row in module.history if "response_tokens" in row]  # means over the responses
+        progress.tokens = round(sum(row["response_tokens"] * row["responses_sampled"] for row in rows) * count())
+        if trainer.is_global_zero:
+            best.restore(module)
+            save_merged(lm, tokenizer, folder)
+            write_rows(folder / HISTORY_FILE, module.history)
+            write_rows(folder / SAMPLES_FILE, module.samples)
+        return RLReport(module.rollouts_done, module.episodes, best.best, module.stopped)
+
+    def check_processes(self, processes: int, terms: int = 1) -> None:
+        """Refuse what so many processes and terms of the loss cannot share out.
+
+        Raises:
+            ValueError: a rollout's queries do not fall to the processes evenly, or are fewer than their minibatches.
+        """
+        queries, minibatches = self.rollouts.queries_per_rollout, self.optimisation.minibatches_per_epoch
+        if queries % processes or min(shares(self.rollouts, terms, processes)) // processes < minibatches:
+            of_terms = f", each of the {terms} terms of the reward mix" if terms > 1 else ""
+            raise ValueError(
+                f"rl.rollouts.queries_per_rollout={queries} must be a multiple of the {processes} processes, with at "
+                f"least one query for each process{of_terms} and each of "
+                f"rl.optimisation.minibatches_per_epoch={minibatches}."
+            )
+
+    def module(
+        self,
+        lm: PreTrainedModel,
+        reference: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: PromptTemplate,
+        terms: Sequence[Term],
+        *,
+        validate: Validate | None,
+        seed: int,
+    ) -> PolicyModule:
+        """The parts put together; `lm` is trained, and gets a value head for each term if the advantages need them.
+
+        Where `reference` is `lm` itself, the reference policy is the one without adapters.
+        """
+        temperature, at_once = self.rollouts.temperature, SAMPLED_AT_ONCE[is_small(lm.num_parameters())]
+        without_dropout(lm)
+        heads = len(terms) if self.advantages.needs_values else 0
+        policy = Policy(lm, value_heads=heads, temperature=temperature)
+        shared = {
+            "policy": policy,
+            "reference": (AdaptersOff if reference is lm else Policy)(reference, temperature=temperature).eval(),
+            "generator": LocalGenerator("policy", lm, tokenizer, prompt, batch_responses=at_once),
+            "estimate_advantages": self.advantages,
+            "rollouts": self.rollouts,
+            "kl": copy.deepcopy(self.kl),  # its controller moves, and the next row starts from this one
+            "scaling": self.scaling,
+            "reduction": self.optimisation.reduction,
+        }
+        minibatches = self.optimisation.minibatches_per_epoch
+        loss_terms = []
+        for place, (term, size) in enumerate(zip(terms, shares(self.rollouts, len(terms), count()), strict=True)):
+            per_pass = math.ceil(size / count() / minibatches)
+            own = Collector(**shared, reward=term.reward, value_head=place, prompts_per_pass=per_pass)
+            loss_terms.append(LossTerm(name=term.name, weight=term.weight, collector=own))
+        return PolicyModule(loss_terms, self.optimisation, validate, seed, self.guard)
+
+    def _trainer(self, best: KeepBest, training: Training, logger: Logger | bool, folder: Path, seed: int) -> Trainer:
+        return training.trainer(
+            "rl",
+            logger=logger,
+            folder=folder,
+            max_epochs=1,
+            callbacks=[best],
+            val_check_interval=min(self.rollouts_between_validations, self.rollouts.count),
+            shown_metrics=("reward", "kl", "validation_accuracy"),
+            learning_rate_key="rl.optimisation.learning_rate",
+            log_every_n_steps=1,  # a batch is a whole rollout
+            progress=best.progress,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoRL:
+    """The stage left out: the student stays as it is."""
+
+    def fit(self, student: Checkpoint, *_: Any, folder: Path, **__: Any) -> RLReport:
+        """Copy the student."""
+        copy_model(student.folder, folder)
+        return RLReport(0, 0, None)

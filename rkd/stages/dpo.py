@@ -1,0 +1,230 @@
+"""Direct preference optimisation, arXiv:2305.18290: SFT student and preference pairs enter, a policy's folder leaves.
+
+The row DPO of paper D: the pairs that would train a reward model train the student itself. Its reward is implicit,
+r(q, a) = β log π(a | q) / π_ref(a | q); the reference policy is the student that training starts from. Shapes: B pairs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+
+from rkd.config import ABOVE_0, check_ranges
+from rkd.data.prompts import PromptTemplate
+from rkd.distributed import count, share_of_weight, sum_over_processes
+from rkd.losses import dpo_loss, sequence_logprobs
+from rkd.models.batches import ResponseBatch, in_parts
+from rkd.models.cpu_workers import map_over_copies, mean_loss, part_count
+from rkd.models.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
+from rkd.models.lora import save_merged
+from rkd.models.policy import Policy, without_dropout
+from rkd.records import Checkpoint, PreferencePair
+from rkd.stages.preference_batches import NO_PAIR, TokenizedPair, collate_pairs, tokenize_pairs
+from rkd.store.partial_results import Progress
+from rkd.training.checkpointing import KeepBest
+from rkd.training.fsdp import ShardableModule
+from rkd.training.supervised import SupervisedTraining, length_batches
+from rkd.training.trainer import Training, Validate, seeded
+
+Numbered = tuple[int, TokenizedPair]
+"""A pair and its number among all pairs of a fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class DPOReport:
+    """What a fit did: optimiser steps, pairs trained on and left out for their length, score of the kept weights."""
+
+    steps: int
+    pairs: int
+    dropped_too_long: int
+    best_validation: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DPOBatch:
+    """The responses of B pairs, chosen, rejected, chosen, …, and the pairs' numbers, (B,)."""
+
+    responses: ResponseBatch
+    numbers: Tensor
+
+    @property
+    def prompt_count(self) -> int:
+        """B."""
+        return self.responses.prompt_count
+
+    @property
+    def weight(self) -> int:
+        """Pairs, which the loss is the mean over."""
+        return self.prompt_count
+
+    def select_prompts(self, indices: Tensor) -> "DPOBatch":
+        """The pairs at `indices`."""
+        return DPOBatch(self.responses.select_prompts(indices), self.numbers[indices])
+
+    def to(self, device: torch.device) -> "DPOBatch":
+        """The same batch on another device."""
+        return DPOBatch(self.responses.to(device), self.numbers.to(device))
+
+
+class DPOModule(ShardableModule):
+    """The student under the loss of DPO; a validation is one call of `validate`.
+
+    Args:
+        pairs: how many there are; their log-probabilities under the reference policy are kept by number.
+    """
+
+    part = "policy"
+
+    def __init__(self, policy: Policy, settings: "DPO", validate: Validate | None, pairs: int) -> None:
+        super().__init__()
+        self.policy = policy
+        self.settings = settings
+        self.validate = validate
+        self.pairs = pairs
+        self.reference_logprobs: Tensor | None = None  # of chosen and rejected responses, (pairs, 2)
+
+    def on_train_start(self) -> None:
+        """Let the policy, which is still the reference, say once how likely all responses are."""
+        if self.reference_logprobs is not None:
+            return  # an interrupted fit goes on: its policy is the reference no more
+        loader, own = self.trainer.train_dataloader, torch.zeros(self.pairs, 2, device=self.device)
+        batches = [loader.collate(batch) for batch in loader.batches]
+
+        @torch.no_grad()
+        def measure(policy: Policy, batch: DPOBatch) -> Tensor:
+            with self.trainer.precision_plugin.forward_context():
+                return pair_logprobs(policy, batch.to(self.device))
+
+        for batch, logprobs in zip(batches, map_over_copies(measure, self.whole().policy, batches), strict=True):
+            own[batch.numbers] = logprobs.float()
+        self.reference_logprobs = sum_over_processes(own)  # each process has read its share
+
+    def training_step(self, batch: DPOBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        loss, measured = mean_loss(self.policy, self.loss, in_parts(batch, part_count(self.policy)))
+        share = share_of_weight(batch.weight, self.device)
+        self.log_dict({f"train/{name}": share * value for name, value in measured.items()}, sync_dist=True)
+        return share * loss
+
+    def loss(self, part: DPOBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss on some pairs, and what is logged of them; log-probabilities are sums over a response's tokens."""
+        chosen, rejected = pair_logprobs(self.policy, part).T  # (B,), (B,)
+        reference = self.reference_logprobs.to(chosen.device)[part.numbers]
+        loss = dpo_loss(chosen, rejected, *reference.T, beta=self.settings.beta)
+        margins = self.settings.beta * ((chosen - rejected).detach() - (reference[:, 0] - reference[:, 1]))
+        return loss, {
+            "loss": loss.detach(),
+            "reward_margin": margins.mean(),
+            "pair_accuracy": (margins > 0).float().mean(),
+            "chosen_logprobs": chosen.detach().mean(),
+            "rejected_logprobs": rejected.detach().mean(),
+        }
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
+        self.log("validation/accuracy", self.validate(self.whole().policy.lm), batch_size=1, sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the reference's log-probabilities: the weights that gave them have changed since."""
+        checkpoint["reference_logprobs"] = self.reference_logprobs
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them from the interrupted fit."""
+        self.reference_logprobs = checkpoint["reference_logprobs"]
+
+    def configure_optimizers(self) -> dict:
+        return self.settings.adamw(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPO(SupervisedTraining):
+    """Direct preference optimisation of the student; an example is a pair.
+
+    The policy that is kept is the best of all validations, the start included, as in reinforcement learning.
+
+    Args:
+        beta: β, the strength of the tie to the reference policy.
+    """
+
+    stage = "dpo"
+
+    beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self.stage, self, {"beta": ABOVE_0})
+
+    def fit(
+        self,
+        student: Checkpoint,
+        pairs: Sequence[PreferencePair],
+        *,
+        prompt: PromptTemplate,
+        validate: Validate | None,
+        training: Training,
+        logger: Logger | bool,
+        folder: Path,
+        progress: Progress,
+        seed: int,
+        options: ModelOptions = ModelOptions(),
+    ) -> DPOReport:
+        """Train `student` on the pairs, and write model and tokenizer of the best validation to `folder`.
+
+        Args:
+            student: the reference policy, and where training starts.
+            prompt: the one that the student is asked with.
+            validate: None keeps the last weights.
+            progress: where an interrupted fit goes on from.
+            options: how the student is loaded and trained.
+
+        Raises:
+            ValueError: no pair is left to train on.
+        """
+        tokenizer = load_tokenizer(student.folder)
+        kept, dropped = tokenize_pairs(tokenizer, prompt, pairs, self.max_tokens)
+        self.check_left(kept, len(pairs), "pair", NO_PAIR)
+        numbered, size = list(enumerate(kept)), self.batch_size * count()
+        batches = length_batches(numbered, lambda example: example[1].longest_part, size, seed)
+        best = KeepBest("validation/accuracy", "max", progress, self.patience)
+        with seeded(seed):
+            lm = options.prepare(load_causal_lm(student.folder, options))
+            without_dropout(lm)  # or the first loss would not be that of a policy that is its own reference, log 2
+            module = DPOModule(Policy(lm), self, validate, len(kept)).train()
+            trainer, whole = self.train(
+                module,
+                batches,
+                lambda batch: _collate(batch, tokenizer.pad_token_id),
+                best,
+                has_validation=validate is not None,
+                validates_start=True,
+                shown_metrics=("train/loss", "train/reward_margin", best.metric),
+                training=training,
+                logger=logger,
+                folder=folder,
+                seed=seed,
+            )
+        if trainer.is_global_zero:
+            save_merged(whole.policy.lm, tokenizer, folder)
+        return DPOReport(trainer.global_step, len(kept), dropped, best.best)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoDPO:
+    """No direct preference optimisation: the student goes on as it came."""
+
+    def fit(self, student: Checkpoint, *_: object, folder: Path, **__: object) -> DPOReport:
+        """Copy the student's folder to `folder`."""
+        copy_model(student.folder, folder)
+        return DPOReport(steps=0, pairs=0, dropped_too_long=0, best_validation=None)
+
+
+def pair_logprobs(policy: Policy, batch: DPOBatch) -> Tensor:
+    """log π of chosen and rejected responses, (B, 2)."""
+    return sequence_logprobs(policy(batch.responses).logprobs, batch.responses.response_mask).view(-1, 2)
+
+
+def _collate(examples: Sequence[Numbered], pad_id: int) -> DPOBatch:
+    numbers, pairs = zip(*examples, strict=True)
+    return DPOBatch(collate_pairs(pairs, pad_id).responses, torch.tensor(numbers))

@@ -1,0 +1,247 @@
+"""Stage 2, labels (paper D, section 3, Eq. 1 and 2): queries and responses enter, pseudo-labels and scores leave.
+
+Lists run in parallel: `responses[i]`, `labels[i]` and `scored[i]` belong to `queries[i]`. A gold answer is read in one
+place only: by `GoldLabels`, which says so in its name.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from rkd.data.answers import answers_match, count_votes, extract_answer, majority
+from rkd.records import PseudoLabel, Query, Response, ScoredResponse
+
+
+class Labels(Protocol):
+    """Who makes y*; `uses_gold` says whether the queries must carry their gold answers."""
+
+    uses_gold: ClassVar[bool]
+
+    def label(self, queries: Sequence[Query], responses: Sequence[Sequence[Response]]) -> list[PseudoLabel]:
+        """One label for each query."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MajorityVote:
+    """The label is what most responses answer: Eq. 1.
+
+        y* = argmax_y Σ_i 1[y_i = y],    p* = Σ_i 1[y_i = y*] / n,    no label where p* < threshold
+
+    n counts all responses of the pass: one without an answer votes for none, and still divides.
+
+    Args:
+        threshold: sh, a share of votes in (0, 1].
+    """
+
+    uses_gold: ClassVar[bool] = False
+
+    threshold: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"labels.threshold={self.threshold}: a share of votes, above 0 and at most 1.")
+
+    def label(self, queries: Sequence[Query], responses: Sequence[Sequence[Response]]) -> list[PseudoLabel]:
+        """y* and p* of each query; `answer` is the first of its canonical forms in order of sampling."""
+        _check_responses(queries, responses)
+        return [self._vote(query, own) for query, own in zip(queries, responses, strict=True)]
+
+    def _vote(self, query: Query, responses: Sequence[Response]) -> PseudoLabel:
+        answers = [extract_answer(response.text, query.dataset) for response in responses]
+        winner = majority(answers, query.dataset)
+        if winner is None:
+            return PseudoLabel(query.id, None, 0.0)
+        consensus = count_votes(answers, query.dataset)[winner] / len(responses)
+        return PseudoLabel(query.id, winner if consensus >= self.threshold else None, consensus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldLabels:
+    """The label is the gold answer: for rows that the papers train with labels."""
+
+    uses_gold: ClassVar[bool] = True
+
+    def label(self, queries: Sequence[Query], responses: Sequence[Sequence[Response]]) -> list[PseudoLabel]:
+        """The gold answer of each query, with consensus 1; the responses do not matter.
+
+        Raises:
+            ValueError: a query carries no gold answer.
+        """
+        _check_responses(queries, responses)
+        _check_gold(queries, "labels=gold", "Use `labels=vote`, or take the queries with `labelled=True`.")
+        return [PseudoLabel(query.id, query.gold_answer, 1.0) for query in queries]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RubricGrades:
+    """Open-ended tasks have no label: a judge grades each response, ℓ from 0 to ℓ* (METHOD 2.2).
+
+    Args:
+        highest: ℓ*.
+    """
+
+    uses_gold: ClassVar[bool] = False
+
+    highest: int = 5
+
+    def __post_init__(self) -> None:
+        if self.highest < 1:
+            raise ValueError(f"labels.highest={self.highest}: the highest score must be at least 1.")
+
+    def scored(
+        self, responses: Sequence[Sequence[Response]], verdicts: Sequence[float | None]
+    ) -> list[list[ScoredResponse]]:
+        """The responses to each query with ℓ, the nearest whole one; None where the verdict could not be read.
+
+        Args:
+            verdicts: of each response, all queries' in one row, in [0, 1].
+        """
+        in_turn = iter(verdicts)
+        return [[ScoredResponse(response, None, self._score(next(in_turn))) for response in own] for own in responses]
+
+    def _score(self, verdict: float | None) -> float | None:
+        return None if verdict is None else float(round(self.highest * verdict))
+
+
+def two_pass(
+    labels: Labels,
+    queries: Sequence[Query],
+    first: Sequence[Sequence[Response]],
+    second_pass: Callable[[list[Query]], list[list[Response]]],
+) -> tuple[list[PseudoLabel], list[list[Response]]]:
+    """Label each query by its first pass, or, where that has no consensus, by its second pass alone.
+
+    Args:
+        first: the first-pass responses to each query.
+        second_pass: draws the second-pass responses to the queries it is given; called only if there are any.
+
+    Returns:
+        The labels, and the responses of both passes to each query, in order of sampling.
+    """
+    final = labels.label(queries, first)
+    responses = [list(own) for own in first]
+    undecided = [index for index, label in enumerate(final) if label.answer is None]
+    if not undecided:
+        return final, responses
+    asked_again = [queries[index] for index in undecided]
+    second = second_pass(asked_again)
+    for index, label, own in zip(undecided, labels.label(asked_again, second), second, strict=True):
+        if own:  # without a second pass the first one's consensus stands
+            final[index] = label
+            responses[index].extend(own)
+    return final, responses
+
+
+def score(
+    queries: Sequence[Query], responses: Sequence[Sequence[Response]], labels: Sequence[PseudoLabel]
+) -> list[list[ScoredResponse]]:
+    """ℓ = 1[y = y*] of each response, 0.0 where it has no answer, None where the query has no label.
+
+    Raises:
+        ValueError: the three lists do not belong to the same queries.
+    """
+    _check_responses(queries, responses)
+    _check_ids(queries, [label.query_id for label in labels])
+    return [
+        [_score(query, response, label) for response in own]
+        for query, own, label in zip(queries, responses, labels, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorrectResponses:
+    """The SFT data of `Ours` and `Ours w/o R`: D_TeachCan, the responses with ℓ = ℓ* (Eq. 2).
+
+    Args:
+        best_score: ℓ*, 1 for verifiable tasks, 5 for open-ended ones.
+        responses_per_query: at most so many different texts, the first in order of sampling; None takes all.
+    """
+
+    best_score: float = 1.0
+    responses_per_query: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_limit(self.responses_per_query)
+
+    def select(self, scored: Sequence[Sequence[ScoredResponse]]) -> list[list[ScoredResponse]]:
+        """The responses to train on, for each query; equal texts of a query are trained on once."""
+        return [
+            _distinct([one for one in own if one.score == self.best_score], self.responses_per_query) for own in scored
+        ]
+
+
+class Pass(Protocol):
+    """A pass of the teacher over the queries."""
+
+    samples_per_query: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllResponses:
+    """The SFT data of `SFT`: the teacher's first-pass responses, unfiltered, right or wrong, labelled or not.
+
+    Args:
+        first_pass: what the teacher's first pass draws; later samples are left out. None takes all.
+        responses_per_query: at most so many different texts, the first in order of sampling; None takes all.
+    """
+
+    first_pass: Pass | None = None
+    responses_per_query: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_limit(self.responses_per_query)
+
+    def select(self, scored: Sequence[Sequence[ScoredResponse]]) -> list[list[ScoredResponse]]:
+        """The responses to train on, for each query; equal texts of a query are trained on once."""
+        limit = self.first_pass.samples_per_query if self.first_pass else None
+        return [
+            _distinct(
+                [one for one in own if limit is None or one.response.sample_index < limit], self.responses_per_query
+            )
+            for own in scored
+        ]
+
+
+def _score(query: Query, response: Response, label: PseudoLabel) -> ScoredResponse:
+    answer = extract_answer(response.text, query.dataset)
+    verdict = None if label.answer is None else float(answers_match(answer, label.answer, query.dataset))
+    return ScoredResponse(response, answer, verdict)
+
+
+def _distinct(scored: Sequence[ScoredResponse], limit: int | None) -> list[ScoredResponse]:
+    """What is trained on: what was withheld never is."""
+    first_of: dict[str, ScoredResponse] = {}
+    for one in scored:
+        if one.response.withheld is None:
+            first_of.setdefault(one.response.text, one)
+    return list(first_of.values())[:limit]
+
+
+def _check_limit(responses_per_query: int | None) -> None:
+    if responses_per_query is not None and responses_per_query < 1:
+        raise ValueError(f"responses_per_query={responses_per_query}: must be at least 1, or null for all.")
+
+
+def _check_gold(queries: Sequence[Query], who: str, what_to_do: str) -> None:
+    without = [query.id for query in queries if query.gold_answer is None]
+    if without:
+        raise ValueError(
+            f"{who} needs gold answers: {len(without)} of {len(queries)} queries have none (first: {without[0]}). "
+            + what_to_do
+        )
+
+
+def _check_responses(queries: Sequence[Query], responses: Sequence[Sequence[Response]]) -> None:
+    # A query without responses keeps its place: it has no first response to name the query.
+    _check_ids(queries, [own[0].query_id if own else query.id for query, own in zip(queries, responses, strict=True)])
+
+
+def _check_ids(queries: Sequence[Query], ids: Sequence[str]) -> None:
+    expected = [query.id for query in queries]
+    if list(ids) != expected:
+        place = next((i for i, (a, b) in enumerate(zip(expected, ids, strict=False)) if a != b), "the end")
+        raise ValueError(
+            f"{len(ids)} labels or response lists do not belong to the {len(expected)} queries: they differ at "
+            f"{place}. Pass them in the order of the queries."
+        )

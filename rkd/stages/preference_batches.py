@@ -1,0 +1,154 @@
+"""Preference pairs in tokens: `PreferencePair`s enter, batches leave, and with rewards the share that is ranked right.
+
+Shapes: B pairs; 2 B responses in the order chosen, rejected, chosen, …. Both responses of a pair share its prompt,
+which a model reads once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rkd.data.prompts import PromptTemplate
+from rkd.evaluation.statistics import area_under_curve
+from rkd.models.batches import ResponseBatch, collate, encode_responses
+from rkd.records import PreferencePair
+
+# Why a stage may have no pair to train on, and what to do then.
+NO_PAIR = (
+    "each query's samples were all right or all wrong (Eq. 4), or the questions of `pairs.path` are others. Draw more "
+    "samples, or take more queries: `python run.py dataset.max_training_queries=null`."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPair:
+    """One pair in tokens; `is_correct` says of chosen and rejected whether ℓ = ℓ*."""
+
+    pair: PreferencePair
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+    is_correct: tuple[bool, bool]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and the longer response."""
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+    @property
+    def longest_part(self) -> int:
+        """Tokens of the prompt or of a response: pairs alike in this need the least padding."""
+        return max(len(self.prompt), len(self.chosen), len(self.rejected))
+
+
+@dataclass(frozen=True, slots=True)
+class PairBatch:
+    """The responses of B pairs, two rows each, and whether each is correct, (2 B,)."""
+
+    responses: ResponseBatch
+    is_correct: Tensor
+
+    @property
+    def prompt_count(self) -> int:
+        """B."""
+        return self.responses.prompt_count
+
+    @property
+    def weight(self) -> int:
+        """Pairs, which a loss is the mean over."""
+        return self.prompt_count
+
+    def select_prompts(self, indices: Tensor) -> "PairBatch":
+        """The pairs at `indices`."""
+        rows = self.responses.rows_of(indices)
+        return PairBatch(self.responses.select_prompts(indices), self.is_correct[rows])
+
+    def to(self, device: torch.device) -> "PairBatch":
+        """The same batch on another device."""
+        return PairBatch(self.responses.to(device), self.is_correct.to(device))
+
+
+def tokenize_pairs(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: PromptTemplate,
+    pairs: Sequence[PreferencePair],
+    max_tokens: int,
+    highest_score: float = 1.0,
+) -> tuple[list[TokenizedPair], int]:
+    """The pairs whose responses both fit into `max_tokens`, and how many do not."""
+    prompts = prompt.encode([pair.query for pair in pairs], tokenizer)
+    sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
+    responses = list({side.response: None for side in sides})
+    rows = encode_responses(
+        tokenizer, [response.text for response in responses], [response.is_finished for response in responses]
+    )
+    tokens = dict(zip(responses, rows, strict=True))
+    tokenized = [
+        TokenizedPair(
+            pair,
+            own_prompt,
+            tokens[pair.chosen.response],
+            tokens[pair.rejected.response],
+            (pair.chosen.score == highest_score, pair.rejected.score == highest_score),
+        )
+        for pair, own_prompt in zip(pairs, prompts, strict=True)
+    ]
+    kept = [pair for pair in tokenized if pair.length <= max_tokens]
+    return kept, len(tokenized) - len(kept)
+
+
+def collate_pairs(pairs: Sequence[TokenizedPair], pad_id: int) -> PairBatch:
+    """The pairs as one batch."""
+    responses = [tokens for pair in pairs for tokens in (pair.chosen, pair.rejected)]
+    is_correct = torch.tensor([pair.is_correct for pair in pairs]).flatten()
+    return PairBatch(collate([pair.prompt for pair in pairs], responses, pad_id), is_correct)
+
+
+def kinds(pairs: Sequence[TokenizedPair]) -> dict[str, list[bool]]:
+    """Of each kind of pairs, under the name of the share ranked right, whether each pair is of it.
+
+    - `pair_accuracy`: all.
+    - `right_over_wrong_accuracy`: ℓ = ℓ* on one side only.
+    - `pos_neg_accuracy`: T⁺ over a wrong student response, Table 9 (METHOD 5.14).
+    - `student_pos_neg_accuracy`: right over wrong, both by one generator (appendix E.1).
+    - `pos_pos_accuracy`: T⁺ over S⁺, Table 9.
+    """
+    across = [pair.pair.chosen.response.generator != pair.pair.rejected.response.generator for pair in pairs]
+    right_over_wrong = [pair.is_correct == (True, False) for pair in pairs]
+    return {
+        "pair_accuracy": [True] * len(pairs),
+        "right_over_wrong_accuracy": right_over_wrong,
+        "pos_neg_accuracy": [a and b for a, b in zip(across, right_over_wrong, strict=True)],
+        "student_pos_neg_accuracy": [not a and b for a, b in zip(across, right_over_wrong, strict=True)],
+        "pos_pos_accuracy": [a and pair.is_correct == (True, True) for a, pair in zip(across, pairs, strict=True)],
+    }
+
+
+def ranking_metrics(pairs: Sequence[TokenizedPair], rewards: Tensor) -> dict[str, float]:
+    """How well `rewards` (B, 2) rank the pairs, in [0, 1]; a tie is ranked wrong, a kind without pairs has no entry.
+
+    - those of `kinds`.
+    - `classification_accuracy`, `auc`: of σ(R) against 1[ℓ = ℓ*] over the distinct responses of the pairs.
+    """
+    is_ranked_right = (rewards[:, 0] > rewards[:, 1]).tolist()
+    metrics = {}
+    for name, is_of_kind in kinds(pairs).items():
+        outcomes = [right for right, counts in zip(is_ranked_right, is_of_kind, strict=True) if counts]
+        if outcomes:
+            metrics[name] = sum(outcomes) / len(outcomes)
+    # A response stands in many pairs, and T⁺ in the most: each counts once here.
+    distinct = {
+        side.response: (reward, correct)
+        for pair, row in zip(pairs, rewards.tolist(), strict=True)
+        for side, reward, correct in zip((pair.pair.chosen, pair.pair.rejected), row, pair.is_correct, strict=True)
+    }
+    scores, correct = torch.tensor(list(distinct.values())).T if distinct else (torch.empty(0), torch.empty(0))
+    correct = correct.bool()
+    if distinct:
+        metrics["classification_accuracy"] = float(((scores > 0) == correct).float().mean())
+    if correct.any() and not correct.all():
+        metrics["auc"] = area_under_curve(scores, correct)
+    return metrics

@@ -1,0 +1,236 @@
+"""Stage 5, preference pairs (paper D, section 3, Eq. 5 and 6): scored responses enter, pairs leave."""
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from rkd.config import AT_LEAST_1, check_ranges
+from rkd.data.jsonl import question_key
+from rkd.data.preference_files import read_pairs
+from rkd.data.prompts import PromptTemplate
+from rkd.records import PreferencePair, Query, ScoredResponse
+from rkd.store.fingerprint import digest_of_files
+
+_Side = tuple[ScoredResponse, ScoredResponse]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """Which responses the reward model is to rank.
+
+        P(q) = T⁺(q) × S⁺(q)  ∪  {(s_i, s_j) ∈ S(q)² : ℓ_i > ℓ_j},    chosen first
+
+    Args:
+        max_pairs_per_query: N, at most so many of P(q), drawn with the seed.
+        teacher_share: share of T⁺ × S⁺ among them, in [0, 1]; where one kind has too few the other fills up.
+        exact_share: only queries with at least N pairs of each kind, so that the share is held (Fig. 7).
+        best_score: ℓ*, which makes T⁺ and S⁺: 1 for verifiable tasks, 5 for open-ended ones.
+    """
+
+    max_pairs_per_query: int
+    teacher_share: float = 0.5
+    exact_share: bool = False
+    best_score: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.max_pairs_per_query < 1 or not 0 <= self.teacher_share <= 1:
+            raise ValueError(
+                f"pairs.max_pairs_per_query={self.max_pairs_per_query} must be at least 1, "
+                f"teacher_share={self.teacher_share} in [0, 1]."
+            )
+
+    def pair(
+        self,
+        queries: Sequence[Query],
+        teacher_scored: Sequence[Sequence[ScoredResponse]],
+        student_scored: Sequence[Sequence[ScoredResponse]],
+        seed: int,
+    ) -> list[PreferencePair]:
+        """The pairs of all queries, by query; how many there are does not depend on `teacher_share`.
+
+        The lists run in parallel. A query whose student samples all have one score is dropped (Eq. 4). Of equal texts
+        of one side the first stands for all, and a text is never paired with itself.
+        """
+        pairs: list[PreferencePair] = []
+        for query, teacher, student in zip(queries, teacher_scored, student_scored, strict=True):
+            teacher_pairs, student_pairs = self._all_pairs(_judged(teacher), _judged(student))
+            enough = self.max_pairs_per_query if self.exact_share else 0
+            if not student_pairs or min(len(teacher_pairs), len(student_pairs)) < enough:
+                continue
+            generator, rounding = _generator(seed, query), _generator(seed, query, 1)
+            # N times the share is rounded up as often as its fraction says, so that the share holds for small N, too.
+            wanted = math.floor(self.max_pairs_per_query * self.teacher_share + rounding.random())
+            of_teacher = min(len(teacher_pairs), max(wanted, self.max_pairs_per_query - len(student_pairs)))
+            of_student = min(len(student_pairs), self.max_pairs_per_query - of_teacher)
+            drawn = _draw(teacher_pairs, of_teacher, generator) + _draw(student_pairs, of_student, generator)
+            pairs += [PreferencePair(query, chosen, rejected) for chosen, rejected in drawn]
+        return pairs
+
+    def _all_pairs(
+        self, teacher: Sequence[ScoredResponse], student: Sequence[ScoredResponse]
+    ) -> tuple[list[_Side], list[_Side]]:
+        best_of_teacher, best_of_student = (_right_and_wrong(own, self.best_score)[0] for own in (teacher, student))
+        teacher_pairs = _product(best_of_teacher, best_of_student)
+        student_pairs = [(a, b) for a in student for b in student if a.score > b.score]
+        return teacher_pairs, student_pairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneSourcePairs:
+    """Right over wrong responses of teacher or student, for the outcome reward models ORM-T and ORM-S (Table 6).
+
+    Args:
+        source: whose responses.
+        max_pairs_per_query: at most so many, drawn with the seed.
+        best_score: ℓ*, which makes a response right.
+    """
+
+    source: Literal["teacher", "student"]
+    max_pairs_per_query: int
+    best_score: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges("pairs", self, {"max_pairs_per_query": AT_LEAST_1})
+
+    def pair(
+        self,
+        queries: Sequence[Query],
+        teacher_scored: Sequence[Sequence[ScoredResponse]],
+        student_scored: Sequence[Sequence[ScoredResponse]],
+        seed: int,
+    ) -> list[PreferencePair]:
+        """The pairs of the queries to which the source has given right and wrong responses.
+
+        Raises:
+            ValueError: there is no such query.
+        """
+        pairs: list[PreferencePair] = []
+        scored = {"teacher": teacher_scored, "student": student_scored}[self.source]
+        for query, own in zip(queries, scored, strict=True):
+            right, wrong = _right_and_wrong(_judged(own), self.best_score)
+            drawn = _draw(_product(right, wrong), self.max_pairs_per_query, _generator(seed, query))
+            pairs += [PreferencePair(query, chosen, rejected) for chosen, rejected in drawn]
+        if not pairs:
+            raise ValueError(
+                f"pairs.source={self.source}: none of {len(queries)} labelled queries has right and wrong responses of "
+                f"the {self.source}. Draw more of them, with {self.source}_samples, or take more queries: "
+                "`python run.py dataset.max_training_queries=null`."
+            )
+        return pairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationPairs:
+    """What reward models are judged by, whatever they were trained on (Table 9, METHOD 5.14).
+
+        T⁺(q) × S⁻(q),  S⁺(q) × S⁻(q),  T⁺(q) × S⁺(q),    chosen first
+
+    Args:
+        max_pairs_per_kind: at most so many of each kind for each query, drawn with the seed.
+        best_score: ℓ*, which makes T⁺ and S⁺; S⁻ are the other student responses that were judged.
+    """
+
+    max_pairs_per_kind: int
+    best_score: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges("validation_pairs", self, {"max_pairs_per_kind": AT_LEAST_1})
+
+    def pair(
+        self,
+        queries: Sequence[Query],
+        teacher_scored: Sequence[Sequence[ScoredResponse]],
+        student_scored: Sequence[Sequence[ScoredResponse]],
+        seed: int,
+    ) -> list[PreferencePair]:
+        """The pairs of all queries of D_R, as it is made of validation queries."""
+        pairs: list[PreferencePair] = []
+        for query, teacher, student in zip(queries, teacher_scored, student_scored, strict=True):
+            right, wrong = _right_and_wrong(_judged(student), self.best_score)
+            if not right or not wrong:
+                continue
+            of_teacher, _ = _right_and_wrong(_judged(teacher), self.best_score)
+            generator = _generator(seed, query)
+            for better, worse in ((of_teacher, wrong), (right, wrong), (of_teacher, right)):
+                drawn = _draw(_product(better, worse), self.max_pairs_per_kind, generator)
+                pairs += [PreferencePair(query, chosen, rejected) for chosen, rejected in drawn]
+        return pairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPairs:
+    """Pairs that were made elsewhere, from a file (`rkd.data.preference_files`).
+
+    Args:
+        path: the file.
+    """
+
+    path: str
+
+    def pairs_of(
+        self, queries: Sequence[Query], prompt: PromptTemplate, best_score: float = 1.0
+    ) -> list[PreferencePair]:
+        """The pairs that ask one of the queries, by its question or by the prompt as text, in the order of the file.
+
+        Args:
+            best_score: ℓ* of a chosen response; a rejected one has 0.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: a row is bad.
+        """
+        by_question = {question_key(text): q for q in queries for text in (q.question, prompt.render(q))}
+        pairs = []
+        for pair in read_pairs(self._file(), queries[0].dataset if queries else ""):
+            if (query := by_question.get(question_key(pair.query.question))) is not None:
+                chosen, rejected = (
+                    replace(side, response=replace(side.response, query_id=query.id), score=best_score * side.score)
+                    for side in (pair.chosen, pair.rejected)
+                )
+                pairs.append(PreferencePair(query, chosen, rejected))
+        return pairs
+
+    def fingerprint(self) -> dict[str, str]:
+        """What of it decides a result: the file's content, not its place."""
+        return {"digest": digest_of_files([self._file()])}
+
+    def _file(self) -> Path:
+        path = Path(self.path).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"pairs.path={self.path} is no file. Name a JSONL file of preference pairs.")
+        return path
+
+
+def _judged(scored: Sequence[ScoredResponse]) -> list[ScoredResponse]:
+    """The responses that have a verdict, the first of equal texts."""
+    first_of: dict[str, ScoredResponse] = {}
+    for one in scored:
+        if one.score is not None:
+            first_of.setdefault(one.response.text, one)
+    return list(first_of.values())
+
+
+def _right_and_wrong(
+    judged: Sequence[ScoredResponse], best_score: float
+) -> tuple[list[ScoredResponse], list[ScoredResponse]]:
+    """The responses with ℓ = ℓ*, and the others."""
+    right = [one for one in judged if one.score == best_score]
+    return right, [one for one in judged if one.score != best_score]
+
+
+def _product(better: Sequence[ScoredResponse], worse: Sequence[ScoredResponse]) -> list[_Side]:
+    return [(a, b) for a in better for b in worse if a.response.text != b.response.text]
+
+
+def _generator(seed: int, query: Query, *purpose: int) -> np.random.Generator:
+    """Of each query its own: its pairs do not depend on which other queries there are."""
+    return np.random.default_rng([seed, zlib.crc32(query.id.encode()), *purpose])
+
+
+def _draw(pairs: Sequence[_Side], count: int, generator: np.random.Generator) -> list[_Side]:
+    return [pairs[i] for i in sorted(generator.permutation(len(pairs))[:count])]

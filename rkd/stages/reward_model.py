@@ -1,0 +1,249 @@
+"""Reward distillation, METHOD 2.6: the SFT student and preference pairs enter, a reward model's folder leaves.
+
+R is the student's backbone with one linear head on the response's tokens, trained by Eq. 7 to 9. Its quality is the
+share of validation pairs that it ranks right, by kind of pair (Table 9). Shapes: B pairs, 2 B responses in the order
+chosen, rejected, chosen, ….
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+import torch
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+
+from rkd.data.preference_files import write_pairs
+from rkd.data.prompts import PromptTemplate
+from rkd.distributed import count, share_of_weight
+from rkd.losses import bradley_terry_loss, classification_loss
+from rkd.models.batches import in_parts
+from rkd.models.cpu_workers import map_over_copies, mean_loss, part_count
+from rkd.models.loading import ModelOptions, load_tokenizer
+from rkd.models.lora import save_merged
+from rkd.models.reward_model import Pooling, RewardModel, new_reward_model
+from rkd.records import Checkpoint, PreferencePair
+from rkd.stages.preference_batches import (
+    NO_PAIR,
+    PairBatch,
+    TokenizedPair,
+    collate_pairs,
+    kinds,
+    ranking_metrics,
+    tokenize_pairs,
+)
+from rkd.store.partial_results import Progress
+from rkd.training.checkpointing import KeepBest
+from rkd.training.fsdp import ShardableModule
+from rkd.training.supervised import SupervisedTraining, length_batches
+from rkd.training.trainer import Training, seeded
+
+# What the best validation can be chosen by, and which way is better.
+CRITERIA = {
+    "student_pos_neg_accuracy": "max",
+    "right_over_wrong_accuracy": "max",
+    "pair_accuracy": "max",
+    "auc": "max",
+    "loss": "min",
+}
+
+PAIRS_FILE = "pairs.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class RewardModelReport:
+    """What a fit did: optimiser steps, pairs by use, and the metrics of the kept weights on the validation pairs.
+
+    `validation_pairs_of` has how many pairs each share of pairs ranked right is of.
+    """
+
+    steps: int
+    pairs: int
+    dropped_too_long: int
+    validation_pairs: int
+    validation_dropped_too_long: int
+    validation: Mapping[str, float] = field(default_factory=dict)
+    validation_pairs_of: Mapping[str, int] = field(default_factory=dict)
+
+
+class RewardModelModule(ShardableModule):
+    """R under Eq. 9; a validation is one call of `validate`, which returns named metrics."""
+
+    part = "reward_model"
+
+    def __init__(
+        self,
+        reward_model: RewardModel,
+        settings: "RewardModelTraining",
+        validate: Callable[[RewardModel], Mapping[str, float]] | None,
+    ) -> None:
+        super().__init__()
+        self.reward_model = reward_model
+        self.settings = settings
+        self.validate = validate
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        loss, measured = mean_loss(self.reward_model, self._loss, in_parts(batch, part_count(self.reward_model)))
+        share = share_of_weight(batch.weight, self.device)
+        self.log_dict({f"train/{name}": share * value for name, value in measured.items()}, sync_dist=True)
+        return share * loss
+
+    def _loss(self, part: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        rewards = self.reward_model(part.responses)  # (2 B,)
+        losses = self.settings.losses(rewards, part.is_correct)
+        measured = {name: value.detach() for name, value in losses.items()}
+        measured["pair_accuracy"] = (rewards[0::2] > rewards[1::2]).float().mean()
+        measured["reward_mean"] = rewards.detach().mean()
+        return losses["loss"], measured
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
+        metrics = self.validate(self.whole().reward_model)
+        self.log_dict({f"validation/{name}": value for name, value in metrics.items()}, batch_size=1, sync_dist=True)
+
+    def configure_optimizers(self) -> dict:
+        return self.settings.adamw(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModelTraining(SupervisedTraining):
+    """Training of the reward model; an example is a pair, and as long as its prompt and longer response.
+
+    Args:
+        classification_weight: λ_cls of Eq. 9.
+        preference_weight: weight of L_pref: 1 in Eq. 9, 0 for the rows ORM-T and ORM-S (L_cls alone).
+        pooling: what R is read from: the state of the response's "last" token, or the "mean" over all its tokens.
+        criterion: which validation metric decides what weights are kept, one of `CRITERIA`.
+    """
+
+    stage = "reward_model"
+
+    classification_weight: float = 0.5
+    preference_weight: float = 1.0
+    pooling: Pooling = "last"
+    criterion: str = "right_over_wrong_accuracy"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weights = (self.preference_weight, self.classification_weight)
+        if min(weights) < 0 or not any(weights):
+            raise ValueError(
+                f"reward_model.preference_weight={weights[0]}, reward_model.classification_weight={weights[1]}: "
+                "neither may be negative, and one must be above 0."
+            )
+        if self.pooling not in get_args(Pooling):
+            raise ValueError(f"reward_model.pooling={self.pooling}: choose one of {', '.join(get_args(Pooling))}.")
+        if self.criterion not in CRITERIA:
+            raise ValueError(f"reward_model.criterion={self.criterion}: choose one of {', '.join(CRITERIA)}.")
+
+    def fit(
+        self,
+        sft: Checkpoint,
+        pairs: Sequence[PreferencePair],
+        validation_pairs: Sequence[PreferencePair],
+        *,
+        prompt: PromptTemplate,
+        training: Training,
+        logger: Logger | bool,
+        folder: Path,
+        progress: Progress,
+        seed: int,
+        options: ModelOptions = ModelOptions(),
+        highest_score: float = 1.0,
+    ) -> RewardModelReport:
+        """Train R on the pairs, and write them, model and tokenizer of the best validation to `folder`.
+
+        Args:
+            sft: the student that R starts from.
+            validation_pairs: of other queries; none keeps the last weights.
+            prompt: the one that the student is asked with.
+            progress: where an interrupted fit goes on from.
+            options: how the student is loaded and trained.
+            highest_score: ℓ*: 1 where answers are verifiable, 5 where the teacher grades by the rubric.
+
+        Raises:
+            ValueError: no pair is left to train on, or no validation pair that `criterion` needs.
+        """
+        tokenizer = load_tokenizer(sft.folder)
+        kept, dropped = tokenize_pairs(tokenizer, prompt, pairs, self.max_tokens, highest_score)
+        held_out, held_out_dropped = tokenize_pairs(tokenizer, prompt, validation_pairs, self.max_tokens, highest_score)
+        self.check_left(kept, len(pairs), "pair", NO_PAIR)
+        self._check_criterion(held_out)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_pairs(folder / PAIRS_FILE, pairs, prompt)
+        best = KeepBest(f"validation/{self.criterion}", CRITERIA[self.criterion], progress, self.patience)
+        pad_id = tokenizer.pad_token_id
+        batches = length_batches(kept, lambda pair: pair.longest_part, self.batch_size * count(), seed)
+        with seeded(seed):
+            reward_model = new_reward_model(sft.folder, self.pooling, options)
+            options.prepare(reward_model.model, trained_whole=["score"])
+            reward_model.model.config.pad_token_id = pad_id  # transformers finds a batch's last tokens by it
+            module = RewardModelModule(
+                reward_model, self, lambda reward_model: self.evaluate(reward_model, held_out, pad_id)
+            ).train()
+            trainer, whole = self.train(
+                module,
+                batches,
+                lambda batch: collate_pairs(batch, pad_id),
+                best,
+                has_validation=bool(held_out),
+                shown_metrics=("train/loss", "train/pair_accuracy", best.metric),
+                training=training,
+                logger=logger,
+                folder=folder,
+                seed=seed,
+            )
+        if trainer.is_global_zero:
+            save_merged(whole.reward_model.model, tokenizer, folder)
+        of_kinds = {name: sum(is_of_kind) for name, is_of_kind in kinds(held_out).items()}
+        return RewardModelReport(
+            trainer.global_step, len(kept), dropped, len(held_out), held_out_dropped, best.metrics, of_kinds
+        )
+
+    def losses(self, rewards: Tensor, is_correct: Tensor) -> dict[str, Tensor]:
+        """L of Eq. 9 as `loss`, and its two terms; `rewards`, `is_correct` (2 B,) in the order chosen, rejected, …."""
+        preference = bradley_terry_loss(rewards[0::2], rewards[1::2])
+        classification = classification_loss(rewards, is_correct)
+        loss = self.preference_weight * preference + self.classification_weight * classification
+        return {"loss": loss, "preference_loss": preference, "classification_loss": classification}
+
+    def evaluate(self, reward_model: RewardModel, pairs: Sequence[TokenizedPair], pad_id: int) -> dict[str, float]:
+        """Losses on the pairs, and everything in `ranking_metrics`."""
+        rewards = score_pairs(reward_model, pairs, pad_id, self.batch_size)
+        is_correct = torch.tensor([pair.is_correct for pair in pairs])
+        losses = self.losses(rewards.flatten(), is_correct.flatten())
+        return {name: float(value) for name, value in losses.items()} | ranking_metrics(pairs, rewards)
+
+    def _check_criterion(self, held_out: Sequence[TokenizedPair]) -> None:
+        if held_out and self.criterion not in {"loss", *ranking_metrics(held_out, torch.zeros(len(held_out), 2))}:
+            raise ValueError(
+                f"reward_model.criterion={self.criterion} cannot be measured: none of the {len(held_out)} validation "
+                "pairs has a right and a wrong response. Take `python run.py reward_model.criterion=loss`, or more "
+                "validation queries, `python run.py dataset.max_validation_queries=null`."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoRewardModel:
+    """No learned reward: rows whose reinforcement learning, if any, needs none."""
+
+    def fit(self, *_: object, folder: Path, **__: object) -> RewardModelReport:
+        """Leave `folder` empty."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return RewardModelReport(0, 0, 0, 0, 0)
+
+
+def score_pairs(reward_model: RewardModel, pairs: Sequence[TokenizedPair], pad_id: int, batch_size: int) -> Tensor:
+    """R of chosen and rejected, (B, 2) on the CPU, in the order of the pairs."""
+    order = sorted(range(len(pairs)), key=lambda index: pairs[index].longest_part)
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+    @torch.no_grad()
+    def score(own: RewardModel, rows: list[int]) -> Tensor:
+        batch = collate_pairs([pairs[index] for index in rows], pad_id).to(own.model.device)
+        return own(batch.responses).view(-1, 2).cpu()
+
+    rewards = torch.empty(len(pairs), 2)
+    for rows, scores in zip(batches, map_over_copies(score, reward_model, batches), strict=True):
+        rewards[rows] = scores
+    return rewards

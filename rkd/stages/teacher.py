@@ -1,0 +1,116 @@
+"""Stage 1, teacher generation (paper D, section 3, appendix): queries enter, the teacher's responses leave.
+
+Paper D: five samples at each of the temperatures 0, 0.1, 0.2, 0.3; a query left without consensus gets a second pass,
+five at each of 0.1, 0.2, …, 1.0. Which queries these are, the vote decides (`rkd.stages.labels.two_pass`). A stored
+teacher has answered already.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rkd.data.recorded_responses import StoredTeacher
+from rkd.protocols import Sampling, TextGenerator
+from rkd.records import Query, Response
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """One pass over the queries: so many samples at each temperature, in this order; temperature 0 is greedy."""
+
+    temperatures: Sequence[float]
+    samples_per_temperature: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "temperatures", tuple(map(float, self.temperatures)))
+        if not self.temperatures or len(set(self.temperatures)) < len(self.temperatures) or min(self.temperatures) < 0:
+            raise ValueError(f"temperatures={self.temperatures}: give at least one, each once, none below 0.")
+        if self.samples_per_temperature < 1:
+            raise ValueError(f"samples_per_temperature={self.samples_per_temperature}: must be at least 1.")
+
+    @property
+    def samples_per_query(self) -> int:
+        """Responses that each query gets in this pass."""
+        return len(self.temperatures) * self.samples_per_temperature
+
+    @property
+    def drawn_temperatures(self) -> tuple[float, ...]:
+        """The temperature of each text that is drawn: greedy samples are one text, with all their votes."""
+        count = self.samples_per_temperature
+        return tuple(t for t in self.temperatures for _ in range(count if t > 0 else 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherSamples:
+    """How the large model answers the training queries.
+
+    Args:
+        first_pass: what every query gets.
+        second_pass: what a query without consensus gets on top; None leaves it out.
+        max_response_tokens: tokens of the teacher's tokenizer.
+    """
+
+    first_pass: Schedule
+    second_pass: Schedule | None
+    max_response_tokens: int
+
+    def first(self, generator: TextGenerator, queries: Sequence[Query], seed: int) -> list[list[Response]]:
+        """The first-pass responses to each query; `sample_index` counts them from 0 in order of sampling."""
+        return self._run(self.first_pass, 0, generator, queries, seed)
+
+    def second(self, generator: TextGenerator, queries: Sequence[Query], seed: int) -> list[list[Response]]:
+        """The second-pass responses, their `sample_index` going on where the first pass ended; [] without a pass."""
+        if self.second_pass is None:
+            return [[] for _ in queries]
+        return self._run(self.second_pass, self.first_pass.samples_per_query, generator, queries, seed)
+
+    def sampling(self, schedule: Schedule) -> Sampling:
+        """How a query is answered in a pass: one text for each temperature that is drawn."""
+        drawn = schedule.drawn_temperatures
+        return Sampling(drawn, len(drawn), self.max_response_tokens)
+
+    def _run(
+        self, schedule: Schedule, first_index: int, generator: TextGenerator, queries: Sequence[Query], seed: int
+    ) -> list[list[Response]]:
+        sampling = self.sampling(schedule)
+        votes = [1 if temperature > 0 else schedule.samples_per_temperature for temperature in sampling.temperatures]
+        responses = []
+        for own in generator.generate(queries, sampling, _seed_of(seed, first_index)):
+            voting = [response for response, count in zip(own, votes, strict=True) for _ in range(count)]
+            responses.append([replace(one, sample_index=index) for index, one in enumerate(voting, start=first_index)])
+        return responses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedSamples:
+    """What a stored teacher answered: every recorded response, in one pass."""
+
+    first_pass: None = None  # how they were drawn is not known
+    second_pass: None = None
+
+    def first(self, generator: StoredTeacher, queries: Sequence[Query], seed: int) -> list[list[Response]]:  # noqa: ARG002
+        """All responses to each query.
+
+        Raises:
+            ValueError: the teacher is none that was recorded, or answered none of the queries.
+        """
+        if not isinstance(generator, StoredTeacher):
+            raise ValueError("teacher_samples=recorded takes the responses of a file: choose teacher=stored.")
+        responses = generator.recorded(queries)
+        if not any(responses):
+            raise ValueError(
+                f"{generator.path} has no response to any of the {len(queries)} queries (first: {queries[0].id!r}). "
+                f"Its column `{generator.query_column}` must hold their ids or questions; name another with "
+                "`teacher.query_column`."
+            )
+        return responses
+
+    def second(self, generator: StoredTeacher, queries: Sequence[Query], seed: int) -> list[list[Response]]:  # noqa: ARG002
+        """No further responses."""
+        return [[] for _ in queries]
+
+
+def _seed_of(seed: int, sample_index: int) -> int:
+    """A seed for the samples from this index on: with one seed for both passes, they would draw the same texts."""
+    return int(np.random.SeedSequence([seed, sample_index]).generate_state(1)[0])

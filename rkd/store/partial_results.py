@@ -1,0 +1,105 @@
+"""What a long stage has finished so far: files go in, and come out again after an interruption, whole or not at all.
+
+A stage saves under a name, again and again; the next attempt finds what was saved last. A file's name carries its
+checksum, so that one which a crash, a full disk or a stranger left behind is never taken for what was saved.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rkd.io import checksum, write_whole
+from rkd.store.journal import Journal
+
+CLOCK = "clock.json"
+
+log = logging.getLogger(__name__)
+
+
+class Progress:
+    """The folder of one unfinished stage; it exists once something is saved.
+
+    Args:
+        folder: on the disk of the finished stage.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._started = time.monotonic()
+        self.tokens = 0  # of the responses sampled, earlier attempts included up to what they saved last
+        self._before, self.attempts = 0.0, 1
+        self._read_clock()
+
+    def save(self, name: str, write: Callable[[Path], object]) -> Path:
+        """Keep what `write(path)` writes, in the place of what was saved under this name before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for broken in self.folder.glob(f".{name}.*"):  # of a process that was killed while it wrote
+            broken.unlink()
+        beside = self.folder / f".{name}.{os.getpid()}"
+        try:
+            write(beside)
+            _flush(beside)
+            kept = self.folder / f"{name}.{checksum(beside)[:16]}"
+            os.replace(beside, kept)
+        finally:
+            beside.unlink(missing_ok=True)  # on a full disk, half a file would take the room of the next attempt
+        for older in self._saved(name):
+            if older != kept:
+                older.unlink()
+        self._write_clock()
+        return kept
+
+    def find(self, name: str) -> Path | None:
+        """What was saved last under this name; None where there is nothing whole."""
+        for path in self._saved(name):
+            if checksum(path)[:16] == path.suffix[1:]:
+                return path
+            log.warning("%s was altered after it had been saved; that part of the stage is made again.", path)
+        return None
+
+    def forget(self, name: str) -> None:
+        """Remove what was saved under this name, if there is anything."""
+        for path in self._saved(name):
+            path.unlink()
+
+    def journal(self, name: str) -> Journal:
+        """A journal beside what is saved, for parts too costly to be made twice and too small to be saved alone."""
+        return Journal(self.folder / f"{name}.journal")
+
+    def keep_clock(self) -> None:
+        """Keep what the stage has taken until now, as `save` does."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write_clock()
+
+    def seconds(self) -> float:
+        """What the stage has taken, earlier attempts included up to what they saved last."""
+        return self._before + time.monotonic() - self._started
+
+    def remove(self) -> None:
+        """Forget everything: the stage is finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)  # two processes may do it at once
+
+    def _saved(self, name: str) -> list[Path]:
+        """What lies there under this name, the last one first: a crash may leave an older one beside it."""
+        found = self.folder.glob(f"{name}.{'[0-9a-f]' * 16}")
+        return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+    def _read_clock(self) -> None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            clock = json.loads((self.folder / CLOCK).read_text(encoding="utf-8"))
+            read = float(clock["seconds"]), int(clock["attempts"]) + 1, int(clock["tokens"])
+            self._before, self.attempts, self.tokens = read
+
+    def _write_clock(self) -> None:
+        clock = {"seconds": round(self.seconds(), 3), "attempts": self.attempts, "tokens": self.tokens}
+        write_whole(self.folder / CLOCK, json.dumps(clock))
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

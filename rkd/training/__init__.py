@@ -1,0 +1,1 @@
+"""Training: how any stage trains, resumes, logs and keeps its curves."""

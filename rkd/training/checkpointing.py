@@ -1,0 +1,215 @@
+"""What lets an interrupted training go on: batches that know their place, the best weights, the trainer's state.
+
+In: a stage's `Progress` and its trainer's hooks. Out: files in the progress, found again by the next attempt, which
+then does what an attempt without interruption would have done from there.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins import TorchCheckpointIO
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import nn
+from torch.utils.data import DataLoader
+
+from rkd.store.partial_results import Progress
+
+BEST = "best"  # the weights of the best validations, numbered
+HISTORY_FILE = "history.jsonl"  # beside a trained model: what was measured on the way
+
+Raw = TypeVar("Raw")
+Batch = TypeVar("Batch")
+
+
+class Batches(Generic[Raw, Batch]):
+    """A loader that can go on in the middle of an epoch, where `state_dict` was taken.
+
+    Args:
+        batches: what each batch is made of.
+        collate: makes it.
+        seed: of the order, drawn anew for each epoch; None keeps the order of `batches`.
+    """
+
+    def __init__(self, batches: Sequence[Raw], collate: Callable[[Raw], Batch], seed: int | None) -> None:
+        self.batches, self.collate, self.seed = batches, collate, seed
+        self.epoch, self.position = -1, len(batches)  # as if an epoch had just ended
+        self._goes_on = False
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # The body runs at the first batch, not before: Lightning makes iterators that it never uses.
+        if not self._goes_on or self.position >= len(self.batches):
+            self.epoch, self.position = self.epoch + 1, 0
+        self._goes_on = False
+        order = self._order()
+        while self.position < len(order):
+            self.position += 1
+            yield self.collate(self.batches[order[self.position - 1]])
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its batches were given out."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from where `state_dict` was taken."""
+        self.epoch, self.position, self._goes_on = state["epoch"], state["position"], True
+
+    def _order(self) -> list[int]:
+        """The order of this epoch, the same whether earlier epochs ran in this process or not."""
+        if self.seed is None:
+            return list(range(len(self.batches)))
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.epoch + 1):
+            # A DataLoader draws a seed for its workers before each order: as here, orders are those that it would give.
+            torch.empty((), dtype=torch.int64).random_(generator=generator)
+            order = torch.randperm(len(self.batches), generator=generator)
+        return order.tolist()
+
+
+class KeepBest(Callback):
+    """Keeps the weights of the best validation; stops after `patience` validations without a better one.
+
+    The first of equal validations is kept: it needed the fewest steps. `patience` None never stops early. `history` has
+    a row for each validation, the optimiser steps before it and what it measured, named without what stands before "/".
+    """
+
+    def __init__(
+        self, metric: str, mode: Literal["max", "min"], progress: Progress, patience: int | None = None
+    ) -> None:
+        self.metric = metric
+        self.sign = {"max": 1.0, "min": -1.0}[mode]
+        self.progress, self.patience = progress, patience
+        self.best: float | None = None
+        self.metrics: dict[str, float] = {}
+        self.history: list[dict[str, float]] = []
+        self._without_better = self._betters = 0
+        self._file: str | None = None
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:  # noqa: ARG002
+        value = float(trainer.callback_metrics[self.metric])
+        self.history.append({"step": trainer.global_step, **self._measured(trainer)})
+        if self.best is not None and self.sign * value <= self.sign * self.best:
+            self._without_better += 1
+            trainer.should_stop |= self._is_out_of_patience
+            return
+        self.best, self._without_better = value, 0
+        self.metrics = self._measured(trainer)
+        self._file = f"{BEST}-{self._betters}"
+        self._betters += 1
+        state = trainer.strategy.lightning_module_state_dict()  # whole: all processes take part
+        if trainer.is_global_zero:
+            self.progress.save(self._file, lambda path: torch.save(state, path))
+            # The last checkpoint may name the one before, but none older: there is one behind every validation.
+            self.progress.forget(f"{BEST}-{self._betters - 3}")
+
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:  # noqa: ARG002
+        trainer.should_stop |= self._is_out_of_patience  # before the interruption
+
+    def state_dict(self) -> dict[str, Any]:
+        counts = {"without_better": self._without_better, "betters": self._betters}
+        return {"best": self.best, "metrics": self.metrics, "history": self.history, "file": self._file, **counts}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.metrics = state_dict["best"], state_dict["metrics"]
+        self.history, self._file = state_dict["history"], state_dict["file"]
+        self._without_better, self._betters = state_dict["without_better"], state_dict["betters"]
+
+    def _measured(self, trainer: Trainer) -> dict[str, float]:
+        """What the validation measured, and not what the training did."""
+        prefix = self.metric.rpartition("/")[0]
+        names = {name: name.removeprefix(f"{prefix}/") for name in trainer.callback_metrics if name.startswith(prefix)}
+        return {short: float(trainer.callback_metrics[name]) for name, short in names.items()}
+
+    @property
+    def _is_out_of_patience(self) -> bool:
+        return self.patience is not None and self._without_better >= self.patience
+
+    def restore(self, module: nn.Module) -> None:
+        """Give `module` the best weights; without any validation it keeps its own.
+
+        Raises:
+            FileNotFoundError: somebody has removed or altered them.
+        """
+        if self._file is None:
+            return
+        if (path := self.progress.find(self._file)) is None:
+            raise FileNotFoundError(
+                f"the best weights, {self.progress.folder / self._file}.…, were removed or altered since they were "
+                "saved. Remove that folder and run again: the stage is then made from its start."
+            )
+        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+class Checkpoints(Callback):
+    """Saves the state of a fit behind validations and batches, and makes its randomness that of its place.
+
+    Args:
+        progress: where the state is saved.
+        seconds: at least, between the saving behind a batch and the one before.
+        seed: of the stage, of which each batch gets a seed of its own: dropout is then the same in every attempt.
+    """
+
+    def __init__(self, progress: Progress, seconds: float, seed: int) -> None:
+        self.progress, self.seconds, self.seed = progress, seconds, seed
+        self._last = time.monotonic()
+        self._place: dict[str, int] | None = None
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        checkpoint["batches"] = trainer.train_dataloader.state_dict()
+
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        self._place = checkpoint["batches"]
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        # Lightning does the same, but not where an optimiser has asked for the number of steps before.
+        if self._place is not None:
+            trainer.train_dataloader.load_state_dict(self._place)
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        place = [self.seed, trainer.fit_loop.total_batch_idx, trainer.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        # Where a validation follows, a checkpoint before it would be gone on from without that validation.
+        loop = trainer.fit_loop
+        is_due = time.monotonic() - self._last >= self.seconds
+        is_due = is_due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+        if trainer.strategy.broadcast(is_due):  # the clocks of two processes differ
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            self.progress.save(state_of(trainer), lambda path: trainer.save_checkpoint(path))
+        else:
+            trainer.save_checkpoint(self.progress.folder / "unused")  # all processes take part, one writes
+        self._last = time.monotonic()
+
+
+class PlainFiles(TorchCheckpointIO):
+    """Checkpoints written where they belong; Lightning makes each in memory first, and again in a temporary file."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:  # noqa: ARG002
+        torch.save(checkpoint, path)
+
+
+def fit(
+    trainer: Trainer, module: LightningModule, loader: Batches, validation: DataLoader | None, progress: Progress
+) -> None:
+    """Train, from what an interrupted attempt saved if there is anything."""
+    trainer.fit(module, loader, validation, ckpt_path=progress.find(state_of(trainer)), weights_only=True)
+
+
+def state_of(trainer: Trainer) -> str:
+    """What the saved state of a trainer is called: one strategy does not go on with that of another."""
+    return f"training-{type(trainer.strategy).__name__}"

@@ -1,0 +1,188 @@
+"""Supervised training, as data and reward distillation need it: a module and examples enter, its best weights leave.
+
+Fine-tuning and the reward model pass over a fixed set of examples in the same way: their batches, optimiser, schedule
+and settings are these.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.loggers import Logger
+from torch import nn
+
+from rkd.config import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
+from rkd.distributed import count, own_share
+from rkd.io import write_rows
+from rkd.training.checkpointing import HISTORY_FILE, Batches, KeepBest, fit, state_of
+from rkd.training.fsdp import ShardableModule
+from rkd.training.trainer import Training, learning_rate_factor, one_validation
+
+Example = TypeVar("Example")
+
+# Examples are sorted by length within so many batches: over all of them, a batch would hold one length only.
+POOL_BATCHES = 50
+
+RANGES = {
+    "learning_rate": ABOVE_0,
+    "epochs": AT_LEAST_1,
+    "batch_size": AT_LEAST_1,
+    "max_tokens": (lambda value: value >= 2, "at least 2"),
+    "warmup_fraction": (lambda value: 0 <= value < 1, "in [0, 1)"),
+    "final_learning_rate_fraction": SHARE,
+    "weight_decay": NOT_NEGATIVE,
+    "gradient_clip": ABOVE_0,
+    "validations_per_epoch": AT_LEAST_1,
+    "patience": AT_LEAST_1,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedTraining:
+    """What a stage with examples is set by; the stage inherits the fields, so that its config keys are its own.
+
+    Args:
+        learning_rate: peak rate of AdamW.
+        epochs: passes over the examples.
+        batch_size: examples per optimiser step and device.
+        max_tokens: largest prompt + response, in tokens; longer examples are dropped and counted, never cut.
+        warmup_fraction: share of the steps in which the rate rises to its peak.
+        final_learning_rate_fraction: the rate falls along a half cosine to this share of its peak; 1 keeps it constant.
+        weight_decay: of matrices.
+        gradient_clip: largest norm of the gradient; None clips nothing.
+        validations_per_epoch: how often the module is validated; the best weights are kept.
+        patience: validations without a better one before training stops; None trains all epochs.
+    """
+
+    stage: ClassVar[str]  # its config group
+
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    max_tokens: int
+    warmup_fraction: float = 0.0
+    final_learning_rate_fraction: float = 0.0
+    weight_decay: float = 0.0
+    gradient_clip: float | None = 1.0
+    validations_per_epoch: int = 1
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self.stage, self, RANGES)
+
+    def check_left(self, examples: Sequence[Any], given: int, one: str, advice: str) -> None:
+        """Refuse to train on nothing.
+
+        Args:
+            examples: those of the `given` ones that fit into `max_tokens`.
+            one: what one of them is called.
+            advice: why none may have been given, and what to do then.
+
+        Raises:
+            ValueError: there is no example.
+        """
+        if examples:
+            return
+        if not given:
+            raise ValueError(f"{self.stage}: there is no {one} to train on: {advice}")
+        key, limit = f"{self.stage}.max_tokens", self.max_tokens
+        raise ValueError(
+            f"{self.stage}: all {given} {one}s are longer than {key}={limit} with their prompts, none is left to train "
+            f"on. Raise it: `python run.py {key}={2 * limit}`."
+        )
+
+    def train(
+        self,
+        module: ShardableModule,
+        batches: Sequence[Sequence[Example]],
+        collate: Callable[[Sequence[Example]], Any],
+        best: KeepBest,
+        *,
+        has_validation: bool,
+        shown_metrics: tuple[str, ...],
+        training: Training,
+        logger: Logger | bool,
+        folder: Path,
+        seed: int,
+        validates_start: bool = False,
+    ) -> tuple[Trainer, nn.Module]:
+        """Train over all epochs, or until patience ends; the trainer, and the module, whole.
+
+        On the first process it has its best weights, and `folder` the history of the validations.
+
+        Args:
+            batches: the examples of one optimiser step each, on all devices; their order is drawn anew each epoch.
+            collate: makes a batch of them.
+            best: keeps the weights, and has the progress of the stage; without a validation they are the last ones.
+            shown_metrics: as `Training.trainer` takes them.
+            validates_start: the weights that training starts from may be the best ones.
+        """
+        trainer = training.trainer(
+            self.stage,
+            logger=logger,
+            folder=folder,
+            max_epochs=self.epochs,
+            gradient_clip=self.gradient_clip,
+            callbacks=[best] if has_validation else [],
+            val_check_interval=1 / self.validations_per_epoch,
+            shown_metrics=shown_metrics,
+            progress=best.progress,
+            seed=seed,
+        )
+        loader = Batches(self._shares(batches), collate, None if trainer.overfit_batches else seed)
+        if validates_start and has_validation and best.progress.find(state_of(trainer)) is None:
+            trainer.validate(module, one_validation(), verbose=False)
+        fit(trainer, module, loader, one_validation() if has_validation else None, best.progress)
+        whole = module.whole()
+        if trainer.is_global_zero:
+            best.restore(whole)
+            folder.mkdir(parents=True, exist_ok=True)
+            steps = trainer.estimated_stepping_batches  # of all epochs, whether or not patience let them be done
+            write_rows(folder / HISTORY_FILE, [{**row, "share": row["step"] / steps} for row in best.history])
+        return trainer, whole
+
+    def _shares(self, batches: Sequence[Sequence[Example]]) -> list[Sequence[Example]]:
+        """Of each batch the examples of this process, at least one.
+
+        Raises:
+            ValueError: there are fewer examples than processes.
+        """
+        whole = [list(batch) for batch in batches]
+        if len(whole) > 1 and len(whole[-1]) < count():
+            whole[-2] += whole.pop()
+        if len(whole[-1]) < count():
+            raise ValueError(f"{self.stage}: {len(whole[-1])} examples are too few for {count()} processes.")
+        return [own_share(batch) for batch in whole]
+
+    def adamw(self, module: LightningModule) -> dict[str, Any]:
+        """What `configure_optimizers` returns: AdamW, its rate by `learning_rate_factor` over the trainer's own steps.
+
+        Vectors (biases and norms) are not decayed.
+        """
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
+        total, final = int(module.trainer.estimated_stepping_batches), self.final_learning_rate_fraction
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, total, self.warmup_fraction, final)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def length_batches(
+    examples: Sequence[Example], length: Callable[[Example], int], batch_size: int, seed: int
+) -> list[list[Example]]:
+    """Every example once, drawn into batches of alike length by the seed; the last batch may be smaller."""
+    order = np.random.default_rng(seed).permutation(len(examples)).tolist()
+    batches = []
+    for start in range(0, len(order), POOL_BATCHES * batch_size):
+        pool = sorted(order[start : start + POOL_BATCHES * batch_size], key=lambda index: length(examples[index]))
+        batches += [[examples[i] for i in pool[at : at + batch_size]] for at in range(0, len(pool), batch_size)]
+    return batches

@@ -1,0 +1,159 @@
+"""Weights & Biases: what `rkd.training.tracking` describes enters, one W&B run leaves, offline unless told
+otherwise."""
+
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rkd.config import NOT_NEGATIVE, check_ranges
+from rkd.errors import TrackingError
+from rkd.training.tracking import Output, RunDescription, StageLogger, refuse_second_start, started
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class WandbTracker:
+    """One W&B run of one job.
+
+    Args:
+        project: of the run.
+        entity: a user or team; None: W&B's default.
+        mode: "offline" writes files that `wandb sync` uploads; WANDB_MODE in the environment wins over both.
+        artifacts: files of what stages leave: "all", "small" ones, or "none"; what is left out is in the metadata.
+        small_megabytes: the largest file that is small.
+    """
+
+    project: str
+    entity: str | None = None
+    mode: Literal["offline", "online"] = "offline"
+    artifacts: Literal["all", "small", "none"] = "small"
+    small_megabytes: float = 20.0
+    _run: Any = field(default=None, init=False, repr=False)
+    _folder: Path | None = field(default=None, init=False, repr=False)
+    _stages: set[str] = field(default_factory=set, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_ranges("tracking", self, {"small_megabytes": NOT_NEGATIVE})
+
+    def start(self, config: dict[str, Any], run: RunDescription, folder: Path, *, run_id: str) -> None:
+        import wandb  # here, not above: it takes a second that CSV files need not pay
+
+        refuse_second_start(self._run)
+        folder.mkdir(parents=True, exist_ok=True)  # W&B would fall back to a temporary folder
+        mode = wandb_mode(self.mode)
+        try:
+            self._run = wandb.init(
+                project=self.project,
+                entity=self.entity,
+                name=run.name,
+                group=run.group,
+                job_type=run.job_type,
+                tags=[tag[:64] for tag in run.tags],
+                config=config,
+                dir=folder,
+                # No `resume`: each attempt of a job logs the whole of it, and takes the place of the one before.
+                id=run_id,
+                mode=mode,
+                reinit="create_new",  # never the run that an earlier job of this process left open
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except wandb.errors.Error as error:
+            raise TrackingError(
+                f"W&B could not start a run of project {self.project!r} ({error}). Log in with `wandb login`, or go on "
+                "without network: `tracking=wandb`, which is offline, or `tracking=csv`."
+            ) from error
+        self._folder, self._stages = folder, set()
+        log.info("W&B run %s (%s): %s", self._run.id, mode, self.where())
+
+    def logger_for(self, stage: str) -> StageLogger:
+        started(self._run)
+        return StageLogger(stage, self._folder, self._write)
+
+    def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        import wandb
+
+        table = wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
+        started(self._run).log({key: table})
+
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        started(self._run).summary.update(dict(values))
+
+    def log_output(self, output: Output) -> None:
+        """An artifact of the run; one that another job made is an input of this run, if the server has it."""
+        run = started(self._run)
+        if run.offline or output.was_made or not self._use(output):
+            run.log_artifact(self._artifact(output))
+
+    def log_image(self, key: str, path: Path) -> None:
+        import wandb
+
+        started(self._run).log({key: wandb.Image(str(path))})
+
+    def where(self) -> str:
+        run = started(self._run)
+        if not run.offline:
+            return run.url
+        place = run.settings.sync_dir
+        return f"`wandb leet {place}` shows it, `wandb sync {place}` uploads it"
+
+    def finish(self, failure: str | None = None) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            run.summary["failure"] = failure  # None as well: a job that failed once goes on under the same id
+            run.finish(exit_code=0 if failure is None else 1)
+
+    def _use(self, output: Output) -> bool:
+        """Whether the server has what another job made; it has not where that job ran offline."""
+        import wandb
+
+        try:
+            started(self._run).use_artifact(f"{_artifact_name(output)}:latest")
+        except (wandb.errors.CommError, ValueError) as error:
+            log.info("%s is not on the W&B server, so this run logs it (%s)", output.name, error)
+            return False
+        return True
+
+    def _artifact(self, output: Output) -> Any:
+        import wandb
+
+        sizes = {name: path.stat().st_size for name, path in output.files.items()}
+        sizes |= {name: len(text.encode()) for name, text in output.texts.items()}
+        left_out = sorted(name for name, size in sizes.items() if not self._takes(size))
+        metadata = {**output.metadata, "files_left_out": left_out}
+        artifact = wandb.Artifact(_artifact_name(output), type=output.kind, metadata=metadata)
+        for name, path in output.files.items():
+            if name not in left_out:
+                # Immutable: files of the store never change, so W&B need not copy a whole model to its cache first.
+                artifact.add_file(str(path), name=name, policy="immutable")
+        for name, text in output.texts.items():
+            if name not in left_out:
+                with artifact.new_file(name, encoding="utf-8") as file:
+                    file.write(text)
+        return artifact
+
+    def _takes(self, size: int) -> bool:
+        return {"all": True, "none": False, "small": size <= self.small_megabytes * 1e6}[self.artifacts]
+
+    def _write(self, stage: str, metrics: dict[str, float], step: int | None) -> None:
+        run = started(self._run)
+        if stage not in self._stages:  # here, not in `logger_for`: a stage that is left out has no curve
+            run.define_metric(f"{stage}/step", hidden=True)
+            run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+            self._stages.add(stage)
+        axis = {} if step is None else {f"{stage}/step": step}
+        run.log(metrics | axis)
+
+
+def wandb_mode(mode: str) -> str:
+    """WANDB_MODE where it is set, else `mode`."""
+    chosen = os.environ.get("WANDB_MODE") or mode
+    return {"dryrun": "offline", "run": "online"}.get(chosen, chosen)  # W&B's own names of old
+
+
+def _artifact_name(output: Output) -> str:
+    return re.sub(r"[^\w.-]", "-", output.name)

@@ -1,0 +1,205 @@
+"""How every stage trains: a stage's module and batches enter, a configured Lightning trainer leaves.
+
+Hardware and debugging switches live in `Training`, one for all stages; what a stage alone decides (epochs, clipping,
+how often it validates) it passes to `trainer`. Randomness comes from the stage's seed, and `seeded` keeps it there.
+"""
+
+import contextlib
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from rkd.config import AT_LEAST_1, NOT_NEGATIVE, check_ranges
+from rkd.store.partial_results import Progress
+from rkd.training.callbacks import StageProgress, StopOnNaN
+from rkd.training.checkpointing import Checkpoints, PlainFiles
+from rkd.training.curves import Curves
+from rkd.training.fsdp import sharded
+
+Validate = Callable[[PreTrainedModel], float]
+"""A student to its greedy accuracy on validation queries, against their pseudo-labels, in [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """On what, and how carefully, all stages train.
+
+    Args:
+        accelerator: as Lightning takes it.
+        devices: how many; a stage's batch size holds for each of them.
+        strategy: what several devices do with their shares of a batch: "ddp", each has the whole model; "fsdp", each
+            has a shard of its weights, gradients and optimiser states (fine-tuning and reward model alone). The job
+            starts a process for each (`rkd.distributed`).
+        precision: as Lightning takes it; None: `32-true` on a CPU, `bf16-mixed` on a GPU.
+        deterministic: choose deterministic GPU kernels where there are any. On a CPU the same seed and thread count
+            give the same weights without it.
+        log_every_n_steps: optimiser steps between two logged training losses.
+        seconds_between_checkpoints: at least, from which an interrupted stage goes on.
+        fast_dev_run: batches of training and of validation to try a stage with; False runs it whole.
+        overfit_batches: train on so many batches again and again; 0 takes all.
+        max_epochs: of every stage, with one validation at their end, so that none stops the stage early; None leaves
+            both to the stage.
+        callbacks: makers of what watches every stage, by name; each stage makes its own.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    precision: str | None = None
+    deterministic: bool = False
+    log_every_n_steps: int = 10
+    seconds_between_checkpoints: float = 30.0
+    fast_dev_run: bool | int = False
+    overfit_batches: int = 0
+    max_epochs: int | None = None
+    callbacks: Mapping[str, Callable[[], Callback]] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        ranges = {"log_every_n_steps": AT_LEAST_1, "overfit_batches": NOT_NEGATIVE}
+        check_ranges("trainer", self, ranges | {"seconds_between_checkpoints": NOT_NEGATIVE})
+        if self.devices < 1 or (self.devices > 1) != (self.strategy != "auto"):
+            raise ValueError(
+                f"trainer.devices={self.devices}, trainer.strategy={self.strategy}: several devices train together "
+                "with `trainer=ddp trainer.devices=2`, one trains with trainer.strategy=auto."
+            )
+        for name, make in self.callbacks.items():
+            if not callable(make):
+                raise ValueError(
+                    f"callbacks.{name} is one {type(make).__name__} for all stages: add `_partial_: true` beside its "
+                    "`_target_`, so that each stage makes its own."
+                )
+
+    def trainer(
+        self,
+        stage: str,
+        *,
+        logger: Logger | bool,
+        folder: Path,
+        max_epochs: int = -1,
+        max_steps: int = -1,
+        callbacks: Sequence[Callback] = (),
+        gradient_clip: float | None = None,
+        val_check_interval: int | float | None = None,
+        shown_metrics: tuple[str, ...] = (),
+        learning_rate_key: str | None = None,
+        log_every_n_steps: int | None = None,
+        progress: Progress | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> Trainer:
+        """A Lightning trainer for one stage; it writes nothing but its progress and its curves.
+
+        Args:
+            stage: its name, which is also its config group: "`sft.learning_rate`" in the advice of `StopOnNaN`.
+            folder: of the trained model, where its curves are written, and a callback may write.
+            gradient_clip: largest norm of the gradient; None clips nothing, and manual optimisation needs None.
+            val_check_interval: batches, or share of an epoch, between validations; None: once an epoch.
+            shown_metrics: logged metrics that stand beside the progress.
+            learning_rate_key: the rate's config key, for the same advice; None: `<stage>.learning_rate`.
+            log_every_n_steps: batches between two records of the tracker; None: as set for all stages.
+            progress: where the state of the training is saved now and then; None: nowhere, and no curves are kept.
+            seed: of the stage.
+            options: further arguments of Lightning's `Trainer`.
+        """
+        quiet_lightning()
+        if self.max_epochs is not None:
+            max_epochs, val_check_interval = self.max_epochs, 1.0
+            options["check_val_every_n_epoch"] = self.max_epochs
+        curves = [] if progress is None else [Curves(stage, logger, folder)]
+        return Trainer(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            strategy=sharded(self.devices) if self.strategy == "fsdp" else self.strategy,
+            use_distributed_sampler=False,  # each process takes its own share
+            precision=self.used_precision,
+            deterministic="warn" if self.deterministic else False,
+            fast_dev_run=self.fast_dev_run,
+            overfit_batches=self.overfit_batches,
+            logger=curves or logger,
+            log_every_n_steps=log_every_n_steps or self.log_every_n_steps,
+            max_epochs=max_epochs,
+            max_steps=max_steps,
+            gradient_clip_val=gradient_clip,
+            val_check_interval=val_check_interval,
+            callbacks=[
+                StopOnNaN(stage, learning_rate_key or f"{stage}.learning_rate"),
+                StageProgress(stage, shown_metrics=shown_metrics),
+                *callbacks,
+                *(make() for make in self.callbacks.values()),
+                *curves,
+                *self._checkpoints(progress, seed),  # last, for it saves the state of the others
+            ],
+            default_root_dir=folder,
+            plugins=[PlainFiles(), LightningEnvironment()],  # whatever scheduler this runs under: the job starts all
+            num_sanity_val_steps=0,
+            inference_mode=False,  # its tensors cannot be saved for backward, and validation runs the trained model
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **options,
+        )
+
+    def _checkpoints(self, progress: Progress | None, seed: int) -> list[Callback]:
+        if progress is None or self.fast_dev_run or self.overfit_batches:
+            return []
+        return [Checkpoints(progress, self.seconds_between_checkpoints, seed)]
+
+    @property
+    def used_precision(self) -> str:
+        """The one set, or that of the device."""
+        return self.precision or ("bf16-mixed" if self.on_gpu else "32-true")
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether `accelerator` means a CUDA device here."""
+        return self.accelerator in ("gpu", "cuda") or (self.accelerator == "auto" and torch.cuda.is_available())
+
+
+def one_validation() -> DataLoader:
+    """A loader of one empty batch, for a stage whose validation is one call."""
+    return DataLoader([0], batch_size=None)
+
+
+def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float, final_fraction: float) -> float:
+    """Share of the peak rate in steps 0, 1, …: a linear rise to 1, then a half cosine to `final_fraction`."""
+    warmup = round(warmup_fraction * total_steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    return final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's generators (dropout, new weights) at `seed`, and back to where they were afterwards."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's tips and device lists out of the log; its warnings about real faults stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    # Batches are small lists of tokens: worker processes would cost more than they save.
+    warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+    # A stage without validation examples keeps its last weights, and says so in its report.
+    warnings.filterwarnings("ignore", message=r"You defined a `validation_step` but have no `val_dataloader`")
+    # Reinforcement learning keeps dropout off in both passes, or the first ratio would not be 1.
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+    # A short stage has fewer batches than `log_every_n_steps`.
+    warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
+    warnings.filterwarnings("ignore", message="You requested to overfit but enabled train dataloader shuffling")

@@ -1,0 +1,372 @@
+import gzip
+import json
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rkd.data import math_equivalence as equivalence
+from rkd.data.answers import answers_match, canonical_number, extract_answer, last_letter, majority
+from rkd.data.math_equivalence import SECONDS_TO_ANSWER, canonical_expression, have_same_value
+
+MODELS = ["6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Step 1: 3 × 4 = 12.\nThe answer is 12.", "12"),
+        ("The answer is 50%.", "50"),
+        ("The answer is $1,000.50 per year.", "1000.5"),
+        ("the answer is <203>.", "203"),
+        ("The answer is -7 degrees", "-7"),
+        ("The answer is −$7.", "-7"),
+        ("The answer is +3", "3"),
+        ("The answer is .5", "0.5"),
+        ("The answer is 0.50", "0.5"),
+        ("The answer is 007", "7"),
+        ("The answer is -0", "0"),
+        ("The answer is 3/4 of a cup.", "3/4"),
+        ("The answer is 6/8.", "3/4"),
+        ("The answer is 10/5.", "2"),
+        ("The answer is 1 1/2 cups.", "3/2"),
+        ("The answer is 1½.", "3/2"),
+        ("The answer is 1e-3", "0.001"),
+        ("The answer is 2.5 million people.", "2500000"),
+        ("The answer is $3 \\times 10^8$ m/s", "300000000"),
+        ("The answer is $\\frac{3}{4}$.", "3/4"),
+        ("So \\boxed{2\\frac{1}{2}}", "5/2"),
+        ("So \\boxed{1{,}000}.", "1000"),
+        ("The answer is approximately 12 apples", "12"),
+        ("The answer is x = 5", "5"),
+        ("The answer is 3 + 4 = 7.", "7"),
+        ("The answer is 2 ¾ cups.", "11/4"),
+        ("The answer is 2 Million.", "2000000"),
+        ("The answer is 3 hundred", "300"),
+        ("The answer is 1.5 trillion.", "1500000000000"),
+        ("The answer is $2.5M.", "2500000"),
+        ("The answer is 5m.", "5"),
+        ("The answer is Negative 5", "-5"),
+        ("The answer is EUR 12", "12"),
+        ("The answer should be 12.", "12"),
+        ("The answer must be 12.", "12"),
+        ("**Final Answer**\n12", "12"),
+        ("\\boxed{3 \\times 4 = 12}", "12"),
+        ("\\boxed{\\sqrt{16} = 4}", "4"),
+        ("Q: What is 3 + 4 in all?\nA: The answer is 7.", "7"),
+        ("The answer to the question is 12.", "12"),
+        ("**Answer:** 5", "5"),
+        ("#### 1,234", "1234"),
+        ("It is 9 * 2.\nA: 18", "18"),
+        ("It is <<9*2=18>>18.\nThe answer is $<<9*2=18>>18.", "18"),
+    ],
+)
+def test_a_stated_number_is_read_in_canonical_form(text, answer):
+    assert extract_answer(text, "gsm8k") == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Step 1: 3 × 4 = 12.",
+        "She has 12 apples and 5 pears.",
+        "The answer is unknown.",
+        "The answer is not 5.",
+        "The answer isn't 5.",
+        "A: Let's break this down step by step!\nStep 1: 2 + 2 = 4.",
+        "The answer is 5/0.",
+        "The answer is 3 + 4",
+        "The answer is between 5-6",
+        "The answer is 10:30.",
+        "The answer is 1.2.3",
+        "The answer is 2x",
+        "The answer is $3 + 4$.",
+        "The answer is 2π.",
+        "The answer is $0.\\overline{3}$.",
+        "The answer is 1'000.",
+        "The answer is 2**3.",
+        "The answer is 20% of 50.",
+        "The answer is 5 times 3.",
+        "The answer is 12 or 13.",
+        "\\boxed{x = 5, y = 3}",
+        "The answer is $x^2$.",
+        "The answer is $\\mathrm{import}(2^2)$.",
+        "The answer is $2^" + "{2^" * 60 + "2" + "}" * 60 + "$.",
+        "The answer is " + "9" * 41,
+        "The answer is " + "9" * 5000,
+        "The answer is 1e40",  # 41 digits
+        "The answer is ٣",
+    ],
+)
+def test_a_text_without_a_readable_stated_answer_has_none(text):
+    assert extract_answer(text, "gsm8k") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is $\\sqrt{16}$.", "\\sqrt{16}"),
+        ("The answer is \\(2^{10}\\) dollars.", "2^{10}"),
+        ("So \\boxed{ \\dfrac{\\sqrt{2}}{2} } it is.", "\\frac{\\sqrt{2}}{2}"),
+        ("The answer is $\\boxed{\\frac{3}{4} \\cdot 8^2}$", "\\frac{3}{4}\\cdot8^2"),
+        ("The answer is $30^\\circ$.", "30"),
+    ],
+)
+def test_a_stated_expression_that_is_no_plain_number_is_kept(text, answer):
+    assert extract_answer(text, "gsm8k") == answer
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "is_match"),
+    [
+        ("\\sqrt{16}", "4", True),
+        ("2^{10}", "1024", True),
+        ("\\frac{\\sqrt{2}}{2}", "\\frac{1}{\\sqrt{2}}", True),
+        ("\\frac{3}{4}\\cdot8^2", "48", True),
+        ("\\sqrt{16}", "5", False),
+        ("\\sqrt{16}", "one", False),
+        ("\\sqrt{", "4", False),
+    ],
+)
+def test_expressions_match_by_value_in_either_order(a, b, is_match):
+    assert answers_match(a, b, "gsm8k") is is_match
+    assert answers_match(b, a, "gsm8k") is is_match
+
+
+def test_an_endless_expression_is_given_up_and_the_next_one_is_compared():
+    start = time.monotonic()
+    assert not have_same_value("9^{9^{9^{9}}}", "7")
+    assert time.monotonic() - start < SECONDS_TO_ANSWER + 10
+    assert have_same_value("3^{2}", "9")
+    assert canonical_expression("9^{9^{9^{9}}}") is None  # such a tower is not even asked
+    assert canonical_expression("9^{99999}") is None
+
+
+def test_an_interrupt_does_not_leave_its_answer_to_the_next_question(monkeypatch):
+    assert have_same_value("\\sqrt{49}", "7")
+    with monkeypatch.context() as patched:
+
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        patched.setattr(equivalence._worker, "_line", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            have_same_value("\\sqrt{36}", "6")
+    assert not have_same_value("\\sqrt{36}", "7")
+
+
+def test_threads_get_their_own_answers():
+    numbers = range(101, 121)
+    with ThreadPoolExecutor(8) as pool:
+        same = list(pool.map(lambda n: have_same_value(f"\\sqrt{{{n * n}}}", str(n)), numbers))
+        other = list(pool.map(lambda n: have_same_value(f"\\sqrt{{{n * n}}}", str(n + 1)), numbers))
+    assert (same, other) == ([True] * 20, [False] * 20)
+
+
+def test_the_majority_counts_equal_values_as_one_and_a_tie_goes_to_the_first():
+    assert majority(["0.5", "2", "1/2", None], "gsm8k") == "0.5"
+    assert majority(["2", "3", None], "gsm8k") == "2"
+    assert majority([None, None], "gsm8k") is None
+
+
+def test_the_last_lone_letter_is_a_guess_of_its_own():
+    assert last_letter("(A) and B are wrong. I think so") == "I"
+    assert last_letter("ABC abc K") is None
+
+
+def test_the_last_stated_number_counts():
+    assert extract_answer("The answer is 5. No: the answer is 6. I hope the answer is clear.", "gsm8k") == "6"
+
+
+def test_an_unreadable_last_number_is_not_replaced_by_an_earlier_one():
+    assert extract_answer("The answer is 5. The answer is 6 + 1", "gsm8k") is None
+
+
+def test_the_answer_to_a_question_the_model_went_on_with_is_not_taken():
+    assert extract_answer("The answer is 5.\n\nQ: What is 3 + 4?\nA: The answer is 7.", "gsm8k") == "5"
+    assert extract_answer("Step 1: 2 + 3 = 5.\nQ: What is 3 + 4?\nA: The answer is 7.", "gsm8k") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("It rises. The answer is (C).", "C"),
+        ("The answer is C", "C"),
+        ("The answer is (c).", "C"),
+        ("The answer is: **(D)**", "D"),
+        ("\\boxed{\\text{(J)}}", "J"),
+        ("The answer is option (B).", "B"),
+        ("The answer is (A). No, the answer is (B).", "A"),
+        ("The answer is closest to (A).", "A"),
+        ("The answer is the option C.", "C"),
+        ("The correct choice is **D**.", "D"),
+        ("**Answer: (E)**", "E"),
+        ("Final answer: \\boxed{\\textbf{(F)}}", "F"),
+        ("The correct answer is therefore G, as shown.", "G"),
+        ("### Final Answer\n(A)", "A"),
+        ("Option A is correct.", "A"),
+        ("(B) is the correct answer.", "B"),
+        ("The correct answer choice is C.", "C"),
+        ("The best option is D", "D"),
+        ("I choose E.", "E"),
+        ("The answer is probably F.", "F"),
+        ("answer: a", "A"),
+        ("\\boxed{b}", "B"),
+        ("It is not among them, but the closest is (C).", "C"),
+        ("P | Q\nQ: false\nThe answer is (B).", "B"),
+        ("Option A is incorrect.", None),
+        ("The answer is I don't know.", None),
+        ("The answer is I think B", None),
+        ("The answer is H2O.", None),
+        ("The answer is (K).", None),
+        ("The answer is Bob.", None),
+        ("The answer is not among the choices. I think of C.", None),
+        ("(A) is wrong, so it is B", None),
+        ("", None),
+    ],
+)
+def test_the_first_stated_letter_is_read_and_none_guessed(text, letter):
+    assert extract_answer(text, "mmlu_pro") == letter
+    assert extract_answer(text, "mini_choice") == letter
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "is_match"),
+    [
+        ("3/4", "0.75", True),
+        ("1000", "1,000.00", True),
+        ("203", "203.0", True),
+        ("1/3", "0.3333", True),  # 1/3 − 0.3333 = 3.3e-5 < 1e-4
+        ("1/3", "0.33", False),
+        ("1/3", "0.334", False),  # 6.7e-4
+        ("2.9999999999999996", "3", True),
+        ("2.5", "2.50001", False),  # rounded to five places
+        ("2/3", "0.6666", True),
+        ("0.00001", "0.00002", False),
+        ("1000000", "1000090.1111", False),
+        ("2.5", "2.51", False),
+        ("5", "5.01", False),
+        ("0.0001", "0.0002", False),
+        ("5", "-5", False),
+        (None, "5", False),
+        (None, None, False),
+        ("five", "five", False),
+    ],
+)
+def test_numbers_match_by_value_in_either_order(a, b, is_match):
+    assert answers_match(a, b, "gsm8k") is is_match
+    assert answers_match(b, a, "gsm8k") is is_match
+
+
+def test_letters_match_when_equal_and_none_matches_nothing():
+    assert answers_match("C", "C", "mmlu_pro")
+    assert not answers_match("C", "D", "mmlu_pro")
+    assert not answers_match(None, None, "mmlu_pro")
+
+
+@given(st.integers(-(10**12), 10**12))
+def test_every_integer_survives_its_thousands_separators(number):
+    assert extract_answer(f"The answer is {number:,}.", "gsm8k") == str(number)
+
+
+@given(st.integers(-(10**6), 10**6), st.integers(1, 10**6))
+def test_every_fraction_matches_itself_before_and_after_reading(over, under):
+    answer = extract_answer(f"The answer is {over}/{under}.", "gsm8k")
+    assert answers_match(answer, f"{over}/{under}", "gsm8k")
+
+
+PIECES = st.sampled_from(
+    [
+        "The answer is ",
+        "answer",
+        "####",
+        "\\boxed{",
+        "\nA: ",
+        "\nQ: ",
+        "(C)",
+        "1,000",
+        "1/2",
+        "\\frac{1}",
+        "e9",
+        "10^",
+        "$",
+        "\\sqrt{",
+        "}",
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(PIECES, st.text(max_size=5), st.from_regex(r"[-−+$.,/ 0-9]{1,9}", fullmatch=True))))
+def test_any_text_gives_none_or_an_answer_that_reads_as_itself(pieces):
+    text = "".join(pieces)
+    number, letter = extract_answer(text, "gsm8k"), extract_answer(text, "mmlu_pro")
+    if number is not None and canonical_expression(number) != number:
+        assert re.fullmatch(r"-?\d+(\.\d+|/\d+)?", number)
+        assert canonical_number(number) == number
+    assert letter is None or letter in "ABCDEFGHIJ"
+
+
+HOSTILE = [
+    "answer is ",
+    "answer to ",
+    "####",
+    "\\boxed{",
+    "A: 1 ",
+    "1,",
+    "1 ",
+    "((",
+    " ",
+    "\n",
+    "answer is 1+1=",
+    "<<",
+    "answer is $",
+    "\\boxed{{",
+    "^{",
+    "A ",
+]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+@pytest.mark.parametrize("dataset", ["gsm8k", "mmlu_pro"])
+def test_a_hundred_kilobytes_take_under_fifty_milliseconds(piece, dataset):
+    text = "The answer is " + piece * (100_000 // len(piece)) + " 5"
+    seconds = []
+    for _ in range(5):  # the fastest of five: other work on the machine is no fault of the pattern
+        start = time.process_time()
+        extract_answer(text, dataset)
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 0.05
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_recorded_correctness_of_real_gsm8k_solutions_is_reproduced(shared_data, model):
+    rows = [json.loads(line) for line in (shared_data / "gsm8k" / "model_solutions.jsonl").open(encoding="utf-8")]
+    gold = [extract_answer(row["ground_truth"], "gsm8k") for row in rows]
+    answers = [extract_answer(row[model]["solution"], "gsm8k") for row in rows]
+    is_right = [answers_match(answer, truth, "gsm8k") for answer, truth in zip(answers, gold, strict=True)]
+    assert is_right == [row[model]["is_correct"] for row in rows]
+
+
+@pytest.mark.parametrize(("model", "stated", "unstated", "differ"), [("8b", 5504, 167, 1), ("70b", 5889, 29, 0)])
+def test_recorded_predictions_of_mmlu_pro_are_reproduced(shared_data, model, stated, unstated, differ):
+    with gzip.open(shared_data / "mmlu_pro" / f"outputs_llama31_{model}_instruct.jsonl.gz", "rt") as file:
+        rows = [json.loads(line) for line in file]
+    # Without any lone capital A to J the recorded prediction is a filler, and there is nothing to read.
+    fillers = [row for row in rows if last_letter(row["model_output"]) is None]
+    assert {extract_answer(row["model_output"], "mmlu_pro") for row in fillers} == {None}
+    predicted = [row for row in rows if last_letter(row["model_output"]) is not None]
+    answers = [extract_answer(row["model_output"], "mmlu_pro") for row in predicted]
+    read = [(answer, row["pred"]) for answer, row in zip(answers, predicted, strict=True) if answer is not None]
+    assert (len(read), len(answers) - len(read)) == (stated, unstated)
+    # "… the closest answer is A1's share … The answer is (E).": the record took the A.
+    assert [pair for pair in read if pair[0] != pair[1]] == [("E", "A")] * differ
+    # Where no answer is stated (nearly all are run-aways, cut off in the middle) the record guesses; so can we.
+    published = [answer or last_letter(row["model_output"]) for answer, row in zip(answers, predicted, strict=True)]
+    agreed = sum(answer == row["pred"] for answer, row in zip(published, predicted, strict=True))
+    assert agreed == len(predicted) - differ
+    assert agreed / len(predicted) >= 0.995

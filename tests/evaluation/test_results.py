@@ -1,0 +1,119 @@
+"""`result.json`: what is written is read back, and what is no result is refused."""
+
+import dataclasses
+import json
+
+import pytest
+
+from rkd.evaluation.results import (
+    CategoryResult,
+    Comparison,
+    ModelResult,
+    RunResult,
+    TestSetResult,
+    read_result,
+    write_result,
+)
+from rkd.evaluation.verdict_counts import JudgeQuality, ReliabilityBin, VerdictCounts
+
+MATH = TestSetResult(
+    test_set="mini_math",
+    n=4,
+    correct=3,
+    accuracy=0.75,
+    interval_low=0.3,
+    interval_high=0.95,
+    pass_at_8=None,
+    outcomes=[True, False, True, True],
+    answers=["7", None, "12", "½"],
+    question_ids=["q0", "q1", "q2", "q3"],
+    share_without_answer=0.25,
+    share_truncated=0.0,
+    by_category={"adding": CategoryResult(n=2, accuracy=0.5)},
+)
+RESULT = RunResult(
+    row="Ours",
+    seed=1,
+    config={"rl": {"lr": 1e-5, "betas": [0.9, 0.95]}, "dataset": None},
+    revision=None,
+    versions={"torch": "2.13"},
+    counts={"queries": 100, "pairs_per_query": 2.5},
+    costs={"rl": {"seconds": 12.5, "tokens": 1000}},
+    models=[ModelResult(role="Ours", test_sets={"mini_math": MATH})],
+    comparisons=[Comparison("Ours", "SFT", "mini_math", 3, 1, 0.5, 0.625)],
+    failure=None,
+    created="2030-01-01T00:00:00+00:00",
+)
+
+
+def test_result_reads_back_as_it_was_written_from_folder_or_file(tmp_path):
+    path = write_result(RESULT, tmp_path / "job")
+    assert read_result(path) == RESULT
+    assert read_result(tmp_path / "job") == RESULT
+    assert [file.name for file in (tmp_path / "job").iterdir()] == ["result.json"]
+
+
+def test_a_judges_quality_reads_back_with_and_without_what_older_results_lack(tmp_path):
+    counts = VerdictCounts(3, 1, 2, 4, 1)
+    bins = {"0": ReliabilityBin(0, None, None), "1": ReliabilityBin(10, 0.15, 0.5)}
+    full = JudgeQuality(counts, 0.8, None, bins, 0.7, 200, {"colon": 0.25, "yes": 0.0})
+    for name, quality in (("full", full), ("older", JudgeQuality(counts, 0.8, 0.99))):
+        path = write_result(dataclasses.replace(RESULT, judge=quality), tmp_path / name)
+        assert read_result(path).judge == quality
+    written = json.loads(path.read_text(encoding="utf-8"))
+    for field in ("reliability", "agreement_with_label", "attacked_queries", "attacks_accepted"):
+        del written["judge"][field]
+    path.write_text(json.dumps(written), encoding="utf-8")
+    assert read_result(path).judge == JudgeQuality(counts, 0.8, 0.99)
+
+
+def test_failed_job_keeps_its_reason(tmp_path):
+    failed = dataclasses.replace(RESULT, models=[], comparisons=[], failure="rl: reward is NaN at step 12")
+    write_result(failed, tmp_path)
+    assert read_result(tmp_path).failure == "rl: reward is NaN at step 12"
+
+
+def test_writing_again_replaces_the_result(tmp_path):
+    write_result(RESULT, tmp_path)
+    write_result(dataclasses.replace(RESULT, seed=2), tmp_path)
+    assert read_result(tmp_path).seed == 2
+
+
+def test_number_that_is_not_finite_is_refused_and_leaves_the_old_result(tmp_path):
+    write_result(RESULT, tmp_path)
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_result(dataclasses.replace(RESULT, counts={"reward": float("nan")}), tmp_path)
+    assert read_result(tmp_path) == RESULT
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_counts_that_do_not_fit_the_outcomes_are_refused():
+    with pytest.raises(ValueError, match=r"mini_math: n=4, correct=4 do not fit 4 outcomes \(3 of them true\)"):
+        dataclasses.replace(MATH, correct=4)
+    with pytest.raises(ValueError, match="3 answers"):
+        dataclasses.replace(MATH, answers=["7", "8", "9"])
+
+
+def test_missing_result_names_what_is_there(tmp_path):
+    (tmp_path / "run.log").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"present: run\.log.*python run\.py"):
+        read_result(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"sed": 1}, "RunResult has no field 'sed'"), ({"row": None}, "missing 1 required .*argument")],
+)
+def test_file_of_other_fields_is_refused_by_name(tmp_path, change, words):
+    fields = dataclasses.asdict(RESULT) | change
+    fields = {name: value for name, value in fields.items() if value is not None or name not in change}
+    (tmp_path / "result.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=rf"result\.json is no result file.*{words}"):
+        read_result(tmp_path)
+
+
+def test_truncated_file_is_refused_by_name(tmp_path):
+    path = write_result(RESULT, tmp_path)
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ValueError, match=r"result\.json is no result file"):
+        read_result(tmp_path)

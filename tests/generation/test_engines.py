@@ -1,0 +1,124 @@
+"""Engines: whatever samples from a model, greedy responses are the same and every query has its samples."""
+
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from rkd.generation.engines import HFEngine, LocalEngine, VLLMEngine
+from rkd.models.loading import ModelOptions
+from rkd.protocols import Sampling
+from tests.support import tiny_world
+from tests.support.fakes import query
+
+QUERIES = tiny_world.queries(0, 12)
+OPTIONS = ModelOptions(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return tiny_world.taught(tiny_world.random_model(folder / "random"), folder / "taught", guesses=True)
+
+
+def opened(engine, model, prompt=tiny_world.PROMPT, advance=lambda _: None):
+    return engine.open(model, prompt, "student", advance, OPTIONS)
+
+
+@pytest.mark.parametrize("batch_responses", [1, 5, 256])
+def test_greedy_responses_are_those_of_the_loop(model, batch_responses):
+    greedy = Sampling(0.0, 1, 12)
+    of_loop = opened(LocalEngine(), model).generate(QUERIES, greedy, 0)
+    assert opened(HFEngine(batch_responses=batch_responses), model).generate(QUERIES, greedy, 0) == of_loop
+
+
+def test_each_sample_has_its_own_temperature_and_greedy_ones_are_one_text(model):
+    told = []
+    drawn = opened(HFEngine(), model, advance=told.append).generate(QUERIES, Sampling((0.0, 2.0, 0.0, 2.0), 4, 12), 0)
+    assert told == [len(QUERIES)]
+    assert all([one.sample_index for one in own] == [0, 1, 2, 3] for own in drawn)
+    assert all(own[0].text == own[2].text for own in drawn)
+    assert any(own[1].text != own[3].text for own in drawn)
+
+
+def test_the_seed_decides_the_samples_and_torchs_own_generator_stays(model):
+    import torch
+
+    sampling = Sampling(1.5, 4, 12)
+    before = torch.random.get_rng_state()
+    first, same, other = (opened(HFEngine(), model).generate(QUERIES, sampling, seed) for seed in (0, 0, 1))
+    assert first == same
+    assert first != other
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_response_ends_where_the_next_question_begins(model):
+    prompt = replace(tiny_world.PROMPT, stop="swer")
+    of_loop, of_hf = (
+        opened(engine, model, prompt).generate(QUERIES, Sampling(0.0, 1, 12), 0)
+        for engine in (LocalEngine(), HFEngine())
+    )
+    assert of_hf == of_loop
+    assert all(own[0].is_finished for own in of_hf)
+
+
+def test_without_vllm_the_choice_is_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ModuleNotFoundError, match=r"requirements-vllm\.txt.*generation=local"):
+        VLLMEngine().check()
+
+
+def test_vllm_is_asked_with_a_seed_for_each_query_and_its_answers_are_read(model, monkeypatch):
+    asked = []
+
+    class LLM:
+        def __init__(self, folder, **options):
+            asked.append((folder, options))
+
+        def generate(self, prompts, params, **_):
+            asked.append((prompts, params))
+            return [
+                SimpleNamespace(
+                    outputs=[
+                        SimpleNamespace(text=f" {p.temperature} {i}", finish_reason="stop" if i else "length")
+                        for i in range(p.n)
+                    ]
+                )
+                for p in params
+            ]
+
+    monkeypatch.setitem(
+        sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=lambda **options: SimpleNamespace(**options))
+    )
+    engine = VLLMEngine(tensor_parallel_size=2)
+    drawn = opened(engine, model).generate(QUERIES[:2], Sampling((0.0, 0.7, 0.7), 3, 12), seed=0)
+    assert [one.text for one in drawn[1]] == ["0.0 0", "0.7 0", "0.7 1"]
+    assert [one.is_finished for one in drawn[1]] == [False, False, True]
+    folder, options = asked[0]
+    assert folder == str(model.folder)
+    assert options["tensor_parallel_size"] == 2
+    assert options["trust_remote_code"] is False
+    prompts, params = asked[2]
+    assert all(prompt["prompt_token_ids"] for prompt in prompts)
+    assert params[0].seed != params[1].seed
+    assert params[0].max_tokens == 12
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "words"),
+    [
+        (HFEngine, {"batch_responses": 0}, "generation.batch_responses=0"),
+        (VLLMEngine, {"gpu_memory_utilization": 1.5}, "gpu_memory_utilization=1.5"),
+    ],
+)
+def test_a_setting_outside_its_range_is_refused(engine, options, words):
+    with pytest.raises(ValueError, match=words):
+        engine(**options)
+
+
+def test_a_query_in_place_of_another_changes_nothing_but_itself_in_the_loop(model):
+    sampling = Sampling(1.0, 2, 12)
+    first = opened(LocalEngine(), model).generate(QUERIES, sampling, 0)
+    other = opened(LocalEngine(), model).generate([query("new"), *QUERIES[1:]], sampling, 0)
+    assert first[1:] == other[1:]

@@ -1,0 +1,211 @@
+"""How models are loaded and trained: adapters, gradient checkpoints, precision; and what a checkpoint is afterwards."""
+
+import copy
+import dataclasses
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from rkd.models.batches import collate
+from rkd.models.loading import ModelOptions, load_causal_lm, load_tokenizer
+from rkd.models.lora import LoRA, adapters_off, merge
+from rkd.models.policy import AdaptersOff, Policy
+from rkd.models.reward_model import new_reward_model
+from rkd.protocols import Rewards
+from rkd.records import Checkpoint, PreferencePair, Query, Response, ScoredResponse
+from rkd.rl.advantages import GAE
+from rkd.rl.kl_controller import FixedKL
+from rkd.rl.reward_mix import Term
+from rkd.rl.settings import KLPenalty, Optimisation, Rollouts
+from rkd.rl.stage import RL
+from rkd.stages.dpo import DPO
+from rkd.stages.reward_model import RewardModelTraining
+from rkd.stages.sft import SFT
+from rkd.training.trainer import Training
+from tests.support import tiny_models
+from tests.support.fakes import progress_beside
+from tests.support.tiny_models import PROMPT, weights
+
+QUERIES = [Query(f"q{i}", "mini", f"{i} plus {i}?") for i in range(8)]
+ADAPTED = ModelOptions(lora=LoRA(rank=2, alpha=4))
+# Two prompts of different lengths with three responses each.
+BATCH = collate([[5, 6, 7], [8]], [[4, 5, 1], [6], [7, 8, 9, 1], [3, 1], [9], [2, 2, 2]], pad_id=0)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> Checkpoint:
+    texts = [PROMPT.render(query) + " The answer is 0123456789." for query in QUERIES]
+    return tiny_models.llama_folder(tmp_path_factory.mktemp("student"), texts, 300)
+
+
+needs_peft = pytest.mark.skipif(not find_spec("peft"), reason="requirements-lora.txt is not installed")
+
+
+def shared(folder):
+    return {
+        "prompt": PROMPT, "training": Training(accelerator="cpu"), "logger": False, "seed": 0,
+        "progress": progress_beside(folder),
+    }  # fmt: skip
+
+
+def fit_sft(student, folder, options):
+    stage = SFT(learning_rate=3e-2, epochs=4, batch_size=4, max_tokens=64)
+    examples = [(query, f" The answer is {2 * i}.") for i, query in enumerate(QUERIES)]
+    return stage.fit(student, examples, validate=None, folder=folder, options=options, **shared(folder))
+
+
+def fit_reward_model(student, folder, options):
+    def scored(query, text, score):
+        return ScoredResponse(Response(query.id, "student", 0, text, True), text, score)
+
+    pairs = [PreferencePair(query, scored(query, " yes", 1.0), scored(query, " no", 0.0)) for query in QUERIES]
+    stage = RewardModelTraining(learning_rate=3e-2, epochs=4, batch_size=4, max_tokens=64)
+    return stage.fit(student, pairs, pairs[:4], folder=folder, options=options, **shared(folder))
+
+
+def fit_dpo(student, folder, options):
+    def scored(query, text, score):
+        return ScoredResponse(Response(query.id, "student", 0, text, True), text, score)
+
+    pairs = [PreferencePair(query, scored(query, " yes", 1.0), scored(query, " no", 0.0)) for query in QUERIES]
+    stage = DPO(learning_rate=3e-2, epochs=4, batch_size=4, max_tokens=64)
+    return stage.fit(student, pairs, validate=None, folder=folder, options=options, **shared(folder))
+
+
+def fit_rl(student, folder, options):
+    def reward(_, responses):
+        value = torch.tensor([float(len(response.text)) for response in responses])
+        return Rewards(value, {"length": value})
+
+    stage = RL(
+        rollouts=Rollouts(episodes=32, queries_per_rollout=4, responses_per_query=4, max_response_tokens=6),
+        optimisation=Optimisation(learning_rate=1e-2, epochs_per_rollout=1, minibatches_per_epoch=2),
+        kl=KLPenalty(controller=FixedKL(0.05)),
+        advantages=GAE(),
+        rollouts_between_validations=1,
+    )
+    scores = iter([0.1, 0.2, 0.3])
+    return stage.fit(
+        student,
+        lambda _: [Term(name="length", weight=1.0, queries=QUERIES, reward=reward)],
+        validate=lambda _: next(scores),
+        folder=folder,
+        options=options,
+        **shared(folder),
+    )
+
+
+FITS = {"sft": fit_sft, "dpo": fit_dpo, "reward model": fit_reward_model, "rl": fit_rl}
+
+
+@pytest.mark.parametrize("stage", FITS)
+@needs_peft
+def test_a_checkpoint_trained_with_adapters_is_a_plain_model(student, tmp_path, stage):
+    FITS[stage](student, tmp_path, ADAPTED)
+    auto = AutoModelForSequenceClassification if stage == "reward model" else AutoModelForCausalLM
+    model, loaded = auto.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(loaded[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert not (tmp_path / "adapter_config.json").exists()
+    before, after = weights(student.folder), model.base_model.state_dict()
+    changed = {name for name, weight in after.items() if not torch.equal(weight, before[f"model.{name}"])}
+    # Every matrix of the layers, and neither embeddings nor norms.
+    assert changed == {name for name in after if name.startswith("layers.") and "norm" not in name}
+
+
+@pytest.mark.parametrize("stage", FITS)
+def test_all_weights_train_without_adapters_and_checkpoints_of_gradients_change_nothing(student, tmp_path, stage):
+    FITS[stage](student, tmp_path / "plain", ModelOptions())
+    FITS[stage](student, tmp_path / "checkpointed", ModelOptions(gradient_checkpointing=True))
+    plain, checkpointed = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name).base_model.state_dict()
+        for name in ("plain", "checkpointed")
+    )
+    for name, weight in plain.items():
+        assert not torch.equal(weight, weights(student.folder)[f"model.{name}"]), name
+        assert torch.equal(weight, checkpointed[name]), name
+
+
+@needs_peft
+def test_adapters_switched_off_leave_the_model_that_was_loaded(student):
+    lm = load_causal_lm(student.folder)
+    before = Policy(lm)(BATCH).logprobs.detach()
+    ADAPTED.prepare(lm)
+    for name, parameter in lm.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    policy, reference = Policy(lm), AdaptersOff(lm)
+    adapted = policy(BATCH).logprobs.detach()
+    assert (adapted - before).abs().max() > 0.01
+    assert torch.equal(reference(BATCH).logprobs, before)
+    assert torch.equal(policy(BATCH).logprobs, adapted)
+    assert torch.equal(copy.deepcopy(reference)(BATCH).logprobs, before)
+    assert policy(BATCH).logprobs.requires_grad
+    with adapters_off(lm):
+        assert not torch.equal(policy(BATCH).logprobs, adapted)
+    merge(lm)
+    torch.testing.assert_close(policy(BATCH).logprobs, adapted, rtol=1e-5, atol=1e-5)
+    assert set(lm.state_dict()) == set(weights(student.folder))
+
+
+@needs_peft
+def test_only_adapters_and_the_head_of_a_reward_model_have_gradients(student):
+    reward_model = new_reward_model(student.folder)
+    ADAPTED.prepare(reward_model.model, trained_whole=["score"])
+    trained = {name for name, parameter in reward_model.model.named_parameters() if parameter.requires_grad}
+    assert "score.weight" in trained
+    assert all("lora_" in name for name in trained - {"score.weight"})
+
+
+@needs_peft
+def test_half_precision_weights_train_in_float32(student):
+    options = dataclasses.replace(ADAPTED, dtype="bfloat16")
+    lm = options.prepare(load_causal_lm(student.folder, options))
+    kinds = {parameter.requires_grad: parameter.dtype for parameter in lm.parameters()}
+    assert kinds == {True: torch.float32, False: torch.bfloat16}
+    whole = ModelOptions(dtype="bfloat16")
+    assert whole.prepare(load_causal_lm(student.folder, whole)).dtype == torch.float32
+
+
+@needs_peft
+@pytest.mark.parametrize("stage", FITS)
+def test_adapters_train_on_half_precision_weights_on_a_cpu(student, tmp_path, stage):
+    FITS[stage](student, tmp_path, dataclasses.replace(ADAPTED, dtype="bfloat16"))
+    (weights_file,) = tmp_path.glob("*.safetensors")
+    assert weights_file.stat().st_size > 0
+
+
+def test_the_attention_that_is_asked_for_is_taken_and_an_unknown_one_is_refused(student):
+    assert load_causal_lm(student.folder, ModelOptions(attention="eager")).config._attn_implementation == "eager"
+    with pytest.raises(ValueError, match="`options` do not fit it"):
+        load_causal_lm(student.folder, ModelOptions(attention="telepathy"))
+
+
+def test_dropout_stays_off_in_reinforcement_learning_with_checkpoints_of_gradients(tmp_path):
+    texts = [PROMPT.render(query) + " The answer is 0123456789." for query in QUERIES]
+    student = tiny_models.llama_folder(tmp_path / "student", texts, 300, attention_dropout=0.5)
+    for name, checkpointed in (("plain", False), ("checkpointed", True)):
+        fit_rl(student, tmp_path / name, ModelOptions(gradient_checkpointing=checkpointed))
+    plain, checkpointed = (weights(tmp_path / name) for name in ("plain", "checkpointed"))
+    for name, weight in plain.items():
+        torch.testing.assert_close(weight, checkpointed[name], rtol=1e-3, atol=1e-4)
+
+
+def test_without_peft_the_message_says_what_to_install(student, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -r requirements-lora\.txt"):
+        ADAPTED.prepare(load_causal_lm(student.folder))
+
+
+@pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": 0}, {"dropout": 1}])
+def test_impossible_adapters_are_refused_by_their_key(wrong):
+    with pytest.raises(ValueError, match=f"lora.{next(iter(wrong))}={next(iter(wrong.values()))}"):
+        LoRA(**wrong)
+
+
+@needs_peft
+def test_the_tokenizer_lies_beside_the_model(student, tmp_path):
+    fit_sft(student, tmp_path, ADAPTED)
+    assert load_tokenizer(tmp_path).get_vocab() == load_tokenizer(student.folder).get_vocab()

@@ -1,0 +1,306 @@
+"""Several processes train one model: the gradient of one, the sums of all, and no second sweep."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import Callback
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
+
+from rkd import distributed as parallel
+from rkd.errors import JobError
+from rkd.evaluation.results import read_result
+from rkd.jobs.job import run_job
+from rkd.protocols import Rewards
+from rkd.records import Checkpoint, PreferencePair
+from rkd.rl.advantages import GAE
+from rkd.rl.kl_controller import FixedKL
+from rkd.rl.reward_mix import Term
+from rkd.rl.settings import KLPenalty, Optimisation, RewardScaling, Rollouts
+from rkd.rl.stage import RL
+from rkd.stages.dpo import DPO
+from rkd.stages.reward_model import RewardModelTraining
+from rkd.stages.sft import SFT
+from rkd.store.partial_results import Progress
+from rkd.training.trainer import Training
+from tests.support import tiny_world
+from tests.support.fakes import scored
+from tests.support.tiny_models import weights
+
+QUERIES = tiny_world.queries(0, 4)
+LONG = " and again, and again, and again, and again"
+SETTINGS = {"learning_rate": 1e-3, "epochs": 1, "max_tokens": 256, "gradient_clip": None}
+
+
+class KeepGradient(Callback):
+    """Saves the gradient of the first optimiser step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_before_optimizer_step(self, trainer, module, optimizer) -> None:  # noqa: ARG002
+        if not self.path.exists():
+            torch.save({name: _whole(p.grad) for name, p in module.named_parameters() if p.grad is not None}, self.path)
+
+
+def _whole(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient.clone()
+
+
+def fit_sft(student: Checkpoint, processes: int, **where) -> None:
+    """Two examples in one batch, one of them much longer."""
+    texts = [tiny_world.response("1") + LONG, tiny_world.response("2")]
+    examples = list(zip(QUERIES[:2], texts, strict=True))
+    SFT(batch_size=max(1, 2 // processes), **SETTINGS).fit(student, examples, validate=None, **where)
+
+
+def fit_reward_model(student: Checkpoint, processes: int, **where) -> None:
+    """Three pairs in one batch: of two processes, one gets two."""
+    RewardModelTraining(batch_size=4 // processes, **SETTINGS).fit(student, three_pairs(), [], **where)
+
+
+def three_pairs() -> list[PreferencePair]:
+    """Pairs of different lengths."""
+    return [
+        PreferencePair(query, *scored(query.id, (tiny_world.response("1") + LONG * place, 1.0), ("No.", 0.0)))
+        for place, query in enumerate(QUERIES[:3])
+    ]
+
+
+def fit_dpo(student: Checkpoint, processes: int, **where) -> None:
+    """The pairs of the reward model."""
+    DPO(batch_size=4 // processes, **SETTINGS).fit(student, three_pairs(), validate=None, **where)
+
+
+def fit_rl(student: Checkpoint, processes: int, **where) -> None:  # noqa: ARG001
+    """One minibatch of four queries; a rollout is shared out, whatever the number of processes."""
+    stage = RL(
+        rollouts=Rollouts(episodes=16, queries_per_rollout=4, responses_per_query=4, max_response_tokens=10),
+        optimisation=Optimisation(
+            learning_rate=1e-3, epochs_per_rollout=1, minibatches_per_epoch=1, gradient_clip=None
+        ),
+        kl=KLPenalty(controller=FixedKL(0.1)),
+        advantages=GAE(whiten=True),
+        scaling=RewardScaling(whiten=True),
+    )
+    terms = [Term(name="length", weight=1.0, queries=QUERIES, reward=length_reward)]
+    stage.fit(student, lambda _: terms, validate=lambda _: 0.5, **where)
+
+
+def length_reward(_, responses):
+    """A reward that the processes have different ones of."""
+    lengths = torch.tensor([float(len(response.text) + 3 * ("2" in response.text)) for response in responses])
+    return Rewards(lengths, {"length": lengths})
+
+
+STAGES = {"sft": fit_sft, "dpo": fit_dpo, "reward_model": fit_reward_model, "rl": fit_rl}
+
+
+def take_part(stage: str, student: Checkpoint, folder: Path, place: dict[str, str], strategy: str = "ddp") -> None:
+    """Train a stage as one of the processes of a place in the environment."""
+    os.environ |= place
+    torch.set_num_threads(1)
+    processes = parallel.count()
+    training = Training(
+        accelerator="cpu", devices=processes, strategy=strategy if processes > 1 else "auto",
+        callbacks={"gradient": lambda: KeepGradient(folder / f"gradient{parallel.rank()}of{processes}.pt")},
+    )  # fmt: skip
+    own = folder / f"process{parallel.rank()}of{processes}"
+    STAGES[stage](
+        student, processes, prompt=tiny_world.PROMPT, training=training, logger=False, folder=own,
+        progress=Progress(folder / f"progress{processes}"), seed=0,
+    )  # fmt: skip
+
+
+def gradient(folder: Path, name: str) -> torch.Tensor:
+    """All numbers of a saved gradient."""
+    return torch.cat([value.flatten() for value in torch.load(folder / name, weights_only=True).values()])
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("parallel")
+    return tiny_world.taught(tiny_world.random_model(folder / "random"), folder / "student", guesses=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "strategy"),
+    [
+        ("sft", "ddp"),
+        ("dpo", "ddp"),
+        ("reward_model", "ddp"),
+        ("rl", "ddp"),
+        ("sft", "fsdp"),
+        ("dpo", "fsdp"),
+        ("reward_model", "fsdp"),
+    ],
+)
+def test_two_processes_get_the_gradient_that_one_gets_on_the_whole_batch(student, tmp_path, stage, strategy):
+    take_part(stage, student, tmp_path, {})
+    context, port = multiprocessing.get_context("forkserver"), parallel.free_port()
+    context.set_forkserver_preload(["test_parallel"])
+    processes = [
+        context.Process(target=take_part, args=(stage, student, tmp_path, parallel.place_of(rank, 2, port), strategy))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    names = ("gradient0of1.pt", "gradient0of2.pt", "gradient1of2.pt")
+    alone, first, second = (gradient(tmp_path, name) for name in names)
+    assert alone.norm() > 1e-3
+    assert torch.equal(first, second)
+    # Sums in another order: their rounding goes with the largest numbers, which in DPO, a sum over tokens, are large.
+    torch.testing.assert_close(first, alone, rtol=1e-4, atol=1e-6 * max(1.0, float(alone.abs().max())))
+    one, two = (weights(tmp_path / name) for name in ("process0of1", "process0of2"))
+    assert one.keys() == two.keys()
+    assert not (tmp_path / "process1of2" / "model.safetensors").exists()
+
+
+def started(overrides: list[str], root: Path, before: tuple[str, ...] = ()) -> subprocess.Popen:
+    """`python run.py` as a user calls it."""
+    return subprocess.Popen(
+        [sys.executable, tiny_world.REPOSITORY / "run.py", *before, *overrides],
+        cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def with_ddp(world: Path, root: Path, *more: str) -> list[str]:
+    """The command line of a tiny job with two processes to each training."""
+    return tiny_world.overrides(world, root, "trainer=ddp", "rl.optimisation.minibatches_per_epoch=2", *more)
+
+
+def followers_of(process: subprocess.Popen) -> list[int]:
+    """The processes that a leader has started."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        text = status.read_text()
+        if f"PPid:\t{process.pid}\n" in text and "rkd.jobs.follower" in (status.parent / "cmdline").read_text():
+            found.append(int(status.parent.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    return tiny_world.make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.mark.slow
+def test_in_a_multirun_the_other_process_runs_the_job_and_not_the_sweep(world, tmp_path):
+    process = started(with_ddp(world, tmp_path, "seed=0,1"), tmp_path, before=("-m",))
+    seen, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, seen
+    results = sorted((tmp_path / "outputs").rglob("result.json"))
+    assert [read_result(path).seed for path in results] == [0, 1]
+    assert all(read_result(path).failure is None for path in results)
+    for path in results:
+        log = (path.parent / "process1.log").read_text()
+        assert log.count("Ours") == 0  # it tells nothing of its own
+        assert "Error" not in log
+    assert seen.count("teacher_first_training     made") == 1
+
+
+@pytest.mark.slow
+def test_a_job_in_shards_leaves_what_one_process_leaves_with_batches_of_twice_the_size(world, tmp_path):
+    rows = ["rl=none", "sft.epochs=2", "sft.validations_per_epoch=2", "reward_model.pooling=last"]
+
+    def job(name: str, batch: int, *more: str) -> list[str]:
+        sizes = [f"{stage}.batch_size={batch}" for stage in ("sft", "reward_model")]
+        return tiny_world.overrides(world, tmp_path / name, *rows, *sizes, *more, stages=[])
+
+    process = started(job("sharded", 8, "trainer=fsdp"), tmp_path)
+    seen, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, seen
+    run_job(tiny_world.composed(job("alone", 16)))
+    for stage in ("sft", "reward_model"):
+        sharded, alone = (
+            load_file(next((tmp_path / name / "artifacts" / stage).glob("[!.]*/model.safetensors")))
+            for name in ("sharded", "alone")
+        )
+        assert sharded.keys() == alone.keys()
+        for name in alone:
+            torch.testing.assert_close(sharded[name], alone[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="finds processes in /proc")
+@pytest.mark.parametrize("victim", ["the leader", "a follower"])
+def test_when_one_process_dies_no_other_stays(world, tmp_path, victim):
+    process = started(with_ddp(world, tmp_path, "rl.rollouts.episodes=6400"), tmp_path)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "artifacts").glob("rl/.*.making-*")):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(2)
+    (follower,) = followers_of(process)
+    os.kill(process.pid if victim == "the leader" else follower, signal.SIGKILL)
+    seen, _ = process.communicate(timeout=60)
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{follower}").exists():
+        assert time.monotonic() < deadline, "the follower lives on"
+        time.sleep(0.1)
+    assert process.returncode != 0
+    if victim == "a follower":
+        assert "a process that takes part in the training failed: ended by signal 9" in " ".join(seen.split())
+        (result,) = (tmp_path / "outputs").rglob("result.json")
+        assert "ended by signal 9" in read_result(result).failure
+
+
+def test_alone_a_sum_is_ones_own_and_every_share_is_whole():
+    values = torch.tensor([1.0, 2.0])
+    assert torch.equal(parallel.sum_over_processes(values), values)
+    assert parallel.share_of_weight(3, values.device) == 1
+    assert parallel.mean_over_processes({"loss": 2.0}, values.device) == {"loss": 2.0}
+    assert parallel.own_share([1, 2, 3]) == [1, 2, 3]
+
+
+def test_processes_share_out_what_they_have_in_common(monkeypatch):
+    monkeypatch.setenv("RKD_PROCESSES", "3")
+    shares = []
+    for rank in range(3):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        shares.append(parallel.own_share(range(7)))
+    assert [list(own) for own in shares] == [[0, 3, 6], [1, 4], [2, 5]]
+
+
+@pytest.mark.parametrize(("devices", "strategy"), [(2, "auto"), (1, "ddp"), (0, "auto")])
+def test_several_devices_need_a_strategy_and_one_needs_none(devices, strategy):
+    with pytest.raises(ValueError, match=r"trainer=ddp trainer\.devices=2"):
+        Training(devices=devices, strategy=strategy)
+
+
+def test_rl_in_shards_is_refused_with_what_to_do_instead(world, tmp_path):
+    with pytest.raises(JobError, match=r"trainer=fsdp does not train rl.*trainer=ddp"):
+        run_job(tiny_world.composed(tiny_world.overrides(world, tmp_path, "trainer=fsdp")))
+
+
+def test_when_the_rollout_cannot_be_shared_out_the_job_says_so_at_once(world, tmp_path):
+    process = started(with_ddp(world, tmp_path, "rl.optimisation.minibatches_per_epoch=4"), tmp_path)
+    seen, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "rl.rollouts.queries_per_rollout=4 must be a multiple of the 2 processes" in seen
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_rollout_that_does_not_fall_evenly_to_the_processes_is_refused(student, tmp_path, monkeypatch):
+    monkeypatch.setenv("RKD_PROCESSES", "3")
+    with pytest.raises(ValueError, match=r"rl\.rollouts\.queries_per_rollout=4 must be a multiple of the 3 processes"):
+        take_part("rl", student, tmp_path, {})
+
+
+def test_examples_fewer_than_processes_are_refused(student, tmp_path, monkeypatch):
+    monkeypatch.setenv("RKD_PROCESSES", "3")
+    with pytest.raises(ValueError, match="2 examples are too few for 3 processes"):
+        take_part("sft", student, tmp_path, {})
