@@ -1,5 +1,6 @@
 """Several processes train one model: the gradient of one, the sums of all, and no second sweep."""
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -26,12 +27,13 @@ from rkd.rl.reward_mix import Term
 from rkd.rl.settings import KLPenalty, Optimisation, RewardScaling, Rollouts
 from rkd.rl.stage import RL
 from rkd.stages.dpo import DPO
-from rkd.stages.reward_model import RewardModelTraining
+from rkd.stages.reward_model import PairSets, RewardModelTraining
 from rkd.stages.sft import SFT
 from rkd.store.partial_results import Progress
+from rkd.training.stage import TrainingContext
 from rkd.training.trainer import Training
 from tests.support import tiny_world
-from tests.support.fakes import scored
+from tests.support.fakes import context, scored
 from tests.support.tiny_models import weights
 
 QUERIES = tiny_world.queries(0, 4)
@@ -54,16 +56,16 @@ def _whole(gradient: torch.Tensor) -> torch.Tensor:
     return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient.clone()
 
 
-def fit_sft(student: Checkpoint, processes: int, **where) -> None:
+def fit_sft(processes: int, where: TrainingContext) -> None:
     """Two examples in one batch, one of them much longer."""
     texts = [tiny_world.response("1") + LONG, tiny_world.response("2")]
     examples = list(zip(QUERIES[:2], texts, strict=True))
-    SFT(batch_size=max(1, 2 // processes), **SETTINGS).fit(student, examples, validate=None, **where)
+    SFT(batch_size=max(1, 2 // processes), **SETTINGS).fit(examples, where)
 
 
-def fit_reward_model(student: Checkpoint, processes: int, **where) -> None:
+def fit_reward_model(processes: int, where: TrainingContext) -> None:
     """Three pairs in one batch: of two processes, one gets two."""
-    RewardModelTraining(batch_size=4 // processes, **SETTINGS).fit(student, three_pairs(), [], **where)
+    RewardModelTraining(batch_size=4 // processes, **SETTINGS).fit(PairSets(three_pairs(), []), where)
 
 
 def three_pairs() -> list[PreferencePair]:
@@ -74,12 +76,12 @@ def three_pairs() -> list[PreferencePair]:
     ]
 
 
-def fit_dpo(student: Checkpoint, processes: int, **where) -> None:
+def fit_dpo(processes: int, where: TrainingContext) -> None:
     """The pairs of the reward model."""
-    DPO(batch_size=4 // processes, **SETTINGS).fit(student, three_pairs(), validate=None, **where)
+    DPO(batch_size=4 // processes, **SETTINGS).fit(three_pairs(), where)
 
 
-def fit_rl(student: Checkpoint, processes: int, **where) -> None:  # noqa: ARG001
+def fit_rl(processes: int, where: TrainingContext) -> None:  # noqa: ARG001
     """One minibatch of four queries; a rollout is shared out, whatever the number of processes."""
     stage = RL(
         rollouts=Rollouts(episodes=16, queries_per_rollout=4, responses_per_query=4, max_response_tokens=10),
@@ -91,7 +93,7 @@ def fit_rl(student: Checkpoint, processes: int, **where) -> None:  # noqa: ARG00
         scaling=RewardScaling(whiten=True),
     )
     terms = [Term(name="length", weight=1.0, queries=QUERIES, reward=length_reward)]
-    stage.fit(student, lambda _: terms, validate=lambda _: 0.5, **where)
+    stage.fit(lambda _: terms, dataclasses.replace(where, validate=lambda _: 0.5))
 
 
 def length_reward(_, responses):
@@ -113,10 +115,8 @@ def take_part(stage: str, student: Checkpoint, folder: Path, place: dict[str, st
         callbacks={"gradient": lambda: KeepGradient(folder / f"gradient{parallel.rank()}of{processes}.pt")},
     )  # fmt: skip
     own = folder / f"process{parallel.rank()}of{processes}"
-    STAGES[stage](
-        student, processes, prompt=tiny_world.PROMPT, training=training, logger=False, folder=own,
-        progress=Progress(folder / f"progress{processes}"), seed=0,
-    )  # fmt: skip
+    progress = Progress(folder / f"progress{processes}")
+    STAGES[stage](processes, context(student, own, prompt=tiny_world.PROMPT, training=training, progress=progress))
 
 
 def gradient(folder: Path, name: str) -> torch.Tensor:

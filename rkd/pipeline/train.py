@@ -16,14 +16,16 @@ from rkd.evaluation.accuracy import accuracy, mean_verdict
 from rkd.generation.local import LocalGenerator
 from rkd.judges.base import NoJudge, OpenJudge, open_judge
 from rkd.models.loading import load_tokenizer
-from rkd.pipeline.experiment import LEFT_OUT, Stages
+from rkd.pipeline.experiment import Stages
 from rkd.pipeline.label import Labelled
 from rkd.pipeline.sample import Notes
 from rkd.pipeline.stage_runner import Workshop
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, digest_of
 from rkd.rl.reward_mix import RewardInputs, Stream, Term
 from rkd.rl.stage import RL
+from rkd.stages.reward_model import PairSets
 from rkd.store.partial_results import Progress
+from rkd.training.stage import Data, TrainingContext, TrainingStage
 
 ROLLOUTS_SHOWN = 40  # about so many of thousands are enough for a curve
 OF_ROLLOUTS = ("reward", "kl", "response_tokens", "repetition")
@@ -42,27 +44,26 @@ class Fitting:
         examples = [(q, r.response.text) for q, group in zip(training.queries, chosen, strict=True) for r in group]
         self.notes.counts["sft_examples"] = len(examples)
         inputs = {
-            "student": self.student,
             "examples": digest_of_examples(examples),
             "validation": self._validation_fingerprint(validation),
         }
-        return self._fit("sft", self.stages.sft, inputs, self.student, examples, validation=validation)
+        return self._fit("sft", self.stages.sft, examples, self.student, inputs, validation)
 
     def fit_dpo(self, sft: Checkpoint, pairs: list[PreferencePair], validation: Labelled) -> Checkpoint:
         """Direct preference optimisation: the SFT student learns the pairs itself."""
-        inputs = {"student": sft, "pairs": digest_of(pairs), "validation": self._validation_fingerprint(validation)}
-        return self._fit("dpo", self.stages.dpo, inputs, sft, pairs, validation=validation)
+        inputs = {"pairs": digest_of(pairs), "validation": self._validation_fingerprint(validation)}
+        return self._fit("dpo", self.stages.dpo, pairs, sft, inputs, validation)
 
     def fit_reward_model(
         self, sft: Checkpoint, pairs: list[PreferencePair], validation_pairs: list[PreferencePair]
     ) -> Checkpoint:
         """Reward distillation: R learns the pairs, starting from the SFT student."""
         s = self.stages
-        inputs = {"student": sft, "pairs": digest_of(pairs), "validation_pairs": digest_of(validation_pairs)}
+        inputs = {"pairs": digest_of(pairs), "validation_pairs": digest_of(validation_pairs)}
         if s.highest_score != 1:
             inputs["highest_score"] = s.highest_score
-        of_task = {"highest_score": s.highest_score}
-        checkpoint = self._fit("reward_model", s.reward_model, inputs, sft, pairs, validation_pairs, **of_task)
+        sets = PairSets(pairs, validation_pairs, s.highest_score)
+        checkpoint = self._fit("reward_model", s.reward_model, sets, sft, inputs)
         self.notes.reward_model = self.workshop.report(checkpoint)["validation"]
         return checkpoint
 
@@ -80,7 +81,7 @@ class Fitting:
         """
         s = self.stages
         start = tuned if s.warm_up else self.student
-        inputs: dict[str, Any] = {"student": start, "validation": self._validation_fingerprint(validation)}
+        inputs: dict[str, Any] = {"validation": self._validation_fingerprint(validation)}
         if isinstance(s.rl, RL):
             used = s.reward_mix.used
             inputs |= {
@@ -99,7 +100,7 @@ class Fitting:
             made_of = RewardInputs(labels, reward_model, s.judge, *own)
             return s.reward_mix.terms(made_of, queries)
 
-        checkpoint = self._fit("rl", s.rl, inputs, start, build_terms, validation=validation)
+        checkpoint = self._fit("rl", s.rl, build_terms, start, inputs, validation)
         if stopped := self.workshop.report(checkpoint).get("stopped"):
             self.notes.stopped["rl"] = stopped
             self.workshop.warn(f"rl was stopped early, and what was best until then is kept: {stopped}.")
@@ -108,34 +109,42 @@ class Fitting:
     def _fit(
         self,
         name: str,
-        stage: Any,
+        stage: TrainingStage[Data],
+        data: Data,
+        start: Checkpoint,
         inputs: Mapping[str, Any],
-        *arguments: Any,
         validation: Labelled | None = None,
-        **options: Any,
     ) -> Checkpoint:
-        """What a training stage makes of its inputs; what it reports is counted, what it measured on the way noted.
+        """What a training stage makes of its data; what it reports is counted, what it measured on the way noted.
 
         Args:
+            inputs: what of the data decides the weights, in the fingerprint.
             validation: of a stage that trains the student: what its weights are chosen by.
         """
         s = self.stages
 
         def fit(folder: Path, progress: Progress) -> Any:
-            validate = {} if validation is None else {"validate": self._validator(validation, progress)}
-            return stage.fit(
-                *arguments, prompt=s.zero_shot, training=s.trainer, logger=s.tracking.logger_for(name),
-                folder=folder, progress=progress, seed=s.seed, options=s.student.options, **validate, **options,
-            )  # fmt: skip
+            context = TrainingContext(
+                start=start,
+                prompt=s.zero_shot,
+                training=s.trainer,
+                logger=s.tracking.logger_for(name),
+                folder=folder,
+                progress=progress,
+                seed=s.seed,
+                options=s.student.options,
+                validate=None if validation is None else self._validator(validation, progress),
+            )
+            return stage.fit(data, context)
 
         checkpoint = self.workshop.checkpoint(
             name,
             {
-                "stage": stage, "prompt": s.zero_shot, "seed": s.seed, "options": s.student.options, **inputs,
-                **s.training_fingerprint,
+                "stage": stage, "student": start, "prompt": s.zero_shot, "seed": s.seed, "options": s.student.options,
+                **inputs, **s.training_fingerprint,
             },
             fit,
-            is_said=not isinstance(stage, LEFT_OUT),
+            is_said=not stage.is_left_out,
         )  # fmt: skip
         report = flat_numbers(self.workshop.report(checkpoint))
         self.notes.counts |= {f"{name}/{key}": value for key, value in report.items()}

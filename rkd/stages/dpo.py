@@ -6,29 +6,25 @@ r(q, a) = β log π(a | q) / π_ref(a | q); the reference policy is the student 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from rkd.config import ABOVE_0, check_ranges
-from rkd.data.prompts import PromptTemplate
-from rkd.distributed import count, share_of_weight, sum_over_processes
+from rkd.distributed import share_of_weight, sum_over_processes
 from rkd.losses import dpo_loss, sequence_logprobs
 from rkd.models.batches import ResponseBatch, in_parts
 from rkd.models.cpu_workers import map_over_copies, mean_loss, part_count
-from rkd.models.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
-from rkd.models.lora import save_merged
+from rkd.models.loading import copy_model, load_causal_lm, load_tokenizer
 from rkd.models.policy import Policy, without_dropout
-from rkd.records import Checkpoint, PreferencePair
+from rkd.records import PreferencePair
 from rkd.stages.preference_batches import NO_PAIR, TokenizedPair, collate_pairs, tokenize_pairs
-from rkd.store.partial_results import Progress
 from rkd.training.checkpointing import KeepBest
 from rkd.training.fsdp import ShardableModule
-from rkd.training.supervised import SupervisedTraining, length_batches
-from rkd.training.trainer import Training, Validate, seeded
+from rkd.training.stage import TrainingContext
+from rkd.training.supervised import SupervisedTraining
+from rkd.training.trainer import Validate
 
 Numbered = tuple[int, TokenizedPair]
 """A pair and its number among all pairs of a fit."""
@@ -77,7 +73,7 @@ class DPOModule(ShardableModule):
         pairs: how many there are; their log-probabilities under the reference policy are kept by number.
     """
 
-    part = "policy"
+    part, saved = "policy", "policy.lm"
 
     def __init__(self, policy: Policy, settings: "DPO", validate: Validate | None, pairs: int) -> None:
         super().__init__()
@@ -156,67 +152,47 @@ class DPO(SupervisedTraining):
         super().__post_init__()
         check_ranges(self.stage, self, {"beta": ABOVE_0})
 
-    def fit(
-        self,
-        student: Checkpoint,
-        pairs: Sequence[PreferencePair],
-        *,
-        prompt: PromptTemplate,
-        validate: Validate | None,
-        training: Training,
-        logger: Logger | bool,
-        folder: Path,
-        progress: Progress,
-        seed: int,
-        options: ModelOptions = ModelOptions(),
-    ) -> DPOReport:
-        """Train `student` on the pairs, and write model and tokenizer of the best validation to `folder`.
+    def fit(self, pairs: Sequence[PreferencePair], context: TrainingContext) -> DPOReport:
+        """Train the student on the pairs; model and tokenizer of the best validation are left in the folder.
 
-        Args:
-            student: the reference policy, and where training starts.
-            prompt: the one that the student is asked with.
-            validate: None keeps the last weights.
-            progress: where an interrupted fit goes on from.
-            options: how the student is loaded and trained.
+        The model that training starts from is the reference policy.
 
         Raises:
             ValueError: no pair is left to train on.
         """
-        tokenizer = load_tokenizer(student.folder)
-        kept, dropped = tokenize_pairs(tokenizer, prompt, pairs, self.max_tokens)
+        tokenizer = load_tokenizer(context.start.folder)
+        kept, dropped = tokenize_pairs(tokenizer, context.prompt, pairs, self.max_tokens)
         self.check_left(kept, len(pairs), "pair", NO_PAIR)
-        numbered, size = list(enumerate(kept)), self.batch_size * count()
-        batches = length_batches(numbered, lambda example: example[1].longest_part, size, seed)
-        best = KeepBest("validation/accuracy", "max", progress, self.patience)
-        with seeded(seed):
-            lm = options.prepare(load_causal_lm(student.folder, options))
+        best = KeepBest("validation/accuracy", "max", context.progress, self.patience)
+
+        def build() -> DPOModule:
+            lm = context.options.prepare(load_causal_lm(context.start.folder, context.options))
             without_dropout(lm)  # or the first loss would not be that of a policy that is its own reference, log 2
-            module = DPOModule(Policy(lm), self, validate, len(kept)).train()
-            trainer, whole = self.train(
-                module,
-                batches,
-                lambda batch: _collate(batch, tokenizer.pad_token_id),
-                best,
-                has_validation=validate is not None,
-                validates_start=True,
-                shown_metrics=("train/loss", "train/reward_margin", best.metric),
-                training=training,
-                logger=logger,
-                folder=folder,
-                seed=seed,
-            )
-        if trainer.is_global_zero:
-            save_merged(whole.policy.lm, tokenizer, folder)
-        return DPOReport(trainer.global_step, len(kept), dropped, best.best)
+            return DPOModule(Policy(lm), self, context.validate, len(kept)).train()
+
+        steps = self.train(
+            build,
+            list(enumerate(kept)),
+            lambda example: example[1].longest_part,
+            lambda batch: _collate(batch, tokenizer.pad_token_id),
+            best,
+            context,
+            has_validation=context.validate is not None,
+            validates_start=True,
+            shown_metrics=("train/loss", "train/reward_margin"),
+        )
+        return DPOReport(steps, len(kept), dropped, best.best)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoDPO:
     """No direct preference optimisation: the student goes on as it came."""
 
-    def fit(self, student: Checkpoint, *_: object, folder: Path, **__: object) -> DPOReport:
-        """Copy the student's folder to `folder`."""
-        copy_model(student.folder, folder)
+    is_left_out = True
+
+    def fit(self, pairs: Sequence[PreferencePair], context: TrainingContext) -> DPOReport:  # noqa: ARG002
+        """Copy the student."""
+        copy_model(context.start.folder, context.folder)
         return DPOReport(steps=0, pairs=0, dropped_too_long=0, best_validation=None)
 
 

@@ -22,11 +22,10 @@ from rkd.rl.reward_mix import Term
 from rkd.rl.settings import KLPenalty, Optimisation, Rollouts
 from rkd.rl.stage import RL
 from rkd.stages.dpo import DPO
-from rkd.stages.reward_model import RewardModelTraining
+from rkd.stages.reward_model import PairSets, RewardModelTraining
 from rkd.stages.sft import SFT
-from rkd.training.trainer import Training
 from tests.support import tiny_models
-from tests.support.fakes import progress_beside
+from tests.support.fakes import context
 from tests.support.tiny_models import PROMPT, weights
 
 QUERIES = [Query(f"q{i}", "mini", f"{i} plus {i}?") for i in range(8)]
@@ -44,17 +43,10 @@ def student(tmp_path_factory) -> Checkpoint:
 needs_peft = pytest.mark.skipif(not find_spec("peft"), reason="requirements-lora.txt is not installed")
 
 
-def shared(folder):
-    return {
-        "prompt": PROMPT, "training": Training(accelerator="cpu"), "logger": False, "seed": 0,
-        "progress": progress_beside(folder),
-    }  # fmt: skip
-
-
 def fit_sft(student, folder, options):
     stage = SFT(learning_rate=3e-2, epochs=4, batch_size=4, max_tokens=64)
     examples = [(query, f" The answer is {2 * i}.") for i, query in enumerate(QUERIES)]
-    return stage.fit(student, examples, validate=None, folder=folder, options=options, **shared(folder))
+    return stage.fit(examples, context(student, folder, options=options))
 
 
 def fit_reward_model(student, folder, options):
@@ -63,7 +55,7 @@ def fit_reward_model(student, folder, options):
 
     pairs = [PreferencePair(query, scored(query, " yes", 1.0), scored(query, " no", 0.0)) for query in QUERIES]
     stage = RewardModelTraining(learning_rate=3e-2, epochs=4, batch_size=4, max_tokens=64)
-    return stage.fit(student, pairs, pairs[:4], folder=folder, options=options, **shared(folder))
+    return stage.fit(PairSets(pairs, pairs[:4]), context(student, folder, options=options))
 
 
 def fit_dpo(student, folder, options):
@@ -72,7 +64,7 @@ def fit_dpo(student, folder, options):
 
     pairs = [PreferencePair(query, scored(query, " yes", 1.0), scored(query, " no", 0.0)) for query in QUERIES]
     stage = DPO(learning_rate=3e-2, epochs=4, batch_size=4, max_tokens=64)
-    return stage.fit(student, pairs, validate=None, folder=folder, options=options, **shared(folder))
+    return stage.fit(pairs, context(student, folder, options=options))
 
 
 def fit_rl(student, folder, options):
@@ -89,12 +81,8 @@ def fit_rl(student, folder, options):
     )
     scores = iter([0.1, 0.2, 0.3])
     return stage.fit(
-        student,
         lambda _: [Term(name="length", weight=1.0, queries=QUERIES, reward=reward)],
-        validate=lambda _: next(scores),
-        folder=folder,
-        options=options,
-        **shared(folder),
+        context(student, folder, options=options, validate=lambda _: next(scores)),
     )
 
 

@@ -26,7 +26,7 @@ from rkd.training.tracking import RunDescription
 from rkd.training.tracking_files import CsvTracker
 from rkd.training.trainer import Training
 from tests.support import tiny_world
-from tests.support.fakes import progress_beside
+from tests.support.fakes import context
 from tests.support.tiny_models import weights
 
 QUERIES = tiny_world.queries(400, 16)
@@ -102,15 +102,16 @@ def fit(
     seconds=30,
 ):
     return stage.fit(
-        student,
         lambda _: terms or [term(queries=queries, reward=reward)],
-        prompt=tiny_world.PROMPT,
-        validate=validate,
-        training=Training(accelerator="cpu", seconds_between_checkpoints=seconds),
-        logger=logger,
-        folder=folder,
-        progress=progress_beside(folder),
-        seed=seed,
+        context(
+            student,
+            folder,
+            prompt=tiny_world.PROMPT,
+            validate=validate,
+            training=Training(accelerator="cpu", seconds_between_checkpoints=seconds),
+            logger=logger,
+            seed=seed,
+        ),
     )
 
 
@@ -648,7 +649,7 @@ def test_no_rl_hands_the_student_on_and_needs_no_reward(student, tmp_path):
     def refuse():
         raise AssertionError("no reward is needed")
 
-    report = NoRL().fit(student, refuse, folder=tmp_path)
+    report = NoRL().fit(refuse, context(student, tmp_path))
     assert dataclasses.astuple(report) == (0, 0, None, None)
     before, after = weights(student.folder), weights(tmp_path)
     assert all(before[name].equal(after[name]) for name in before)

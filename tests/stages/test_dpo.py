@@ -15,7 +15,7 @@ from rkd.stages.preference_batches import tokenize_pairs
 from rkd.store.partial_results import Progress
 from rkd.training.checkpointing import HISTORY_FILE
 from rkd.training.trainer import Training
-from tests.support.fakes import progress_beside
+from tests.support.fakes import context, progress_beside
 from tests.support.tiny_models import PROMPT, gpt2, llama_folder, weights
 
 STAGE = DPO(learning_rate=3e-3, epochs=4, batch_size=4, max_tokens=64, final_learning_rate_fraction=1.0)
@@ -51,17 +51,9 @@ class Logged(Callback):
 
 def fit(stage, student, folder, *, pairs=PAIRS, validate=None, rows=None, progress=None, **training):
     callbacks = {"logged": lambda: Logged([] if rows is None else rows)}
-    return stage.fit(
-        student,
-        pairs,
-        prompt=PROMPT,
-        validate=validate,
-        training=Training(accelerator="cpu", callbacks=callbacks, log_every_n_steps=1, **training),
-        logger=False,
-        folder=folder,
-        progress=progress or progress_beside(folder),
-        seed=0,
-    )
+    own = Training(**{"accelerator": "cpu", "callbacks": callbacks, "log_every_n_steps": 1, **training})
+    kept = progress or progress_beside(folder)
+    return stage.fit(pairs, context(student, folder, validate=validate, training=own, progress=kept))
 
 
 def logprobs(folder, pairs=PAIRS):
@@ -107,11 +99,7 @@ def test_the_reference_stays_what_the_student_was(student, tmp_path):
         def on_train_batch_end(self, _, module, *__):
             seen.append(module.reference_logprobs.clone())
 
-    STAGE.fit(
-        student, PAIRS, prompt=PROMPT, validate=None, logger=False, folder=tmp_path / "a", seed=0,
-        progress=progress_beside(tmp_path / "a"),
-        training=Training(accelerator="cpu", callbacks={"reference": Reference}),
-    )  # fmt: skip
+    fit(STAGE, student, tmp_path / "a", callbacks={"reference": Reference})
     assert all(torch.equal(one, seen[0]) for one in seen)
     torch.testing.assert_close(seen[0], logprobs(student.folder), rtol=1e-4, atol=1e-4)
     assert all(torch.equal(value, weights(student.folder)[name]) for name, value in before.items())
@@ -165,14 +153,10 @@ def test_an_interrupted_fit_ends_as_one_that_was_not(student, tmp_path, step):
                 raise Killed
 
     fit(STAGE, student, tmp_path / "whole", validate=validate)
-    progress = Progress(tmp_path / "progress")
+    resumable = {"validate": validate, "progress": Progress(tmp_path / "kept"), "seconds_between_checkpoints": 0}
     with pytest.raises(Killed):
-        STAGE.fit(
-            student, PAIRS, prompt=PROMPT, validate=validate, logger=False, folder=tmp_path / "killed", seed=0,
-            progress=progress,
-            training=Training(accelerator="cpu", seconds_between_checkpoints=0, callbacks={"kill": Kill}),
-        )  # fmt: skip
-    fit(STAGE, student, tmp_path / "killed", validate=validate, progress=progress, seconds_between_checkpoints=0)
+        fit(STAGE, student, tmp_path / "killed", callbacks={"kill": Kill}, **resumable)
+    fit(STAGE, student, tmp_path / "killed", **resumable)
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert (tmp_path / "whole" / HISTORY_FILE).read_text() == (tmp_path / "killed" / HISTORY_FILE).read_text()

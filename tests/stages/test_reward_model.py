@@ -12,9 +12,8 @@ from rkd.models.loading import load_tokenizer
 from rkd.models.reward_model import load_reward_model, new_reward_model
 from rkd.records import Checkpoint, PreferencePair, Query, Response, ScoredResponse
 from rkd.stages.preference_batches import collate_pairs, ranking_metrics, tokenize_pairs
-from rkd.stages.reward_model import NoRewardModel, RewardModelModule, RewardModelTraining, score_pairs
-from rkd.training.trainer import Training
-from tests.support.fakes import progress_beside
+from rkd.stages.reward_model import NoRewardModel, PairSets, RewardModelModule, RewardModelTraining, score_pairs
+from tests.support.fakes import context
 from tests.support.tiny_models import PROMPT, llama_folder
 
 STAGE = RewardModelTraining(
@@ -51,17 +50,7 @@ def sft(tmp_path_factory) -> Checkpoint:
 
 
 def fit(stage, sft, folder, *, pairs=PAIRS, held_out=HELD_OUT, seed=0):
-    return stage.fit(
-        sft,
-        pairs,
-        held_out,
-        prompt=PROMPT,
-        training=Training(accelerator="cpu"),
-        logger=False,
-        folder=folder,
-        progress=progress_beside(folder),
-        seed=seed,
-    )
+    return stage.fit(PairSets(pairs, held_out), context(sft, folder, seed=seed))
 
 
 def tokenized(sft, pairs):
