@@ -8,6 +8,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rkd.data.prompts import QUESTION, RESPONSE, ChatTokenizer, check_slot, special_tokens, without_special_tokens
 from rkd.records import Query
@@ -24,6 +25,7 @@ class VerdictPrompt(ABC):
     """
 
     __slots__ = ()
+    shows_two_responses: ClassVar[bool] = False
     is_chat: bool
 
     @abstractmethod
@@ -113,6 +115,8 @@ class ComparePrompt(VerdictPrompt):
         template: it holds `{question}`, `{first}` and `{second}`, each once, in this order. reference_first: whether
         the reference stands first; an annotator is asked both ways (`rkd.evaluation.win_rate`).
     """
+
+    shows_two_responses: ClassVar[bool] = True
 
     template: str
     first_word: str = " A"

@@ -13,25 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from rkd.data.judge_prompts import ComparePrompt
 from rkd.evaluation.accuracy import Evaluation, by_category
 from rkd.evaluation.alpaca_eval import Annotation, length_controlled_win_rate, read_difficulty, win_rate
 from rkd.evaluation.results import TestSetResult, WinRate
-from rkd.judges.base import NoJudge
-from rkd.judges.endpoint_single_token import EndpointJudge, EndpointYesNo
-from rkd.judges.endpoint_written import EndpointWrittenJudge
-from rkd.judges.single_token import LocalYesNo, YesNoJudge
-from rkd.judges.written import Written, WrittenJudge
+from rkd.judges.base import ConfiguredJudge, NoJudge
+from rkd.judges.endpoint_single_token import EndpointYesNo
+from rkd.judges.single_token import LocalYesNo
+from rkd.judges.written import Written
 from rkd.protocols import TextGenerator
 from rkd.records import Query, Response
 
 EVEN = 0.5
 NORMAL_95 = 1.96  # standard errors to either side
-
-Comparing = YesNoJudge | EndpointJudge
-Grading = WrittenJudge | EndpointWrittenJudge
-Annotator = Comparing | Grading
-"""The annotator of a configuration: a judge of one token whose prompt is a `ComparePrompt`, or a judge that grades."""
 
 OpenAnnotator = LocalYesNo | EndpointYesNo | Written
 """What opens of it."""
@@ -40,19 +33,19 @@ Rubric = Callable[[str, str], float]
 """The score of a response to an instruction by the rubric of a generated world."""
 
 
-def check_annotator(annotator: Annotator | NoJudge, dataset: str) -> None:
+def check_annotator(annotator: ConfiguredJudge | NoJudge, dataset: str) -> None:
     """Refuse what cannot annotate.
 
     Raises:
         ValueError: it is none, or its prompt asks about one response.
     """
-    if not isinstance(annotator, Annotator):
+    if not annotator.annotates:
         raise ValueError(
             f"dataset={dataset} is open-ended: its responses are compared with references, and annotator=none compares "
             "none. Take `python run.py annotator=mini_grader`, the teacher, `annotator=teacher`, or a server, "
             "`annotator=endpoint annotator.model=NAME`."
         )
-    if isinstance(annotator, Comparing) != isinstance(annotator.prompt, ComparePrompt):
+    if annotator.is_single_token != annotator.prompt.shows_two_responses:
         raise ValueError(
             "annotator.prompt must show two responses where the annotator answers with one token "
             "(conf/judge_prompt/compare.yaml), and one where it grades (conf/judge_prompt/rubric.yaml)."
@@ -82,7 +75,7 @@ def evaluate_open_ended(
     if without := [query.id for query in queries if query.gold_answer is None]:
         raise ValueError(f"test set {test_set}: {len(without)} queries have no reference (first: {without[0]}).")
     references = [query.gold_answer for query in queries]
-    preferred = _graded if isinstance(annotator, Written) else _compared
+    preferred = _compared if annotator.is_single_token else _graded
     preferences, of_annotator = preferred(annotator, queries, responses)
     annotations = [
         Annotation(_index(query, place), "model", 1 + preference, len(reference), len(text))
@@ -121,9 +114,8 @@ def _compared(
     annotator: LocalYesNo | EndpointYesNo, queries: Sequence[Query], responses: Sequence[Response]
 ) -> tuple[list[float], dict[str, Any]]:
     """The preference for each response, even where it is unreadable, and what `WinRate` tells of the annotator."""
-    prompt = annotator.prompt if isinstance(annotator, LocalYesNo) else annotator.own.prompt
     verdicts = [
-        annotator.with_prompt(replace(prompt, reference_first=reference_first)).judge(queries, responses)
+        annotator.with_prompt(replace(annotator.prompt, reference_first=reference_first)).judge(queries, responses)
         for reference_first in (True, False)
     ]
     second, first = (np.array([EVEN if one is None else one for one in own]) for own in verdicts)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from rkd.models.loading import ModelOptions, count_weights, existing_model, load
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query, Response
 from rkd.store.fingerprint import digest_of_files
+from rkd.work import short_number
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -200,6 +202,9 @@ class LocalModel:
         options: how it is loaded, placed and, a student, trained.
     """
 
+    is_remote: ClassVar[bool] = False
+    is_recorded: ClassVar[bool] = False
+
     name: str
     name_or_path: str
     prompt: PromptTemplate
@@ -210,6 +215,10 @@ class LocalModel:
         """The folder, and a digest of its weights and vocabulary."""
         folder = self._folder()
         return Checkpoint(folder, digest_of_files(content_files(folder)))
+
+    def size(self) -> str:
+        """How large it is, in words."""
+        return f"{short_number(self.weights())} parameters"
 
     def weights(self) -> int:
         """How many weights it has, counted where the model is here; it is neither loaded nor fetched.

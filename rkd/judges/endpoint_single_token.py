@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from rkd.config import AT_LEAST_1, check_ranges
 from rkd.data.judge_prompts import ComparePrompt, JudgePrompt
@@ -11,20 +11,23 @@ from rkd.errors import EndpointError
 from rkd.generation.endpoint_client import Kept, Task, ask
 from rkd.generation.endpoint_replies import FILTERED, logprobs_of, text_of
 from rkd.generation.endpoint_server import EndpointModel, Told, untold
-from rkd.judges.base import Remembered, Verdict
+from rkd.judges.base import ConfiguredJudge, Remembered, Verdict
 from rkd.judges.single_token import verdict_of
 from rkd.records import Query, Response
 from rkd.store.partial_results import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndpointJudge(EndpointModel):
+class EndpointJudge(EndpointModel, ConfiguredJudge):
     """The judge, or annotator, of a configuration; see `EndpointModel`.
 
     Args:
         is_hard: a verdict is 1 where Yes is likelier than No, else 0.
         top_logprobs: so many of the likeliest tokens are listed; a word below them counts as 0.
     """
+
+    annotates: ClassVar[bool] = True
+    is_single_token: ClassVar[bool] = True
 
     prompt: JudgePrompt | ComparePrompt
     is_hard: bool = False
@@ -57,10 +60,17 @@ class EndpointYesNo:
         remembered: the verdicts that need not be looked up again.
     """
 
+    is_single_token: ClassVar[bool] = True
+
     own: EndpointJudge
     kept: Kept
     told: Told = untold
     remembered: Remembered = field(default_factory=Remembered, repr=False)
+
+    @property
+    def prompt(self) -> JudgePrompt | ComparePrompt:
+        """The prompt of its judge."""
+        return self.own.prompt
 
     def with_prompt(self, prompt: JudgePrompt | ComparePrompt) -> "EndpointYesNo":
         """The same server under another prompt; what it has answered is kept in one place."""

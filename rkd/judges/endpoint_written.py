@@ -5,7 +5,7 @@ Prompt and reading are those of `rkd.judges.written`. Any server will do: none h
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rkd.config import AT_LEAST_1, SHARE, check_ranges
 from rkd.data.judge_prompts import JudgePrompt
@@ -13,18 +13,21 @@ from rkd.data.prompts import PromptTemplate
 from rkd.generation.endpoint_client import Kept
 from rkd.generation.endpoint_server import EndpointModel, Told, untold
 from rkd.generation.endpoint_teacher import EndpointGenerator, EndpointTeacher
+from rkd.judges.base import ConfiguredJudge
 from rkd.judges.written import ReadReply, Written, read_score
 from rkd.store.partial_results import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndpointWrittenJudge(EndpointModel):
+class EndpointWrittenJudge(EndpointModel, ConfiguredJudge):
     """The judge of a configuration; see `EndpointModel`.
 
     Args:
         max_reply_tokens: of a verdict, in tokens of its tokenizer; what is cut before its score is unreadable.
         read_reply, threshold: as of `rkd.judges.written.WrittenJudge`.
     """
+
+    annotates: ClassVar[bool] = True
 
     prompt: JudgePrompt
     max_reply_tokens: int
@@ -38,6 +41,11 @@ class EndpointWrittenJudge(EndpointModel):
     def fingerprint(self) -> Mapping[str, Any]:
         """What stands for it in a fingerprint: the model by its name, not the server."""
         return self.content()
+
+    @property
+    def reply_tokens(self) -> int:
+        """See `ConfiguredJudge`."""
+        return self.max_reply_tokens
 
     def content(self) -> dict[str, Any]:
         """What decides its verdicts."""

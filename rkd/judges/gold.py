@@ -3,21 +3,24 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from rkd.data.answers import answers_match, extract_answer
 from rkd.data.datasets import Data
-from rkd.judges.base import Verdict
+from rkd.judges.base import ConfiguredJudge, Verdict
 from rkd.records import Query, Response, digest_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoldJudge:
+class GoldJudge(ConfiguredJudge):
     """1 for a response with the gold answer, 0 for any other one; see `rkd.judges.base.ConfiguredJudge`.
 
     Args:
         dataset: whose queries it judges responses to. Its source must know the answers of the unlabelled ones too.
     """
+
+    asks_model: ClassVar[bool] = False
+    without_model: ClassVar[str] = "gold: it knows the answers, nothing is asked"
 
     name: str
     dataset: Data

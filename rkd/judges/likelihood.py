@@ -12,7 +12,7 @@ token as if it came once more.) Shapes: B responses, T tokens.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rkd.data.prompts import PromptTemplate
 from rkd.generation.local import LocalModel
-from rkd.judges.base import Remembered, Verdict
+from rkd.judges.base import ConfiguredJudge, Remembered, Verdict
 from rkd.judges.single_token import BATCH_RESPONSES
 from rkd.models.batches import ResponseBatch, collate, encode_responses
 from rkd.models.cpu_workers import map_over_copies
@@ -90,8 +90,15 @@ class LocalLikelihood:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodJudge(LocalModel):
+class LikelihoodJudge(LocalModel, ConfiguredJudge):
     """The judge of a configuration that reads responses as its own; see `LocalLikelihood`."""
+
+    shares_prompts: ClassVar[bool] = True
+
+    @property
+    def reply_tokens(self) -> int:
+        """See `ConfiguredJudge`."""
+        return 0
 
     def content(self) -> dict[str, Any]:
         """What decides its verdicts: the content of its model's folder, not the place."""

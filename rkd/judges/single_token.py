@@ -7,7 +7,7 @@ equal responses are judged once. Shapes: B responses, V vocabulary.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rkd.data.judge_prompts import ComparePrompt, JudgePrompt
 from rkd.generation.local import LocalModel
-from rkd.judges.base import Remembered, Verdict
+from rkd.judges.base import ConfiguredJudge, Remembered, Verdict
 from rkd.models.cpu_workers import map_over_copies
 from rkd.models.hidden_states import last_states
 from rkd.models.loading import load_causal_lm, load_tokenizer
@@ -54,6 +54,8 @@ class LocalYesNo:
         progress: called with the number of responses just judged.
         remembered: the verdicts that need not be read again.
     """
+
+    is_single_token: ClassVar[bool] = True
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -105,8 +107,12 @@ class LocalYesNo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class YesNoJudge(LocalModel):
+class YesNoJudge(LocalModel, ConfiguredJudge):
     """The judge, or annotator, of a configuration: a model folder that is asked in its prompt; see `LocalYesNo`."""
+
+    shares_prompts: ClassVar[bool] = True
+    annotates: ClassVar[bool] = True
+    is_single_token: ClassVar[bool] = True
 
     prompt: JudgePrompt | ComparePrompt
     is_hard: bool = False

@@ -8,13 +8,13 @@ evidence first, and then a score from 0 to 5 (METHOD 2.2).
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from rkd.config import AT_LEAST_1, SHARE, check_ranges
 from rkd.data.judge_prompts import JudgePrompt
 from rkd.data.prompts import PromptTemplate
 from rkd.generation.local import LocalModel, open_generator
-from rkd.judges.base import Remembered, Verdict
+from rkd.judges.base import ConfiguredJudge, Remembered, Verdict
 from rkd.protocols import Sampling, TextGenerator
 from rkd.records import Query, Response
 
@@ -63,6 +63,8 @@ class Written:
         read_reply: the score in a reply, in [0, 1]; None where it states none.
     """
 
+    is_single_token: ClassVar[bool] = False
+
     generator: TextGenerator
     prompt: JudgePrompt
     max_reply_tokens: int
@@ -90,12 +92,14 @@ class Written:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WrittenJudge(LocalModel):
+class WrittenJudge(LocalModel, ConfiguredJudge):
     """The judge of a configuration that writes its verdict; see `Written`.
 
     Args:
         threshold: it calls a response right whose score is above: of a grader 5 alone (METHOD 5.15).
     """
+
+    annotates: ClassVar[bool] = True
 
     prompt: JudgePrompt
     max_reply_tokens: int
@@ -104,6 +108,11 @@ class WrittenJudge(LocalModel):
 
     def __post_init__(self) -> None:
         check_ranges("judge", self, {"max_reply_tokens": AT_LEAST_1, "threshold": SHARE})
+
+    @property
+    def reply_tokens(self) -> int:
+        """See `ConfiguredJudge`."""
+        return self.max_reply_tokens
 
     def content(self) -> dict[str, Any]:
         """What decides its verdicts: the content of its model's folder, not the place."""

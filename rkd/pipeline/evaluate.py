@@ -19,7 +19,6 @@ from rkd.pipeline.sample import Asking, Source, content_of
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, Query, Response, digest_of
 from rkd.rl.rewards import VerifiableReward, learned_reward
-from rkd.stages.reward_model import NoRewardModel
 from rkd.store.partial_results import Progress
 
 Measure = Callable[[Sequence[Query], Sequence[Response]], Tensor]
@@ -82,7 +81,7 @@ class Testing(Asking):
         s, known = self.stages, validation.with_label()
         gold = {query.id: query.gold_answer for query in s.dataset.validation_queries(labelled=True)}
         rewards = {"true": _is_right(gold), "label": _is_right(known.answers)}
-        if not isinstance(s.reward_model, NoRewardModel):
+        if not s.reward_model.is_left_out:
             learned = learned_reward(reward_model.folder, s.zero_shot, s.student.options)
             rewards["learned"] = lambda queries, responses: learned(queries, responses).total.sigmoid()
         before, after = (self._bound_rewards(name, of, known, rewards) for name, of in (("sft", sft), ("rl", policy)))

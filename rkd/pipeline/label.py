@@ -6,15 +6,12 @@ from typing import Any
 
 from rkd.evaluation.label_quality import grade_statistics, judge_quality, label_statistics, verdict_counts
 from rkd.judges.attacks import ATTACKED_QUERIES, attacks
-from rkd.judges.base import NoJudge, open_judge
+from rkd.judges.base import open_judge
 from rkd.pipeline.experiment import needs_labels, samples_student
 from rkd.pipeline.sample import Asking
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
 from rkd.rl.reward_mix import Stream
-from rkd.rl.stage import NoRL
 from rkd.stages.labels import RubricGrades, score, two_pass
-from rkd.stages.preferences import StoredPairs
-from rkd.stages.reward_model import NoRewardModel
 from rkd.stages.student_samples import balanced
 from rkd.store.fingerprint import fingerprint_digest
 from rkd.store.partial_results import Progress
@@ -79,7 +76,7 @@ class Labelling(Asking):
         queries = self._queries(split, labelled=s.labels.uses_gold)
         if not needs_labels(s, split):  # nobody is asked for what no stage would use
             return _without_labels(split, queries, [[] for _ in queries])
-        if isinstance(s.labels, RubricGrades):
+        if s.labels.is_graded:
             return self._graded(s.labels, split, queries)
 
         def second_pass(undecided: list[Query]) -> list[list[Response]]:
@@ -155,10 +152,7 @@ class Labelling(Asking):
             return [], []
         known, scores = self._student_samples(sft, labelled)
         queries = [known.queries[i] for i in balanced(scores)]
-        if isinstance(s.pairs, StoredPairs):
-            pairs = s.pairs.pairs_of(known.queries, s.zero_shot, s.highest_score)
-        else:
-            pairs = s.pairs.pair(known.queries, known.scored, scores, s.sampling_seed)
+        pairs = s.pairs.pair(known.queries, known.scored, scores, s.sampling_seed, s.zero_shot)
         sources = ["labels", "teacher_first_training", "teacher_second_training", f"student_samples_{split}"]
         self.workshop.note("pairs", pairs, digest_of(pairs), made_from=sources)
         across = sum(pair.chosen.response.generator != pair.rejected.response.generator for pair in pairs)
@@ -181,7 +175,7 @@ class Labelling(Asking):
             "unlabelled": unlabelled,
             "all": [*labelled.queries, *unlabelled],
         }
-        if not isinstance(s.rl, NoRL):
+        if not s.rl.is_left_out:
             for name, (_, source) in s.reward_mix.used.items():
                 if not streams[source.queries]:
                     raise ValueError(
@@ -193,7 +187,7 @@ class Labelling(Asking):
     def validation_pairs(self, sft: Checkpoint, labelled: Labelled) -> list[PreferencePair]:
         """The pairs that the reward model is judged by, whatever it is trained on; none where there is none."""
         s = self.stages
-        if isinstance(s.reward_model, NoRewardModel):
+        if s.reward_model.is_left_out:
             return []
         known, scores = self._student_samples(sft, labelled)
         pairs = s.validation_pairs.pair(known.queries, known.scored, scores, s.sampling_seed)
@@ -216,7 +210,7 @@ class Labelling(Asking):
             known.queries,
             ("student", sft, s.zero_shot, s.student_samples.sample),
         )
-        if isinstance(s.labels, RubricGrades):
+        if s.labels.is_graded:
             name = f"student_samples_{labelled.split}"
             scores = self._grades(s.labels, name, "the student's samples", known.queries, sampled)
         else:
@@ -265,7 +259,7 @@ class Labelling(Asking):
 
         Some queries are answered with attacks on it, too.
         """
-        if isinstance(self.stages.judge, NoJudge):
+        if self.stages.judge.is_left_out:
             return
         gold, groups = self._queries("training", labelled=True), self._first_pass(labelled)
         asked = [(query, one.response) for query, own in zip(gold, groups, strict=True) for one in own]
@@ -273,8 +267,7 @@ class Labelling(Asking):
         made = self._judged("training", "the teacher's responses", asked)
         fooled = self._judged("attacks", "attacks", [(q, Response(q.id, k, 0, text, True)) for q, k, text in attacked])
         by_kind = [(kind, score) for (_, kind, _), score in zip(attacked, fooled["scores"], strict=True)]
-        threshold = getattr(self.stages.judge, "threshold", 0.5)  # of a judge that grades
-        quality = judge_quality(gold, groups, made["scores"], made["masses"], by_kind, threshold)
+        quality = judge_quality(gold, groups, made["scores"], made["masses"], by_kind, self.stages.judge.threshold)
         self.notes.judge = quality
         counts = quality.verdicts
         if counts.without_verdict:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from rkd.distributed import own_share, sum_over_processes
 from rkd.evaluation.accuracy import accuracy, mean_verdict
 from rkd.generation.local import LocalGenerator
-from rkd.judges.base import NoJudge, OpenJudge, open_judge
+from rkd.judges.base import OpenJudge, open_judge
 from rkd.models.loading import load_tokenizer
 from rkd.pipeline.experiment import Stages
 from rkd.pipeline.label import Labelled
@@ -22,7 +22,6 @@ from rkd.pipeline.sample import Notes
 from rkd.pipeline.stage_runner import Workshop
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, digest_of
 from rkd.rl.reward_mix import RewardInputs, Stream, Term
-from rkd.rl.stage import RL
 from rkd.stages.reward_model import PairSets
 from rkd.store.partial_results import Progress
 from rkd.training.stage import Data, TrainingContext, TrainingStage
@@ -82,7 +81,7 @@ class Fitting:
         s = self.stages
         start = tuned if s.warm_up else self.student
         inputs: dict[str, Any] = {"validation": self._validation_fingerprint(validation)}
-        if isinstance(s.rl, RL):
+        if not s.rl.is_left_out:
             used = s.reward_mix.used
             inputs |= {
                 "queries": {name: digest_of(queries[source.queries]) for name, (_, source) in used.items()},
@@ -91,7 +90,7 @@ class Fitting:
             }
             if "learned" in used:
                 inputs["reward_model"] = reward_model
-            if "judge" in used and not isinstance(s.judge, NoJudge):
+            if "judge" in used and not s.judge.is_left_out:
                 inputs["judge"] = s.judge.content()
 
         def build_terms(progress: Progress) -> list[Term]:
@@ -161,8 +160,7 @@ class Fitting:
         asked, limit = self._validated_on(validation), self.stages.evaluation.max_response_tokens
         if validation.highest is None:
             return {"labels": digest_of(asked.labels), "max_response_tokens": limit}
-        judge = None if isinstance(self.stages.judge, NoJudge) else self.stages.judge.content()
-        return {"queries": digest_of(asked.queries), "judge": judge, "max_response_tokens": limit}
+        return {"queries": digest_of(asked.queries), "judge": self.stages.judge.content(), "max_response_tokens": limit}
 
     def _validator(self, validation: Labelled, progress: Progress) -> Callable[[PreTrainedModel], float]:
         """How good a student's greedy responses to validation queries are, in [0, 1].

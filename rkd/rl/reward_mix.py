@@ -14,7 +14,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -89,6 +89,8 @@ class Term:
 @dataclass(frozen=True, kw_only=True)
 class Verifiable:
     """The label against the extracted answer: the gold answer with labels=gold, else the pseudo-label."""
+
+    compares_answers: ClassVar[bool] = True
 
     queries: Stream = "labelled"
     right: float = 1.0
@@ -165,6 +167,8 @@ class Learned:
 @dataclass(frozen=True, kw_only=True)
 class Own:
     """A function of yours, given by its dotted path: (queries, responses) to one number per response."""
+
+    compares_answers: ClassVar[bool] = False
 
     function: Callable[[Sequence[Query], Sequence[Response]], Sequence[float]]
     queries: Stream = "balanced"

@@ -32,6 +32,7 @@ from rkd.store.partial_results import Progress
 from rkd.training.checkpointing import HISTORY_FILE, Batches, KeepBest, fit, state_of
 from rkd.training.stage import TrainingContext
 from rkd.training.trainer import Validate, one_validation, seeded
+from rkd.work import FORWARD, STUDENT, Sizes, Work
 
 # Responses in a batch at most, by whether the model is small.
 SAMPLED_AT_ONCE = {True: 512, False: 128}
@@ -141,6 +142,29 @@ class RL:
                 f"rl.optimisation.minibatches_per_epoch={minibatches}."
             )
 
+    @property
+    def validations(self) -> int:
+        """Validations in the whole training, that of the start included."""
+        return 1 + self.rollouts.count // min(self.rollouts_between_validations, self.rollouts.count)
+
+    def planned_work(self, sizes: Sizes) -> list[Work]:
+        """The rollouts, and the validations between them."""
+        rollouts = self.rollouts
+        episodes = rollouts.count * rollouts.responses_per_rollout
+        # Besides the epochs: policy and reference once for their log-probabilities, and the reward model.
+        passes = self.optimisation.epochs_per_rollout + FORWARD * (3 if sizes.has_reward_model else 2)
+        shape = f"{rollouts.count:,} rollouts × {rollouts.queries_per_rollout} queries × {rollouts.responses_per_query}"
+        asked = [
+            (rollouts.count * rollouts.queries_per_rollout, rollouts.sampling),
+            (self.validations * sizes.validated, sizes.greedy),
+        ]
+        return [
+            Work(
+                "rl", f"{episodes:,} episodes: {shape}", STUDENT, rollouts.max_response_tokens, asked,
+                trained=passes * episodes, group_size=rollouts.responses_per_query,
+            )
+        ]  # fmt: skip
+
     def module(
         self,
         lm: PreTrainedModel,
@@ -199,6 +223,10 @@ class NoRL:
     """The stage left out: the student stays as it is."""
 
     is_left_out: ClassVar[bool] = True
+
+    def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
+        """None."""
+        return []
 
     def fit(self, build_terms: BuildTerms, context: TrainingContext) -> RLReport:  # noqa: ARG002
         """Copy the student."""

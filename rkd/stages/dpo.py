@@ -6,7 +6,7 @@ r(q, a) = β log π(a | q) / π_ref(a | q); the reference policy is the student 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from rkd.training.fsdp import ShardableModule
 from rkd.training.stage import TrainingContext
 from rkd.training.supervised import SupervisedTraining
 from rkd.training.trainer import Validate
+from rkd.work import FORWARD, STUDENT, Sizes, Work, about, epochs_said
 
 Numbered = tuple[int, TokenizedPair]
 """A pair and its number among all pairs of a fit."""
@@ -183,12 +184,23 @@ class DPO(SupervisedTraining):
         )
         return DPOReport(steps, len(kept), dropped, best.best)
 
+    def planned_work(self, sizes: Sizes) -> list[Work]:
+        """The pairs, which the reference policy reads once before, and the validations; the start is one of them."""
+        passes = sizes.pairs * (self.epochs + FORWARD)
+        asked = [((1 + self.epochs * self.validations_per_epoch) * sizes.validated, sizes.greedy)]
+        amount = f"{about(sizes.pairs)} pairs, {epochs_said(self.epochs)}"
+        return [Work("dpo", amount, STUDENT, sizes.pair_tokens, asked, trained=2 * passes, group_size=2)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoDPO:
     """No direct preference optimisation: the student goes on as it came."""
 
-    is_left_out = True
+    is_left_out: ClassVar[bool] = True
+
+    def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
+        """None."""
+        return []
 
     def fit(self, pairs: Sequence[PreferencePair], context: TrainingContext) -> DPOReport:  # noqa: ARG002
         """Copy the student."""

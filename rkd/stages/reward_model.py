@@ -7,7 +7,7 @@ chosen, rejected, chosen, ….
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from rkd.training.checkpointing import KeepBest
 from rkd.training.fsdp import ShardableModule
 from rkd.training.stage import TrainingContext
 from rkd.training.supervised import SupervisedTraining
+from rkd.work import FORWARD, STUDENT, Sizes, Work, about, epochs_said
 
 # What the best validation can be chosen by, and which way is better.
 CRITERIA = {
@@ -196,6 +197,12 @@ class RewardModelTraining(SupervisedTraining):
         losses = self.losses(rewards.flatten(), is_correct.flatten())
         return {name: float(value) for name, value in losses.items()} | ranking_metrics(pairs, rewards)
 
+    def planned_work(self, sizes: Sizes) -> list[Work]:
+        """The pairs, and the validation pairs as often as there is a validation."""
+        passes = self.epochs * (sizes.pairs + self.validations_per_epoch * FORWARD * sizes.held_out_pairs)
+        amount = f"{about(sizes.pairs)} pairs, {epochs_said(self.epochs)}"
+        return [Work("reward model", amount, STUDENT, sizes.pair_tokens, trained=2 * passes, group_size=2)]
+
     def _check_criterion(self, held_out: Sequence[TokenizedPair]) -> None:
         if held_out and self.criterion not in {"loss", *ranking_metrics(held_out, torch.zeros(len(held_out), 2))}:
             raise ValueError(
@@ -209,7 +216,11 @@ class RewardModelTraining(SupervisedTraining):
 class NoRewardModel:
     """No learned reward: rows whose reinforcement learning, if any, needs none."""
 
-    is_left_out = True
+    is_left_out: ClassVar[bool] = True
+
+    def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
+        """None."""
+        return []
 
     def fit(self, pairs: PairSets, context: TrainingContext) -> RewardModelReport:  # noqa: ARG002
         """Leave the folder empty."""

@@ -6,6 +6,7 @@ token included, so that it learns to stop. Which responses those are (voted, unf
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +24,7 @@ from rkd.training.fsdp import ShardableModule
 from rkd.training.stage import TrainingContext
 from rkd.training.supervised import SupervisedTraining
 from rkd.training.trainer import Validate
+from rkd.work import STUDENT, Sizes, Work, about, epochs_said
 
 Examples = Sequence[tuple[Query, str]]
 """What the student is taught: queries, each with one complete response."""
@@ -111,12 +113,23 @@ class SFT(SupervisedTraining):
         )
         return SFTReport(steps, len(tokens), dropped, best.best)
 
+    def planned_work(self, sizes: Sizes) -> list[Work]:
+        """The examples, and the validations between them."""
+        asked = self.epochs * self.validations_per_epoch * sizes.validated
+        amount = f"{about(sizes.examples)} responses, {epochs_said(self.epochs)}"
+        limit = self.max_tokens if sizes.example_tokens is None else sizes.example_tokens
+        return [Work("sft", amount, STUDENT, limit, [(asked, sizes.greedy)], trained=self.epochs * sizes.examples)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoSFT:
     """No supervised fine-tuning (the rows ICL and w/o D): the student goes on as it came."""
 
-    is_left_out = True
+    is_left_out: ClassVar[bool] = True
+
+    def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
+        """None."""
+        return []
 
     def fit(self, examples: Examples, context: TrainingContext) -> SFTReport:  # noqa: ARG002
         """Copy the student."""

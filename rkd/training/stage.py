@@ -12,6 +12,7 @@ from rkd.models.loading import ModelOptions
 from rkd.records import Checkpoint
 from rkd.store.partial_results import Progress
 from rkd.training.trainer import Training, Validate
+from rkd.work import Sizes, Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,4 +52,8 @@ class TrainingStage(Protocol[Data]):
 
     def fit(self, data: Data, context: TrainingContext) -> Any:
         """Train on the data, write the model to `context.folder`, and return a report, a dataclass of numbers."""
+        ...
+
+    def planned_work(self, sizes: Sizes) -> list[Work]:
+        """What it is going to ask and to train on; nothing of a stage that is left out."""
         ...

@@ -18,7 +18,7 @@ from rkd.evaluation.results import read_result
 from rkd.evaluation.win_rate import evaluate_open_ended
 from rkd.jobs.job import run_job
 from rkd.jobs.run_log import summary_of
-from rkd.judges.base import Verdict
+from rkd.judges.base import ConfiguredJudge, Verdict
 from rkd.judges.single_token import LocalYesNo
 from rkd.judges.written import Written, read_grade
 from rkd.pipeline.pipeline import build_stages
@@ -220,7 +220,7 @@ def test_mean_verdict_leaves_out_what_cannot_be_read():
 
 
 @dataclass(frozen=True)
-class Grader:
+class Grader(ConfiguredJudge):
     """A judge of the tiny world: 5 for an answer that the question asks for, 2 for another, and some say nothing."""
 
     name: str = "grader"

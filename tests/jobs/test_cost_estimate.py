@@ -12,7 +12,6 @@ from rkd.generation.endpoint_server import Server
 from rkd.generation.endpoint_teacher import EndpointTeacher
 from rkd.generation.local import LocalModel
 from rkd.jobs.cost_estimate import Bill
-from rkd.jobs.work_plan import Work
 from rkd.judges.base import NoJudge
 from rkd.judges.endpoint_single_token import EndpointJudge
 from rkd.judges.endpoint_written import EndpointWrittenJudge
@@ -22,6 +21,7 @@ from rkd.judges.single_token import YesNoJudge
 from rkd.judges.written import WrittenJudge
 from rkd.models.loading import count_weights
 from rkd.protocols import Sampling
+from rkd.work import Work
 from tests.integration.test_job import run
 from tests.support import tiny_world
 
