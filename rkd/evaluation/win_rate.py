@@ -13,50 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from rkd.data.judge_prompts import ComparePrompt
 from rkd.evaluation.accuracy import Evaluation, by_category
 from rkd.evaluation.alpaca_eval import Annotation, length_controlled_win_rate, read_difficulty, win_rate
 from rkd.evaluation.results import TestSetResult, WinRate
-from rkd.judges.base import NoJudge
-from rkd.judges.endpoint_single_token import EndpointJudge, EndpointYesNo
-from rkd.judges.endpoint_written import EndpointWrittenJudge
-from rkd.judges.single_token import LocalYesNo, YesNoJudge
-from rkd.judges.written import Written, WrittenJudge
+from rkd.judges.endpoint_single_token import EndpointYesNo
+from rkd.judges.single_token import LocalYesNo
+from rkd.judges.written import Written
 from rkd.protocols import TextGenerator
 from rkd.records import Query, Response
 
 EVEN = 0.5
 NORMAL_95 = 1.96  # standard errors to either side
 
-Comparing = YesNoJudge | EndpointJudge
-Grading = WrittenJudge | EndpointWrittenJudge
-Annotator = Comparing | Grading
-"""The annotator of a configuration: a judge of one token whose prompt is a `ComparePrompt`, or a judge that grades."""
-
 OpenAnnotator = LocalYesNo | EndpointYesNo | Written
-"""What opens of it."""
+"""An annotator with its model loaded."""
 
 Rubric = Callable[[str, str], float]
 """The score of a response to an instruction by the rubric of a generated world."""
-
-
-def check_annotator(annotator: Annotator | NoJudge, dataset: str) -> None:
-    """Refuse what cannot annotate.
-
-    Raises:
-        ValueError: it is none, or its prompt asks about one response.
-    """
-    if not isinstance(annotator, Annotator):
-        raise ValueError(
-            f"dataset={dataset} is open-ended: its responses are compared with references, and annotator=none compares "
-            "none. Take `python run.py annotator=mini_grader`, the teacher, `annotator=teacher`, or a server, "
-            "`annotator=endpoint annotator.model=NAME`."
-        )
-    if isinstance(annotator, Comparing) != isinstance(annotator.prompt, ComparePrompt):
-        raise ValueError(
-            "annotator.prompt must show two responses where the annotator answers with one token "
-            "(conf/judge_prompt/compare.yaml), and one where it grades (conf/judge_prompt/rubric.yaml)."
-        )
 
 
 def evaluate_open_ended(

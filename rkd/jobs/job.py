@@ -271,7 +271,7 @@ def _cores(
 
 def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher | EndpointModel]:
     judges = [] if config.evaluate_only else [stages.judge]
-    asked = [one for one in (*judges, stages.annotator) if isinstance(one, LocalModel | EndpointModel)]
+    asked = [one for one in (*judges, stages.evaluation.annotator) if isinstance(one, LocalModel | EndpointModel)]
     return [stages.student, *([] if config.evaluate_only else [stages.teacher]), *asked]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rkd.data.datasets import Data
 from rkd.data.recorded_responses import StoredTeacher
-from rkd.evaluation.win_rate import Grading
+from rkd.evaluation.annotators import Grading
 from rkd.generation.endpoint_teacher import EndpointTeacher
 from rkd.generation.local import LocalModel
 from rkd.judges.attacks import ATTACKED_QUERIES, KINDS
@@ -183,9 +183,9 @@ def _recorded_tokens(s: Stages) -> int:
 
 def _sft_work(s: Stages, training: int, validated: float, expected: Expected) -> Work:
     of_query = expected.voted_texts * expected.labelled
-    if isinstance(s.sft_data, AllResponses):
+    if isinstance(s.sft.data, AllResponses):
         of_query = expected.first_pass_texts
-    examples = training * min(of_query, s.sft_data.responses_per_query or of_query)
+    examples = training * min(of_query, s.sft.data.responses_per_query or of_query)
     asked = s.sft.epochs * s.sft.validations_per_epoch * validated
     is_recorded = isinstance(s.teacher, StoredTeacher)
     limit = _recorded_tokens(s) if is_recorded else s.teacher_samples.max_response_tokens
@@ -262,10 +262,10 @@ def _evaluation_work(s: Stages, table: Sequence[Line]) -> list[Work]:
     compared = []
     if not s.dataset.is_verifiable:
         verdicts, limit = 2 * sum(tests) * len(table), s.evaluation.max_response_tokens
-        how = "and their references" if isinstance(s.annotator, Grading) else "in both orders"
+        how = "and their references" if isinstance(s.evaluation.annotator, Grading) else "in both orders"
         amount = f"{len(table)} × {sum(tests):,} responses {how}"
         compared = [Work("annotator, win rates", amount, ANNOTATOR, limit, judged=verdicts)]
-    lines = [_sampled_as(line) for line in asked_models if not line.answering.needs_reward_model]
+    lines = [_sampled_as(line) for line in asked_models if not line.inference.needs_reward_model]
     return [
         Work(
             f"evaluation, {model}", f"{lines.count(model)} × {responses:,} responses", model,
@@ -274,13 +274,13 @@ def _evaluation_work(s: Stages, table: Sequence[Line]) -> list[Work]:
         for model in dict.fromkeys(lines)
     ] + [
         _best_of_n_work(line, sum(tests), s.evaluation.greedy)
-        for line in asked_models if line.answering.needs_reward_model
+        for line in asked_models if line.inference.needs_reward_model
     ] + compared  # fmt: skip
 
 
 def _best_of_n_work(line: Line, queries: int, greedy: Sampling) -> Work:
     """The reward model reads all that is drawn."""
-    drawn = line.answering.drawn(greedy)
+    drawn = line.inference.drawn(greedy)
     n = drawn.samples_per_query
     return Work(
         f"evaluation, best of {n}", f"{queries:,} queries × {n} samples", _sampled_as(line), drawn.max_response_tokens,

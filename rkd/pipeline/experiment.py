@@ -7,9 +7,9 @@ from rkd.data.datasets import Data
 from rkd.data.prompts import PromptTemplate
 from rkd.data.recorded_responses import StoredTeacher
 from rkd.evaluation.accuracy import Evaluation
-from rkd.evaluation.best_of_n import Answering, AsAsked
-from rkd.evaluation.reward_bound import Bound, NoBound
-from rkd.evaluation.win_rate import check_annotator
+from rkd.evaluation.annotators import check_annotator
+from rkd.evaluation.best_of_n import AsAsked, Inference
+from rkd.evaluation.reward_bound import Bound
 from rkd.generation.endpoint_teacher import EndpointTeacher
 from rkd.generation.engines import Engine
 from rkd.generation.local import LocalModel
@@ -40,8 +40,6 @@ class Stages:
         generation: what samples from the models of checkpoints.
         few_shot: the row's model is evaluated with the student's examples (ICL); trained rows see none (METHOD 5.12).
         warm_up: reinforcement learning starts from the tuned student, else from the untuned one (METHOD 5.13).
-        answering: how the row's model answers test queries; the other lines of its table answer greedily.
-        annotator: what compares responses with references where the task is open-ended.
     """
 
     row: str
@@ -54,9 +52,7 @@ class Stages:
     teacher_samples: TeacherSamples | RecordedSamples
     labels: Labels
     judge: ConfiguredJudge | NoJudge
-    annotator: Any
     student: LocalModel
-    sft_data: Any
     sft: Any
     student_samples: StudentSamples
     pairs: Pairs | OneSourcePairs | StoredPairs
@@ -65,8 +61,6 @@ class Stages:
     reward_model: Any
     reward_mix: RewardMix
     rl: Any
-    answering: Answering
-    bound: Bound | NoBound
     evaluation: Evaluation
     generation: Engine
     validation_queries: int
@@ -87,12 +81,14 @@ class Stages:
             terms = len(self.reward_mix.used) if self.reward_mix.level == "loss" else 1
             self.rl.check_processes(self.trainer.devices, terms)
             self._check_mix()
-        if isinstance(self.bound, Bound) and isinstance(self.rl, NoRL):
-            raise ValueError("bound=sampled compares the student before and after RL: it does not go with rl=none.")
-        if self.answering.needs_reward_model and isinstance(self.reward_model, NoRewardModel):
+        if isinstance(self.evaluation.bound, Bound) and isinstance(self.rl, NoRL):
             raise ValueError(
-                "answering=best_of_n needs a reward model, and reward_model=none makes none. Take "
-                "`python run.py reward_model=mini`, or greedy responses, `python run.py answering=as_asked`."
+                "evaluation/bound=sampled compares the student before and after RL: it does not go with rl=none."
+            )
+        if self.evaluation.inference.needs_reward_model and isinstance(self.reward_model, NoRewardModel):
+            raise ValueError(
+                "evaluation/inference=best_of_n needs a reward model, and reward_model=none makes none. Take "
+                "`python run.py reward_model=mini`, or greedy responses, `python run.py evaluation/inference=as_asked`."
             )
         self._check_task()
         if isinstance(self.teacher, StoredTeacher) != isinstance(self.teacher_samples, RecordedSamples):
@@ -129,8 +125,9 @@ class Stages:
                 "labels=rubric_judge takes grades of a judge, and judge=none is none. Take `python run.py "
                 "judge=mini_grader`, or the teacher, `judge=rubric`."
             )
-        for name in ("sft_data", "pairs", "validation_pairs"):
-            best = getattr(getattr(self, name), "best_score", self.highest_score)
+        parts = {"sft.data": self.sft.data, "pairs": self.pairs, "validation_pairs": self.validation_pairs}
+        for name, part in parts.items():
+            best = getattr(part, "best_score", self.highest_score)
             if best != self.highest_score:
                 raise ValueError(
                     f"{name}.best_score={best:g}: with these labels the highest score is {self.highest_score:g}. Leave "
@@ -138,14 +135,16 @@ class Stages:
                 )
         if self.dataset.is_verifiable:
             return
-        check_annotator(self.annotator, self.dataset.name)
+        check_annotator(self.evaluation.annotator, self.dataset.name)
         if not is_graded and trains(self):
             raise ValueError(
                 f"dataset={self.dataset.name} is open-ended: there is no answer to vote on. Let a judge grade, "
                 "`python run.py labels=rubric_judge judge=mini_grader`."
             )
-        if isinstance(self.bound, Bound):
-            raise ValueError("bound=sampled compares rewards with right answers, which an open-ended task has none of.")
+        if isinstance(self.evaluation.bound, Bound):
+            raise ValueError(
+                "evaluation/bound=sampled compares rewards with right answers, which an open-ended task has none of."
+            )
         used = "verifiable" in self.reward_mix.used and isinstance(self.rl, RL)
         if used and not isinstance(self.reward_mix.verifiable, Own):
             raise ValueError(
@@ -192,7 +191,7 @@ class Line:
     role: str
     model: str
     prompt: PromptTemplate | None
-    answering: Answering = GREEDY
+    inference: Inference = GREEDY
 
     def is_same_as(self, other: "Line") -> bool:
         """Whether both are one model that answers in one way."""
@@ -204,7 +203,7 @@ def table_lines(s: Stages) -> list[Line]:
     stages = (("sft", s.sft, NoSFT), ("dpo", s.dpo, NoDPO), ("rl", s.rl, NoRL))
     trained = [name for name, stage, none in stages if not isinstance(stage, none)]
     own_prompt = s.student.prompt if s.few_shot else s.zero_shot
-    own = Line(s.row, trained[-1] if trained else "student", own_prompt, s.answering)
+    own = Line(s.row, trained[-1] if trained else "student", own_prompt, s.evaluation.inference)
     others = [Line(TEACHER, "teacher", s.teacher.prompt), *pretrained_lines(s)]
     others += [Line(TUNED[name], name, s.zero_shot) for name in trained if name in TUNED]
     return [*(line for line in others if not line.is_same_as(own)), own]

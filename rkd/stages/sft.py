@@ -5,8 +5,9 @@ token included, so that it learns to stop. Which responses those are (voted, unf
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
@@ -21,6 +22,7 @@ from rkd.models.loading import ModelOptions, copy_model, load_causal_lm, load_to
 from rkd.models.lora import save_merged
 from rkd.models.policy import Policy
 from rkd.records import Checkpoint, Query
+from rkd.stages.labels import AllResponses, CorrectResponses
 from rkd.store.partial_results import Progress
 from rkd.training.checkpointing import KeepBest
 from rkd.training.fsdp import ShardableModule
@@ -75,9 +77,19 @@ class SFTModule(ShardableModule):
 
 @dataclass(frozen=True, kw_only=True)
 class SFT(SupervisedTraining):
-    """Supervised fine-tuning of the student; an example is a query with one response."""
+    """Supervised fine-tuning of the student; an example is a query with one response.
+
+    Args:
+        data: which of the teacher's responses are the examples.
+    """
 
     stage = "sft"
+
+    data: CorrectResponses | AllResponses = field(default_factory=CorrectResponses)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The settings of the training; `data` decides the examples, and these are named by their content."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "data"}
 
     def fit(
         self,
@@ -134,7 +146,17 @@ class SFT(SupervisedTraining):
 
 @dataclass(frozen=True, kw_only=True)
 class NoSFT:
-    """No supervised fine-tuning (the rows ICL and w/o D): the student goes on as it came."""
+    """No supervised fine-tuning (the rows ICL and w/o D): the student goes on as it came.
+
+    Args:
+        data: which of the teacher's responses would be the examples; they are counted.
+    """
+
+    data: CorrectResponses | AllResponses = field(default_factory=CorrectResponses)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Nothing: without a training no setting decides what is left."""
+        return {}
 
     def fit(self, student: Checkpoint, *_: object, folder: Path, **__: object) -> SFTReport:
         """Copy the student's folder to `folder`."""
