@@ -16,7 +16,6 @@ import numpy as np
 from rkd.evaluation.accuracy import Evaluation, by_category
 from rkd.evaluation.alpaca_eval import Annotation, length_controlled_win_rate, read_difficulty, win_rate
 from rkd.evaluation.results import TestSetResult, WinRate
-from rkd.judges.base import ConfiguredJudge, NoJudge
 from rkd.judges.endpoint_single_token import EndpointYesNo
 from rkd.judges.single_token import LocalYesNo
 from rkd.judges.written import Written
@@ -27,29 +26,10 @@ EVEN = 0.5
 NORMAL_95 = 1.96  # standard errors to either side
 
 OpenAnnotator = LocalYesNo | EndpointYesNo | Written
-"""What opens of it."""
+"""An annotator with its model loaded."""
 
 Rubric = Callable[[str, str], float]
 """The score of a response to an instruction by the rubric of a generated world."""
-
-
-def check_annotator(annotator: ConfiguredJudge | NoJudge, dataset: str) -> None:
-    """Refuse what cannot annotate.
-
-    Raises:
-        ValueError: it is none, or its prompt asks about one response.
-    """
-    if not annotator.annotates:
-        raise ValueError(
-            f"dataset={dataset} is open-ended: its responses are compared with references, and annotator=none compares "
-            "none. Take `python run.py annotator=mini_grader`, the teacher, `annotator=teacher`, or a server, "
-            "`annotator=endpoint annotator.model=NAME`."
-        )
-    if annotator.is_single_token != annotator.prompt.shows_two_responses:
-        raise ValueError(
-            "annotator.prompt must show two responses where the annotator answers with one token "
-            "(conf/judge_prompt/compare.yaml), and one where it grades (conf/judge_prompt/rubric.yaml)."
-        )
 
 
 def evaluate_open_ended(

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rkd.config import check_types
-from rkd.evaluation.accuracy import compare
+from rkd.evaluation.accuracy import PARTS, compare
 from rkd.evaluation.results import ModelResult, Overlap, RunResult
 from rkd.generation.endpoint_server import EndpointModel
 from rkd.pipeline.evaluate import Testing
@@ -61,7 +61,7 @@ def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]
     # 8: evaluation.
     made = {"teacher": stages.teacher.source(), "student": fitting.student, "sft": sft, "dpo": dpo, "rl": policy}
     models = [testing.evaluate(line, made[line.model], reward_model) for line in table_lines(stages)]
-    if not stages.bound.is_left_out:  # appendix A: what the gain in reward promised
+    if not stages.evaluation.bound.is_left_out:  # appendix A: what the gain in reward promised
         notes.bound = testing.measure_bound(sft, policy, reward_model, validation)
     return result_of(stages.row, testing, config, models, overlaps)
 
@@ -111,7 +111,9 @@ def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Sourc
     for without_effect in ("tracking", "trainer"):
         del parts[without_effect]
     parts |= s.training_fingerprint
+    # The fingerprints of these two stages leave out what the whole job depends on.
+    parts |= {"sft.data": s.sft.data} | {f"evaluation.{name}": getattr(s.evaluation, name) for name in PARTS}
     if evaluate_only:
-        kept = ("dataset", "student", "annotator", "evaluation", "generation", "sampling_seed")
+        kept = ("dataset", "student", "evaluation", "evaluation.annotator", "generation", "sampling_seed")
         parts = {name: parts[name] for name in kept}
     return fingerprint_digest("job", {**parts, "evaluate_only": evaluate_only, "models": list(models)})

@@ -299,7 +299,7 @@ def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
         "ours_wo_d": [*SFT, *REWARD_MODEL, *RL],
         "orm_s": [*SFT, *REWARD_MODEL, *RL],
         "orm_t": [*SFT, *REWARD_MODEL, *RL, *errs],
-        "best_of_n": [*SFT, *REWARD_MODEL, "answering.samples_per_query=4"],
+        "best_of_n": [*SFT, *REWARD_MODEL, "evaluation.inference.samples_per_query=4"],
         "noisy_labels": [*SFT, *REWARD_MODEL, *RL, "labels.noise=0.4"],
         "judge_reward": [*SFT, *RL, f"judge.name_or_path={world / 'teacher'}", *JUDGE_WORDS],
     }
@@ -424,7 +424,8 @@ def test_other_judges_are_asked_about_the_same_responses(world, same_store, judg
 
 
 def test_the_bound_is_measured_on_samples_of_both_policies(world, same_store):
-    _, seen = run(world, same_store, "bound=sampled", "bound.samples_per_query=2", "bound.max_response_tokens=16")
+    small = ["evaluation.bound.samples_per_query=2", "evaluation.bound.max_response_tokens=16"]
+    _, seen = run(world, same_store, "evaluation/bound=sampled", *small)
     made = [line.split()[1] for line in seen.splitlines() if "✓" in line and "reused" not in line]
     assert made == ["bound_samples_sft", "bound_samples_rl"]
     (measured,) = [r for r in map(read_result, (same_store / "outputs").iterdir()) if r.bound]
@@ -456,7 +457,7 @@ def test_a_teacher_that_is_always_right_cannot_teach_an_orm(world, same_store):
 
 def test_the_best_of_n_without_reward_model_is_refused_before_anything_is_made(world, tmp_path):
     message = failure(world, tmp_path, "experiments=best_of_n", "reward_model=none", stages=SFT)
-    assert "answering=best_of_n needs a reward model" in message
+    assert "evaluation/inference=best_of_n needs a reward model" in message
     assert not (tmp_path / "artifacts").exists()
 
 
@@ -466,7 +467,7 @@ def test_the_best_of_n_without_reward_model_is_refused_before_anything_is_made(w
         (["reward_mix=judge"], "judge=mini_judge"),
         (["reward_mix=yon", "judge=mini_judge"], "dataset=mini_math_aug"),
         (["reward_mix.rho=0.5"], "they sum to 0.5"),
-        (["bound=sampled", "rl=none"], "rl=none"),
+        (["evaluation/bound=sampled", "rl=none"], "rl=none"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused_before_anything_is_made(world, tmp_path, choices, way_out):

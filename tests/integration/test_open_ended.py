@@ -255,7 +255,8 @@ OPEN = [
     "judge._target_=tests.integration.test_open_ended.Grader",
     "~judge.name_or_path", "~judge.is_hard", "~judge.prompt", "~judge.options",
     "+dataset.rubric={_target_: hydra.utils.get_method, path: tests.integration.test_open_ended.rubric}",
-    "annotator=hf", "annotator.prompt.first_word=' 1'", "annotator.prompt.second_word=' 2'",
+    "evaluation/annotator=hf",
+    "evaluation.annotator.prompt.first_word=' 1'", "evaluation.annotator.prompt.second_word=' 2'",
 ]  # fmt: skip
 
 
@@ -267,7 +268,7 @@ def world(tmp_path_factory):
 def run(world, root, *more: str) -> str:
     seen = io.StringIO()
     with redirect_stdout(seen):
-        own = [*overrides(world, root), *OPEN, f"annotator.name_or_path={world / 'teacher'}", *more]
+        own = [*overrides(world, root), *OPEN, f"evaluation.annotator.name_or_path={world / 'teacher'}", *more]
         run_job(composed(own))
     return seen.getvalue()
 
@@ -318,16 +319,16 @@ def test_a_result_with_win_rates_is_tabulated_and_summarized(job):
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        (["annotator=none"], "annotator=none compares none"),
+        (["evaluation/annotator=none"], "evaluation/annotator=none compares none"),
         (["labels=vote"], "there is no answer to vote on"),
         (["reward_mix=label"], "comparison of answers"),
         (["pairs.best_score=1"], "pairs.best_score=1: with these labels the highest score is 5"),
     ],
 )
 def test_what_does_not_go_with_an_open_ended_task_is_refused_at_once(world, tmp_path, more, reason):
-    own = [*overrides(world, tmp_path), *OPEN, f"annotator.name_or_path={world / 'teacher'}", *more]
-    if "annotator=none" in more:
-        own = [one for one in own if not one.startswith("annotator.") and one != "annotator=hf"]
+    own = [*overrides(world, tmp_path), *OPEN, f"evaluation.annotator.name_or_path={world / 'teacher'}", *more]
+    if "evaluation/annotator=none" in more:
+        own = [one for one in own if not one.startswith("evaluation.annotator.") and one != "evaluation/annotator=hf"]
     with pytest.raises(JobError, match=reason):
         run_job(composed(own))
     assert not (tmp_path / "artifacts").exists()
@@ -336,7 +337,7 @@ def test_what_does_not_go_with_an_open_ended_task_is_refused_at_once(world, tmp_
 def test_a_function_of_yours_can_reward_open_ended_responses(world, tmp_path):
     own = ["reward_mix=own", "reward_mix.verifiable.function.path=rkd.mini.open.rubric_reward"]
     mix = build_stages(
-        composed([*overrides(world, tmp_path), *OPEN, f"annotator.name_or_path={world / 'teacher'}", *own])
+        composed([*overrides(world, tmp_path), *OPEN, f"evaluation.annotator.name_or_path={world / 'teacher'}", *own])
     ).reward_mix
     assert list(mix.used) == ["verifiable"]
 

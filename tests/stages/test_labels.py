@@ -149,7 +149,7 @@ def texts(selected) -> list[list[str]]:
     return [[one.response.text for one in own] for own in selected]
 
 
-def test_the_teaching_set_holds_correct_responses_and_equal_texts_once():
+def test_the_sft_data_hold_correct_responses_and_equal_texts_once():
     assert texts(CorrectResponses().select(SCORED)) == [["a", "c"], []]
 
 
