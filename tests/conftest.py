@@ -1,4 +1,4 @@
-"""What every test shares: no network, one thread, and the public data where they are."""
+"""What every test shares: no network, one thread, the tiny world, and the public data where they are."""
 
 import os
 from pathlib import Path
@@ -8,6 +8,12 @@ os.environ["WANDB_MODE"] = "offline"
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
+
+from rkd.mini.tokenizer import train_tokenizer
+from rkd.records import Checkpoint
+from tests.support import tiny_world
+from tests.support.made_once import made_once
 
 torch.set_num_threads(1)
 
@@ -25,3 +31,26 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no public data in {folder}: set RKD_DATA to the folder that holds gsm8k/, svamp/, …")
     return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """Models `teacher`, `student` and `random`, datasets `data` and `poisoned`. No test writes in this folder."""
+
+    def make(folder: Path) -> None:
+        tiny_world.make_world(folder)
+        tiny_world.write_dataset(folder / "poisoned", wrong_gold=True)
+
+    return made_once(tmp_path_factory, "world", make)
+
+
+@pytest.fixture(scope="session")
+def guessing_student(world) -> Checkpoint:
+    """The student of the tiny world, which guesses one of two answers."""
+    return Checkpoint(world / "student", "taught-True")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerBase:
+    """A tokenizer of 290 tokens."""
+    return train_tokenizer(["What is two and two? The answer is 4.", "Q: 1 2 3 A: 4 5 6"] * 4, vocabulary_size=290)

@@ -124,10 +124,9 @@ def gradient(folder: Path, name: str) -> torch.Tensor:
     return torch.cat([value.flatten() for value in torch.load(folder / name, weights_only=True).values()])
 
 
-@pytest.fixture(scope="module")
-def student(tmp_path_factory) -> Checkpoint:
-    folder = tmp_path_factory.mktemp("parallel")
-    return tiny_world.taught(tiny_world.random_model(folder / "random"), folder / "student", guesses=True)
+@pytest.fixture
+def student(guessing_student) -> Checkpoint:
+    return guessing_student
 
 
 @pytest.mark.slow
@@ -146,7 +145,7 @@ def student(tmp_path_factory) -> Checkpoint:
 def test_two_processes_get_the_gradient_that_one_gets_on_the_whole_batch(student, tmp_path, stage, strategy):
     take_part(stage, student, tmp_path, {})
     context, port = multiprocessing.get_context("forkserver"), parallel.free_port()
-    context.set_forkserver_preload(["test_parallel"])
+    context.set_forkserver_preload(["tests.test_distributed"])
     processes = [
         context.Process(target=take_part, args=(stage, student, tmp_path, parallel.place_of(rank, 2, port), strategy))
         for rank in range(2)
@@ -189,11 +188,6 @@ def followers_of(process: subprocess.Popen) -> list[int]:
         if f"PPid:\t{process.pid}\n" in text and "rkd.jobs.follower" in (status.parent / "cmdline").read_text():
             found.append(int(status.parent.name))
     return found
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    return tiny_world.make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.mark.slow

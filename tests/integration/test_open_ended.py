@@ -259,11 +259,6 @@ OPEN = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny_world.make_world(tmp_path_factory.mktemp("world"))
-
-
 def run(world, root, *more: str) -> str:
     seen = io.StringIO()
     with redirect_stdout(seen):

@@ -22,8 +22,8 @@ from rkd.judges.single_token import YesNoJudge
 from rkd.judges.written import WrittenJudge
 from rkd.models.loading import count_weights
 from rkd.protocols import Sampling
-from tests.integration.test_job import run
 from tests.support import tiny_world
+from tests.support.jobs import run
 
 # Ten operations a second, of which sampling reaches a half and training a fifth.
 BILL = Bill(

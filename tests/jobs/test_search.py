@@ -8,8 +8,7 @@ from hydra.errors import HydraException
 
 from rkd.errors import JobError
 from rkd.jobs.search import Search
-from tests.integration.test_job import command
-from tests.support import tiny_world
+from tests.support.jobs import command
 from tests.support.tiny_world import overrides
 
 SPACE = {"rate": {"low": 0.0, "high": 1.0}, "kind": ["a", "b"]}
@@ -117,14 +116,13 @@ def test_a_range_that_is_none_is_refused_at_once(values):
 
 
 @pytest.mark.slow
-def test_the_same_command_again_trains_nothing(tmp_path):
+def test_the_same_command_again_trains_nothing(world, tmp_path):
     pytest.importorskip("optuna", reason="optional: pip install -r requirements-optuna.txt")
     (tmp_path / "conf" / "sweeps").mkdir(parents=True)
     (tmp_path / "conf" / "sweeps" / "probe.yaml").write_text(
         "# @package _global_\nhydra: {sweeper: {search: {_target_: rkd.jobs.search.Search, folder: searches, "
         "trials: 2, space: {sft.learning_rate: [1e-9, 1e-3]}}}}\n"
     )
-    world = tiny_world.make_world(tmp_path / "world")
     usual = overrides(world, tmp_path, "experiments=ours_wo_r", stages=["sft.epochs=1"])
     arguments = ["--config-dir", str(tmp_path / "conf"), "-m", "sweeps=probe", *usual]
     first, again = command(*arguments, folder=tmp_path), command(*arguments, folder=tmp_path)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rkd.jobs.sweeper import Job, UnionSweeper, shared_first
-from tests.integration.test_job import command
 from tests.support import tiny_world
+from tests.support.jobs import command
 from tests.support.tiny_world import overrides
 
 TABLE = """
@@ -75,11 +75,6 @@ def test_what_no_job_of_a_table_can_be_is_said_once_and_leaves_no_file(tmp_path)
     assert done.stderr.count("seed=x") == 1
     assert "Not every job finished" in done.stderr
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    return tiny_world.make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
