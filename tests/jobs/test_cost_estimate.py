@@ -23,8 +23,8 @@ from rkd.judges.written import WrittenJudge
 from rkd.models.loading import count_weights
 from rkd.protocols import Sampling
 from rkd.work import Work
-from tests.integration.test_job import run
 from tests.support import tiny_world
+from tests.support.jobs import run
 
 # Ten operations a second, of which sampling reaches a half and training a fifth.
 BILL = Bill(
