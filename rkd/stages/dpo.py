@@ -17,21 +17,18 @@ from rkd.config import ABOVE_0, check_ranges
 from rkd.data.prompts import PromptTemplate
 from rkd.distributed import count, share_of_weight, sum_over_processes
 from rkd.losses import dpo_loss, sequence_logprobs
-from rkd.models.batches import ResponseBatch, in_parts
+from rkd.models.batches import in_parts
 from rkd.models.cpu_workers import map_over_copies, mean_loss, part_count
 from rkd.models.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
 from rkd.models.lora import save_merged
 from rkd.models.policy import Policy, without_dropout
 from rkd.records import Checkpoint, PreferencePair
-from rkd.stages.preference_batches import NO_PAIR, TokenizedPair, collate_pairs, tokenize_pairs
+from rkd.stages.preference_batches import NO_PAIR, PairBatch, collate_pairs, tokenize_pairs
 from rkd.store.partial_results import Progress
 from rkd.training.checkpointing import KeepBest
 from rkd.training.fsdp import ShardableModule
 from rkd.training.supervised import SupervisedTraining, length_batches
 from rkd.training.trainer import Training, Validate, seeded
-
-Numbered = tuple[int, TokenizedPair]
-"""A pair and its number among all pairs of a fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +39,6 @@ class DPOReport:
     pairs: int
     dropped_too_long: int
     best_validation: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class DPOBatch:
-    """The responses of B pairs, chosen, rejected, chosen, …, and the pairs' numbers, (B,)."""
-
-    responses: ResponseBatch
-    numbers: Tensor
-
-    @property
-    def prompt_count(self) -> int:
-        """B."""
-        return self.responses.prompt_count
-
-    @property
-    def weight(self) -> int:
-        """Pairs, which the loss is the mean over."""
-        return self.prompt_count
-
-    def select_prompts(self, indices: Tensor) -> "DPOBatch":
-        """The pairs at `indices`."""
-        return DPOBatch(self.responses.select_prompts(indices), self.numbers[indices])
-
-    def to(self, device: torch.device) -> "DPOBatch":
-        """The same batch on another device."""
-        return DPOBatch(self.responses.to(device), self.numbers.to(device))
 
 
 class DPOModule(ShardableModule):
@@ -95,7 +66,7 @@ class DPOModule(ShardableModule):
         batches = [loader.collate(batch) for batch in loader.batches]
 
         @torch.no_grad()
-        def measure(policy: Policy, batch: DPOBatch) -> Tensor:
+        def measure(policy: Policy, batch: PairBatch) -> Tensor:
             with self.trainer.precision_plugin.forward_context():
                 return pair_logprobs(policy, batch.to(self.device))
 
@@ -103,13 +74,13 @@ class DPOModule(ShardableModule):
             own[batch.numbers] = logprobs.float()
         self.reference_logprobs = sum_over_processes(own)  # each process has read its share
 
-    def training_step(self, batch: DPOBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss, measured = mean_loss(self.policy, self.loss, in_parts(batch, part_count(self.policy)))
         share = share_of_weight(batch.weight, self.device)
         self.log_dict({f"train/{name}": share * value for name, value in measured.items()}, sync_dist=True)
         return share * loss
 
-    def loss(self, part: DPOBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, part: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss on some pairs, and what is logged of them; log-probabilities are sums over a response's tokens."""
         chosen, rejected = pair_logprobs(self.policy, part).T  # (B,), (B,)
         reference = self.reference_logprobs.to(chosen.device)[part.numbers]
@@ -185,8 +156,7 @@ class DPO(SupervisedTraining):
         tokenizer = load_tokenizer(student.folder)
         kept, dropped = tokenize_pairs(tokenizer, prompt, pairs, self.max_tokens)
         self.check_left(kept, len(pairs), "pair", NO_PAIR)
-        numbered, size = list(enumerate(kept)), self.batch_size * count()
-        batches = length_batches(numbered, lambda example: example[1].longest_part, size, seed)
+        batches = length_batches(kept, lambda pair: pair.longest_part, self.batch_size * count(), seed)
         best = KeepBest("validation/accuracy", "max", progress, self.patience)
         with seeded(seed):
             lm = options.prepare(load_causal_lm(student.folder, options))
@@ -195,7 +165,7 @@ class DPO(SupervisedTraining):
             trainer, whole = self.train(
                 module,
                 batches,
-                lambda batch: _collate(batch, tokenizer.pad_token_id),
+                lambda batch: collate_pairs(batch, tokenizer.pad_token_id),
                 best,
                 has_validation=validate is not None,
                 validates_start=True,
@@ -220,11 +190,6 @@ class NoDPO:
         return DPOReport(steps=0, pairs=0, dropped_too_long=0, best_validation=None)
 
 
-def pair_logprobs(policy: Policy, batch: DPOBatch) -> Tensor:
+def pair_logprobs(policy: Policy, batch: PairBatch) -> Tensor:
     """log π of chosen and rejected responses, (B, 2)."""
     return sequence_logprobs(policy(batch.responses).logprobs, batch.responses.response_mask).view(-1, 2)
-
-
-def _collate(examples: Sequence[Numbered], pad_id: int) -> DPOBatch:
-    numbers, pairs = zip(*examples, strict=True)
-    return DPOBatch(collate_pairs(pairs, pad_id).responses, torch.tensor(numbers))
