@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from rkd.evaluation.results import CategoryResult, Comparison, ModelResult, RunResult, TestSetResult, write_result
+from rkd.evaluation.results import CategoryResult, Comparison, EvaluationResult, ModelResult, RunResult, write_result
 from rkd.reporting.learning_curves import learning_curves
 from rkd.reporting.report import (
     category_tables,
@@ -22,7 +22,7 @@ from rkd.reporting.report import (
 
 
 def on_test_set(name: str, correct: int, n: int, low: float, high: float, pass_at_8: float | None = None):
-    return TestSetResult(
+    return EvaluationResult(
         test_set=name,
         n=n,
         correct=correct,
