@@ -15,7 +15,7 @@ import numpy as np
 
 from rkd.evaluation.accuracy import Evaluation, by_category
 from rkd.evaluation.alpaca_eval import Annotation, length_controlled_win_rate, read_difficulty, win_rate
-from rkd.evaluation.results import TestSetResult, WinRate
+from rkd.evaluation.results import EvaluationResult, WinRate
 from rkd.judges.endpoint_single_token import EndpointYesNo
 from rkd.judges.single_token import LocalYesNo
 from rkd.judges.written import Written
@@ -40,7 +40,7 @@ def evaluate_open_ended(
     *,
     test_set: str,
     rubric: Rubric | None = None,
-) -> TestSetResult:
+) -> EvaluationResult:
     """The result on one test set, the references being the queries' `gold_answer`.
 
     An empty response is judged like any other; `share_without_answer` counts those.
@@ -66,7 +66,7 @@ def evaluate_open_ended(
     difficulty = None if stage.difficulty is None else read_difficulty(Path(stage.difficulty).expanduser())
     rate, n = win_rate(annotations), len(queries)
     margin = NORMAL_95 * rate.standard_error if n > 1 else 1.0
-    return TestSetResult(
+    return EvaluationResult(
         test_set=test_set,
         n=n,
         correct=sum(preference > EVEN for preference in preferences),

@@ -9,7 +9,7 @@ from torch import Tensor
 from rkd.data.recorded_responses import StoredTeacher
 from rkd.evaluation.accuracy import Evaluation
 from rkd.evaluation.contamination import summarize_overlap
-from rkd.evaluation.results import BoundSides, ModelResult, Overlap, TestSetResult, result_from_json
+from rkd.evaluation.results import BoundSides, EvaluationResult, ModelResult, Overlap, result_from_json
 from rkd.evaluation.reward_bound import sides
 from rkd.evaluation.win_rate import evaluate_open_ended
 from rkd.judges.base import open_judge
@@ -25,10 +25,8 @@ Measure = Callable[[Sequence[Query], Sequence[Response]], Tensor]
 """A number for each response, (n,)."""
 
 
-class Testing(Asking):
+class Evaluating(Asking):
     """The steps of one row that test."""
-
-    __test__ = False  # by its name pytest would take it for a test class
 
     def overlaps(self) -> dict[str, Overlap]:
         """How near the questions of each test set are to those of the training queries, unlabelled ones included."""
@@ -110,7 +108,7 @@ class Testing(Asking):
         reward_model: Checkpoint | None,
         name: str,
         queries: list[Query],
-    ) -> TestSetResult:
+    ) -> EvaluationResult:
         """One test set. No training seed is in the fingerprint, and copies of a model share it.
 
         Teacher and pretrained student are evaluated once for all seeds and rows.
@@ -143,7 +141,7 @@ class Testing(Asking):
                 return dataclasses.asdict(result)
 
         value = self.workshop.value("evaluation", fingerprint, measure, shown=f"{line.role} on {name}")
-        return result_from_json(TestSetResult, value)
+        return result_from_json(EvaluationResult, value)
 
 
 def _is_right(answers: Mapping[str, str]) -> Measure:

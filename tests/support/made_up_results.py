@@ -1,13 +1,13 @@
 """Results of jobs with numbers that nobody measured."""
 
-from rkd.evaluation.results import TestSetResult
+from rkd.evaluation.results import EvaluationResult
 
 
 def on_test_set(
     name: str, correct: int, n: int, low: float, high: float, pass_at_8: float | None = None
-) -> TestSetResult:
+) -> EvaluationResult:
     """A result on a test set whose first questions are right."""
-    return TestSetResult(
+    return EvaluationResult(
         test_set=name,
         n=n,
         correct=correct,
