@@ -76,8 +76,8 @@ class Training:
         for name, make in self.callbacks.items():
             if not callable(make):
                 raise ValueError(
-                    f"callbacks.{name} is one {type(make).__name__} for all stages: add `_partial_: true` beside its "
-                    "`_target_`, so that each stage makes its own."
+                    f"trainer.callbacks.{name} is one {type(make).__name__} for all stages: add `_partial_: true` "
+                    "beside its `_target_`, so that each stage makes its own."
                 )
 
     def trainer(

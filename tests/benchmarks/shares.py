@@ -33,7 +33,7 @@ OVERRIDES = (
     "evaluation.max_pass_at_k_queries=40",
     "rl.rollouts.episodes=2048",
     "tracking=none",
-    "callbacks=none",
+    "trainer/callbacks=none",
 )
 # What a stage's name in the store begins with, and the row of the table.
 STAGES = {

@@ -28,7 +28,7 @@ for package in ("llama_cpp", "gguf", "openai"):
     pytest.importorskip(package, reason="optional, built from source: pip install -r requirements-llamacpp.txt")
 
 MODELS = REPOSITORY / "rkd" / "mini" / "checkpoints"
-PROMPT = read_template(REPOSITORY / "conf" / "prompt", "math").zero_shot()
+PROMPT = read_template(REPOSITORY / "conf" / "dataset" / "prompt", "math").zero_shot()
 NAMES = ("Ada", "Ben", "Eva", "Max")
 QUERIES = [
     Query(f"q{i}", "mini_math", f"{NAMES[i % 4]} has {i + 5} nuts and buys {2 * i + 3} more. How many nuts is that?")

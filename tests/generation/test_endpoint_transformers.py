@@ -23,7 +23,7 @@ for package in ("openai", "fastapi", "uvicorn"):
     pytest.importorskip(package, reason="optional: pip install -r requirements-openai.txt fastapi uvicorn")
 
 MODEL = REPOSITORY / "rkd" / "mini" / "checkpoints" / "mini_1"
-PROMPT = read_template(REPOSITORY / "conf" / "prompt", "math").zero_shot()
+PROMPT = read_template(REPOSITORY / "conf" / "dataset" / "prompt", "math").zero_shot()
 NAMES = ("Ada", "Ben", "Eva", "Max")
 QUERIES = [
     Query(f"q{i}", "mini_math", f"{NAMES[i % 4]} has {i + 5} nuts and buys {2 * i + 3} more. How many nuts is that?")
