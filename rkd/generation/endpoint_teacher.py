@@ -1,4 +1,4 @@
-"""A teacher behind a server: queries enter, its responses leave, as from a local model (`rkd.stages.teacher`)."""
+"""A model behind a server writes: queries enter, its responses leave, as from a local model (`rkd.stages.teacher`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ class EndpointTeacher(EndpointModel):
 
     def open(self, name: str, progress: Progress, told: Told = untold) -> "EndpointGenerator":
         """A generator that keeps what it is answered in `progress`; `name` is recorded with each response."""
-        return EndpointGenerator(name, self, progress, Kept(self.server, progress), told)
+        return EndpointGenerator(name, self, self.prompt, progress, Kept(self.server, progress), told)
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,16 @@ class EndpointGenerator:
     makes what it can: two servers, or one under another load, need not give the same texts.
 
     Args:
+        name: recorded with each response.
+        model: which one is asked, where and how.
+        prompt: how queries are put to it.
         progress: of the stage, which also counts the tokens; None: nobody counts them.
         told: told of each query that has all its responses.
     """
 
     name: str
-    teacher: EndpointTeacher
+    model: EndpointModel
+    prompt: PromptTemplate
     progress: Progress | None
     kept: Kept
     told: Told = untold
@@ -63,7 +67,7 @@ class EndpointGenerator:
             if left[query] == 0:
                 self.told(1, note)
 
-        answers = ask(self.teacher, tasks, text_of, self.kept, tell)
+        answers = ask(self.model, tasks, text_of, self.kept, tell)
         responses: list[dict[int, Response]] = [{} for _ in queries]  # by place: a judge asks one query several times
         for (place, indices), own in zip(groups, answers, strict=True):
             for at, index in enumerate(indices):
@@ -74,10 +78,10 @@ class EndpointGenerator:
         return [[own[index] for index in sorted(own)] for own in responses]
 
     def _task(self, query: Query, sampling: Sampling, indices: Sequence[int], seed: int) -> Task:
-        temperature, prompt = sampling.temperatures[indices[0]], self.teacher.prompt
+        temperature, prompt = sampling.temperatures[indices[0]], self.prompt
         asked = replace(query, question=without_control_tokens(query.question))
-        body = self.teacher.body(
-            prompt.turns(asked) if self.teacher.requests == "chat" else prompt.render(asked),
+        body = self.model.body(
+            prompt.turns(asked) if self.model.requests == "chat" else prompt.render(asked),
             sampling.max_response_tokens,
             temperature=temperature,
             top_p=sampling.top_p,  # always: a server may have another default
@@ -87,7 +91,7 @@ class EndpointGenerator:
         return Task(body, len(indices) if temperature else 1, lambda at: seed_of(seed, query.id, indices[at]))
 
     def _response(self, query: Query, index: int, generated: str, ending: str) -> Response:
-        prompt = self.teacher.prompt
+        prompt = self.prompt
         # A response that goes on to the next question is complete, whether or not that was cut.
         is_finished = ending in ("stop", "refusal") or (prompt.stop != "" and prompt.stop in generated)
         withheld = ending if ending in ("refusal", "content_filter") else None

@@ -12,7 +12,7 @@ from rkd.data.judge_prompts import JudgePrompt
 from rkd.data.prompts import PromptTemplate
 from rkd.generation.endpoint_client import Kept
 from rkd.generation.endpoint_server import EndpointModel, Told, untold
-from rkd.generation.endpoint_teacher import EndpointGenerator, EndpointTeacher
+from rkd.generation.endpoint_teacher import EndpointGenerator
 from rkd.judges.base import ConfiguredJudge
 from rkd.judges.written import ReadReply, Written, read_score
 from rkd.store.partial_results import Progress
@@ -57,9 +57,6 @@ class EndpointWrittenJudge(EndpointModel, ConfiguredJudge):
 
     def open(self, progress: Told = untold, kept: Progress | None = None) -> Written:
         """The judge; what it is answered is kept in `kept`, if there is that."""
-        writer = EndpointTeacher(
-            name=self.name, model=self.model, server=self.server, requests=self.requests, extra_body=self.extra_body,
-            prompt=PromptTemplate(template="{question}"),
-        )  # fmt: skip
-        generator = EndpointGenerator(self.name, writer, None, Kept(self.server, kept), progress)
+        question_alone = PromptTemplate(template="{question}")
+        generator = EndpointGenerator(self.name, self, question_alone, None, Kept(self.server, kept), progress)
         return Written(generator, self.prompt, self.max_reply_tokens, progress, self.read_reply)
