@@ -17,7 +17,6 @@ from rkd.reporting.table_files import build_table
 from rkd.training.trainer import Training
 
 REPOSITORY = Path(__file__).parents[1]
-PARTS_OF_OTHERS = {"queries", "prompt", "judge_prompt", "pretrain", "experiments", "sweeps"}
 UNLABELLED = "dataset=mini_math_aug"
 COMMON = "base"  # what options of a group have in common; no option itself
 CHOICES = ("reward_model.classification_weight",)
@@ -29,9 +28,9 @@ NEEDED = {
     "teacher=hf": ["teacher.name_or_path=someone/model"],
     "teacher=endpoint": ["teacher.model=served"],
     "judge=endpoint": ["judge.model=served"],
-    "annotator=hf": ["annotator.name_or_path=someone/model"],
-    "annotator=endpoint": ["annotator.model=served"],
-    "annotator=endpoint_rubric": ["annotator.model=served"],
+    "evaluation/annotator=hf": ["evaluation.annotator.name_or_path=someone/model"],
+    "evaluation/annotator=endpoint": ["evaluation.annotator.model=served"],
+    "evaluation/annotator=endpoint_rubric": ["evaluation.annotator.model=served"],
     "judge=endpoint_written": ["judge.model=served"],
     "judge=endpoint_rubric": ["judge.model=served"],
     "server=provider": [
@@ -41,7 +40,7 @@ NEEDED = {
         "server.budget_cost=5",
     ],
     "pairs=stored": ["pairs.path=pairs.jsonl"],
-    "sft_data=all": ["sft_data.first_pass=null"],
+    "sft/data=all": ["sft.data.first_pass=null"],
     "labels=noisy_vote": ["labels.seed=0"],
 }
 
@@ -49,9 +48,32 @@ NEEDED = {
 OPEN_ENDED = ("dataset=ultrafeedback", "dataset=alpaca_eval", "dataset=mini_open")
 
 
+def _groups() -> dict[str, list[str]]:
+    """The options of every group, by its path in conf/."""
+    groups: dict[str, list[str]] = {}
+    for path in sorted((REPOSITORY / "conf").rglob("*.yaml")):
+        group = path.parent.relative_to(REPOSITORY / "conf").as_posix()
+        if group != "." and path.stem != COMMON:
+            groups.setdefault(group, []).append(path.stem)
+    return groups
+
+
+GROUPS = _groups()
+# Parts of other parts, which are built with these, and what builds no part.
+BUILT_ELSEWHERE = {
+    "prompt",
+    "judge_prompt",
+    "dataset/queries",
+    "dataset/prompt",
+    "judge/prompt",
+    "pretrain",
+    "pretrain/corpus",
+} | {group for group in GROUPS if group.startswith("hydra/")}
+
+
 def _options() -> list[str]:
-    files = [path for path in sorted((REPOSITORY / "conf").glob("*/*.yaml")) if path.stem != COMMON]
-    return [f"{path.parent.name}={path.stem}" for path in files if path.parent.name not in PARTS_OF_OTHERS]
+    options = [(group, option) for group, of_group in GROUPS.items() for option in of_group]
+    return [f"{group}={option}" for group, option in options if group not in BUILT_ELSEWHERE]
 
 
 def _rows() -> list[str]:
@@ -92,7 +114,7 @@ def test_every_option_builds(option, referred):
         config = compose(f"{group}/{name}", overrides=NEEDED.get(option, []))
         if group != "dataset":
             config = OmegaConf.merge({name: part for name, part in referred.items() if name != group}, config)
-        instantiate(config[group], _convert_="all")
+        instantiate(OmegaConf.select(config, group.replace("/", ".")), _convert_="all")
 
 
 @pytest.mark.parametrize("row", _rows())
@@ -250,7 +272,7 @@ def test_every_row_has_a_label_of_its_own():
 )
 def test_the_row_sft_takes_the_responses_of_the_first_pass_alone(overrides, samples):
     config = compose("config", overrides=["experiments=sft", *overrides])
-    assert instantiate(config.sft_data, _convert_="all").first_pass.samples_per_query == samples
+    assert instantiate(config.sft.data, _convert_="all").first_pass.samples_per_query == samples
 
 
 def test_tracking_callbacks_and_hardware_do_not_change_the_digest(digests):

@@ -6,18 +6,22 @@ chance that one of k samples is right, maj@k whether the majority of k samples i
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from rkd.data.answers import answers_match, extract_answer, is_choice, last_letter, majority
-from rkd.evaluation.results import CategoryResult, Comparison, ModelResult, TestSetResult
+from rkd.evaluation.best_of_n import AsAsked, Inference
+from rkd.evaluation.results import CategoryResult, Comparison, EvaluationResult, ModelResult
+from rkd.evaluation.reward_bound import Bound, NoBound
 from rkd.evaluation.statistics import paired_comparison, pass_at_k, wilson_interval
+from rkd.judges.base import ConfiguredJudge, NoJudge
 from rkd.protocols import Judge, Sampling, TextGenerator
 from rkd.records import PseudoLabel, Query, Response
 
 SAMPLES = 8  # the k of pass@k and maj@k that results and tables name
+PARTS = ("annotator", "inference", "bound")  # fields of `Evaluation` that not every test depends on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,9 @@ class Evaluation:
             "last_letter" in it, as in MMLU-Pro's published evaluation. Labels and rewards never guess.
         difficulty: of an open-ended test, the file of its instructions' difficulties, for the length-controlled win
             rate (`rkd.evaluation.alpaca_eval`); None leaves that term out.
+        annotator: what compares responses with references where the task is open-ended.
+        inference: how the row's model answers test queries; the other models of its table answer greedily.
+        bound: whether both sides of paper D's bound are measured, and on which samples.
     """
 
     max_response_tokens: int
@@ -41,6 +48,9 @@ class Evaluation:
     max_pass_at_k_queries: int | None = None
     unstated: Literal["none", "last_letter"] = "none"
     difficulty: str | None = None
+    annotator: ConfiguredJudge | NoJudge = field(default_factory=NoJudge)
+    inference: Inference = field(default_factory=AsAsked)
+    bound: Bound | NoBound = field(default_factory=NoBound)
 
     def __post_init__(self) -> None:
         if self.pass_at_k_samples != 0 and self.pass_at_k_samples < SAMPLES:
@@ -56,6 +66,14 @@ class Evaluation:
                 f"max_pass_at_k_queries={self.max_pass_at_k_queries} at least 1, or null for all."
             )
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the result of a test, without the three parts.
+
+        A test's fingerprint names the annotator and the inference only where that test uses them, so that rows share
+        the tests of their teacher and student.
+        """
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in PARTS}
+
     @property
     def greedy(self) -> Sampling:
         """How a query is answered for accuracy."""
@@ -68,7 +86,7 @@ class Evaluation:
 
     def evaluate(
         self, generator: TextGenerator, queries: Sequence[Query], seed: int, *, test_set: str
-    ) -> TestSetResult:
+    ) -> EvaluationResult:
         """The result on one test set; `seed` is for the samples of pass@8 and maj@8 alone.
 
         Raises:
@@ -86,7 +104,7 @@ class Evaluation:
         n, correct = len(outcomes), sum(outcomes)
         low, high = wilson_interval(correct, n)
         pass_at_8, maj_at_8 = self._sampled(generator, queries, seed)
-        return TestSetResult(
+        return EvaluationResult(
             test_set=test_set,
             n=n,
             correct=correct,

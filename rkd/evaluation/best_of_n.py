@@ -11,8 +11,8 @@ from rkd.protocols import RewardFunction, Sampling, TextGenerator
 from rkd.records import Query, Response
 
 
-class Answering(Protocol):
-    """A way of answering; `needs_reward_model`: whether it asks one."""
+class Inference(Protocol):
+    """How a model answers a test query; `needs_reward_model`: whether it asks a reward model."""
 
     needs_reward_model: ClassVar[bool]
 
@@ -32,11 +32,11 @@ class AsAsked:
     needs_reward_model: ClassVar[bool] = False
 
     def drawn(self, sampling: Sampling) -> Sampling:
-        """See `Answering`."""
+        """See `Inference`."""
         return sampling
 
     def over(self, generator: TextGenerator, build_reward: Callable[[], RewardFunction]) -> TextGenerator:  # noqa: ARG002
-        """See `Answering`."""
+        """See `Inference`."""
         return generator
 
 
@@ -57,16 +57,16 @@ class BestOfN:
     def __post_init__(self) -> None:
         if self.samples_per_query < 2 or self.temperature <= 0:
             raise ValueError(
-                f"answering.samples_per_query={self.samples_per_query}, temperature={self.temperature}: the best of n "
-                "needs at least 2 samples, and a temperature above 0 to tell them apart."
+                f"evaluation.inference.samples_per_query={self.samples_per_query}, temperature={self.temperature}: the "
+                "best of n needs at least 2 samples, and a temperature above 0 to tell them apart."
             )
 
     def drawn(self, sampling: Sampling) -> Sampling:
-        """See `Answering`."""
+        """See `Inference`."""
         return replace(sampling, temperature=self.temperature, samples_per_query=self.samples_per_query)
 
     def over(self, generator: TextGenerator, build_reward: Callable[[], RewardFunction]) -> TextGenerator:
-        """See `Answering`."""
+        """See `Inference`."""
         return _Chooser(generator, build_reward(), self)
 
 

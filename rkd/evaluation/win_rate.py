@@ -15,8 +15,7 @@ import numpy as np
 
 from rkd.evaluation.accuracy import Evaluation, by_category
 from rkd.evaluation.alpaca_eval import Annotation, length_controlled_win_rate, read_difficulty, win_rate
-from rkd.evaluation.results import TestSetResult, WinRate
-from rkd.judges.base import ConfiguredJudge, NoJudge
+from rkd.evaluation.results import EvaluationResult, WinRate
 from rkd.judges.endpoint_single_token import EndpointYesNo
 from rkd.judges.single_token import LocalYesNo
 from rkd.judges.written import Written
@@ -27,29 +26,10 @@ EVEN = 0.5
 NORMAL_95 = 1.96  # standard errors to either side
 
 OpenAnnotator = LocalYesNo | EndpointYesNo | Written
-"""What opens of it."""
+"""An annotator with its model loaded."""
 
 Rubric = Callable[[str, str], float]
 """The score of a response to an instruction by the rubric of a generated world."""
-
-
-def check_annotator(annotator: ConfiguredJudge | NoJudge, dataset: str) -> None:
-    """Refuse what cannot annotate.
-
-    Raises:
-        ValueError: it is none, or its prompt asks about one response.
-    """
-    if not annotator.annotates:
-        raise ValueError(
-            f"dataset={dataset} is open-ended: its responses are compared with references, and annotator=none compares "
-            "none. Take `python run.py annotator=mini_grader`, the teacher, `annotator=teacher`, or a server, "
-            "`annotator=endpoint annotator.model=NAME`."
-        )
-    if annotator.is_single_token != annotator.prompt.shows_two_responses:
-        raise ValueError(
-            "annotator.prompt must show two responses where the annotator answers with one token "
-            "(conf/judge_prompt/compare.yaml), and one where it grades (conf/judge_prompt/rubric.yaml)."
-        )
 
 
 def evaluate_open_ended(
@@ -60,7 +40,7 @@ def evaluate_open_ended(
     *,
     test_set: str,
     rubric: Rubric | None = None,
-) -> TestSetResult:
+) -> EvaluationResult:
     """The result on one test set, the references being the queries' `gold_answer`.
 
     An empty response is judged like any other; `share_without_answer` counts those.
@@ -86,7 +66,7 @@ def evaluate_open_ended(
     difficulty = None if stage.difficulty is None else read_difficulty(Path(stage.difficulty).expanduser())
     rate, n = win_rate(annotations), len(queries)
     margin = NORMAL_95 * rate.standard_error if n > 1 else 1.0
-    return TestSetResult(
+    return EvaluationResult(
         test_set=test_set,
         n=n,
         correct=sum(preference > EVEN for preference in preferences),

@@ -109,7 +109,11 @@ class Bill:
         lines += (
             self._of_model(JUDGE, s.judge, judge) if s.judge.asks_model else [f"  judge    {s.judge.without_model}"]
         )
-        return lines if s.dataset.is_verifiable else [*lines, *self._of_model(ANNOTATOR, s.annotator, annotator)]
+        return (
+            lines
+            if s.dataset.is_verifiable
+            else [*lines, *self._of_model(ANNOTATOR, s.evaluation.annotator, annotator)]
+        )
 
     def _of_model(self, role: str, model: LocalModel | EndpointModel, total: "Entry") -> list[str]:
         """What a teacher or judge reads and writes, and where."""
@@ -180,4 +184,4 @@ def _weights(s: Stages, model: str) -> int:
 
 
 def _model_of(s: Stages, model: str) -> Any:
-    return {TEACHER: s.teacher, JUDGE: s.judge, ANNOTATOR: s.annotator}.get(model, s.student)
+    return {TEACHER: s.teacher, JUDGE: s.judge, ANNOTATOR: s.evaluation.annotator}.get(model, s.student)

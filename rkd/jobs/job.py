@@ -271,7 +271,7 @@ def _cores(
 
 def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher | EndpointModel]:
     judges = [] if config.evaluate_only else [stages.judge]
-    asked = [one for one in (*judges, stages.annotator) if one.asks_model]
+    asked = [one for one in (*judges, stages.evaluation.annotator) if one.asks_model]
     return [stages.student, *([] if config.evaluate_only else [stages.teacher]), *asked]
 
 

@@ -32,14 +32,15 @@ from rkd.jobs.search import Search
 # teacher's responses, in the first two the SFT student, in all three the reward model.
 SHARED = (
     ("dataset", "teacher", "teacher_samples", "labels", "sampling_seed"),
-    ("student", "sft_data", "sft", "seed"),
+    ("student", "sft", "seed"),
     ("student_samples", "pairs", "reward_model", "dpo"),
 )
 TRAINED = ("sft", "dpo", "reward_model", "rl")
-STAGE_VALUE = re.compile(rf"\+{{0,2}}({'|'.join(TRAINED)})\.")
+STAGE_VALUE = re.compile(rf"\+{{0,2}}({'|'.join(TRAINED)})[./]")
 NOT_CHOSEN = ("sweeps", "artifacts.root", "output_root", "table_root")  # where things lie is no choice of a job
+PART = re.compile(r"[./]")  # what divides the keys of a value, and the folders of a group
 PLAIN = re.compile(r"[\w./+-]+")
-PLAIN_GROUP = re.compile(r"\w+")  # those of the primary config, not what their options choose in turn
+OWN_GROUP = re.compile(r"(?!hydra/)[\w/]+")  # not Hydra's, nor a part that is chosen for another place (`@`)
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ class UnionSweeper(Sweeper):
         overrides = self._without_left_out_stages(overrides)
         config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-        options = {key: value for key, value in config.hydra.runtime.choices.items() if PLAIN_GROUP.fullmatch(key)}
+        options = {key: value for key, value in config.hydra.runtime.choices.items() if OWN_GROUP.fullmatch(key)}
         set_values = {one.get_key_element().lstrip("+"): one.value() for one in parsed}
         choices = {**options, "seed": config.seed, **set_values}
         for name in NOT_CHOSEN:
@@ -205,8 +206,8 @@ class UnionSweeper(Sweeper):
         return Job(overrides, place.folder, choices, place.is_finished)
 
     def _without_left_out_stages(self, overrides: tuple[str, ...]) -> tuple[str, ...]:
-        """The overrides without those of stages that the row leaves out: `sft.epochs=2` is nothing to ICL."""
-        of_stages = {one: one.lstrip("+").partition(".")[0] for one in overrides if STAGE_VALUE.match(one)}
+        """The overrides without those of stages that the row leaves out: ICL has no use for `sft.epochs=2`."""
+        of_stages = {one: match[1] for one in overrides if (match := STAGE_VALUE.match(one))}
         if not of_stages:
             return overrides
         others = [one for one in overrides if one not in of_stages]
@@ -234,7 +235,7 @@ def _prefixes(choices: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     prefix: tuple[Any, ...] = ()
     prefixes = []
     for groups in SHARED:
-        prefix += tuple((key, str(value)) for key, value in sorted(choices.items()) if key.partition(".")[0] in groups)
+        prefix += tuple((key, str(value)) for key, value in sorted(choices.items()) if PART.split(key)[0] in groups)
         prefixes.append(prefix)
     return prefixes
 

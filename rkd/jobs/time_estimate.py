@@ -96,7 +96,7 @@ def measure(s: Stages, work: Sequence[Work], *, largest: int = SMALL) -> Speed |
     asked_judges = {one.model for one in work if one.judged}
     judging = {
         role: _verdict_seconds(judge, asked, s, generators[STUDENT], largest)
-        for role, judge, asked in ((JUDGE, s.judge, queries), (ANNOTATOR, s.annotator, _first_test(s)))
+        for role, judge, asked in ((JUDGE, s.judge, queries), (ANNOTATOR, s.evaluation.annotator, _first_test(s)))
         if role in asked_judges
     }
     return Speed(sampling, training, judging)

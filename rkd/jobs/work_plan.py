@@ -64,7 +64,7 @@ def _sizes(s: Stages, expected: Expected) -> Sizes:
         answered=sum(size for split, size in splits.items() if needs_labels(s, split)),
         validated=min(s.validation_queries, expected.labelled * validation),
         greedy=s.evaluation.greedy,
-        examples=s.sft_data.expected_examples(len(training), expected),
+        examples=s.sft.data.expected_examples(len(training), expected),
         example_tokens=s.teacher_samples.max_response_tokens,
         sampled=expected.labelled * sampled if samples_student(s) else 0.0,
         # A file of pairs is read only where something learns from it.
@@ -135,10 +135,10 @@ def _evaluation_work(s: Stages, table: Sequence[Line]) -> list[Work]:
     compared = []
     if not s.dataset.is_verifiable:
         verdicts, limit = 2 * sum(tests) * len(table), s.evaluation.max_response_tokens
-        how = "and their references" if not s.annotator.is_single_token else "in both orders"
+        how = "and their references" if not s.evaluation.annotator.is_single_token else "in both orders"
         amount = f"{len(table)} × {sum(tests):,} responses {how}"
         compared = [Work("annotator, win rates", amount, ANNOTATOR, limit, judged=verdicts)]
-    lines = [_sampled_as(line) for line in asked_models if not line.answering.needs_reward_model]
+    lines = [_sampled_as(line) for line in asked_models if not line.inference.needs_reward_model]
     return [
         Work(
             f"evaluation, {model}", f"{lines.count(model)} × {responses:,} responses", model,
@@ -147,13 +147,13 @@ def _evaluation_work(s: Stages, table: Sequence[Line]) -> list[Work]:
         for model in dict.fromkeys(lines)
     ] + [
         _best_of_n_work(line, sum(tests), s.evaluation.greedy)
-        for line in asked_models if line.answering.needs_reward_model
+        for line in asked_models if line.inference.needs_reward_model
     ] + compared  # fmt: skip
 
 
 def _best_of_n_work(line: Line, queries: int, greedy: Sampling) -> Work:
     """The reward model reads all that is drawn."""
-    drawn = line.answering.drawn(greedy)
+    drawn = line.inference.drawn(greedy)
     n = drawn.samples_per_query
     return Work(
         f"evaluation, best of {n}", f"{queries:,} queries × {n} samples", _sampled_as(line), drawn.max_response_tokens,

@@ -46,7 +46,7 @@ class ConfiguredJudge(Protocol):
     """Whether it can say which of two responses is better."""
     is_remote: ClassVar[bool] = False
     """Whether its model is behind a server."""
-    without_model: ClassVar[str] = ""
+    without_model: ClassVar[str] = "a program, no model is asked"
     """What an estimate says of a judge that asks no model."""
     threshold: float = 0.5
     """It calls a response right whose score is above."""

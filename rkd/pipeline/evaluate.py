@@ -9,7 +9,7 @@ from torch import Tensor
 from rkd.data.recorded_responses import StoredTeacher
 from rkd.evaluation.accuracy import Evaluation
 from rkd.evaluation.contamination import summarize_overlap
-from rkd.evaluation.results import BoundSides, ModelResult, Overlap, TestSetResult, result_from_json
+from rkd.evaluation.results import BoundSides, EvaluationResult, ModelResult, Overlap, result_from_json
 from rkd.evaluation.reward_bound import sides
 from rkd.evaluation.win_rate import evaluate_open_ended
 from rkd.judges.base import open_judge
@@ -25,10 +25,8 @@ Measure = Callable[[Sequence[Query], Sequence[Response]], Tensor]
 """A number for each response, (n,)."""
 
 
-class Testing(Asking):
+class Evaluating(Asking):
     """The steps of one row that test."""
-
-    __test__ = False  # by its name pytest would take it for a test class
 
     def overlaps(self) -> dict[str, Overlap]:
         """How near the questions of each test set are to those of the training queries, unlabelled ones included."""
@@ -55,7 +53,7 @@ class Testing(Asking):
             reward_model: what a line that answers with the best of several responses asks which one that is.
         """
         s, results = self.stages, {}
-        is_single = isinstance(source, StoredTeacher) or line.answering.needs_reward_model
+        is_single = isinstance(source, StoredTeacher) or line.inference.needs_reward_model
         for place, (name, queries) in enumerate(s.dataset.test_sets().items()):
             if isinstance(source, StoredTeacher) and (answered := source.answered(queries)) < len(queries):
                 self.workshop.say(
@@ -93,10 +91,10 @@ class Testing(Asking):
         """What each reward gives the responses that a policy samples."""
         s = self.stages
         fingerprint = {
-            "stage": s.bound, "model": policy, "prompt": s.zero_shot, "sampling_seed": s.sampling_seed,
+            "stage": s.evaluation.bound, "model": policy, "prompt": s.zero_shot, "sampling_seed": s.sampling_seed,
             "options": s.student.options, "generation": self._generation_fingerprint(policy),
         }  # fmt: skip
-        asked = ("student", policy, s.zero_shot, s.bound.sample)
+        asked = ("student", policy, s.zero_shot, s.evaluation.bound.sample)
         responses = self._responses(f"bound_samples_{name}", fingerprint, known.queries, asked)
         queries = [query for query, own in zip(known.queries, responses, strict=True) for _ in own]
         flat = [response for own in responses for response in own]
@@ -110,21 +108,21 @@ class Testing(Asking):
         reward_model: Checkpoint | None,
         name: str,
         queries: list[Query],
-    ) -> TestSetResult:
+    ) -> EvaluationResult:
         """One test set. No training seed is in the fingerprint, and copies of a model share it.
 
         Teacher and pretrained student are evaluated once for all seeds and rows.
         """
-        s, sampled, asks_reward = self.stages, stage.pass_at_k_queries(len(queries)), line.answering.needs_reward_model
+        s, sampled, asks_reward = self.stages, stage.pass_at_k_queries(len(queries)), line.inference.needs_reward_model
         fingerprint = {
             "stage": stage, "model": content_of(source), "prompt": line.prompt, "test_set": name,
             "options": self._options(line.model), "generation": self._generation_fingerprint(source),
             "queries": digest_of(queries), "sampling_seed": s.sampling_seed if sampled or asks_reward else None,
         }  # fmt: skip
         if not s.dataset.is_verifiable:
-            fingerprint["annotator"] = s.annotator.content()
+            fingerprint["annotator"] = s.evaluation.annotator.content()
         if asks_reward:
-            fingerprint |= {"answering": line.answering, "reward_model": reward_model}
+            fingerprint |= {"inference": line.inference, "reward_model": reward_model}
 
         def build_reward() -> RewardFunction:
             return learned_reward(reward_model.folder, line.prompt, self._options(line.model))
@@ -132,18 +130,18 @@ class Testing(Asking):
         def measure(progress: Progress) -> dict[str, Any]:
             with self.workshop.progress(f"evaluating {line.role} on {name}", len(queries) + sampled) as advance:
                 own = self._generator(line.role, line.model, source, line.prompt, progress, advance)
-                generator = line.answering.over(own, build_reward)
+                generator = line.inference.over(own, build_reward)
                 if s.dataset.is_verifiable:
                     result = stage.evaluate(generator, queries, s.sampling_seed, test_set=name)
                 else:
-                    annotator = open_judge(s.annotator, kept=progress)
+                    annotator = open_judge(s.evaluation.annotator, kept=progress)
                     result = evaluate_open_ended(
                         stage, generator, queries, annotator, test_set=name, rubric=s.dataset.rubric
                     )
                 return dataclasses.asdict(result)
 
         value = self.workshop.value("evaluation", fingerprint, measure, shown=f"{line.role} on {name}")
-        return result_from_json(TestSetResult, value)
+        return result_from_json(EvaluationResult, value)
 
 
 def _is_right(answers: Mapping[str, str]) -> Measure:

@@ -6,9 +6,8 @@ from rkd.data.datasets import Data
 from rkd.data.prompts import PromptTemplate
 from rkd.data.recorded_responses import StoredTeacher
 from rkd.evaluation.accuracy import Evaluation
-from rkd.evaluation.best_of_n import Answering, AsAsked
-from rkd.evaluation.reward_bound import Bound, NoBound
-from rkd.evaluation.win_rate import check_annotator
+from rkd.evaluation.annotators import check_annotator
+from rkd.evaluation.best_of_n import AsAsked, Inference
 from rkd.generation.endpoint_teacher import EndpointTeacher
 from rkd.generation.engines import Engine
 from rkd.generation.local import LocalModel
@@ -16,7 +15,7 @@ from rkd.judges.base import ConfiguredJudge, NoJudge
 from rkd.rl.reward_mix import RewardMix
 from rkd.rl.stage import RL, NoRL
 from rkd.stages.dpo import DPO, NoDPO
-from rkd.stages.labels import AllResponses, CorrectResponses, Labels
+from rkd.stages.labels import Labels
 from rkd.stages.preferences import OneSourcePairs, Pairs, StoredPairs, ValidationPairs
 from rkd.stages.reward_model import NoRewardModel, RewardModelTraining
 from rkd.stages.sft import SFT, NoSFT
@@ -39,8 +38,6 @@ class Stages:
         generation: what samples from the models of checkpoints.
         few_shot: the row's model is evaluated with the student's examples (ICL); trained rows see none (METHOD 5.12).
         warm_up: reinforcement learning starts from the tuned student, else from the untuned one (METHOD 5.13).
-        answering: how the row's model answers test queries; the other lines of its table answer greedily.
-        annotator: what compares responses with references where the task is open-ended.
     """
 
     row: str
@@ -53,9 +50,7 @@ class Stages:
     teacher_samples: TeacherSamples | RecordedSamples
     labels: Labels
     judge: ConfiguredJudge | NoJudge
-    annotator: ConfiguredJudge | NoJudge
     student: LocalModel
-    sft_data: CorrectResponses | AllResponses
     sft: SFT | NoSFT
     student_samples: StudentSamples
     pairs: Pairs | OneSourcePairs | StoredPairs
@@ -64,8 +59,6 @@ class Stages:
     reward_model: RewardModelTraining | NoRewardModel
     reward_mix: RewardMix
     rl: RL | NoRL
-    answering: Answering
-    bound: Bound | NoBound
     evaluation: Evaluation
     generation: Engine
     validation_queries: int
@@ -86,12 +79,16 @@ class Stages:
             terms = len(self.reward_mix.used) if self.reward_mix.level == "loss" else 1
             self.rl.check_processes(self.trainer.devices, terms)
             self._check_mix()
-        if not self.bound.is_left_out and self.rl.is_left_out:
+        if not self.evaluation.bound.is_left_out and self.rl.is_left_out:
             raise ValueError("bound=sampled compares the student before and after RL: it does not go with rl=none.")
-        if self.answering.needs_reward_model and self.reward_model.is_left_out:
+        if self.evaluation.inference.needs_reward_model and self.reward_model.is_left_out:
             raise ValueError(
-                "answering=best_of_n needs a reward model, and reward_model=none makes none. Take "
-                "`python run.py reward_model=mini`, or greedy responses, `python run.py answering=as_asked`."
+                "evaluation/bound=sampled compares the student before and after RL: it does not go with rl=none."
+            )
+        if self.evaluation.inference.needs_reward_model and isinstance(self.reward_model, NoRewardModel):
+            raise ValueError(
+                "evaluation/inference=best_of_n needs a reward model, and reward_model=none makes none. Take "
+                "`python run.py reward_model=mini`, or greedy responses, `python run.py evaluation/inference=as_asked`."
             )
         self._check_task()
         if self.teacher.is_recorded != self.teacher_samples.is_recorded:
@@ -128,8 +125,9 @@ class Stages:
                 "labels=rubric_judge takes grades of a judge, and judge=none is none. Take `python run.py "
                 "judge=mini_grader`, or the teacher, `judge=rubric`."
             )
-        for name in ("sft_data", "pairs", "validation_pairs"):
-            best = getattr(self, name).best_score
+        parts = {"sft.data": self.sft.data, "pairs": self.pairs, "validation_pairs": self.validation_pairs}
+        for name, part in parts.items():
+            best = part.best_score
             if best not in (None, self.highest_score):
                 raise ValueError(
                     f"{name}.best_score={best:g}: with these labels the highest score is {self.highest_score:g}. Leave "
@@ -137,14 +135,16 @@ class Stages:
                 )
         if self.dataset.is_verifiable:
             return
-        check_annotator(self.annotator, self.dataset.name)
+        check_annotator(self.evaluation.annotator, self.dataset.name)
         if not is_graded and trains(self):
             raise ValueError(
                 f"dataset={self.dataset.name} is open-ended: there is no answer to vote on. Let a judge grade, "
                 "`python run.py labels=rubric_judge judge=mini_grader`."
             )
-        if not self.bound.is_left_out:
-            raise ValueError("bound=sampled compares rewards with right answers, which an open-ended task has none of.")
+        if not self.evaluation.bound.is_left_out:
+            raise ValueError(
+                "evaluation/bound=sampled compares rewards with right answers, which an open-ended task has none of."
+            )
         used = "verifiable" in self.reward_mix.used and not self.rl.is_left_out
         if used and self.reward_mix.verifiable.compares_answers:
             raise ValueError(
@@ -191,7 +191,7 @@ class Line:
     role: str
     model: str
     prompt: PromptTemplate | None
-    answering: Answering = GREEDY
+    inference: Inference = GREEDY
 
     def is_same_as(self, other: "Line") -> bool:
         """Whether both are one model that answers in one way."""
@@ -202,7 +202,7 @@ def table_lines(s: Stages) -> list[Line]:
     """The lines of a row's table, the row's own last; a stage left out, and a prompt without examples, add none."""
     trained = [name for name, stage in (("sft", s.sft), ("dpo", s.dpo), ("rl", s.rl)) if not stage.is_left_out]
     own_prompt = s.student.prompt if s.few_shot else s.zero_shot
-    own = Line(s.row, trained[-1] if trained else "student", own_prompt, s.answering)
+    own = Line(s.row, trained[-1] if trained else "student", own_prompt, s.evaluation.inference)
     others = [Line(TEACHER, "teacher", s.teacher.prompt), *pretrained_lines(s)]
     others += [Line(TUNED[name], name, s.zero_shot) for name in trained if name in TUNED]
     return [*(line for line in others if not line.is_same_as(own)), own]

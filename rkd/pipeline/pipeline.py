@@ -12,10 +12,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rkd.config import check_types
-from rkd.evaluation.accuracy import compare
+from rkd.evaluation.accuracy import PARTS, compare
 from rkd.evaluation.results import ModelResult, Overlap, RunResult
 from rkd.generation.endpoint_server import EndpointModel
-from rkd.pipeline.evaluate import Testing
+from rkd.pipeline.evaluate import Evaluating
 from rkd.pipeline.experiment import Stages, pretrained_lines, table_lines
 from rkd.pipeline.label import Labelling
 from rkd.pipeline.sample import Asking, Notes, Source
@@ -43,8 +43,8 @@ def build_stages(config: DictConfig) -> Stages:
 def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]) -> RunResult:
     """The method of paper D, in the order of its section 4; METHOD.md section 2 numbers the steps."""
     notes = Notes()
-    labelling, fitting, testing = (step(stages, workshop, notes) for step in (Labelling, Fitting, Testing))
-    overlaps = testing.overlaps()
+    labelling, fitting, evaluating = (step(stages, workshop, notes) for step in (Labelling, Fitting, Evaluating))
+    overlaps = evaluating.overlaps()
     # 1, 2: the teacher answers, and its votes are the labels.
     training, validation = labelling.label("training"), labelling.label("validation")
     # 3: data distillation.
@@ -60,17 +60,17 @@ def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]
     policy = fitting.fit_policy(dpo, reward_model, labelling.streams(training, queries), training, validation)
     # 8: evaluation.
     made = {"teacher": stages.teacher.source(), "student": fitting.student, "sft": sft, "dpo": dpo, "rl": policy}
-    models = [testing.evaluate(line, made[line.model], reward_model) for line in table_lines(stages)]
-    if not stages.bound.is_left_out:  # appendix A: what the gain in reward promised
-        notes.bound = testing.measure_bound(sft, policy, reward_model, validation)
-    return result_of(stages.row, testing, config, models, overlaps)
+    models = [evaluating.evaluate(line, made[line.model], reward_model) for line in table_lines(stages)]
+    if not stages.evaluation.bound.is_left_out:  # appendix A: what the gain in reward promised
+        notes.bound = evaluating.measure_bound(sft, policy, reward_model, validation)
+    return result_of(stages.row, evaluating, config, models, overlaps)
 
 
 def evaluate_student(stages: Stages, workshop: Workshop, config: Mapping[str, Any]) -> RunResult:
     """`evaluate_only=true`: the student as it is, with its examples and without."""
-    testing, student = Testing(stages, workshop, Notes()), stages.student.source()
-    models = [testing.evaluate(line, student) for line in pretrained_lines(stages)]
-    return result_of(row_of(stages, evaluate_only=True), testing, config, models, {})
+    evaluating, student = Evaluating(stages, workshop, Notes()), stages.student.source()
+    models = [evaluating.evaluate(line, student) for line in pretrained_lines(stages)]
+    return result_of(row_of(stages, evaluate_only=True), evaluating, config, models, {})
 
 
 def row_of(s: Stages, *, evaluate_only: bool) -> str:
@@ -111,7 +111,9 @@ def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Sourc
     for without_effect in ("tracking", "trainer"):
         del parts[without_effect]
     parts |= s.training_fingerprint
+    # The fingerprints of these two stages leave out what the whole job depends on.
+    parts |= {"sft.data": s.sft.data} | {f"evaluation.{name}": getattr(s.evaluation, name) for name in PARTS}
     if evaluate_only:
-        kept = ("dataset", "student", "annotator", "evaluation", "generation", "sampling_seed")
+        kept = ("dataset", "student", "evaluation", "evaluation.annotator", "generation", "sampling_seed")
         parts = {name: parts[name] for name in kept}
     return fingerprint_digest("job", {**parts, "evaluate_only": evaluate_only, "models": list(models)})

@@ -39,7 +39,7 @@ class Fitting:
 
     def fit_sft(self, training: Labelled, validation: Labelled) -> Checkpoint:
         """Data distillation: the student learns the SFT data."""
-        chosen = self.stages.sft_data.select(training.scored)
+        chosen = self.stages.sft.data.select(training.scored)
         examples = [(q, r.response.text) for q, group in zip(training.queries, chosen, strict=True) for r in group]
         self.notes.counts["sft_examples"] = len(examples)
         inputs = {

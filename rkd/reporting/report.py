@@ -18,7 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from rkd.evaluation.results import RESULT_FILE, ModelResult, RunResult, TestSetResult, read_result
+from rkd.evaluation.results import RESULT_FILE, EvaluationResult, ModelResult, RunResult, read_result
 from rkd.evaluation.statistics import bootstrap_over_seeds_and_questions, paired_comparison
 
 OURS = "Ours"
@@ -299,7 +299,7 @@ def _outcomes(results: Sequence[RunResult], name: str) -> dict[str, list[list[bo
     return {role: own for role, own in outcomes.items() if len(own) == len(results)}
 
 
-def _seeds_cell(tests: Sequence[tuple[int, TestSetResult]]) -> str:
+def _seeds_cell(tests: Sequence[tuple[int, EvaluationResult]]) -> str:
     if not tests:
         return "–"
     if len(tests) > 1 and all(test.answers == tests[0][1].answers for _, test in tests):
@@ -335,7 +335,7 @@ def _percent(fraction: float | None) -> str:
     return "–" if fraction is None else f"{100 * fraction:.1f}"
 
 
-def _with_interval(test: TestSetResult) -> str:
+def _with_interval(test: EvaluationResult) -> str:
     return f"{_percent(test.accuracy)} [{_percent(test.interval_low)}, {_percent(test.interval_high)}]"
 
 

@@ -14,21 +14,18 @@ from torch import Tensor
 from rkd.config import ABOVE_0, check_ranges
 from rkd.distributed import share_of_weight, sum_over_processes
 from rkd.losses import dpo_loss, sequence_logprobs
-from rkd.models.batches import ResponseBatch, in_parts
+from rkd.models.batches import in_parts
 from rkd.models.cpu_workers import map_over_copies, mean_loss, part_count
 from rkd.models.loading import copy_model, load_causal_lm, load_tokenizer
 from rkd.models.policy import Policy, without_dropout
 from rkd.records import PreferencePair
-from rkd.stages.preference_batches import NO_PAIR, TokenizedPair, collate_pairs, tokenize_pairs
+from rkd.stages.preference_batches import NO_PAIR, PairBatch, collate_pairs, tokenize_pairs
 from rkd.training.checkpointing import KeepBest
 from rkd.training.fsdp import ShardableModule
 from rkd.training.stage import TrainingContext
 from rkd.training.supervised import SupervisedTraining
 from rkd.training.trainer import Validate
 from rkd.work import FORWARD, STUDENT, Sizes, Work, about, epochs_said
-
-Numbered = tuple[int, TokenizedPair]
-"""A pair and its number among all pairs of a fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,32 +36,6 @@ class DPOReport:
     pairs: int
     dropped_too_long: int
     best_validation: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class DPOBatch:
-    """The responses of B pairs, chosen, rejected, chosen, …, and the pairs' numbers, (B,)."""
-
-    responses: ResponseBatch
-    numbers: Tensor
-
-    @property
-    def prompt_count(self) -> int:
-        """B."""
-        return self.responses.prompt_count
-
-    @property
-    def weight(self) -> int:
-        """Pairs, which the loss is the mean over."""
-        return self.prompt_count
-
-    def select_prompts(self, indices: Tensor) -> "DPOBatch":
-        """The pairs at `indices`."""
-        return DPOBatch(self.responses.select_prompts(indices), self.numbers[indices])
-
-    def to(self, device: torch.device) -> "DPOBatch":
-        """The same batch on another device."""
-        return DPOBatch(self.responses.to(device), self.numbers.to(device))
 
 
 class DPOModule(ShardableModule):
@@ -92,7 +63,7 @@ class DPOModule(ShardableModule):
         batches = [loader.collate(batch) for batch in loader.batches]
 
         @torch.no_grad()
-        def measure(policy: Policy, batch: DPOBatch) -> Tensor:
+        def measure(policy: Policy, batch: PairBatch) -> Tensor:
             with self.trainer.precision_plugin.forward_context():
                 return pair_logprobs(policy, batch.to(self.device))
 
@@ -100,13 +71,13 @@ class DPOModule(ShardableModule):
             own[batch.numbers] = logprobs.float()
         self.reference_logprobs = sum_over_processes(own)  # each process has read its share
 
-    def training_step(self, batch: DPOBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss, measured = mean_loss(self.policy, self.loss, in_parts(batch, part_count(self.policy)))
         share = share_of_weight(batch.weight, self.device)
         self.log_dict({f"train/{name}": share * value for name, value in measured.items()}, sync_dist=True)
         return share * loss
 
-    def loss(self, part: DPOBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, part: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss on some pairs, and what is logged of them; log-probabilities are sums over a response's tokens."""
         chosen, rejected = pair_logprobs(self.policy, part).T  # (B,), (B,)
         reference = self.reference_logprobs.to(chosen.device)[part.numbers]
@@ -173,9 +144,9 @@ class DPO(SupervisedTraining):
 
         steps = self.train(
             build,
-            list(enumerate(kept)),
-            lambda example: example[1].longest_part,
-            lambda batch: _collate(batch, tokenizer.pad_token_id),
+            kept,
+            lambda pair: pair.longest_part,
+            lambda batch: collate_pairs(batch, tokenizer.pad_token_id),
             best,
             context,
             has_validation=context.validate is not None,
@@ -208,11 +179,6 @@ class NoDPO:
         return DPOReport(steps=0, pairs=0, dropped_too_long=0, best_validation=None)
 
 
-def pair_logprobs(policy: Policy, batch: DPOBatch) -> Tensor:
+def pair_logprobs(policy: Policy, batch: PairBatch) -> Tensor:
     """log π of chosen and rejected responses, (B, 2)."""
     return sequence_logprobs(policy(batch.responses).logprobs, batch.responses.response_mask).view(-1, 2)
-
-
-def _collate(examples: Sequence[Numbered], pad_id: int) -> DPOBatch:
-    numbers, pairs = zip(*examples, strict=True)
-    return DPOBatch(collate_pairs(pairs, pad_id).responses, torch.tensor(numbers))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rkd.data.preference_files import write_pairs
 from rkd.distributed import share_of_weight
-from rkd.losses import bradley_terry_loss, classification_loss
+from rkd.losses import reward_model_loss
 from rkd.models.batches import in_parts
 from rkd.models.cpu_workers import map_over_copies, mean_loss, part_count
 from rkd.models.loading import load_tokenizer
@@ -184,11 +184,14 @@ class RewardModelTraining(SupervisedTraining):
         return RewardModelReport(steps, len(kept), dropped, len(held_out), held_out_dropped, best.metrics, of_kinds)
 
     def losses(self, rewards: Tensor, is_correct: Tensor) -> dict[str, Tensor]:
-        """L of Eq. 9 as `loss`, and its two terms; `rewards`, `is_correct` (2 B,) in the order chosen, rejected, …."""
-        preference = bradley_terry_loss(rewards[0::2], rewards[1::2])
-        classification = classification_loss(rewards, is_correct)
-        loss = self.preference_weight * preference + self.classification_weight * classification
-        return {"loss": loss, "preference_loss": preference, "classification_loss": classification}
+        """`reward_model_loss` under these weights, by the names that are logged."""
+        losses = reward_model_loss(
+            rewards,
+            is_correct,
+            classification_weight=self.classification_weight,
+            preference_weight=self.preference_weight,
+        )
+        return losses._asdict()
 
     def evaluate(self, reward_model: RewardModel, pairs: Sequence[TokenizedPair], pad_id: int) -> dict[str, float]:
         """Losses on the pairs, and everything in `ranking_metrics`."""

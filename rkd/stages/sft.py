@@ -5,8 +5,8 @@ token included, so that it learns to stop. Which responses those are (voted, unf
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +19,7 @@ from rkd.models.cpu_workers import mean_loss, part_count
 from rkd.models.loading import copy_model, load_causal_lm, load_tokenizer
 from rkd.models.policy import Policy
 from rkd.records import Query
+from rkd.stages.labels import AllResponses, CorrectResponses
 from rkd.training.checkpointing import KeepBest
 from rkd.training.fsdp import ShardableModule
 from rkd.training.stage import TrainingContext
@@ -77,9 +78,19 @@ class SFTModule(ShardableModule):
 
 @dataclass(frozen=True, kw_only=True)
 class SFT(SupervisedTraining):
-    """Supervised fine-tuning of the student; an example is a query with one response."""
+    """Supervised fine-tuning of the student; an example is a query with one response.
+
+    Args:
+        data: which of the teacher's responses are the examples.
+    """
 
     stage = "sft"
+
+    data: CorrectResponses | AllResponses = field(default_factory=CorrectResponses)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The settings of the training; `data` decides the examples, and these are named by their content."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "data"}
 
     def fit(self, examples: Examples, context: TrainingContext) -> SFTReport:
         """Train the student on the examples; model and tokenizer of the best validation are left in the folder.
@@ -123,7 +134,17 @@ class SFT(SupervisedTraining):
 
 @dataclass(frozen=True, kw_only=True)
 class NoSFT:
-    """No supervised fine-tuning (the rows ICL and w/o D): the student goes on as it came."""
+    """No supervised fine-tuning (the rows ICL and w/o D): the student goes on as it came.
+
+    Args:
+        data: which of the teacher's responses would be the examples; they are counted.
+    """
+
+    data: CorrectResponses | AllResponses = field(default_factory=CorrectResponses)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Nothing: without a training no setting decides what is left."""
+        return {}
 
     is_left_out: ClassVar[bool] = True
 

@@ -47,5 +47,5 @@ def test_greedy_answers_ask_no_reward_model():
 
 @pytest.mark.parametrize("wrong", [{"samples_per_query": 1}, {"samples_per_query": 4, "temperature": 0.0}])
 def test_samples_that_cannot_differ_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"answering\.samples_per_query=.*the best of n needs at least 2 samples"):
+    with pytest.raises(ValueError, match=r"inference\.samples_per_query=.*the best of n needs at least 2 samples"):
         BestOfN(**wrong)

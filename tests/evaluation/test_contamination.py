@@ -7,7 +7,7 @@ import pytest
 
 from rkd.evaluation.contamination import nearest_overlap, summarize_overlap
 from rkd.mini.math import generate_split
-from rkd.pipeline.evaluate import Testing
+from rkd.pipeline.evaluate import Evaluating
 from rkd.records import Query, digest_of
 
 
@@ -102,7 +102,7 @@ class NoStore:
 @pytest.mark.parametrize(("has_unlabelled", "duplicates"), [(False, 0), (True, 1)])
 def test_test_questions_among_the_unlabelled_ones_are_found(has_unlabelled, duplicates):
     dataset, workshop = Dataset(has_unlabelled=has_unlabelled), NoStore()
-    overlap = Testing(SimpleNamespace(dataset=dataset), workshop, None).overlaps()["sums"]
+    overlap = Evaluating(SimpleNamespace(dataset=dataset), workshop, None).overlaps()["sums"]
     assert (overlap.questions, overlap.exact_duplicates, overlap.mean) == (1, duplicates, duplicates)
     # Where all have a label, the fingerprint is that of the training queries alone: what was measured before is reused.
     assert (workshop.fingerprint["training"] == digest_of(dataset.training_queries())) is not has_unlabelled

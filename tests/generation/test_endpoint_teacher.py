@@ -18,7 +18,7 @@ from rkd.generation.resumable import InShards
 from rkd.protocols import Sampling
 from rkd.records import Query, Response, read_jsonl, to_json_line
 from rkd.store.partial_results import Progress
-from tests.support.faulty_server import serving
+from tests.support.faulty_server import files_with, serving
 
 pytest.importorskip("openai", reason="optional: pip install -r requirements-openai.txt")
 
@@ -409,8 +409,3 @@ def test_what_the_client_itself_takes_for_replies_is_read():
         assert (reply.read, reply.written) == (3, 1)
         assert text_of(reply.choices[0]) == ("Yes", "length")
         assert logprobs_of(reply.choices[0]) == pytest.approx(likeliest)
-
-
-def files_with(text: str, folder: Path) -> list[Path]:
-    """Files that hold the text."""
-    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]

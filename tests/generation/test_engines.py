@@ -16,10 +16,9 @@ QUERIES = tiny_world.queries(0, 12)
 OPTIONS = ModelOptions(device="cpu")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return tiny_world.taught(tiny_world.random_model(folder / "random"), folder / "taught", guesses=True)
+@pytest.fixture
+def model(guessing_student):
+    return guessing_student
 
 
 def opened(engine, model, prompt=tiny_world.PROMPT, advance=lambda _: None):

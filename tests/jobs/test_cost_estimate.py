@@ -8,6 +8,7 @@ import pytest
 from rkd.data.judge_prompts import ComparePrompt, JudgePrompt
 from rkd.data.prompts import PromptTemplate
 from rkd.data.recorded_responses import StoredTeacher
+from rkd.evaluation.accuracy import Evaluation
 from rkd.generation.endpoint_server import Server
 from rkd.generation.endpoint_teacher import EndpointTeacher
 from rkd.generation.local import LocalModel
@@ -22,8 +23,8 @@ from rkd.judges.written import WrittenJudge
 from rkd.models.loading import count_weights
 from rkd.protocols import Sampling
 from rkd.work import Work
-from tests.integration.test_job import run
 from tests.support import tiny_world
+from tests.support.jobs import run
 
 # Ten operations a second, of which sampling reaches a half and training a fifth.
 BILL = Bill(
@@ -50,7 +51,8 @@ def parts(teacher_parameters=36.0, **teacher):
     student = LocalModel(name="small", name_or_path="nobody/absent-3B", prompt=prompt, parameters=9.0)
     judge = teacher.get("judge", NoJudge())
     annotator = teacher.get("annotator", NoJudge())
-    own = {"student": student, "zero_shot": prompt, "dataset": Data(), "judge": judge, "annotator": annotator}
+    own = {"student": student, "zero_shot": prompt, "dataset": Data(), "judge": judge}
+    own["evaluation"] = Evaluation(max_response_tokens=10, annotator=annotator)
     return SimpleNamespace(teacher=teacher.get("teacher", local), **own)
 
 

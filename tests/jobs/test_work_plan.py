@@ -10,7 +10,7 @@ import torch
 from rkd.data.judge_prompts import JudgePrompt
 from rkd.data.prompts import Example
 from rkd.evaluation.accuracy import Evaluation
-from rkd.evaluation.best_of_n import AsAsked, BestOfN
+from rkd.evaluation.best_of_n import BestOfN
 from rkd.generation.engines import HFEngine, LocalEngine
 from rkd.generation.local import LocalModel
 from rkd.jobs import time_estimate as speed
@@ -27,7 +27,7 @@ from rkd.rl.reward_mix import Check, Judged, Learned, RewardMix
 from rkd.rl.settings import KLPenalty, Optimisation, Rollouts
 from rkd.rl.stage import RL, NoRL
 from rkd.stages.dpo import DPO, NoDPO
-from rkd.stages.labels import AllResponses, CorrectResponses, MajorityVote, RubricGrades
+from rkd.stages.labels import AllResponses, MajorityVote, RubricGrades
 from rkd.stages.preferences import Pairs, ValidationPairs
 from rkd.stages.reward_model import NoRewardModel, RewardModelTraining
 from rkd.stages.sft import SFT, NoSFT
@@ -62,6 +62,9 @@ class FixedData:
         return {"test": tiny_world.queries(200, 50)}
 
 
+TUNING = SFT(learning_rate=1e-3, epochs=2, batch_size=8, max_tokens=64)
+
+
 def parts(models, **others) -> SimpleNamespace:
     """The parts of a row."""
     rollouts = Rollouts(episodes=100, queries_per_rollout=4, responses_per_query=5, max_response_tokens=20)
@@ -76,14 +79,12 @@ def parts(models, **others) -> SimpleNamespace:
             second_pass=Schedule(temperatures=[0.5, 1.0], samples_per_temperature=2),
             max_response_tokens=10,
         ),
-        "sft_data": CorrectResponses(),
-        "sft": SFT(learning_rate=1e-3, epochs=2, batch_size=8, max_tokens=64),
+        "sft": TUNING,
         "student_samples": StudentSamples(samples_per_query=8, max_response_tokens=12),
         "pairs": Pairs(max_pairs_per_query=3),
         "validation_pairs": ValidationPairs(max_pairs_per_kind=1),
         "dpo": NoDPO(),
         "judge": NoJudge(),
-        "annotator": NoJudge(),
         "labels": MajorityVote(),
         "reward_model": RewardModelTraining(learning_rate=1e-3, epochs=2, batch_size=8, max_tokens=64),
         "reward_mix": RewardMix(lambda_=0.0, mu=0.0, rho=1.0, learned=Learned(queries="balanced", check=Check())),
@@ -94,11 +95,12 @@ def parts(models, **others) -> SimpleNamespace:
             advantages=GAE(),
             rollouts_between_validations=2,
         ),
-        "answering": AsAsked(),
         "evaluation": Evaluation(max_response_tokens=30, max_pass_at_k_queries=10),
         "validation_queries": 15,
         "generation": LocalEngine(),
     }
+    settings = {name: others.pop(name) for name in ("annotator", "inference") if name in others}
+    own["evaluation"] = dataclasses.replace(own["evaluation"], **settings)
     return SimpleNamespace(**{**own, **models, **others})
 
 
@@ -186,9 +188,10 @@ def test_the_time_of_a_verdict_is_measured_and_multiplied(models):
     assert speed.plan_lines([work], speed.Speed({}, {}))[1].endswith("–")
 
 
-def test_the_unfiltered_teaching_set_is_all_texts_of_the_first_pass_up_to_its_limit(models):
-    assert work_of(parts(models, sft_data=AllResponses()))["sft"].trained == 2 * 300
-    assert work_of(parts(models, sft_data=AllResponses(responses_per_query=1)))["sft"].trained == 2 * 100
+def test_unfiltered_sft_data_are_all_texts_of_the_first_pass_up_to_its_limit(models):
+    for limit, trained in ((None, 300), (1, 100)):
+        sft = dataclasses.replace(TUNING, data=AllResponses(responses_per_query=limit))
+        assert work_of(parts(models, sft=sft))["sft"].trained == 2 * trained
 
 
 def test_direct_preference_optimisation_reads_the_pairs_once_more_and_validates_its_start(models):
@@ -204,7 +207,7 @@ def test_direct_preference_optimisation_reads_the_pairs_once_more_and_validates_
 
 
 def test_the_best_of_n_is_drawn_and_read_by_the_reward_model(models):
-    work = work_of(parts(models, rl=NoRL(), answering=BestOfN(samples_per_query=4)))
+    work = work_of(parts(models, rl=NoRL(), inference=BestOfN(samples_per_query=4)))
     assert (work["evaluation, best of 4"].queries, work["evaluation, best of 4"].sampled) == (50, 200)
     assert work["evaluation, best of 4"].trained == pytest.approx(200 / 3)
     assert work["evaluation, student"].sampled == 2 * 130  # zero-shot and SFT, greedily

@@ -234,7 +234,7 @@ def test_the_dataset_is_open_ended_and_its_tests_have_references():
     assert {query.gold_answer for query in data.training_queries()} == {None}
     assert all(query.gold_answer for query in data.test_sets()["mini_open"])
     assert data.rubric(LIST, "cats, goats and hens.") == 5
-    chosen = (config.labels._target_, config.judge.name, config.annotator.name, config.pairs.best_score)
+    chosen = (config.labels._target_, config.judge.name, config.evaluation.annotator.name, config.pairs.best_score)
     assert chosen == ("rkd.stages.labels.RubricGrades", "mini_grader", "mini_grader", 5)
 
 

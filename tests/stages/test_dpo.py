@@ -10,8 +10,8 @@ from pytorch_lightning import Callback
 from rkd.models.loading import load_causal_lm, load_tokenizer
 from rkd.models.policy import Policy
 from rkd.records import Checkpoint, PreferencePair, Query, Response, ScoredResponse
-from rkd.stages.dpo import DPO, NoDPO, _collate, pair_logprobs
-from rkd.stages.preference_batches import tokenize_pairs
+from rkd.stages.dpo import DPO, NoDPO, pair_logprobs
+from rkd.stages.preference_batches import collate_pairs, tokenize_pairs
 from rkd.store.partial_results import Progress
 from rkd.training.checkpointing import HISTORY_FILE
 from rkd.training.trainer import Training
@@ -61,9 +61,7 @@ def logprobs(folder, pairs=PAIRS):
     tokenizer = load_tokenizer(folder)
     tokenized, _ = tokenize_pairs(tokenizer, PROMPT, pairs, 64)
     with torch.no_grad():
-        return pair_logprobs(
-            Policy(load_causal_lm(folder)), _collate(list(enumerate(tokenized)), tokenizer.pad_token_id)
-        )
+        return pair_logprobs(Policy(load_causal_lm(folder)), collate_pairs(tokenized, tokenizer.pad_token_id))
 
 
 def test_chosen_responses_become_likelier_than_rejected_ones_beside_the_reference(student, tmp_path):
@@ -183,3 +181,14 @@ def test_no_dpo_hands_the_student_on(student, tmp_path):
     assert dataclasses.astuple(fit(NoDPO(), student, tmp_path)) == (0, 0, 0, None)
     before = weights(student.folder)
     assert all(torch.equal(value, before[name]) for name, value in weights(tmp_path).items())
+
+
+def test_pairs_are_numbered_among_those_that_are_kept(student):
+    tokenizer = load_tokenizer(student.folder)
+    long = pair_of(99, " good" * 100, " bad")
+    kept, dropped = tokenize_pairs(tokenizer, PROMPT, [PAIRS[0], long, PAIRS[1], PAIRS[2]], 64)
+    assert ([pair.number for pair in kept], dropped) == ([0, 1, 2], 1)
+    batch = collate_pairs([kept[2], kept[0], kept[1]], tokenizer.pad_token_id)
+    part = batch.select_prompts(torch.tensor([0, 2]))
+    assert (batch.numbers.tolist(), part.numbers.tolist()) == ([2, 0, 1], [2, 1])
+    assert part.is_correct.tolist() == [True, False, True, False]
