@@ -48,7 +48,7 @@ class VerdictPrompt(ABC):
             turns = ([{"role": "user", "content": text}] for text in texts)
             # The next token is the verdict: a template that would open a thought there (Qwen3's) is told not to.
             options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-            texts = [tokenizer.apply_chat_template(turn, **options) for turn in turns]
+            texts = [str(tokenizer.apply_chat_template(turn, **options)) for turn in turns]
             return tokenizer(texts, add_special_tokens=False)["input_ids"]
         return tokenizer(texts)["input_ids"]
 

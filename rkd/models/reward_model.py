@@ -33,7 +33,9 @@ class RewardModel(nn.Module):
             pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         else:
             pooled = last_states(self.model.base_model, batch.rows())
-        return self.model.score(pooled.to(self.model.score.weight.dtype)).float().squeeze(-1)
+        head = _head(self.model)
+        rewards: Tensor = head(pooled.to(head.weight.dtype))
+        return rewards.float().squeeze(-1)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write it as a plain `AutoModelForSequenceClassification`."""
@@ -53,5 +55,11 @@ def new_reward_model(
     """A reward model on the student's backbone, its head at zero: all responses start at R = 0."""
     reward_model = load_reward_model(student_folder, options)
     reward_model.model.config.reward_pooling = pooling
-    nn.init.zeros_(reward_model.model.score.weight)
+    nn.init.zeros_(_head(reward_model.model).weight)
     return reward_model
+
+
+def _head(model: PreTrainedModel) -> nn.Linear:
+    head = model.get_submodule("score")
+    assert isinstance(head, nn.Linear)
+    return head

@@ -66,11 +66,12 @@ class Batches(Generic[Raw, Batch]):
         if self.seed is None:
             return list(range(len(self.batches)))
         generator = torch.Generator().manual_seed(self.seed)
+        order = torch.arange(len(self.batches))
         for _ in range(self.epoch + 1):
             # A DataLoader draws a seed for its workers before each order: as here, orders are those that it would give.
             torch.empty((), dtype=torch.int64).random_(generator=generator)
             order = torch.randperm(len(self.batches), generator=generator)
-        return order.tolist()
+        return [int(number) for number in order]
 
 
 class KeepBest(Callback):
@@ -162,7 +163,7 @@ class Checkpoints(Callback):
         self._place: dict[str, int] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        checkpoint["batches"] = trainer.train_dataloader.state_dict()
+        checkpoint["batches"] = _loader_of(trainer).state_dict()
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         self._place = checkpoint["batches"]
@@ -170,7 +171,7 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         # Lightning does the same, but not where an optimiser has asked for the number of steps before.
         if self._place is not None:
-            trainer.train_dataloader.load_state_dict(self._place)
+            _loader_of(trainer).load_state_dict(self._place)
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         place = [self.seed, trainer.fit_loop.total_batch_idx, trainer.global_rank]
@@ -179,6 +180,7 @@ class Checkpoints(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         # Where a validation follows, a checkpoint before it would be gone on from without that validation.
         loop = trainer.fit_loop
+        assert loop._data_fetcher is not None  # it gave out the batch
         is_due = time.monotonic() - self._last >= self.seconds
         is_due = is_due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
         if trainer.strategy.broadcast(is_due):  # the clocks of two processes differ
@@ -196,6 +198,12 @@ class Checkpoints(Callback):
         self._last = time.monotonic()
 
 
+def _loader_of(trainer: Trainer) -> Batches[Any, Any]:
+    loader = trainer.train_dataloader
+    assert isinstance(loader, Batches)
+    return loader
+
+
 class PlainFiles(TorchCheckpointIO):
     """Checkpoints written where they belong; Lightning makes each in memory first, and again in a temporary file."""
 
@@ -204,7 +212,11 @@ class PlainFiles(TorchCheckpointIO):
 
 
 def fit(
-    trainer: Trainer, module: LightningModule, loader: Batches, validation: DataLoader | None, progress: Progress
+    trainer: Trainer,
+    module: LightningModule,
+    loader: Batches[Any, Any],
+    validation: DataLoader[int] | None,
+    progress: Progress,
 ) -> None:
     """Train, from what an interrupted attempt saved if there is anything."""
     trainer.fit(module, loader, validation, ckpt_path=progress.find(state_of(trainer)), weights_only=True)

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from pytorch_lightning.loggers import Logger
 
@@ -34,7 +34,7 @@ class TrainingContext:
     start: Checkpoint
     prompt: PromptTemplate
     training: Training
-    logger: Logger | bool
+    logger: Logger | Literal[False]
     folder: Path
     progress: Progress
     seed: int

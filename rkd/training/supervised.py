@@ -137,7 +137,7 @@ class SupervisedTraining:
                 progress=context.progress,
                 seed=context.seed,
             )
-            loader = Batches(self._shares(batches), collate, None if trainer.overfit_batches else context.seed)
+            loader = Batches(self._shares(batches), collate, None if context.training.overfit_batches else context.seed)
             if validates_start and has_validation and context.progress.find(state_of(trainer)) is None:
                 trainer.validate(module, one_validation(), verbose=False)
             fit(trainer, module, loader, one_validation() if has_validation else None, context.progress)

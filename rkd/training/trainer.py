@@ -17,7 +17,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
 from rkd.config import AT_LEAST_1, NOT_NEGATIVE, check_ranges
@@ -29,6 +29,12 @@ from rkd.training.fsdp import sharded
 
 Validate = Callable[[PreTrainedModel], float]
 """A student to its greedy accuracy on validation queries, against their pseudo-labels, in [0, 1]."""
+
+Precision = Literal[
+    "64", "32", "16", "bf16", "64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed",
+    "transformer-engine", "transformer-engine-float16",
+]  # fmt: skip
+"""Of a training's numbers, as Lightning names them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +62,7 @@ class Training:
     accelerator: str = "auto"
     devices: int = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    precision: str | None = None
+    precision: Precision | None = None
     deterministic: bool = False
     log_every_n_steps: int = 10
     seconds_between_checkpoints: float = 30.0
@@ -84,7 +90,7 @@ class Training:
         self,
         stage: str,
         *,
-        logger: Logger | bool,
+        logger: Logger | Literal[False],
         folder: Path,
         max_epochs: int = -1,
         max_steps: int = -1,
@@ -156,7 +162,7 @@ class Training:
         return [Checkpoints(progress, self.seconds_between_checkpoints, seed)]
 
     @property
-    def used_precision(self) -> str:
+    def used_precision(self) -> Precision:
         """The one set, or that of the device."""
         return self.precision or ("bf16-mixed" if self.on_gpu else "32-true")
 
@@ -166,9 +172,17 @@ class Training:
         return self.accelerator in ("gpu", "cuda") or (self.accelerator == "auto" and torch.cuda.is_available())
 
 
-def one_validation() -> DataLoader:
+class _OneEmptyBatch(Dataset[int]):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def one_validation() -> DataLoader[int]:
     """A loader of one empty batch, for a stage whose validation is one call."""
-    return DataLoader([0], batch_size=None)
+    return DataLoader(_OneEmptyBatch(), batch_size=None)
 
 
 def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float, final_fraction: float) -> float:
