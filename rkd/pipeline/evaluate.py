@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from rkd.data.recorded_responses import StoredTeacher
+from rkd.decoding import decode
 from rkd.evaluation.accuracy import Evaluation
 from rkd.evaluation.contamination import summarize_overlap
-from rkd.evaluation.results import BoundSides, EvaluationResult, ModelResult, Overlap, result_from_json
+from rkd.evaluation.results import BoundSides, EvaluationResult, ModelResult, Overlap
 from rkd.evaluation.reward_bound import sides
 from rkd.evaluation.win_rate import evaluate_open_ended
 from rkd.judges.base import open_judge
@@ -40,7 +41,8 @@ class Evaluating(Step):
                 texts = ([query.question for query in own] for own in (queries, training))
                 return dataclasses.asdict(summarize_overlap(*texts))
 
-            found[name] = Overlap(**self.runner.value("overlap", fingerprint, measure, shown=f"overlap of {name}"))
+            value = self.runner.value("overlap", fingerprint, measure, shown=f"overlap of {name}")
+            found[name] = decode(Overlap, value)
             self.runner.say(f"    {name}: {found[name]}")
         return found
 
@@ -141,7 +143,7 @@ class Evaluating(Step):
                 return dataclasses.asdict(result)
 
         value = self.runner.value("evaluation", fingerprint, measure, shown=f"{line.role} on {name}")
-        return result_from_json(EvaluationResult, value)
+        return decode(EvaluationResult, value)
 
 
 def _is_right(answers: Mapping[str, str]) -> Measure:

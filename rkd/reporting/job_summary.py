@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rkd.evaluation.results import EvaluationResult, RunResult, WinRate, result_from_json
+from rkd.decoding import decode
+from rkd.evaluation.results import EvaluationResult, RunResult, WinRate
 from rkd.io import write_whole
 
 OWN = "own"
@@ -117,7 +118,7 @@ def write_summaries(path: Path, summaries: Iterable[Summary]) -> None:
 def read_summaries(path: Path) -> list[Summary]:
     """What `write_summaries` wrote."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [result_from_json(Summary, json.loads(line)) for line in lines]
+    return [decode(Summary, json.loads(line)) for line in lines]
 
 
 def _evaluation_summary(test: EvaluationResult) -> EvaluationSummary:

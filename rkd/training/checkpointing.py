@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from rkd.store.partial_results import PartialResults
+from rkd.training.lightning_private import is_validated_next
 
 BEST = "best"  # the weights of the best validations, numbered
 HISTORY_FILE = "history.jsonl"  # beside a trained model: what was measured on the way
@@ -179,10 +180,7 @@ class Checkpoints(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         # Where a validation follows, a checkpoint before it would be gone on from without that validation.
-        loop = trainer.fit_loop
-        assert loop._data_fetcher is not None  # it gave out the batch
-        is_due = time.monotonic() - self._last >= self.seconds
-        is_due = is_due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+        is_due = time.monotonic() - self._last >= self.seconds and not is_validated_next(trainer)
         if trainer.strategy.broadcast(is_due):  # the clocks of two processes differ
             self._save(trainer)
 
