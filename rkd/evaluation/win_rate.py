@@ -110,14 +110,21 @@ def _graded(
     annotator: Written, queries: Sequence[Query], responses: Sequence[Response]
 ) -> tuple[list[float], dict[str, Any]]:
     """The same by the grades of both responses: equal grades, or one that cannot be read, prefer none."""
-    references = [replace(own, text=query.gold_answer) for query, own in zip(queries, responses, strict=True)]
+    references = [replace(own, text=_reference(query)) for query, own in zip(queries, responses, strict=True)]
     graded, of_references = (annotator.judge(queries, texts) for texts in (responses, references))
-    pairs = [None if None in pair else pair for pair in zip(graded, of_references, strict=True)]
-    preferences = [EVEN if pair is None else EVEN + float(np.sign(pair[0] - pair[1])) / 2 for pair in pairs]
+    preferences = [
+        EVEN if own is None or other is None else EVEN + float(np.sign(own - other)) / 2
+        for own, other in zip(graded, of_references, strict=True)
+    ]
     return preferences, {
         "even": sum(preference == EVEN for preference in preferences) / len(preferences),
         "unreadable": sum(grade is None for own in (graded, of_references) for grade in own),
     }
+
+
+def _reference(query: Query) -> str:
+    assert query.gold_answer is not None  # an open-ended test has references
+    return query.gold_answer
 
 
 def _index(query: Query, place: int) -> int:

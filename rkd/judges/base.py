@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeGuard, TypeVar
 
 from rkd.generation.endpoint_server import Told, untold
 from rkd.protocols import Judge
@@ -27,7 +27,7 @@ class Verdict:
 class OpenJudge(Judge, Protocol):
     """A judge whose model is loaded."""
 
-    def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict | None]:
+    def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> Sequence[Verdict | None]:
         """The verdict on each response, `queries[i]` being the query of `responses[i]`; None where it is unreadable."""
         ...
 
@@ -62,26 +62,40 @@ class ConfiguredJudge(Protocol):
         """What decides its verdicts."""
         ...
 
-    def open(self, progress: Callable[[int], None] = ...) -> OpenJudge:
-        """The judge, its model loaded; `progress` is called with the number of responses just judged."""
+    def open(self, progress: Told = ...) -> OpenJudge:
+        """The judge, its model loaded; `progress` is told the number of responses just judged."""
         ...
 
 
-def open_judge(judge: ConfiguredJudge, progress: Told = untold, kept: Progress | None = None) -> OpenJudge:
+class RemoteJudge(ConfiguredJudge, Protocol):
+    """A judge behind a server."""
+
+    def open(self, progress: Told = ..., kept: Progress | None = None) -> OpenJudge:
+        """The judge; what it is answered is kept in `kept`, if there is that."""
+        ...
+
+
+def _is_remote(judge: ConfiguredJudge) -> TypeGuard[RemoteJudge]:
+    return judge.is_remote
+
+
+def open_judge(judge: "ConfiguredJudge | NoJudge", progress: Told = untold, kept: Progress | None = None) -> OpenJudge:
     """A judge, its model loaded; one behind a server keeps what it was answered in `kept`."""
-    return judge.open(progress, kept) if judge.is_remote else judge.open(progress)
+    assert not isinstance(judge, NoJudge)  # a row that asks a judge has one
+    return judge.open(progress, kept) if _is_remote(judge) else judge.open(progress)
+
+
+Known = TypeVar("Known", bound=Verdict | None)
 
 
 @dataclass(frozen=True)
-class Remembered:
+class Remembered(Generic[Known]):
     """Verdicts by what was judged, the `limit` that were asked for last: a long training would fill the memory."""
 
     limit: int = REMEMBERED
-    _known: dict[Hashable, Verdict | None] = field(default_factory=dict, repr=False)
+    _known: dict[Hashable, Known] = field(default_factory=dict, repr=False)
 
-    def recall(
-        self, keys: Sequence[Hashable], read: Callable[[list[int]], Sequence[Verdict | None]]
-    ) -> list[Verdict | None]:
+    def recall(self, keys: Sequence[Hashable], read: Callable[[list[int]], Sequence[Known]]) -> list[Known]:
         """The verdict of each key; `read` is given the places of those that are not known, each once."""
         places = {key: place for place, key in reversed(list(enumerate(keys))) if key not in self._known}
         asked = sorted(places.values())

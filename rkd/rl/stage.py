@@ -7,6 +7,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 from pytorch_lightning import Trainer
@@ -184,21 +185,22 @@ class RL:
         without_dropout(lm)
         heads = len(terms) if self.advantages.needs_values else 0
         policy = Policy(lm, value_heads=heads, temperature=temperature)
-        shared = {
-            "policy": policy,
-            "reference": (AdaptersOff if reference is lm else Policy)(reference, temperature=temperature).eval(),
-            "generator": LocalGenerator("policy", lm, tokenizer, prompt, batch_responses=at_once),
-            "estimate_advantages": self.advantages,
-            "rollouts": self.rollouts,
-            "kl": copy.deepcopy(self.kl),  # its controller moves, and the next row starts from this one
-            "scaling": self.scaling,
-            "reduction": self.optimisation.reduction,
-        }
+        collector_of = partial(
+            Collector,
+            policy=policy,
+            reference=(AdaptersOff if reference is lm else Policy)(reference, temperature=temperature).eval(),
+            generator=LocalGenerator("policy", lm, tokenizer, prompt, batch_responses=at_once),
+            estimate_advantages=self.advantages,
+            rollouts=self.rollouts,
+            kl=copy.deepcopy(self.kl),  # its controller moves, and the next row starts from this one
+            scaling=self.scaling,
+            reduction=self.optimisation.reduction,
+        )
         minibatches = self.optimisation.minibatches_per_epoch
         loss_terms = []
         for place, (term, size) in enumerate(zip(terms, shares(self.rollouts, len(terms), count()), strict=True)):
             per_pass = math.ceil(size / count() / minibatches)
-            own = Collector(**shared, reward=term.reward, value_head=place, prompts_per_pass=per_pass)
+            own = collector_of(reward=term.reward, value_head=place, prompts_per_pass=per_pass)
             loss_terms.append(LossTerm(name=term.name, weight=term.weight, collector=own))
         return PolicyModule(loss_terms, self.optimisation, validate, seed, self.guard)
 
