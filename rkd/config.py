@@ -1,11 +1,14 @@
 """What a setting may be: its type, as the part that takes it declares, and its range; wrong ones end a job at once."""
 
 import dataclasses
+import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Literal, Union
+from typing import Any, Literal, Protocol, Union
 
 from hydra.utils import get_method, get_object
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +21,10 @@ ABOVE_0: Range = (lambda value: value > 0, "above 0")
 NOT_NEGATIVE: Range = (lambda value: value >= 0, "at least 0")
 AT_LEAST_1: Range = (lambda value: value >= 1, "at least 1")
 SHARE: Range = (lambda value: 0 <= value <= 1, "in [0, 1]")
+
+CONF = Path(__file__).parents[1] / "conf"
+COMMON = "base"  # a file with what the options of a group have in common is no option
+HELP_WIDTH, HELP_INDENT = 100, " " * 4
 
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
 
@@ -37,6 +44,16 @@ def published(key: str, default: float, *, _root_: DictConfig) -> float:
 
 
 OmegaConf.register_new_resolver("published", published, replace=True)
+
+
+def options(group: str) -> str:
+    """What `${options:GROUP}` in a config stands for: the names of the group's options, as `--help` lists them."""
+    names = [path.stem for path in (CONF / group).glob("*.yaml") if path.stem != COMMON]
+    by_number = sorted(names, key=lambda name: re.sub(r"\d+", lambda digits: digits[0].zfill(4), name))
+    return textwrap.fill(" ".join(by_number), HELP_WIDTH - len(HELP_INDENT), subsequent_indent=HELP_INDENT)
+
+
+OmegaConf.register_new_resolver("options", options, replace=True)
 
 
 def check_ranges(group: str, settings: object, ranges: Mapping[str, Range]) -> None:
@@ -67,8 +84,8 @@ def check_types(config: DictConfig, whole: type) -> None:
     for key, value, declared in [*_values("", config, whole), *_values_of_parts("", config)]:
         if isinstance(value, str) and _is_part(declared):
             raise ValueError(
-                f"{key}={value}: a part is chosen by its group, `GROUP@{key}={value}`, where `python run.py --help` "
-                "lists the groups."
+                f"{key}={value}: a part is chosen by its group, `{key.replace('.', '/')}={value}`, or, where the group "
+                f"lies elsewhere, `GROUP@{key}={value}`; `python run.py --help` lists the groups."
             )
         allowed = _simple_types(declared)
         if allowed is not None and not any(_fits(value, one) for one in allowed):
@@ -120,9 +137,9 @@ def _values(key: str, node: DictConfig, part: Any) -> Iterator[tuple[str, Any, A
 
 
 def _is_part(declared: Any) -> bool:
-    """Whether a dataclass is to stand there."""
+    """Whether a dataclass, or what a protocol describes, is to stand there."""
     declared = [one for one in typing.get_args(declared) or (declared,) if one is not types.NoneType]
-    return all(isinstance(one, type) and dataclasses.is_dataclass(one) for one in declared)
+    return all(isinstance(one, type) and (dataclasses.is_dataclass(one) or Protocol in one.__mro__) for one in declared)
 
 
 def _simple_types(declared: Any) -> list[Any] | None:

@@ -31,7 +31,7 @@ LONGER = [
     "rl.rollouts.episodes=320", "rl.rollouts.queries_per_rollout=4", "rl.rollouts.responses_per_query=8",
     "rl.rollouts.max_response_tokens=16", "rl.rollouts_between_validations=2",
     "trainer.seconds_between_checkpoints=0", "artifacts.responses_per_shard=16",
-    "kl_controller@rl.kl.controller=adaptive",
+    "rl/kl/controller=adaptive",
 ]  # fmt: skip
 
 

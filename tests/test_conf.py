@@ -1,6 +1,7 @@
 """Every option of every group, every row and every sweep: composed, and its parts instantiated."""
 
 import dataclasses
+import itertools
 import re
 from pathlib import Path
 
@@ -21,7 +22,7 @@ UNLABELLED = "dataset=mini_math_aug"
 COMMON = "base"  # what options of a group have in common; no option itself
 CHOICES = ("reward_model.classification_weight",)
 NEEDED = {
-    "advantages=group_relative": ["advantages.group_size=2"],
+    "rl/advantages=group_relative": ["rl.advantages.group_size=2"],
     "reward_mix=own": ["reward_mix.verifiable.function.path=builtins.len"],
     "student=hf": ["student.name_or_path=someone/model"],
     "judge=hf": ["judge.name_or_path=someone/model"],
@@ -33,12 +34,15 @@ NEEDED = {
     "evaluation/annotator=endpoint_rubric": ["evaluation.annotator.model=served"],
     "judge=endpoint_written": ["judge.model=served"],
     "judge=endpoint_rubric": ["judge.model=served"],
-    "server=provider": [
-        "server.base_url=https://api.example.com/v1",
-        "server.prompt_price=1",
-        "server.response_price=2",
-        "server.budget_cost=5",
-    ],
+    **{
+        f"{role}/server=provider": [
+            f"{role}.server.base_url=https://api.example.com/v1",
+            f"{role}.server.prompt_price=1",
+            f"{role}.server.response_price=2",
+            f"{role}.server.budget_cost=5",
+        ]
+        for role in ("teacher", "judge")
+    },
     "pairs=stored": ["pairs.path=pairs.jsonl"],
     "sft/data=all": ["sft.data.first_pass=null"],
     "labels=noisy_vote": ["labels.seed=0"],
@@ -59,16 +63,10 @@ def _groups() -> dict[str, list[str]]:
 
 
 GROUPS = _groups()
+MOST_GROUPS = 22
+HYDRA_GROUPS = {group for group in GROUPS if group.startswith("hydra/")}
 # Parts of other parts, which are built with these, and what builds no part.
-BUILT_ELSEWHERE = {
-    "prompt",
-    "judge_prompt",
-    "dataset/queries",
-    "dataset/prompt",
-    "judge/prompt",
-    "pretrain",
-    "pretrain/corpus",
-} | {group for group in GROUPS if group.startswith("hydra/")}
+BUILT_ELSEWHERE = {"dataset/queries", "dataset/prompt", "judge/prompt", "pretrain", "pretrain/corpus"} | HYDRA_GROUPS
 
 
 def _options() -> list[str]:
@@ -107,7 +105,7 @@ def test_every_option_builds(option, referred):
         build_stages(compose("config", overrides=[option]))
     elif option.startswith("teacher=stored"):  # it chooses teacher_samples too
         build_stages(compose("config", overrides=[option, "teacher.path=responses.jsonl"]))
-    elif option == "callbacks=none":
+    elif option == "trainer/callbacks=none":
         assert build_stages(compose("config", overrides=[option])).trainer.callbacks == {}
     else:
         # The option's own file with what it takes from others: a quarter of the time of the whole config.
@@ -115,6 +113,65 @@ def test_every_option_builds(option, referred):
         if group != "dataset":
             config = OmegaConf.merge({name: part for name, part in referred.items() if name != group}, config)
         instantiate(OmegaConf.select(config, group.replace("/", ".")), _convert_="all")
+
+
+def test_few_groups_stand_at_the_top():
+    groups = {path.name for path in (REPOSITORY / "conf").iterdir() if path.is_dir()} - {"hydra"}
+    assert len(groups) <= MOST_GROUPS
+
+
+def test_a_group_has_something_to_choose():
+    assert {group for group, options in GROUPS.items() if len(options) < 2} <= HYDRA_GROUPS
+
+
+def test_help_names_every_group_with_a_line_and_its_options_in_the_order_of_the_stages():
+    config = compose("config", return_hydra_config=True)
+    lines = config.hydra.help.template.splitlines()
+    assert max(map(len, lines)) <= 100
+    heads = [line.split(maxsplit=1) for line in lines if re.match(r"[a-z_/]+  +\S", line)]
+    named = [group for group, _ in heads]
+    own = {*GROUPS, "experiments", "sweeps"} - HYDRA_GROUPS
+    assert {group for group in named if not group.startswith("hydra/")} == own
+    for group in named:
+        start = next(place for place, line in enumerate(lines) if line.startswith(f"{group} "))
+        shown = itertools.takewhile(lambda line: line.startswith("    "), lines[start + 1 :])
+        files = {path.stem for path in (REPOSITORY / "conf" / group).glob("*.yaml")}
+        assert set(" ".join(shown).split()) == files - {COMMON}, group
+    stages = ["teacher", "labels", "sft", "student_samples", "pairs", "reward_model", "rl", "evaluation/annotator"]
+    assert [group for group in named if group in stages] == stages
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "value"),
+    [
+        (["rl/guard=collapse"], "rl.guard._target_", "rkd.rl.collapse_guard.Guard"),
+        (["rl/kl/controller=adaptive"], "rl.kl.controller._target_", "rkd.rl.kl_controller.AdaptiveKL"),
+        (["rl/advantages=group_relative"], "rl.advantages._target_", "rkd.rl.advantages.GroupRelative"),
+        (["judge=written", "judge/prompt=yes_no"], "judge.prompt.yes_word", " Yes"),
+        (["judge=endpoint", "judge/server=provider"], "judge.server.api_key_variable", "OPENAI_API_KEY"),
+        (["teacher=endpoint", "teacher/server=provider"], "teacher.server.api_key_variable", "OPENAI_API_KEY"),
+        (["student/options=lora"], "student.options.lora.rank", 16),
+        (["student/options@teacher.options=lora"], "teacher.options.lora.rank", 16),
+        (["dataset/prompt@student.prompt=choice"], "student.prompt._target_", "rkd.data.prompts.PromptTemplate"),
+        (["dataset/prompt=from_folder"], "dataset.prompt._target_", "rkd.data.prompts.read_template"),
+        (["dataset/queries@dataset.unlabelled=gsm_plus"], "dataset.unlabelled.name", "gsm_plus"),
+        (["sft/data=all"], "sft.data._target_", "rkd.stages.labels.AllResponses"),
+        (["sft=none", "sft/data=all"], "sft.data._target_", "rkd.stages.labels.AllResponses"),
+        (["dataset=mini_open", "evaluation/annotator=mini_compare"], "evaluation.annotator.is_hard", False),
+        (["dataset=ultrafeedback", "evaluation/annotator=rubric"], "evaluation.annotator.max_reply_tokens", 256),
+        (["evaluation/inference=best_of_n"], "evaluation.inference.samples_per_query", 8),
+        (["evaluation/bound=sampled"], "evaluation.bound.samples_per_query", 8),
+        (["trainer=ddp", "trainer/callbacks=model_summary"], "trainer.callbacks.model_summary.max_depth", 3),
+    ],
+)
+def test_a_part_of_a_stage_is_chosen_by_a_group_below_it(overrides, key, value):
+    config = compose("config", overrides=["dataset=gsm8k_aug", *overrides])
+    assert OmegaConf.select(config, key) == value
+
+
+def test_the_corpus_of_a_mini_model_is_chosen_by_a_group_below_it():
+    assert compose("pretrain", ["pretrain=mini_judge"]).corpus.seed == 9
+    assert compose("pretrain", ["pretrain=mini_judge", "pretrain/corpus=mini_open"]).corpus.seed == 10
 
 
 @pytest.mark.parametrize("row", _rows())
@@ -252,6 +309,8 @@ def test_a_row_or_table_that_there_is_not_is_refused(group):
     [
         ("sft.epochs=two", r"^sft\.epochs=two: must be a whole number"),
         ("seed=-1", "^seed=-1: must be at least 0"),
+        ("rl.guard=collapse", r"^rl\.guard=collapse: a part is chosen by its group, `rl/guard=collapse`"),
+        ("evaluation.inference=best_of_n", "`evaluation/inference=best_of_n`"),
         ("rl.kl.place=nowhere", r"^rl\.kl\.place=nowhere: must be reward or loss"),
     ],
 )
@@ -276,7 +335,7 @@ def test_the_row_sft_takes_the_responses_of_the_first_pass_alone(overrides, samp
 
 
 def test_tracking_callbacks_and_hardware_do_not_change_the_digest(digests):
-    other = compose("config", [UNLABELLED, "tracking=none", "trainer.accelerator=cpu", "callbacks=none"])
+    other = compose("config", [UNLABELLED, "tracking=none", "trainer.accelerator=cpu", "trainer/callbacks=none"])
     assert job_digest(build_stages(other)) == digests["ours"]
 
 

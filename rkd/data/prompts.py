@@ -2,7 +2,7 @@
 
 Paper D, appendix (Fig. 3 to 6): worked examples, then the query, then "Let's break this down step by step!"; a response
 starts at "Step 1:" and ends with "The answer is N.". The judge's prompt is ours (paper J does not print one). The texts
-themselves are data: `conf/prompt/*.yaml`, or a folder of such files.
+themselves are data: `conf/dataset/prompt/*.yaml`, or a folder of such files.
 """
 
 import re
@@ -148,7 +148,7 @@ def of_dataset(prompt: PromptTemplate) -> PromptTemplate:
 
 
 def read_template(folder: str | Path | None, name: str) -> PromptTemplate:
-    """The template in `{folder}/{name}.yaml`, a file with the keys of `conf/prompt/math.yaml`.
+    """The template in `{folder}/{name}.yaml`, a file with the keys of `conf/dataset/prompt/math.yaml`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -161,7 +161,7 @@ def read_template(folder: str | Path | None, name: str) -> PromptTemplate:
         present = ", ".join(sorted(file.stem for file in Path(folder).glob("*.yaml")))
         raise FileNotFoundError(
             f"prompts.folder={folder} holds no {path.name} (present: {present or 'none'}). "
-            f"Copy conf/prompt/math.yaml there as {path.name} and edit it."
+            f"Copy conf/dataset/prompt/math.yaml there as {path.name} and edit it."
         )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

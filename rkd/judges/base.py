@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, ClassVar, Generic, Protocol, TypeGuard, TypeVar
 
-from rkd.generation.endpoint_server import Told, untold
+from rkd.generation.endpoint_server import Advance, no_advance
 from rkd.protocols import Judge
 from rkd.records import Query, Response
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 REMEMBERED = 100_000  # verdicts: those of some hundred rollouts, in tens of megabytes
 
@@ -62,16 +62,16 @@ class ConfiguredJudge(Protocol):
         """What decides its verdicts."""
         ...
 
-    def open(self, progress: Told = ...) -> OpenJudge:
-        """The judge, its model loaded; `progress` is told the number of responses just judged."""
+    def open(self, advance: Advance = ...) -> OpenJudge:
+        """The judge, its model loaded; `advance` is called with the number of responses just judged."""
         ...
 
 
 class RemoteJudge(ConfiguredJudge, Protocol):
     """A judge behind a server."""
 
-    def open(self, progress: Told = ..., kept: Progress | None = None) -> OpenJudge:
-        """The judge; what it is answered is kept in `kept`, if there is that."""
+    def open(self, advance: Advance = ..., partial: PartialResults | None = None) -> OpenJudge:
+        """The judge; what it is answered is kept in `partial`, if there is that."""
         ...
 
 
@@ -79,10 +79,12 @@ def _is_remote(judge: ConfiguredJudge) -> TypeGuard[RemoteJudge]:
     return judge.is_remote
 
 
-def open_judge(judge: "ConfiguredJudge | NoJudge", progress: Told = untold, kept: Progress | None = None) -> OpenJudge:
-    """A judge, its model loaded; one behind a server keeps what it was answered in `kept`."""
+def open_judge(
+    judge: "ConfiguredJudge | NoJudge", advance: Advance = no_advance, partial: PartialResults | None = None
+) -> OpenJudge:
+    """A judge, its model loaded; one behind a server keeps what it was answered in `partial`."""
     assert not isinstance(judge, NoJudge)  # a row that asks a judge has one
-    return judge.open(progress, kept) if _is_remote(judge) else judge.open(progress)
+    return judge.open(advance, partial) if _is_remote(judge) else judge.open(advance)
 
 
 Known = TypeVar("Known", bound=Verdict | None)

@@ -14,6 +14,7 @@ from matplotlib.image import imread
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
+from rkd.markdown import markdown_table
 from rkd.training.tracking import Output, RunDescription, StageLogger, refuse_second_start, started
 
 
@@ -93,8 +94,7 @@ class TensorBoardTracker:
         return StageLogger(stage, Path(started(self._logger).log_dir), self._write)
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        lines = [columns, ["---"] * len(columns), *rows]
-        text = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+        text = markdown_table(columns, rows, text_columns=len(columns))
         started(self._logger).experiment.add_text(key, text)
 
     def log_summary(self, values: Mapping[str, Any]) -> None:

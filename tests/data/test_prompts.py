@@ -45,7 +45,7 @@ def query_of(question):
 
 def composed(*overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return instantiate(compose(overrides=list(overrides)).prompt)
+        return instantiate(compose(overrides=list(overrides)).dataset.prompt)
 
 
 def test_few_shot_prompt_is_the_examples_then_the_query_ready_for_the_response():
@@ -123,7 +123,7 @@ def test_a_tokenizer_without_chat_template_is_refused():
 
 
 def test_the_math_prompt_shows_three_worked_examples_with_readable_answers():
-    prompt = composed("+prompt=math")
+    prompt = composed("+dataset/prompt=math")
     # By hand: 3·4 + 5 = 17; 60 − 20 − 8 = 32; 20 − 6·2.50 = 5.
     assert [extract_answer(example.response, "gsm8k") for example in prompt.examples] == ["17", "32", "5"]
     assert all(example.response.startswith("Step 1:") for example in prompt.examples)
@@ -131,7 +131,7 @@ def test_the_math_prompt_shows_three_worked_examples_with_readable_answers():
 
 
 def test_the_choice_prompt_ends_with_the_papers_cue():
-    prompt = composed("+prompt=choice")
+    prompt = composed("+dataset/prompt=choice")
     rendered = prompt.zero_shot().render(query_of("Which?\nOptions:\n(A) this\n(B) that"))
     assert rendered == "Question: Which?\nOptions:\n(A) this\n(B) that\nAnswer: Let's break this down step by step!\n"
     assert [extract_answer(example.response, "mmlu_pro") for example in prompt.examples] == ["C", "B"]
@@ -143,12 +143,12 @@ def test_a_folder_can_override_the_prompt(tmp_path):
     (tmp_path / "sums.yaml").write_text(
         'template: "{question} ="\nexamples: [{question: 1 + 1, response: "2"}]\n', encoding="utf-8"
     )
-    prompt = composed("+prompt=from_folder", f"+prompts.folder={tmp_path}", "+dataset.name=sums")
+    prompt = composed("+dataset/prompt=from_folder", f"+prompts.folder={tmp_path}", "+dataset.name=sums")
     assert prompt.render(query_of("2 + 2")) == "1 + 1 =2\n\n2 + 2 ="
 
 
 def test_a_file_of_the_repository_can_be_read_as_a_folders_file():
-    assert read_template(CONF / "prompt", "math") == composed("+prompt=math")
+    assert read_template(CONF / "dataset" / "prompt", "math") == composed("+dataset/prompt=math")
 
 
 def test_a_missing_prompt_file_is_named_with_what_is_present(tmp_path):
@@ -173,7 +173,7 @@ def test_judge_prompt_puts_the_response_last_and_ends_with_the_cue():
 
 
 def test_the_prompt_of_the_configuration_is_the_one_that_mini_judge_learned():
-    values = yaml.safe_load((CONF / "judge_prompt" / "yes_no.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load((CONF / "judge" / "prompt" / "yes_no.yaml").read_text(encoding="utf-8"))
     assert JudgePrompt(**{name: value for name, value in values.items() if name != "_target_"}) == JudgePrompt()
 
 

@@ -182,7 +182,7 @@ def test_a_dry_run_needs_no_key_and_names_the_price(world, tmp_path, monkeypatch
 
 def test_a_provider_has_to_be_told_its_address_prices_and_a_budget(world, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    given = ["teacher=endpoint", "teacher.model=served", "server@teacher.server=provider"]
+    given = ["teacher=endpoint", "teacher.model=served", "teacher/server=provider"]
     usual = [one for one in overrides(world, tmp_path) if not one.startswith("teacher.")]
     for name, value in (
         ("base_url", "http://127.0.0.1:9/v1"), ("prompt_price", "1"), ("response_price", "1"), ("budget_cost", "1"),

@@ -122,7 +122,7 @@ def test_a_chat_model_is_trained_and_asked_in_its_template(world, tmp_path):
 
 @pytest.mark.skipif(not find_spec("peft"), reason="requirements-lora.txt is not installed")
 def test_a_student_trains_with_adapters_through_every_stage(world, tmp_path):
-    lora = ["model_options@student.options=lora", "student.options.lora.rank=2"]
+    lora = ["student/options=lora", "student.options.lora.rank=2"]
     run(world, tmp_path, *lora, "student.options.gradient_checkpointing=true")
     result, _ = only_result(tmp_path)
     assert [model.role for model in result.models] == ROLES
