@@ -1,6 +1,22 @@
 """Annotators: what compares a response with its reference where a task is open-ended, as a configuration names it."""
 
+from typing import Protocol, TypeGuard
+
+from rkd.data.judge_prompts import VerdictPrompt
 from rkd.judges.base import ConfiguredJudge, NoJudge
+
+
+class ConfiguredAnnotator(ConfiguredJudge, Protocol):
+    """A judge that can say which of two responses is better."""
+
+    @property
+    def prompt(self) -> VerdictPrompt:
+        """What it is asked."""
+        ...
+
+
+def _annotates(judge: ConfiguredJudge | NoJudge) -> TypeGuard[ConfiguredAnnotator]:
+    return judge.annotates
 
 
 def check_annotator(annotator: ConfiguredJudge | NoJudge, dataset: str) -> None:
@@ -9,7 +25,7 @@ def check_annotator(annotator: ConfiguredJudge | NoJudge, dataset: str) -> None:
     Raises:
         ValueError: it is none, or its prompt asks about one response.
     """
-    if not annotator.annotates:
+    if not _annotates(annotator):
         raise ValueError(
             f"dataset={dataset} is open-ended: its responses are compared with references, and "
             "evaluation/annotator=none compares none. Take `python run.py evaluation/annotator=mini_grader`, the "

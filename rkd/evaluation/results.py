@@ -221,19 +221,24 @@ _Kind = TypeVar("_Kind")
 
 def result_from_json(kind: type[_Kind], value: Any) -> _Kind:
     """Build `kind` from JSON by its annotations: records, lists and dictionaries of records; anything else stays."""
-    if dataclasses.is_dataclass(kind):
+    result: _Kind = _from_json(kind, value)
+    return result
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         if unknown := sorted(set(value) - set(hints)):
             raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}")
-        return kind(**{name: result_from_json(hints[name], item) for name, item in value.items()})
+        return kind(**{name: _from_json(hints[name], item) for name, item in value.items()})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     records = [one for one in arguments if dataclasses.is_dataclass(one)]
     if origin is types.UnionType and records and value is not None:  # a record or None
-        return result_from_json(records[0], value)
+        return _from_json(records[0], value)
     if origin is list and not isinstance(arguments[0], types.UnionType):
-        return [result_from_json(arguments[0], item) for item in value]
+        return [_from_json(arguments[0], item) for item in value]
     if origin in (dict, Mapping):
-        return {key: result_from_json(arguments[1], item) for key, item in value.items()}
+        return {key: _from_json(arguments[1], item) for key, item in value.items()}
     return value
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rkd.data.judge_prompts import ComparePrompt
 from rkd.evaluation.accuracy import Evaluation, by_category
 from rkd.evaluation.alpaca_eval import Annotation, length_controlled_win_rate, read_difficulty, win_rate
 from rkd.evaluation.results import EvaluationResult, WinRate
@@ -54,9 +55,12 @@ def evaluate_open_ended(
     texts = [response.text for response in responses]
     if without := [query.id for query in queries if query.gold_answer is None]:
         raise ValueError(f"test set {test_set}: {len(without)} queries have no reference (first: {without[0]}).")
-    references = [query.gold_answer for query in queries]
-    preferred = _compared if annotator.is_single_token else _graded
-    preferences, of_annotator = preferred(annotator, queries, responses)
+    references = [_reference(query) for query in queries]
+    preferences, of_annotator = (
+        _compared(annotator, queries, responses)
+        if annotator.is_single_token
+        else _graded(annotator, queries, responses)
+    )
     annotations = [
         Annotation(_index(query, place), "model", 1 + preference, len(reference), len(text))
         for place, (query, preference, reference, text) in enumerate(
@@ -94,8 +98,10 @@ def _compared(
     annotator: LocalYesNo | EndpointYesNo, queries: Sequence[Query], responses: Sequence[Response]
 ) -> tuple[list[float], dict[str, Any]]:
     """The preference for each response, even where it is unreadable, and what `WinRate` tells of the annotator."""
+    prompt = annotator.prompt
+    assert isinstance(prompt, ComparePrompt)  # `check_annotator` refuses others
     verdicts = [
-        annotator.with_prompt(replace(annotator.prompt, reference_first=reference_first)).judge(queries, responses)
+        annotator.with_prompt(replace(prompt, reference_first=reference_first)).judge(queries, responses)
         for reference_first in (True, False)
     ]
     second, first = (np.array([EVEN if one is None else one for one in own]) for own in verdicts)

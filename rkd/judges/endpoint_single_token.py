@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from rkd.config import AT_LEAST_1, check_ranges
 from rkd.data.judge_prompts import ComparePrompt, JudgePrompt
@@ -60,7 +60,7 @@ class EndpointYesNo:
         remembered: the verdicts that need not be looked up again.
     """
 
-    is_single_token: ClassVar[bool] = True
+    is_single_token: ClassVar[Literal[True]] = True
 
     own: EndpointJudge
     kept: Kept

@@ -7,7 +7,7 @@ equal responses are judged once. Shapes: B responses, V vocabulary.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class LocalYesNo:
         remembered: the verdicts that need not be read again.
     """
 
-    is_single_token: ClassVar[bool] = True
+    is_single_token: ClassVar[Literal[True]] = True
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ evidence first, and then a score from 0 to 5 (docs/method.md 2.2).
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from rkd.config import AT_LEAST_1, SHARE, check_ranges
 from rkd.data.judge_prompts import JudgePrompt
@@ -63,7 +63,7 @@ class Written:
         read_reply: the score in a reply, in [0, 1]; None where it states none.
     """
 
-    is_single_token: ClassVar[bool] = False
+    is_single_token: ClassVar[Literal[False]] = False
 
     generator: TextGenerator
     prompt: JudgePrompt
