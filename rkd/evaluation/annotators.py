@@ -3,7 +3,11 @@
 from typing import Protocol, TypeGuard
 
 from rkd.data.judge_prompts import VerdictPrompt
-from rkd.judges.base import ConfiguredJudge, NoJudge
+from rkd.judges.base import ConfiguredJudge, NoJudge, open_judge
+from rkd.judges.endpoint_single_token import EndpointYesNo
+from rkd.judges.single_token import LocalYesNo
+from rkd.judges.written import Written
+from rkd.store.partial_results import PartialResults
 
 
 class ConfiguredAnnotator(ConfiguredJudge, Protocol):
@@ -17,6 +21,17 @@ class ConfiguredAnnotator(ConfiguredJudge, Protocol):
 
 def _annotates(judge: ConfiguredJudge | NoJudge) -> TypeGuard[ConfiguredAnnotator]:
     return judge.annotates
+
+
+OpenAnnotator = LocalYesNo | EndpointYesNo | Written
+"""An annotator with its model loaded."""
+
+
+def open_annotator(annotator: ConfiguredJudge | NoJudge, partial: PartialResults) -> OpenAnnotator:
+    """An annotator, its model loaded; one behind a server keeps what it was answered in `partial`."""
+    opened = open_judge(annotator, partial=partial)
+    assert isinstance(opened, OpenAnnotator)  # `check_annotator` refuses others
+    return opened
 
 
 def check_annotator(annotator: ConfiguredJudge | NoJudge, dataset: str) -> None:

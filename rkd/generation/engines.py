@@ -34,6 +34,15 @@ Drawn = tuple[str, bool]
 """A generated text, and whether the model has ended it."""
 
 
+class LocalTextGenerator(TextGenerator, Protocol):
+    """A generator over a model that is here."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Of its model."""
+        ...
+
+
 class Engine(Protocol):
     """A way of sampling from a model folder; `batches_decide`: whether samples depend on what is drawn with them."""
 
@@ -47,7 +56,7 @@ class Engine(Protocol):
 
     def open(
         self, model: Checkpoint, prompt: PromptTemplate, name: str, advance: Advance, options: ModelOptions
-    ) -> TextGenerator:
+    ) -> LocalTextGenerator:
         """A generator over the model; `name` is recorded with each response."""
         ...
 

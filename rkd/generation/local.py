@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, overload
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rkd.data.prompts import PromptTemplate
-from rkd.data.recorded_responses import StoredTeacher
 from rkd.generation.decoding import sample_tokens
 from rkd.models.batches import ResponseBatch, join, pad
 from rkd.models.cpu_workers import is_small, map_over_forks, part_count
@@ -201,8 +200,8 @@ class ModelFolder:
         options: how it is loaded, placed and, a student, trained.
     """
 
-    is_remote: ClassVar[bool] = False
-    is_recorded: ClassVar[bool] = False
+    is_remote: ClassVar[Literal[False]] = False
+    is_recorded: ClassVar[Literal[False]] = False
 
     name: str
     name_or_path: str
@@ -278,36 +277,13 @@ def content_files(folder: Path) -> list[Path]:
     return [file for file in folder.iterdir() if file.suffix in DIGESTED and file.name not in NOT_DIGESTED]
 
 
-@overload
 def open_generator(
     source: Checkpoint,
     prompt: PromptTemplate,
     name: str,
-    advance: Callable[[int], None] = ...,
-    options: ModelOptions = ...,
-) -> LocalGenerator: ...
-
-
-@overload
-def open_generator(
-    source: StoredTeacher,
-    prompt: PromptTemplate | None,
-    name: str,
-    advance: Callable[[int], None] = ...,
-    options: ModelOptions = ...,
-) -> StoredTeacher: ...
-
-
-def open_generator(
-    source: Checkpoint | StoredTeacher,
-    prompt: PromptTemplate | None,
-    name: str,
     advance: Callable[[int], None] = lambda _: None,
     options: ModelOptions = ModelOptions(),
-) -> LocalGenerator | StoredTeacher:
-    """What answers queries: a generator over the model of a checkpoint, or the recorded responses themselves."""
-    if isinstance(source, StoredTeacher):
-        return source
-    assert prompt is not None  # only recorded responses were asked elsewhere
+) -> LocalGenerator:
+    """A generator over the model of a checkpoint."""
     model = load_causal_lm(source.folder, options, placed=True)
     return LocalGenerator(name, model, load_tokenizer(source.folder), prompt, advance=advance)

@@ -33,7 +33,7 @@ class VerifiableReward:
             1, 0.1 and 0.
     """
 
-    labels: Mapping[str, str]
+    labels: Mapping[str, str | None]
     right: float = 1.0
     wrong: float = 0.1
     unanswered: float = 0.0
@@ -234,7 +234,7 @@ class WeightedReward:
 
 
 def _answers(
-    queries: Sequence[Query], responses: Sequence[Response], labels: Mapping[str, str]
+    queries: Sequence[Query], responses: Sequence[Response], labels: Mapping[str, str | None]
 ) -> tuple[Tensor, Tensor]:
     """Whether each response has an answer, and whether it is the label; (B,) booleans."""
     answers = [extract_answer(response.text, query.dataset) for query, response in zip(queries, responses, strict=True)]

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pytorch_lightning import Trainer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,7 +68,7 @@ class RL:
         guard: ends a training whose policy collapses.
     """
 
-    is_left_out: ClassVar[bool] = False
+    is_left_out: ClassVar[Literal[False]] = False
 
     rollouts: Rollouts
     optimisation: Optimisation
@@ -224,7 +224,7 @@ class RL:
 class NoRL:
     """The stage left out: the student stays as it is."""
 
-    is_left_out: ClassVar[bool] = True
+    is_left_out: ClassVar[Literal[True]] = True
 
     def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
         """None."""
