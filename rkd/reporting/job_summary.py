@@ -125,7 +125,7 @@ def _evaluation_summary(test: EvaluationResult) -> EvaluationSummary:
     if test.win_rate:
         outcomes = " ".join(f"{outcome:.3f}" for outcome in test.outcomes)
     else:
-        outcomes = "".join("01"[outcome] for outcome in test.outcomes)
+        outcomes = "".join(str(int(outcome)) for outcome in test.outcomes)
     return EvaluationSummary(
         outcomes=outcomes,
         questions=_digest(test.question_ids),

@@ -164,7 +164,7 @@ class Checkpoints(Callback):
         self._place: dict[str, int] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        checkpoint["batches"] = _loader_of(trainer).state_dict()
+        checkpoint["batches"] = batches_of(trainer).state_dict()
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         self._place = checkpoint["batches"]
@@ -172,7 +172,7 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         # Lightning does the same, but not where an optimiser has asked for the number of steps before.
         if self._place is not None:
-            _loader_of(trainer).load_state_dict(self._place)
+            batches_of(trainer).load_state_dict(self._place)
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         place = [self.seed, trainer.fit_loop.total_batch_idx, trainer.global_rank]
@@ -196,7 +196,8 @@ class Checkpoints(Callback):
         self._last = time.monotonic()
 
 
-def _loader_of(trainer: Trainer) -> Batches[Any, Any]:
+def batches_of(trainer: Trainer) -> Batches[Any, Any]:
+    """The training batches of a trainer."""
     loader = trainer.train_dataloader
     assert isinstance(loader, Batches)
     return loader
