@@ -21,7 +21,7 @@ from rkd.rl.stage import RL
 from rkd.stages.dpo import DPO
 from rkd.stages.reward_model import PairSets, RewardModelTraining
 from rkd.stages.sft import SFT
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 from rkd.training.stage import TrainingContext
 from rkd.training.trainer import Training
 from tests.support import tiny_world
@@ -107,8 +107,8 @@ def take_part(stage: str, student: Checkpoint, folder: Path, place: dict[str, st
         callbacks={"gradient": lambda: KeepGradient(folder / f"gradient{parallel.rank()}of{processes}.pt")},
     )  # fmt: skip
     own = folder / f"process{parallel.rank()}of{processes}"
-    progress = Progress(folder / f"progress{processes}")
-    STAGES[stage](processes, context(student, own, prompt=tiny_world.PROMPT, training=training, progress=progress))
+    partial = PartialResults(folder / f"progress{processes}")
+    STAGES[stage](processes, context(student, own, prompt=tiny_world.PROMPT, training=training, partial=partial))
 
 
 def gradient(folder: Path, name: str) -> torch.Tensor:

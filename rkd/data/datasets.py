@@ -53,7 +53,7 @@ class Data:
         unlabelled: the augmentation, questions that are unlabelled whatever the source knows of their answers.
         max_unlabelled_queries: at most so many of both kinds together, drawn as above.
         transductive: unlabelled questions may be test questions too; a table that says so differs from all others
-            (METHOD 5.20).
+            (docs/method.md 5.20).
     """
 
     name: str

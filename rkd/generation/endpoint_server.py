@@ -16,16 +16,16 @@ from rkd.config import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, check_ranges
 from rkd.errors import EndpointError
 
 
-class Told(Protocol):
+class Advance(Protocol):
     """Told how many more are done, and how it goes."""
 
     def __call__(self, count: int, note: str = "") -> None:
-        """`count` more; `note` stands beside the progress."""
+        """`count` more; `note` stands beside it in what is printed."""
         ...
 
 
-def untold(count: int, note: str = "") -> None:
-    """Nobody is told."""
+def no_advance(count: int, note: str = "") -> None:
+    """Nothing is printed."""
 
 
 @dataclass

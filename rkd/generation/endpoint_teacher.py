@@ -7,11 +7,11 @@ from typing import Any
 from rkd.data.prompts import PromptTemplate, without_control_tokens
 from rkd.generation.endpoint_client import Kept, Task, ask
 from rkd.generation.endpoint_replies import text_of
-from rkd.generation.endpoint_server import EndpointModel, Told, untold
+from rkd.generation.endpoint_server import Advance, EndpointModel, no_advance
 from rkd.generation.local import seed_of
 from rkd.protocols import Sampling
 from rkd.records import Query, Response
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,9 @@ class EndpointTeacher(EndpointModel):
         """What stands for it in the fingerprint of a stage: the model by its name, not the server."""
         return {**self.content(), "prompt": self.prompt}
 
-    def open(self, name: str, progress: Progress, told: Told = untold) -> "EndpointGenerator":
-        """A generator that keeps what it is answered in `progress`; `name` is recorded with each response."""
-        return EndpointGenerator(name, self, self.prompt, progress, Kept(self.server, progress), told)
+    def open(self, name: str, partial: PartialResults, advance: Advance = no_advance) -> "EndpointGenerator":
+        """A generator that keeps what it is answered in `partial`; `name` is recorded with each response."""
+        return EndpointGenerator(name, self, self.prompt, partial, Kept(self.server, partial), advance)
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,16 @@ class EndpointGenerator:
         name: recorded with each response.
         model: which one is asked, where and how.
         prompt: how queries are put to it.
-        progress: of the stage, which also counts the tokens; None: nobody counts them.
-        told: told of each query that has all its responses.
+        partial: of the stage, which also counts the tokens; None: nobody counts them.
+        advance: called for each query that has all its responses.
     """
 
     name: str
     model: EndpointModel
     prompt: PromptTemplate
-    progress: Progress | None
+    partial: PartialResults | None
     kept: Kept
-    told: Told = untold
+    advance: Advance = no_advance
 
     def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
         """See `TextGenerator`."""
@@ -65,7 +65,7 @@ class EndpointGenerator:
             query = place // len(_by_temperature(sampling))
             left[query] -= 1
             if left[query] == 0:
-                self.told(1, note)
+                self.advance(1, note)
 
         answers = ask(self.model, tasks, text_of, self.kept, tell)
         responses: list[dict[int, Response]] = [{} for _ in queries]  # by place: a judge asks one query several times
@@ -73,8 +73,8 @@ class EndpointGenerator:
             for at, index in enumerate(indices):
                 text, ending = own[min(at, len(own) - 1)]  # greedy samples are one text
                 responses[place][index] = self._response(queries[place], index, text, ending)
-        if self.progress is not None:
-            self.progress.tokens += sum(self.kept.written[key] for key in {task.key for task in tasks})
+        if self.partial is not None:
+            self.partial.tokens += sum(self.kept.written[key] for key in {task.key for task in tasks})
         return [[own[index] for index in sorted(own)] for own in responses]
 
     def _task(self, query: Query, sampling: Sampling, indices: Sequence[int], seed: int) -> Task:

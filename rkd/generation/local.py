@@ -49,7 +49,7 @@ class LocalGenerator:
         prompt: how queries are put to it.
         batch_responses: responses decoded in one batch at most, None for `BATCH_RESPONSES`; small models decode several
             batches side by side.
-        progress: called with the number of queries just finished.
+        advance: called with the number of queries just finished.
     """
 
     name: str
@@ -57,7 +57,7 @@ class LocalGenerator:
     tokenizer: PreTrainedTokenizerBase
     prompt: PromptTemplate
     batch_responses: int | None = None
-    progress: Callable[[int], None] = lambda _: None
+    advance: Callable[[int], None] = lambda _: None
 
     def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
         """See `TextGenerator`."""
@@ -82,7 +82,7 @@ class LocalGenerator:
                 # A response that goes on to the next question is complete, whether or not that was cut.
                 is_finished = finished[row] or (self.prompt.stop != "" and self.prompt.stop in generated)
                 responses[index].append(Response(queries[index].id, self.name, sample_index, text, is_finished))
-            self.progress(len(chosen))
+            self.advance(len(chosen))
         return responses
 
     def sample(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> ResponseBatch:
@@ -273,11 +273,11 @@ def open_generator(
     source: Checkpoint | StoredTeacher,
     prompt: PromptTemplate | None,
     name: str,
-    progress: Callable[[int], None] = lambda _: None,
+    advance: Callable[[int], None] = lambda _: None,
     options: ModelOptions = ModelOptions(),
 ) -> LocalGenerator | StoredTeacher:
     """What answers queries: a generator over the model of a checkpoint, or the recorded responses themselves."""
     if isinstance(source, StoredTeacher):
         return source
     model = load_causal_lm(source.folder, options, placed=True)
-    return LocalGenerator(name, model, load_tokenizer(source.folder), prompt, progress=progress)
+    return LocalGenerator(name, model, load_tokenizer(source.folder), prompt, advance=advance)

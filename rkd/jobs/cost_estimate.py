@@ -26,7 +26,7 @@ MEASURED_PROMPTS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bill:
+class CostEstimate:
     """What the estimate rests on; prices are in one currency.
 
     Args:
@@ -51,10 +51,10 @@ class Bill:
         positive = dict.fromkeys(("gpu_tflops", "gpu_memory_gb", "characters_per_token"), ABOVE_0)
         prices = dict.fromkeys(("gpu_hour_price", "prompt_price", "response_price"), NOT_NEGATIVE)
         shares = dict.fromkeys(("sampling_share", "training_share"), SHARE)
-        check_ranges("bill", self, positive | prices | shares)
+        check_ranges("cost_estimate", self, positive | prices | shares)
 
     def lines(self, s: Stages, work: Sequence[Work]) -> list[str]:
-        """The bill of a job, to be printed."""
+        """The estimate of a job, to be printed."""
         entries = [self._entry(s, one) for one in work]
         rows = [("stage", "size, about", "tokens read", "written", "trained on", "GPU hours")]
         for one, entry in zip(work, entries, strict=True):
@@ -138,7 +138,7 @@ class Bill:
         return [
             f"  cost     {hours * self.gpu_hour_price:,.0f} at {self.gpu_hour_price:g} for a GPU hour",
             f"  assumed  GPUs of {self.gpu_tflops:g} TFLOPS, of which sampling reaches {self.sampling_share:.0%} and "
-            f"training and judging {self.training_share:.0%} (bill.*);",
+            f"training and judging {self.training_share:.0%} (cost_estimate.*);",
             "           responses as long as their limit; how many queries keep a label, and how many texts and pairs",
             "           there are, as on mini_math; what another job has made already is free",
         ]
@@ -146,7 +146,7 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stage of the bill, in tokens and GPU hours."""
+    """One stage of the estimate, in tokens and GPU hours."""
 
     role: str
     read: int

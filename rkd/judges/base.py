@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, ClassVar, Protocol
 
-from rkd.generation.endpoint_server import Told, untold
+from rkd.generation.endpoint_server import Advance, no_advance
 from rkd.protocols import Judge
 from rkd.records import Query, Response
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 REMEMBERED = 100_000  # verdicts: those of some hundred rollouts, in tens of megabytes
 
@@ -62,14 +62,16 @@ class ConfiguredJudge(Protocol):
         """What decides its verdicts."""
         ...
 
-    def open(self, progress: Callable[[int], None] = ...) -> OpenJudge:
-        """The judge, its model loaded; `progress` is called with the number of responses just judged."""
+    def open(self, advance: Callable[[int], None] = ...) -> OpenJudge:
+        """The judge, its model loaded; `advance` is called with the number of responses just judged."""
         ...
 
 
-def open_judge(judge: ConfiguredJudge, progress: Told = untold, kept: Progress | None = None) -> OpenJudge:
-    """A judge, its model loaded; one behind a server keeps what it was answered in `kept`."""
-    return judge.open(progress, kept) if judge.is_remote else judge.open(progress)
+def open_judge(
+    judge: ConfiguredJudge, advance: Advance = no_advance, partial: PartialResults | None = None
+) -> OpenJudge:
+    """A judge, its model loaded; one behind a server keeps what it was answered in `partial`."""
+    return judge.open(advance, partial) if judge.is_remote else judge.open(advance)
 
 
 @dataclass(frozen=True)

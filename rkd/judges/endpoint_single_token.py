@@ -10,11 +10,11 @@ from rkd.data.prompts import without_control_tokens
 from rkd.errors import EndpointError
 from rkd.generation.endpoint_client import Kept, Task, ask
 from rkd.generation.endpoint_replies import FILTERED, logprobs_of, text_of
-from rkd.generation.endpoint_server import EndpointModel, Told, untold
+from rkd.generation.endpoint_server import Advance, EndpointModel, no_advance
 from rkd.judges.base import ConfiguredJudge, Remembered, Verdict
 from rkd.judges.single_token import verdict_of
 from rkd.records import Query, Response
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,9 @@ class EndpointJudge(EndpointModel, ConfiguredJudge):
         own = {"prompt": self.prompt, "is_hard": self.is_hard, "top_logprobs": self.top_logprobs}
         return {"model": EndpointModel.content(self), **own}
 
-    def open(self, progress: Told = untold, kept: Progress | None = None) -> "EndpointYesNo":
-        """The judge; what it is answered is kept in `kept`, if there is that."""
-        return EndpointYesNo(self, Kept(self.server, kept), progress)
+    def open(self, advance: Advance = no_advance, partial: PartialResults | None = None) -> "EndpointYesNo":
+        """The judge; what it is answered is kept in `partial`, if there is that."""
+        return EndpointYesNo(self, Kept(self.server, partial), advance)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class EndpointYesNo:
     """A `Judge` over a server, which writes one token and lists the likeliest ones in its place.
 
     Args:
-        told: told how many responses were just judged.
+        advance: called with how many responses were just judged.
         remembered: the verdicts that need not be looked up again.
     """
 
@@ -64,7 +64,7 @@ class EndpointYesNo:
 
     own: EndpointJudge
     kept: Kept
-    told: Told = untold
+    advance: Advance = no_advance
     remembered: Remembered = field(default_factory=Remembered, repr=False)
 
     @property
@@ -91,9 +91,9 @@ class EndpointYesNo:
         keys = [(query.question, response.text) for query, response in zip(queries, responses, strict=True)]
 
         def read(places: list[int]) -> list[Verdict | None]:
-            self.told(len(keys) - len(places))
+            self.advance(len(keys) - len(places))
             tasks = [self._task(queries[place], keys[place][1]) for place in places]
-            found = ask(self.own, tasks, self._read, self.kept, lambda _, note: self.told(1, note))
+            found = ask(self.own, tasks, self._read, self.kept, lambda _, note: self.advance(1, note))
             return [None if verdict is None else Verdict(*verdict) for (verdict,) in found]
 
         verdicts = self.remembered.recall(keys, read)

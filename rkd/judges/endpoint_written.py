@@ -11,11 +11,11 @@ from rkd.config import AT_LEAST_1, SHARE, check_ranges
 from rkd.data.judge_prompts import JudgePrompt
 from rkd.data.prompts import PromptTemplate
 from rkd.generation.endpoint_client import Kept
-from rkd.generation.endpoint_server import EndpointModel, Told, untold
+from rkd.generation.endpoint_server import Advance, EndpointModel, no_advance
 from rkd.generation.endpoint_teacher import EndpointGenerator
 from rkd.judges.base import ConfiguredJudge
 from rkd.judges.written import ReadReply, Written, read_score
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,8 @@ class EndpointWrittenJudge(EndpointModel, ConfiguredJudge):
         }  # fmt: skip
         return {"model": EndpointModel.content(self), **own}
 
-    def open(self, progress: Told = untold, kept: Progress | None = None) -> Written:
-        """The judge; what it is answered is kept in `kept`, if there is that."""
+    def open(self, advance: Advance = no_advance, partial: PartialResults | None = None) -> Written:
+        """The judge; what it is answered is kept in `partial`, if there is that."""
         question_alone = PromptTemplate(template="{question}")
-        generator = EndpointGenerator(self.name, self, question_alone, None, Kept(self.server, kept), progress)
-        return Written(generator, self.prompt, self.max_reply_tokens, progress, self.read_reply)
+        generator = EndpointGenerator(self.name, self, question_alone, None, Kept(self.server, partial), advance)
+        return Written(generator, self.prompt, self.max_reply_tokens, advance, self.read_reply)

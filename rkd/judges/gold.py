@@ -33,9 +33,9 @@ class GoldJudge(ConfiguredJudge):
         """
         return {"gold": digest_of(self._queries)}
 
-    def open(self, progress: Callable[[int], None] = lambda _: None) -> "GoldJudge":
+    def open(self, advance: Callable[[int], None] = lambda _: None) -> "GoldJudge":
         """Itself: there is no model to load."""
-        del progress
+        del advance
         return self
 
     def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:

@@ -1,4 +1,5 @@
-"""The reward model R (METHOD 2.6): a backbone with one linear head; a batch of B responses enters, B rewards leave."""
+"""The reward model R (docs/method.md 2.6): a backbone with one linear head; a batch of B responses enters, B rewards
+leave."""
 
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ Pooling = Literal["last", "mean"]
 
 
 class RewardModel(nn.Module):
-    """A backbone and one linear head on a response's states (METHOD 2.6); a batch to (B,).
+    """A backbone and one linear head on a response's states (docs/method.md 2.6); a batch to (B,).
 
     Args:
         model: an `AutoModelForSequenceClassification`, whose configuration says as `reward_pooling` what is read: the

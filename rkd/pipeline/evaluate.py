@@ -15,17 +15,17 @@ from rkd.evaluation.win_rate import evaluate_open_ended
 from rkd.judges.base import open_judge
 from rkd.pipeline.experiment import Line
 from rkd.pipeline.label import Labelled
-from rkd.pipeline.sample import Asking, Source, content_of
+from rkd.pipeline.sample import Source, Step, content_of
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, Query, Response, digest_of
 from rkd.rl.rewards import VerifiableReward, learned_reward
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 Measure = Callable[[Sequence[Query], Sequence[Response]], Tensor]
 """A number for each response, (n,)."""
 
 
-class Evaluating(Asking):
+class Evaluating(Step):
     """The steps of one row that test."""
 
     def overlaps(self) -> dict[str, Overlap]:
@@ -36,12 +36,12 @@ class Evaluating(Asking):
         for name, queries in dataset.test_sets().items():
             fingerprint = {"training": digest, "test": digest_of(queries)}
 
-            def measure(_: Progress, queries: list[Query] = queries) -> dict[str, Any]:
+            def measure(_: PartialResults, queries: list[Query] = queries) -> dict[str, Any]:
                 texts = ([query.question for query in own] for own in (queries, training))
                 return dataclasses.asdict(summarize_overlap(*texts))
 
-            found[name] = Overlap(**self.workshop.value("overlap", fingerprint, measure, shown=f"overlap of {name}"))
-            self.workshop.say(f"    {name}: {found[name]}")
+            found[name] = Overlap(**self.runner.value("overlap", fingerprint, measure, shown=f"overlap of {name}"))
+            self.runner.say(f"    {name}: {found[name]}")
         return found
 
     def evaluate(self, line: Line, source: Source, reward_model: Checkpoint | None = None) -> ModelResult:
@@ -56,7 +56,7 @@ class Evaluating(Asking):
         is_single = isinstance(source, StoredTeacher) or line.inference.needs_reward_model
         for place, (name, queries) in enumerate(s.dataset.test_sets().items()):
             if isinstance(source, StoredTeacher) and (answered := source.answered(queries)) < len(queries):
-                self.workshop.say(
+                self.runner.say(
                     f"    {line.role}: {answered} of {len(queries)} queries of {name} have a recorded response, so it "
                     "is not evaluated there"
                 )
@@ -65,7 +65,7 @@ class Evaluating(Asking):
             stage = s.evaluation if is_sampled else s.evaluation.without_pass_at_k()
             results[name] = self._test(stage, line, source, reward_model, name, queries)
             if results[name].share_truncated > 0.5:
-                self.workshop.warn(
+                self.runner.warn(
                     f"{results[name].share_truncated:.0%} of the responses of {line.role} to {name} do not stop within "
                     f"evaluation.max_response_tokens={s.evaluation.max_response_tokens}: raise it, or train the model "
                     "to stop (more sft.epochs)."
@@ -127,20 +127,20 @@ class Evaluating(Asking):
         def build_reward() -> RewardFunction:
             return learned_reward(reward_model.folder, line.prompt, self._options(line.model))
 
-        def measure(progress: Progress) -> dict[str, Any]:
-            with self.workshop.progress(f"evaluating {line.role} on {name}", len(queries) + sampled) as advance:
-                own = self._generator(line.role, line.model, source, line.prompt, progress, advance)
+        def measure(partial: PartialResults) -> dict[str, Any]:
+            with self.runner.progress(f"evaluating {line.role} on {name}", len(queries) + sampled) as advance:
+                own = self._generator(line.role, line.model, source, line.prompt, partial, advance)
                 generator = line.inference.over(own, build_reward)
                 if s.dataset.is_verifiable:
                     result = stage.evaluate(generator, queries, s.sampling_seed, test_set=name)
                 else:
-                    annotator = open_judge(s.evaluation.annotator, kept=progress)
+                    annotator = open_judge(s.evaluation.annotator, partial=partial)
                     result = evaluate_open_ended(
                         stage, generator, queries, annotator, test_set=name, rubric=s.dataset.rubric
                     )
                 return dataclasses.asdict(result)
 
-        value = self.workshop.value("evaluation", fingerprint, measure, shown=f"{line.role} on {name}")
+        value = self.runner.value("evaluation", fingerprint, measure, shown=f"{line.role} on {name}")
         return result_from_json(EvaluationResult, value)
 
 

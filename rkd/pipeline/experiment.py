@@ -35,9 +35,9 @@ class Stages:
     """The parts of one row. Each stage documents itself; a stage left out is an object that does nothing.
 
     Args:
-        generation: what samples from the models of checkpoints.
-        few_shot: the row's model is evaluated with the student's examples (ICL); trained rows see none (METHOD 5.12).
-        warm_up: reinforcement learning starts from the tuned student, else from the untuned one (METHOD 5.13).
+        generation: what samples from the models of checkpoints. few_shot: the row's model is evaluated with the
+        student's examples (ICL); trained rows see none (docs/method.md 5.12). warm_up: reinforcement learning starts
+        from the tuned student, else from the untuned one (docs/method.md 5.13).
     """
 
     row: str

@@ -19,11 +19,11 @@ from rkd.models.loading import load_tokenizer
 from rkd.pipeline.experiment import Stages
 from rkd.pipeline.label import Labelled
 from rkd.pipeline.sample import Notes
-from rkd.pipeline.stage_runner import Workshop
+from rkd.pipeline.stage_runner import StageRunner
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, digest_of
 from rkd.rl.reward_mix import RewardInputs, Stream, Term
 from rkd.stages.reward_model import PairSets
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 from rkd.training.stage import Data, TrainingContext, TrainingStage
 
 ROLLOUTS_SHOWN = 40  # about so many of thousands are enough for a curve
@@ -33,8 +33,8 @@ OF_ROLLOUTS = ("reward", "kl", "response_tokens", "repetition")
 class Fitting:
     """The steps of one row that train."""
 
-    def __init__(self, stages: Stages, workshop: Workshop, notes: Notes) -> None:
-        self.stages, self.workshop, self.notes = stages, workshop, notes
+    def __init__(self, stages: Stages, runner: StageRunner, notes: Notes) -> None:
+        self.stages, self.runner, self.notes = stages, runner, notes
         self.student = stages.student.source()
 
     def fit_sft(self, training: Labelled, validation: Labelled) -> Checkpoint:
@@ -63,7 +63,7 @@ class Fitting:
             inputs["highest_score"] = s.highest_score
         sets = PairSets(pairs, validation_pairs, s.highest_score)
         checkpoint = self._fit("reward_model", s.reward_model, sets, sft, inputs)
-        self.notes.reward_model = self.workshop.report(checkpoint)["validation"]
+        self.notes.reward_model = self.runner.report(checkpoint)["validation"]
         return checkpoint
 
     def fit_policy(
@@ -93,16 +93,16 @@ class Fitting:
             if "judge" in used and not s.judge.is_left_out:
                 inputs["judge"] = s.judge.content()
 
-        def build_terms(progress: Progress) -> list[Term]:
-            own = (s.zero_shot, s.student.options, progress)
+        def build_terms(partial: PartialResults) -> list[Term]:
+            own = (s.zero_shot, s.student.options, partial)
             labels = training.answers if training.highest is None else None
             made_of = RewardInputs(labels, reward_model, s.judge, *own)
             return s.reward_mix.terms(made_of, queries)
 
         checkpoint = self._fit("rl", s.rl, build_terms, start, inputs, validation)
-        if stopped := self.workshop.report(checkpoint).get("stopped"):
+        if stopped := self.runner.report(checkpoint).get("stopped"):
             self.notes.stopped["rl"] = stopped
-            self.workshop.warn(f"rl was stopped early, and what was best until then is kept: {stopped}.")
+            self.runner.warn(f"rl was stopped early, and what was best until then is kept: {stopped}.")
         return checkpoint
 
     def _fit(
@@ -122,21 +122,21 @@ class Fitting:
         """
         s = self.stages
 
-        def fit(folder: Path, progress: Progress) -> Any:
+        def fit(folder: Path, partial: PartialResults) -> Any:
             context = TrainingContext(
                 start=start,
                 prompt=s.zero_shot,
                 training=s.trainer,
                 logger=s.tracking.logger_for(name),
                 folder=folder,
-                progress=progress,
+                partial=partial,
                 seed=s.seed,
                 options=s.student.options,
-                validate=None if validation is None else self._validator(validation, progress),
+                validate=None if validation is None else self._validator(validation, partial),
             )
             return stage.fit(data, context)
 
-        checkpoint = self.workshop.checkpoint(
+        checkpoint = self.runner.checkpoint(
             name,
             {
                 "stage": stage, "student": start, "prompt": s.zero_shot, "seed": s.seed, "options": s.student.options,
@@ -145,9 +145,9 @@ class Fitting:
             fit,
             is_said=not stage.is_left_out,
         )  # fmt: skip
-        report = flat_numbers(self.workshop.report(checkpoint))
+        report = flat_numbers(self.runner.report(checkpoint))
         self.notes.counts |= {f"{name}/{key}": value for key, value in report.items()}
-        if history := self.workshop.history(checkpoint):
+        if history := self.runner.history(checkpoint):
             self.notes.histories[name] = condensed(history)
         return checkpoint
 
@@ -162,11 +162,11 @@ class Fitting:
             return {"labels": digest_of(asked.labels), "max_response_tokens": limit}
         return {"queries": digest_of(asked.queries), "judge": self.stages.judge.content(), "max_response_tokens": limit}
 
-    def _validator(self, validation: Labelled, progress: Progress) -> Callable[[PreTrainedModel], float]:
+    def _validator(self, validation: Labelled, partial: PartialResults) -> Callable[[PreTrainedModel], float]:
         """How good a student's greedy responses to validation queries are, in [0, 1].
 
-        The share that answers as the pseudo-label does (METHOD 5.7), or the mean of the judge's grades over the highest
-        one. Processes that train together share out the queries; each returns what all of them found.
+        The share that answers as the pseudo-label does (docs/method.md 5.7), or the mean of the judge's grades over the
+        highest one. Processes that train together share out the queries; each returns what all of them found.
         """
         s, asked = self.stages, self._validated_on(validation)
         tokenizer, limit = load_tokenizer(self.student.folder), s.evaluation.max_response_tokens
@@ -176,7 +176,7 @@ class Fitting:
             if validation.highest is None:
                 return accuracy(generator, queries, labels, max_response_tokens=limit)
             if not judges:
-                judges.append(open_judge(s.judge, kept=progress))
+                judges.append(open_judge(s.judge, partial=partial))
             return mean_verdict(generator, queries, judges[0], max_response_tokens=limit)
 
         def validate(model: PreTrainedModel) -> float:

@@ -1,4 +1,4 @@
-"""Reinforcement learning of the student (METHOD 2.7): a policy and the terms of its loss enter, a better policy leaves.
+"""Reinforcement learning of the student (docs/method.md 2.7): a policy and loss terms enter, a better policy leaves.
 
 PPO and GRPO are one stage given different parts; how a rollout is trained on stands in `rkd.rl.policy_module`.
 """
@@ -28,7 +28,7 @@ from rkd.rl.query_schedule import queries_of_rollouts, shares
 from rkd.rl.reward_mix import Term
 from rkd.rl.rollout import Collector
 from rkd.rl.settings import KLPenalty, Optimisation, RewardScaling, Rollouts
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 from rkd.training.checkpointing import HISTORY_FILE, Batches, KeepBest, fit, state_of
 from rkd.training.stage import TrainingContext
 from rkd.training.trainer import Validate, one_validation, seeded
@@ -38,8 +38,8 @@ from rkd.work import FORWARD, STUDENT, Sizes, Work
 SAMPLED_AT_ONCE = {True: 512, False: 128}
 SAMPLES_FILE = "samples.jsonl"
 
-BuildTerms = Callable[[Progress], Sequence[Term]]
-"""Makes the terms of the loss; what a judge behind a server was paid for is kept in the progress."""
+BuildTerms = Callable[[PartialResults], Sequence[Term]]
+"""Makes the terms of the loss; what a judge behind a server was paid for is kept in the partial results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,8 @@ class RL:
         Raises:
             ValueError: the queries of a rollout do not fall to processes, terms and minibatches evenly.
         """
-        progress, folder, seed, options = context.progress, context.folder, context.seed, context.options
-        terms = build_terms(progress)
+        partial, folder, seed, options = context.partial, context.folder, context.seed, context.options
+        terms = build_terms(partial)
         self.check_processes(count(), len(terms))
         tokenizer = load_tokenizer(context.start.folder)
         with seeded(seed):
@@ -111,15 +111,15 @@ class RL:
             # With adapters the reference is the policy without them.
             lm = options.prepare(reference if options.lora else copy.deepcopy(reference))
             module = self.module(lm, reference, tokenizer, context.prompt, terms, validate=context.validate, seed=seed)
-            best = KeepBest("validation_accuracy", "max", progress, self.patience)
+            best = KeepBest("validation_accuracy", "max", partial, self.patience)
             trainer = self._trainer(best, context)
-            if progress.find(state_of(trainer)) is None:
+            if partial.find(state_of(trainer)) is None:
                 trainer.validate(module, one_validation(), verbose=False)
             of_rollouts = queries_of_rollouts(terms, self.rollouts, seed, count())
             loader = Batches(of_rollouts, lambda of_terms: list(map(own_share, of_terms)), seed=None)
-            fit(trainer, module, loader, one_validation(), progress)
+            fit(trainer, module, loader, one_validation(), partial)
         rows = [row for row in module.history if "response_tokens" in row]  # means over the responses
-        progress.tokens = round(sum(row["response_tokens"] * row["responses_sampled"] for row in rows) * count())
+        partial.tokens = round(sum(row["response_tokens"] * row["responses_sampled"] for row in rows) * count())
         if trainer.is_global_zero:
             best.restore(module)
             save_merged(lm, tokenizer, folder)
@@ -213,7 +213,7 @@ class RL:
             shown_metrics=("reward", "kl", "validation_accuracy"),
             learning_rate_key="rl.optimisation.learning_rate",
             log_every_n_steps=1,  # a batch is a whole rollout
-            progress=context.progress,
+            partial=context.partial,
             seed=context.seed,
         )
 

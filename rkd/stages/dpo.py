@@ -135,7 +135,7 @@ class DPO(SupervisedTraining):
         tokenizer = load_tokenizer(context.start.folder)
         kept, dropped = tokenize_pairs(tokenizer, context.prompt, pairs, self.max_tokens)
         self.check_left(kept, len(pairs), "pair", NO_PAIR)
-        best = KeepBest("validation/accuracy", "max", context.progress, self.patience)
+        best = KeepBest("validation/accuracy", "max", context.partial, self.patience)
 
         def build() -> DPOModule:
             lm = context.options.prepare(load_causal_lm(context.start.folder, context.options))

@@ -80,7 +80,7 @@ class GoldLabels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RubricGrades:
-    """Open-ended tasks have no label: a judge grades each response, ℓ from 0 to ℓ* (METHOD 2.2).
+    """Open-ended tasks have no label: a judge grades each response, ℓ from 0 to ℓ* (docs/method.md 2.2).
 
     Args:
         highest: ℓ*.

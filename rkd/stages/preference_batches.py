@@ -122,7 +122,7 @@ def kinds(pairs: Sequence[TokenizedPair]) -> dict[str, list[bool]]:
 
     - `pair_accuracy`: all.
     - `right_over_wrong_accuracy`: ℓ = ℓ* on one side only.
-    - `pos_neg_accuracy`: T⁺ over a wrong student response, Table 9 (METHOD 5.14).
+    - `pos_neg_accuracy`: T⁺ over a wrong student response, Table 9 (docs/method.md 5.14).
     - `student_pos_neg_accuracy`: right over wrong, both by one generator (appendix E.1).
     - `pos_pos_accuracy`: T⁺ over S⁺, Table 9.
     """

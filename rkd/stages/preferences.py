@@ -140,7 +140,7 @@ class OneSourcePairs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationPairs:
-    """What reward models are judged by, whatever they were trained on (Table 9, METHOD 5.14).
+    """What reward models are judged by, whatever they were trained on (Table 9, docs/method.md 5.14).
 
         T⁺(q) × S⁻(q),  S⁺(q) × S⁻(q),  T⁺(q) × S⁺(q),    chosen first
 

@@ -1,4 +1,4 @@
-"""Reward distillation, METHOD 2.6: the SFT student and preference pairs enter, a reward model's folder leaves.
+"""Reward distillation, docs/method.md 2.6: the SFT student and preference pairs enter, a reward model's folder leaves.
 
 R is the student's backbone with one linear head on the response's tokens, trained by Eq. 7 to 9. Its quality is the
 share of validation pairs that it ranks right, by kind of pair (Table 9). Shapes: B pairs, 2 B responses in the order
@@ -161,7 +161,7 @@ class RewardModelTraining(SupervisedTraining):
         self._check_criterion(held_out)
         context.folder.mkdir(parents=True, exist_ok=True)
         write_pairs(context.folder / PAIRS_FILE, pairs.training, context.prompt)
-        best = KeepBest(f"validation/{self.criterion}", CRITERIA[self.criterion], context.progress, self.patience)
+        best = KeepBest(f"validation/{self.criterion}", CRITERIA[self.criterion], context.partial, self.patience)
         pad_id = tokenizer.pad_token_id
 
         def build() -> RewardModelModule:

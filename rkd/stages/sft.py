@@ -1,4 +1,4 @@
-"""Data distillation, METHOD 2.3: a student and (query, response) pairs enter, the fine-tuned student's folder leaves.
+"""Data distillation, docs/method.md 2.3: a student and (query, response) pairs enter, the fine-tuned student leaves.
 
 The student learns the teacher's responses by the negative log-likelihood of their tokens, Eq. 3, the end-of-sequence
 token included, so that it learns to stop. Which responses those are (voted, unfiltered, a share) is decided before.
@@ -105,7 +105,7 @@ class SFT(SupervisedTraining):
         tokens, dropped = _encode(tokenizer, context.prompt, examples, self.max_tokens)
         self.check_left(tokens, len(examples), "example", NO_EXAMPLE)
         pad_id = tokenizer.pad_token_id
-        best = KeepBest("validation/accuracy", "max", context.progress, self.patience)
+        best = KeepBest("validation/accuracy", "max", context.partial, self.patience)
 
         def build() -> SFTModule:
             lm = context.options.prepare(load_causal_lm(context.start.folder, context.options))

@@ -10,7 +10,7 @@ from pytorch_lightning.loggers import Logger
 from rkd.data.prompts import PromptTemplate
 from rkd.models.loading import ModelOptions
 from rkd.records import Checkpoint
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 from rkd.training.trainer import Training, Validate
 from rkd.work import Sizes, Work
 
@@ -25,7 +25,7 @@ class TrainingContext:
         training: the devices, and how carefully they train.
         logger: where the curves go beside the folder; False: nowhere.
         folder: where the trained model is written.
-        progress: what an interrupted attempt left, from which this one goes on.
+        partial: what an interrupted attempt left, from which this one goes on.
         seed: of all that is drawn.
         options: how the model is loaded, placed and trained.
         validate: how good a student is; None keeps the last weights.
@@ -36,7 +36,7 @@ class TrainingContext:
     training: Training
     logger: Logger | Literal[False]
     folder: Path
-    progress: Progress
+    partial: PartialResults
     seed: int
     options: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     validate: Validate | None = None

@@ -134,13 +134,13 @@ class SupervisedTraining:
                 callbacks=[best] if has_validation else [],
                 val_check_interval=1 / self.validations_per_epoch,
                 shown_metrics=(*shown_metrics, best.metric),
-                progress=context.progress,
+                partial=context.partial,
                 seed=context.seed,
             )
             loader = Batches(self._shares(batches), collate, None if context.training.overfit_batches else context.seed)
-            if validates_start and has_validation and context.progress.find(state_of(trainer)) is None:
+            if validates_start and has_validation and context.partial.find(state_of(trainer)) is None:
                 trainer.validate(module, one_validation(), verbose=False)
-            fit(trainer, module, loader, one_validation() if has_validation else None, context.progress)
+            fit(trainer, module, loader, one_validation() if has_validation else None, context.partial)
             whole = module.whole()
             if trainer.is_global_zero:
                 best.restore(whole)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
 from rkd.config import AT_LEAST_1, NOT_NEGATIVE, check_ranges
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 from rkd.training.callbacks import StageProgress, StopOnNaN
 from rkd.training.checkpointing import Checkpoints, PlainFiles
 from rkd.training.curves import Curves
@@ -100,11 +100,11 @@ class Training:
         shown_metrics: tuple[str, ...] = (),
         learning_rate_key: str | None = None,
         log_every_n_steps: int | None = None,
-        progress: Progress | None = None,
+        partial: PartialResults | None = None,
         seed: int = 0,
         **options: Any,
     ) -> Trainer:
-        """A Lightning trainer for one stage; it writes nothing but its progress and its curves.
+        """A Lightning trainer for one stage; it writes nothing but its partial results and its curves.
 
         Args:
             stage: its name, which is also its config group: "`sft.learning_rate`" in the advice of `StopOnNaN`.
@@ -114,7 +114,7 @@ class Training:
             shown_metrics: logged metrics that stand beside the progress.
             learning_rate_key: the rate's config key, for the same advice; None: `<stage>.learning_rate`.
             log_every_n_steps: batches between two records of the tracker; None: as set for all stages.
-            progress: where the state of the training is saved now and then; None: nowhere, and no curves are kept.
+            partial: where the state of the training is saved now and then; None: nowhere, and no curves are kept.
             seed: of the stage.
             options: further arguments of Lightning's `Trainer`.
         """
@@ -122,7 +122,7 @@ class Training:
         if self.max_epochs is not None:
             max_epochs, val_check_interval = self.max_epochs, 1.0
             options["check_val_every_n_epoch"] = self.max_epochs
-        curves = [] if progress is None else [Curves(stage, logger, folder)]
+        curves = [] if partial is None else [Curves(stage, logger, folder)]
         return Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
@@ -144,7 +144,7 @@ class Training:
                 *callbacks,
                 *(make() for make in self.callbacks.values()),
                 *curves,
-                *self._checkpoints(progress, seed),  # last, for it saves the state of the others
+                *self._checkpoints(partial, seed),  # last, for it saves the state of the others
             ],
             default_root_dir=folder,
             plugins=[PlainFiles(), LightningEnvironment()],  # whatever scheduler this runs under: the job starts all
@@ -156,10 +156,10 @@ class Training:
             **options,
         )
 
-    def _checkpoints(self, progress: Progress | None, seed: int) -> list[Callback]:
-        if progress is None or self.fast_dev_run or self.overfit_batches:
+    def _checkpoints(self, partial: PartialResults | None, seed: int) -> list[Callback]:
+        if partial is None or self.fast_dev_run or self.overfit_batches:
             return []
-        return [Checkpoints(progress, self.seconds_between_checkpoints, seed)]
+        return [Checkpoints(partial, self.seconds_between_checkpoints, seed)]
 
     @property
     def used_precision(self) -> Precision:

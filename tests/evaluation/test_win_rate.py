@@ -66,10 +66,10 @@ def test_win_rates_by_hand():
     assert result.interval_low < result.accuracy < result.interval_high
     assert result.answers == ["long", None, "ab"]
     assert (result.share_without_answer, result.share_truncated) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
-    told = result.win_rate
-    assert (told.characters, told.reference_characters, told.rubric) == (2, pytest.approx(7 / 3), 2)
-    assert told.orders_agree == 1
-    assert told.unreadable == 0
+    advance = result.win_rate
+    assert (advance.characters, advance.reference_characters, advance.rubric) == (2, pytest.approx(7 / 3), 2)
+    assert advance.orders_agree == 1
+    assert advance.unreadable == 0
     assert result.by_category["list"].accuracy == pytest.approx(result.accuracy)
 
 
@@ -95,8 +95,8 @@ def test_grades_of_both_responses_prefer_the_better_and_are_even_where_equal_or_
     generator = ScriptedGenerator(greedy=dict(zip((q.id for q in queries), texts, strict=True)))
     result = evaluate_open_ended(Evaluation(max_response_tokens=9), generator, queries, grader, test_set="mini_open")
     assert result.outcomes == [1.0, 0.5, 0.0, 0.5]
-    told = result.win_rate
-    assert (told.even, told.unreadable, told.first_preferred, told.orders_agree) == (0.5, 1, None, None)
+    advance = result.win_rate
+    assert (advance.even, advance.unreadable, advance.first_preferred, advance.orders_agree) == (0.5, 1, None, None)
 
 
 def test_an_unreadable_preference_is_even_and_counted():

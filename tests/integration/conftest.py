@@ -15,8 +15,8 @@ def finished(world, tmp_path_factory) -> tuple[Path, float | None, str]:
     """A finished job: its root, what it returned and what it printed. No test writes in its folder."""
 
     def make(folder: Path) -> None:
-        told = run(world, folder)
-        (folder / "told.json").write_text(json.dumps(told), encoding="utf-8")
+        advance = run(world, folder)
+        (folder / "told.json").write_text(json.dumps(advance), encoding="utf-8")
 
     root = made_once(tmp_path_factory, "finished", make)
     accuracy, seen = json.loads((root / "told.json").read_text(encoding="utf-8"))

@@ -99,7 +99,7 @@ def test_a_likelihood_is_the_geometric_mean_of_the_tokens_probabilities(model, t
 
 def test_a_response_without_a_token_has_no_likelihood(model, tokenizer):
     done = []
-    judge = LocalLikelihood(model, tokenizer, PROMPT, progress=done.append, remembered=Remembered(limit=1))
+    judge = LocalLikelihood(model, tokenizer, PROMPT, advance=done.append, remembered=Remembered(limit=1))
     asked = [response(QUERIES[0], "", is_finished=False), response(QUERIES[1], "1")]
     first, second = judge.verdicts(QUERIES[:2], asked)
     assert first is None

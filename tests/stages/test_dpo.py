@@ -12,7 +12,7 @@ from rkd.models.policy import Policy
 from rkd.records import Checkpoint, PreferencePair, Query, Response, ScoredResponse
 from rkd.stages.dpo import DPO, NoDPO, pair_logprobs
 from rkd.stages.preference_batches import collate_pairs, tokenize_pairs
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 from rkd.training.checkpointing import HISTORY_FILE
 from rkd.training.trainer import Training
 from tests.support.fakes import context, progress_beside
@@ -49,11 +49,11 @@ class Logged(Callback):
         self.rows.append({name: float(value) for name, value in trainer.callback_metrics.items()})
 
 
-def fit(stage, student, folder, *, pairs=PAIRS, validate=None, rows=None, progress=None, **training):
+def fit(stage, student, folder, *, pairs=PAIRS, validate=None, rows=None, partial=None, **training):
     callbacks = {"logged": lambda: Logged([] if rows is None else rows)}
     own = Training(**{"accelerator": "cpu", "callbacks": callbacks, "log_every_n_steps": 1, **training})
-    kept = progress or progress_beside(folder)
-    return stage.fit(pairs, context(student, folder, validate=validate, training=own, progress=kept))
+    kept = partial or progress_beside(folder)
+    return stage.fit(pairs, context(student, folder, validate=validate, training=own, partial=kept))
 
 
 def logprobs(folder, pairs=PAIRS):
@@ -151,7 +151,7 @@ def test_an_interrupted_fit_ends_as_one_that_was_not(student, tmp_path, step):
                 raise Killed
 
     fit(STAGE, student, tmp_path / "whole", validate=validate)
-    resumable = {"validate": validate, "progress": Progress(tmp_path / "kept"), "seconds_between_checkpoints": 0}
+    resumable = {"validate": validate, "progress": PartialResults(tmp_path / "kept"), "seconds_between_checkpoints": 0}
     with pytest.raises(Killed):
         fit(STAGE, student, tmp_path / "killed", callbacks={"kill": Kill}, **resumable)
     fit(STAGE, student, tmp_path / "killed", **resumable)

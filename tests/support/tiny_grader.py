@@ -18,8 +18,8 @@ class Grader(ConfiguredJudge):
     def content(self):
         return {"name": self.name}
 
-    def open(self, progress=lambda _: None):
-        progress(0)
+    def open(self, advance=lambda _: None):
+        advance(0)
         return self
 
     def judge(self, queries, responses):
