@@ -18,7 +18,7 @@ from rich.console import Console
 from rkd.config import plain_values, without_environment
 from rkd.data.recorded_responses import StoredTeacher
 from rkd.distributed import followers
-from rkd.errors import ArtifactError, EndpointError, FollowerError, JobError, TrackingError, TrainingDivergedError
+from rkd.errors import JobError, UserError
 from rkd.evaluation.results import RESULT_FILE, RunResult, failed_result, read_result, write_result
 from rkd.generation.endpoint_server import EndpointModel
 from rkd.generation.local import LocalModel
@@ -43,17 +43,7 @@ from rkd.training.checkpointing import HISTORY_FILE
 from rkd.training.tracking import NoTracker, RunDescription
 
 # What a user can cause and mend: told in one message. Anything else is a fault of ours and keeps its traceback.
-USER_ERRORS = (
-    ValueError,
-    TypeError,
-    FileNotFoundError,
-    ModuleNotFoundError,
-    ArtifactError,
-    TrainingDivergedError,
-    TrackingError,
-    FollowerError,
-    EndpointError,
-)
+USER_ERRORS = (UserError, ValueError, TypeError, FileNotFoundError, ModuleNotFoundError)
 
 
 def run_job(config: DictConfig) -> float | None:

@@ -27,6 +27,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from rkd.config import plain_values
+from rkd.errors import JobError
 from rkd.jobs.search import Search
 
 # Groups whose choice decides what a stage makes, by how early that is: jobs that are alike in the first share the
@@ -105,8 +106,6 @@ class UnionSweeper(Sweeper):
         Raises:
             JobError: a job failed, or there cannot be one; the others ran.
         """
-        from rkd.errors import JobError
-
         if self.search is not None:
             return self.search.run(arguments, self.config, self.context.config_loader, self.launcher)
         given = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(arguments)
@@ -192,7 +191,6 @@ class UnionSweeper(Sweeper):
         return shared_first(list(jobs.values()))
 
     def _planned(self, overrides: tuple[str, ...]) -> Job:
-        from rkd.errors import JobError
         from rkd.jobs.job import place_of
 
         overrides = self._without_left_out_stages(overrides)
