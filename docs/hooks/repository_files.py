@@ -1,8 +1,8 @@
 """Links to files of the repository outside docs/: as GitHub follows them, so does the site, which gets a copy of each.
 
-A page links to `../experiments/...`. MkDocs knows the files below docs/ only, so what a page links to is added to the site
-under `repository/`, and the link is turned there. A folder has no page on the site: its link becomes its text. What is
-nowhere stays as it is, and `mkdocs build --strict` reports it.
+A page links to `../experiments/...`. MkDocs knows the files below docs/ only, so what a page links to is added to the
+site under `repository/`, and the link is turned there. A folder has no page on the site: its link becomes its text.
+What is nowhere stays as it is, and `mkdocs build --strict` reports it.
 """
 
 import posixpath
@@ -22,7 +22,7 @@ CODE = re.compile(r"^(```|~~~).*?^\1[ ]*$", re.MULTILINE | re.DOTALL)
 def on_files(files: Files, config: Any) -> Files:
     """Add what pages link to, and what the Markdown files among it link to."""
     added: set[Path] = set()
-    waiting = [path for path in DOCS.rglob("*.md")]
+    waiting = list(DOCS.rglob("*.md"))
     while waiting:
         page = waiting.pop()
         for _, _, target, _ in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
