@@ -150,7 +150,7 @@ def test_on_a_terminal_a_bar_is_drawn_and_closed_when_the_work_fails(tmp_path):
     with pytest.raises(ValueError, match="no"):
         fail_half_way()
     assert "sampling" in seen(own)
-    with own.partial("again", 1):  # Rich refuses a second bar while one is open
+    with own.progress("again", 1):  # Rich refuses a second bar while one is open
         pass
 
 
