@@ -39,7 +39,8 @@ def published(key: str, default: float, *, _root_: DictConfig) -> float:
     values = OmegaConf.select(_root_, "published") or {}
     for name in (student, teacher, key):
         values = values.get(name) or {}
-    return values.get(dataset, values.get("gsm8k", default))
+    value: float = values.get(dataset, values.get("gsm8k", default))
+    return value
 
 
 OmegaConf.register_new_resolver("published", published, replace=True)
@@ -92,9 +93,9 @@ def check_types(config: DictConfig, whole: type) -> None:
 
 
 def _values_of_parts(key: str, node: DictConfig) -> Iterator[tuple[str, Any, Any]]:
-    for name in node:
+    for name in map(str, node):
         child = None if OmegaConf.is_missing(node, name) else node[name]
-        if not OmegaConf.is_dict(child):
+        if not isinstance(child, DictConfig):
             continue
         inner = f"{key}{name}."
         if "_target_" in child and not OmegaConf.is_missing(child, "_target_"):
@@ -118,7 +119,7 @@ def _refuse_what_is_no_function(key: str, path: Any) -> None:
 def _refuse_unknown(key: str, node: DictConfig, part: Any) -> None:
     if isinstance(part, type) and dataclasses.is_dataclass(part):
         known = [field.name for field in dataclasses.fields(part) if field.init]
-        for name in node:
+        for name in map(str, node):
             if name not in known and not name.startswith("_"):
                 raise ValueError(f"{key}{name}: there is no such setting; {key[:-1]} has {', '.join(known)}.")
 
@@ -144,8 +145,12 @@ def _is_part(declared: Any) -> bool:
 def _simple_types(declared: Any) -> list[Any] | None:
     """The types or words that a value may have; None where the declaration has others too."""
     if typing.get_origin(declared) in (Union, types.UnionType):
-        parts = [_simple_types(one) for one in typing.get_args(declared)]
-        return None if None in parts else [one for part in parts for one in part]
+        allowed: list[Any] = []
+        for one in typing.get_args(declared):
+            if (own := _simple_types(one)) is None:
+                return None
+            allowed += own
+        return allowed
     if typing.get_origin(declared) is Literal:
         return list(typing.get_args(declared))
     return [declared] if declared in NAMES else None
@@ -153,7 +158,7 @@ def _simple_types(declared: Any) -> list[Any] | None:
 
 def _fits(value: Any, allowed: Any) -> bool:
     if not isinstance(allowed, type):
-        return value == allowed
+        return bool(value == allowed)
     if isinstance(value, bool):
         return allowed is bool
     return isinstance(value, (int, float) if allowed is float else allowed)
@@ -170,6 +175,13 @@ def without_environment(config: DictConfig) -> dict[str, Any]:
     """
     OmegaConf.register_new_resolver("oc.env", lambda *name: f"${{oc.env:{','.join(map(str, name))}}}", replace=True)
     try:
-        return OmegaConf.to_container(config, resolve=True)
+        return plain(config)
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain values."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(name): value for name, value in values.items()}

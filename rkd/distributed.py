@@ -151,7 +151,8 @@ def free_port() -> int:
     """A port of this machine that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _start(number: int, folder: Path) -> subprocess.Popen:

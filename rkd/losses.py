@@ -7,7 +7,7 @@ tokens of the batch, not a mean of per-response means.
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -191,36 +191,35 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     return -F.logsigmoid(chosen - rejected).mean()
 
 
+class RewardModelLoss(NamedTuple):
+    """The objective of Eq. (9) and its two terms without their weights; each is a scalar."""
+
+    loss: Tensor
+    preference_loss: Tensor
+    classification_loss: Tensor
+
+
 def reward_model_loss(
-    chosen: Tensor,
-    rejected: Tensor,
-    chosen_is_correct: Tensor,
-    rejected_is_correct: Tensor,
-    *,
-    classification_weight: float,
-) -> Tensor:
+    rewards: Tensor, is_correct: Tensor, *, classification_weight: float, preference_weight: float = 1.0
+) -> RewardModelLoss:
     """The reward model's objective, Eq. (9): L = L_pref + λ_cls L_cls.
 
     Args:
-        chosen: R(q, a_i), (B,).
-        rejected: R(q, a_j), (B,).
-        chosen_is_correct: whether ℓ_i = ℓ*, (B,), boolean.
-        rejected_is_correct: whether ℓ_j = ℓ*, (B,), boolean; True in a T⁺ over S⁺ pair.
+        rewards: R of both responses of each pair in the order chosen, rejected, chosen, …, (2 B,).
+        is_correct: whether ℓ = ℓ*, in the same order, (2 B,), boolean; both are True in a T⁺ over S⁺ pair.
         classification_weight: λ_cls, dimensionless; 0.5 in the paper.
+        preference_weight: weight of L_pref, dimensionless; 1 in Eq. (9), 0 for an outcome reward model.
 
     Returns:
-        Scalar; L_cls is the mean over both responses of each pair, 2B of them.
+        L, L_pref (mean over the B pairs) and L_cls (mean over the 2 B responses).
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or a response has no partner.
     """
-    check_same_shape(chosen=chosen, chosen_is_correct=chosen_is_correct)
-    check_same_shape(rejected=rejected, rejected_is_correct=rejected_is_correct)
-    preference = bradley_terry_loss(chosen, rejected)
-    classification = classification_loss(
-        torch.cat([chosen, rejected]), torch.cat([chosen_is_correct, rejected_is_correct])
-    )
-    return preference + classification_weight * classification
+    preference = bradley_terry_loss(rewards[0::2], rewards[1::2])
+    classification = classification_loss(rewards, is_correct)
+    loss = preference_weight * preference + classification_weight * classification
+    return RewardModelLoss(loss, preference, classification)
 
 
 def dpo_loss(

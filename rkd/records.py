@@ -91,7 +91,7 @@ class Checkpoint:
 
 Record = TypeVar("Record", Query, Response, ScoredResponse, PseudoLabel, PreferencePair)
 
-_NESTED = {
+_NESTED: dict[type[Any], dict[str, type[Any]]] = {
     ScoredResponse: {"response": Response},
     PreferencePair: {"query": Query, "chosen": ScoredResponse, "rejected": ScoredResponse},
 }

@@ -1,4 +1,4 @@
-"""What every test shares: no network, one thread, and the public data where they are."""
+"""What every test shares: no network, one thread, the tiny world, and the public data where they are."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,24 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 
 import pytest
-import torch
 
-torch.set_num_threads(1)
+from tests.support.made_once import made_once
+
+# What takes seconds to import is imported by the fixtures: the process that hands out the tests needs none of it.
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process for each core; where files or tests are named, this process alone, which begins at once."""
+    named = [argument for argument in config.invocation_params.args if ".py" in argument]
+    return 0 if named else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """The tests share the cores, and results do not depend on their number."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,3 +40,31 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no public data in {folder}: set RKD_DATA to the folder that holds gsm8k/, svamp/, …")
     return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """Models `teacher`, `student` and `random`, datasets `data` and `poisoned`. No test writes in this folder."""
+    from tests.support import tiny_world
+
+    def make(folder: Path) -> None:
+        tiny_world.make_world(folder)
+        tiny_world.write_dataset(folder / "poisoned", wrong_gold=True)
+
+    return made_once(tmp_path_factory, "world", make)
+
+
+@pytest.fixture(scope="session")
+def guessing_student(world):
+    """The student of the tiny world, which guesses one of two answers."""
+    from rkd.records import Checkpoint
+
+    return Checkpoint(world / "student", "taught-True")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A tokenizer of 290 tokens."""
+    from rkd.mini.tokenizer import train_tokenizer
+
+    return train_tokenizer(["What is two and two? The answer is 4.", "Q: 1 2 3 A: 4 5 6"] * 4, vocabulary_size=290)

@@ -103,7 +103,9 @@ def strike(world: Path, root: Path, stage: str, seconds: float, rng: random.Rand
 def attempt(world: Path, root: Path) -> multiprocessing.Process:
     """Start the job in a process of its own; what it prints is added to `seen.txt`."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rkd.jobs.job", "tiny_world"])  # a fork of what is imported starts at once
+    context.set_forkserver_preload(
+        ["rkd.jobs.job", "tests.support.tiny_world"]
+    )  # a fork of what is imported starts at once
     process = context.Process(target=_run, args=(world, root))
     process.start()
     return process

@@ -13,11 +13,11 @@ MOST_MODULES = 12  # directly in rkd/
 FLOORS = [
     set(floor.split())
     for floor in (
-        "records protocols losses config io errors distributed",
+        "records protocols losses config io markdown errors distributed work",
         "store",
         "models",
-        "data training",
-        "generation",
+        "data",
+        "training generation",
         "judges",
         "rl evaluation",
         "stages",

@@ -1,23 +1,16 @@
-"""Several processes train one model: the gradient of one, the sums of all, and no second sweep."""
+"""Several processes train one model: the gradient of one, and the sums of all."""
 
+import dataclasses
 import multiprocessing
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from pytorch_lightning import Callback
-from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from rkd import distributed as parallel
-from rkd.errors import JobError
-from rkd.evaluation.results import read_result
-from rkd.jobs.job import run_job
 from rkd.protocols import Rewards
 from rkd.records import Checkpoint, PreferencePair
 from rkd.rl.advantages import GAE
@@ -26,12 +19,13 @@ from rkd.rl.reward_mix import Term
 from rkd.rl.settings import KLPenalty, Optimisation, RewardScaling, Rollouts
 from rkd.rl.stage import RL
 from rkd.stages.dpo import DPO
-from rkd.stages.reward_model import RewardModelTraining
+from rkd.stages.reward_model import PairSets, RewardModelTraining
 from rkd.stages.sft import SFT
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
+from rkd.training.stage import TrainingContext
 from rkd.training.trainer import Training
 from tests.support import tiny_world
-from tests.support.fakes import scored
+from tests.support.fakes import context, scored
 from tests.support.tiny_models import weights
 
 QUERIES = tiny_world.queries(0, 4)
@@ -54,16 +48,16 @@ def _whole(gradient: torch.Tensor) -> torch.Tensor:
     return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient.clone()
 
 
-def fit_sft(student: Checkpoint, processes: int, **where) -> None:
+def fit_sft(processes: int, where: TrainingContext) -> None:
     """Two examples in one batch, one of them much longer."""
     texts = [tiny_world.response("1") + LONG, tiny_world.response("2")]
     examples = list(zip(QUERIES[:2], texts, strict=True))
-    SFT(batch_size=max(1, 2 // processes), **SETTINGS).fit(student, examples, validate=None, **where)
+    SFT(batch_size=max(1, 2 // processes), **SETTINGS).fit(examples, where)
 
 
-def fit_reward_model(student: Checkpoint, processes: int, **where) -> None:
+def fit_reward_model(processes: int, where: TrainingContext) -> None:
     """Three pairs in one batch: of two processes, one gets two."""
-    RewardModelTraining(batch_size=4 // processes, **SETTINGS).fit(student, three_pairs(), [], **where)
+    RewardModelTraining(batch_size=4 // processes, **SETTINGS).fit(PairSets(three_pairs(), []), where)
 
 
 def three_pairs() -> list[PreferencePair]:
@@ -74,12 +68,12 @@ def three_pairs() -> list[PreferencePair]:
     ]
 
 
-def fit_dpo(student: Checkpoint, processes: int, **where) -> None:
+def fit_dpo(processes: int, where: TrainingContext) -> None:
     """The pairs of the reward model."""
-    DPO(batch_size=4 // processes, **SETTINGS).fit(student, three_pairs(), validate=None, **where)
+    DPO(batch_size=4 // processes, **SETTINGS).fit(three_pairs(), where)
 
 
-def fit_rl(student: Checkpoint, processes: int, **where) -> None:  # noqa: ARG001
+def fit_rl(processes: int, where: TrainingContext) -> None:  # noqa: ARG001
     """One minibatch of four queries; a rollout is shared out, whatever the number of processes."""
     stage = RL(
         rollouts=Rollouts(episodes=16, queries_per_rollout=4, responses_per_query=4, max_response_tokens=10),
@@ -91,7 +85,7 @@ def fit_rl(student: Checkpoint, processes: int, **where) -> None:  # noqa: ARG00
         scaling=RewardScaling(whiten=True),
     )
     terms = [Term(name="length", weight=1.0, queries=QUERIES, reward=length_reward)]
-    stage.fit(student, lambda _: terms, validate=lambda _: 0.5, **where)
+    stage.fit(lambda _: terms, dataclasses.replace(where, validate=lambda _: 0.5))
 
 
 def length_reward(_, responses):
@@ -113,10 +107,8 @@ def take_part(stage: str, student: Checkpoint, folder: Path, place: dict[str, st
         callbacks={"gradient": lambda: KeepGradient(folder / f"gradient{parallel.rank()}of{processes}.pt")},
     )  # fmt: skip
     own = folder / f"process{parallel.rank()}of{processes}"
-    STAGES[stage](
-        student, processes, prompt=tiny_world.PROMPT, training=training, logger=False, folder=own,
-        progress=Progress(folder / f"progress{processes}"), seed=0,
-    )  # fmt: skip
+    partial = PartialResults(folder / f"progress{processes}")
+    STAGES[stage](processes, context(student, own, prompt=tiny_world.PROMPT, training=training, partial=partial))
 
 
 def gradient(folder: Path, name: str) -> torch.Tensor:
@@ -124,10 +116,9 @@ def gradient(folder: Path, name: str) -> torch.Tensor:
     return torch.cat([value.flatten() for value in torch.load(folder / name, weights_only=True).values()])
 
 
-@pytest.fixture(scope="module")
-def student(tmp_path_factory) -> Checkpoint:
-    folder = tmp_path_factory.mktemp("parallel")
-    return tiny_world.taught(tiny_world.random_model(folder / "random"), folder / "student", guesses=True)
+@pytest.fixture
+def student(guessing_student) -> Checkpoint:
+    return guessing_student
 
 
 @pytest.mark.slow
@@ -146,7 +137,7 @@ def student(tmp_path_factory) -> Checkpoint:
 def test_two_processes_get_the_gradient_that_one_gets_on_the_whole_batch(student, tmp_path, stage, strategy):
     take_part(stage, student, tmp_path, {})
     context, port = multiprocessing.get_context("forkserver"), parallel.free_port()
-    context.set_forkserver_preload(["test_parallel"])
+    context.set_forkserver_preload(["tests.test_distributed"])
     processes = [
         context.Process(target=take_part, args=(stage, student, tmp_path, parallel.place_of(rank, 2, port), strategy))
         for rank in range(2)
@@ -165,97 +156,6 @@ def test_two_processes_get_the_gradient_that_one_gets_on_the_whole_batch(student
     one, two = (weights(tmp_path / name) for name in ("process0of1", "process0of2"))
     assert one.keys() == two.keys()
     assert not (tmp_path / "process1of2" / "model.safetensors").exists()
-
-
-def started(overrides: list[str], root: Path, before: tuple[str, ...] = ()) -> subprocess.Popen:
-    """`python run.py` as a user calls it."""
-    return subprocess.Popen(
-        [sys.executable, tiny_world.REPOSITORY / "run.py", *before, *overrides],
-        cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-
-
-def with_ddp(world: Path, root: Path, *more: str) -> list[str]:
-    """The command line of a tiny job with two processes to each training."""
-    return tiny_world.overrides(world, root, "trainer=ddp", "rl.optimisation.minibatches_per_epoch=2", *more)
-
-
-def followers_of(process: subprocess.Popen) -> list[int]:
-    """The processes that a leader has started."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
-        text = status.read_text()
-        if f"PPid:\t{process.pid}\n" in text and "rkd.jobs.follower" in (status.parent / "cmdline").read_text():
-            found.append(int(status.parent.name))
-    return found
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    return tiny_world.make_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.mark.slow
-def test_in_a_multirun_the_other_process_runs_the_job_and_not_the_sweep(world, tmp_path):
-    process = started(with_ddp(world, tmp_path, "seed=0,1"), tmp_path, before=("-m",))
-    seen, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, seen
-    results = sorted((tmp_path / "outputs").rglob("result.json"))
-    assert [read_result(path).seed for path in results] == [0, 1]
-    assert all(read_result(path).failure is None for path in results)
-    for path in results:
-        log = (path.parent / "process1.log").read_text()
-        assert log.count("Ours") == 0  # it tells nothing of its own
-        assert "Error" not in log
-    assert seen.count("teacher_first_training     made") == 1
-
-
-@pytest.mark.slow
-def test_a_job_in_shards_leaves_what_one_process_leaves_with_batches_of_twice_the_size(world, tmp_path):
-    rows = ["rl=none", "sft.epochs=2", "sft.validations_per_epoch=2", "reward_model.pooling=last"]
-
-    def job(name: str, batch: int, *more: str) -> list[str]:
-        sizes = [f"{stage}.batch_size={batch}" for stage in ("sft", "reward_model")]
-        return tiny_world.overrides(world, tmp_path / name, *rows, *sizes, *more, stages=[])
-
-    process = started(job("sharded", 8, "trainer=fsdp"), tmp_path)
-    seen, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, seen
-    run_job(tiny_world.composed(job("alone", 16)))
-    for stage in ("sft", "reward_model"):
-        sharded, alone = (
-            load_file(next((tmp_path / name / "artifacts" / stage).glob("[!.]*/model.safetensors")))
-            for name in ("sharded", "alone")
-        )
-        assert sharded.keys() == alone.keys()
-        for name in alone:
-            torch.testing.assert_close(sharded[name], alone[name], rtol=0, atol=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="finds processes in /proc")
-@pytest.mark.parametrize("victim", ["the leader", "a follower"])
-def test_when_one_process_dies_no_other_stays(world, tmp_path, victim):
-    process = started(with_ddp(world, tmp_path, "rl.rollouts.episodes=6400"), tmp_path)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "artifacts").glob("rl/.*.making-*")):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(2)
-    (follower,) = followers_of(process)
-    os.kill(process.pid if victim == "the leader" else follower, signal.SIGKILL)
-    seen, _ = process.communicate(timeout=60)
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{follower}").exists():
-        assert time.monotonic() < deadline, "the follower lives on"
-        time.sleep(0.1)
-    assert process.returncode != 0
-    if victim == "a follower":
-        assert "a process that takes part in the training failed: ended by signal 9" in " ".join(seen.split())
-        (result,) = (tmp_path / "outputs").rglob("result.json")
-        assert "ended by signal 9" in read_result(result).failure
 
 
 def test_alone_a_sum_is_ones_own_and_every_share_is_whole():
@@ -279,19 +179,6 @@ def test_processes_share_out_what_they_have_in_common(monkeypatch):
 def test_several_devices_need_a_strategy_and_one_needs_none(devices, strategy):
     with pytest.raises(ValueError, match=r"trainer=ddp trainer\.devices=2"):
         Training(devices=devices, strategy=strategy)
-
-
-def test_rl_in_shards_is_refused_with_what_to_do_instead(world, tmp_path):
-    with pytest.raises(JobError, match=r"trainer=fsdp does not train rl.*trainer=ddp"):
-        run_job(tiny_world.composed(tiny_world.overrides(world, tmp_path, "trainer=fsdp")))
-
-
-def test_when_the_rollout_cannot_be_shared_out_the_job_says_so_at_once(world, tmp_path):
-    process = started(with_ddp(world, tmp_path, "rl.optimisation.minibatches_per_epoch=4"), tmp_path)
-    seen, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "rl.rollouts.queries_per_rollout=4 must be a multiple of the 2 processes" in seen
-    assert not (tmp_path / "artifacts").exists()
 
 
 def test_a_rollout_that_does_not_fall_evenly_to_the_processes_is_refused(student, tmp_path, monkeypatch):

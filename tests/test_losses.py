@@ -171,27 +171,33 @@ def test_classification_loss_stays_finite_at_large_rewards():
 
 
 def test_reward_model_loss_classifies_both_responses_of_a_pair():
-    loss = reward_model_loss(
-        torch.tensor([log(3)]),
-        torch.tensor([0.0]),
-        torch.tensor([True]),
-        torch.tensor([False]),
-        classification_weight=0.5,
-    )
+    losses = reward_model_loss(torch.tensor([log(3), 0.0]), torch.tensor([True, False]), classification_weight=0.5)
     # L_pref = ln 4/3; L_cls = (ln 4/3 + ln 2) / 2.
-    close(loss, log(4 / 3) + 0.5 * (log(4 / 3) + log(2)) / 2)
+    close(losses.preference_loss, log(4 / 3))
+    close(losses.classification_loss, (log(4 / 3) + log(2)) / 2)
+    close(losses.loss, log(4 / 3) + 0.5 * (log(4 / 3) + log(2)) / 2)
 
 
 def test_without_its_classification_term_the_reward_model_loss_is_bradley_terry():
-    chosen, rejected, is_correct = torch.tensor([0.2, 3.0]), torch.tensor([1.0, -1.0]), torch.tensor([True, False])
-    loss = reward_model_loss(chosen, rejected, is_correct, is_correct, classification_weight=0.0)
-    close(loss, bradley_terry_loss(chosen, rejected))
+    rewards, is_correct = torch.tensor([0.2, 1.0, 3.0, -1.0]), torch.tensor([True, True, False, False])
+    losses = reward_model_loss(rewards, is_correct, classification_weight=0.0)
+    close(losses.loss, bradley_terry_loss(torch.tensor([0.2, 3.0]), torch.tensor([1.0, -1.0])))
+
+
+def test_without_its_preference_term_the_reward_model_loss_is_the_classification_loss():
+    rewards, is_correct = torch.tensor([log(3), log(3)]), torch.tensor([True, False])
+    losses = reward_model_loss(rewards, is_correct, classification_weight=1.0, preference_weight=0.0)
+    close(losses.loss, (log(4 / 3) + log(4)) / 2)
 
 
 def test_reward_model_loss_refuses_labels_of_another_batch():
-    rewards, labels = torch.zeros(2), torch.ones(2, dtype=torch.bool)
-    with pytest.raises(ValueError, match=r"rejected \(2,\), rejected_is_correct \(3,\)"):
-        reward_model_loss(rewards, rewards, labels, torch.ones(3, dtype=torch.bool), classification_weight=0.5)
+    with pytest.raises(ValueError, match=r"rewards \(4,\), is_correct \(3,\)"):
+        reward_model_loss(torch.zeros(4), torch.ones(3, dtype=torch.bool), classification_weight=0.5)
+
+
+def test_reward_model_loss_refuses_a_response_without_a_partner():
+    with pytest.raises(ValueError, match=r"chosen \(2,\), rejected \(1,\)"):
+        reward_model_loss(torch.zeros(3), torch.ones(3, dtype=torch.bool), classification_weight=0.5)
 
 
 def test_dpo_loss_compares_the_log_ratios():

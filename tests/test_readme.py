@@ -31,9 +31,9 @@ def test_what_the_readme_links_to_is_there():
 def test_means_over_seeds_are_those_of_a_kept_table():
     pattern = r"\d+\.\d ± \d+\.\d"
     kept = {number for path in TABLES.glob("*.md") for number in re.findall(pattern, path.read_text(encoding="utf-8"))}
-    told = re.findall(pattern, section("Tables of the paper, at this scale").replace("±\n", "± "))
-    assert len(told) > 100
-    assert set(told) - kept == set()
+    advance = re.findall(pattern, section("Tables of the paper, at this scale").replace("±\n", "± "))
+    assert len(advance) > 100
+    assert set(advance) - kept == set()
 
 
 @pytest.mark.parametrize(

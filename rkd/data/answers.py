@@ -7,6 +7,7 @@ or `Question:` line answers another question and is cut off.
 """
 
 import re
+import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
@@ -162,7 +163,7 @@ def canonical_number(text: str) -> str | None:
     if "10^" in text:
         text = _POWER_OF_TEN.sub(r"e\1", text)
     text = _LARGE_NUMBER.sub(_power_of_ten, text)
-    start = _NUMBER_LEAD.match(text).end()
+    start = _end_of_lead(_NUMBER_LEAD, text)
     while equation := _ARITHMETIC.match(text, start):
         start = equation.end()
     match = _NUMBER.match(text, start)
@@ -211,7 +212,7 @@ def _extract_number(text: str) -> str | None:
     phrases = [phrase.end() for phrase in _NUMBER_PHRASE.finditer(text)]
     for end in reversed(phrases[-_MAX_PHRASES:]):
         stated = text[end : end + _ANSWER_CHARACTERS]
-        if _STARTS_LIKE_A_NUMBER.match(stated, _NUMBER_LEAD.match(stated).end()):
+        if _STARTS_LIKE_A_NUMBER.match(stated, _end_of_lead(_NUMBER_LEAD, stated)):
             # A last number that cannot be read is no answer: an earlier one would be a guess.
             return canonical_number(stated) or _stated_expression(text, end)
     return None
@@ -246,15 +247,28 @@ def _extract_letter(text: str) -> str | None:
         if letter or count >= _MAX_PHRASES:
             return letter
     chosen = [(phrase.start(), _letter_behind(text, phrase)) for phrase in _LETTER_CHOSEN.finditer(text)]
-    named = [(phrase.start(), phrase[phrase.lastindex]) for phrase in _LETTER_NAMED.finditer(text)]
+    named = [(phrase.start(), _last_group(phrase)) for phrase in _LETTER_NAMED.finditer(text)]
     stated = [found for found in chosen + named if found[1]]
     return max(stated)[1] if stated else None
 
 
 def _letter_behind(text: str, phrase: re.Match[str]) -> str | None:
-    lead = _LETTER_LEAD.match(text, phrase.end(), phrase.end() + _ANSWER_CHARACTERS)
-    letter = _LETTER.match(text, lead.end())
-    return letter[letter.lastindex].upper() if letter else None
+    lead_end = _end_of_lead(_LETTER_LEAD, text, phrase.end(), phrase.end() + _ANSWER_CHARACTERS)
+    letter = _LETTER.match(text, lead_end)
+    return _last_group(letter).upper() if letter else None
+
+
+def _end_of_lead(lead: re.Pattern[str], text: str, start: int = 0, end: int = sys.maxsize) -> int:
+    """Where the words before an answer end; a lead may be empty, so its pattern matches every text."""
+    match = lead.match(text, start, end)
+    assert match is not None
+    return match.end()
+
+
+def _last_group(match: re.Match[str]) -> str:
+    """The text of the group that matched; the alternatives of the pattern have one each."""
+    assert match.lastindex is not None
+    return str(match[match.lastindex])
 
 
 @lru_cache(maxsize=65_536)
@@ -281,4 +295,4 @@ def _numbers_match(a: str, b: str) -> bool:
     if not places:
         return False
     last_place = Fraction(1, 10 ** min(places))
-    return abs(a_exact - b_exact) < max(last_place, FLOAT_NOISE * max(abs(a_exact), abs(b_exact), 1))
+    return abs(a_exact - b_exact) < max(last_place, FLOAT_NOISE * max(abs(a_exact), abs(b_exact), Fraction(1)))

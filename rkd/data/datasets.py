@@ -53,7 +53,7 @@ class Data:
         unlabelled: the augmentation, questions that are unlabelled whatever the source knows of their answers.
         max_unlabelled_queries: at most so many of both kinds together, drawn as above.
         transductive: unlabelled questions may be test questions too; a table that says so differs from all others
-            (METHOD 5.20).
+            (docs/method.md 5.20).
     """
 
     name: str
@@ -198,16 +198,16 @@ class Data:
             distinct = [distinct[i] for i in sorted(set(range(len(distinct))) - set(held_out))]
         if self.validation is not None:
             return _Split(distinct, self.validation.queries(), test, repeated)
-        held_out = max(1, round(len(distinct) * self.validation_fraction))
-        if held_out >= len(distinct):
+        validated = max(1, round(len(distinct) * self.validation_fraction))
+        if validated >= len(distinct):
             raise ValueError(
                 f"dataset={self.name} has {len(distinct)} distinct training questions: too few to keep back "
                 f"validation_fraction={self.validation_fraction}. Give it at least 2, or a smaller fraction."
             )
         order = np.random.default_rng(self.split_seed).permutation(len(distinct))
         return _Split(
-            training=[distinct[i] for i in sorted(order[held_out:])],
-            validation=[distinct[i] for i in sorted(order[:held_out])],
+            training=[distinct[i] for i in sorted(order[validated:])],
+            validation=[distinct[i] for i in sorted(order[:validated])],
             test=test,
             repeated=repeated,
         )

@@ -8,6 +8,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rkd.data.prompts import QUESTION, RESPONSE, ChatTokenizer, check_slot, special_tokens, without_special_tokens
 from rkd.records import Query
@@ -24,6 +25,7 @@ class VerdictPrompt(ABC):
     """
 
     __slots__ = ()
+    shows_two_responses: ClassVar[bool] = False
     is_chat: bool
 
     @abstractmethod
@@ -46,7 +48,7 @@ class VerdictPrompt(ABC):
             turns = ([{"role": "user", "content": text}] for text in texts)
             # The next token is the verdict: a template that would open a thought there (Qwen3's) is told not to.
             options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-            texts = [tokenizer.apply_chat_template(turn, **options) for turn in turns]
+            texts = [str(tokenizer.apply_chat_template(turn, **options)) for turn in turns]
             return tokenizer(texts, add_special_tokens=False)["input_ids"]
         return tokenizer(texts)["input_ids"]
 
@@ -113,6 +115,8 @@ class ComparePrompt(VerdictPrompt):
         template: it holds `{question}`, `{first}` and `{second}`, each once, in this order. reference_first: whether
         the reference stands first; an annotator is asked both ways (`rkd.evaluation.win_rate`).
     """
+
+    shows_two_responses: ClassVar[bool] = True
 
     template: str
     first_word: str = " A"

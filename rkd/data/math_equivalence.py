@@ -53,19 +53,21 @@ class _Worker:
     """The process, started when it is first needed and again after it was killed."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
     def compare(self, a: str, b: str) -> bool:
         with self._lock:
             try:
-                if self._process is None or self._process.poll() is not None:
-                    self._start()
+                process = self._process
+                if process is None or process.poll() is not None:
+                    process = self._start()
                 answer = None
                 with contextlib.suppress(OSError):  # it died of an earlier line
-                    self._process.stdin.write(json.dumps([a, b]) + "\n")
-                    self._process.stdin.flush()
-                    answer = self._line(SECONDS_TO_ANSWER)
+                    assert process.stdin is not None
+                    process.stdin.write(json.dumps([a, b]) + "\n")
+                    process.stdin.flush()
+                    answer = self._line(process, SECONDS_TO_ANSWER)
             except BaseException:  # an interrupt would leave its answer in the pipe, for the next question
                 self.stop()
                 raise
@@ -79,26 +81,29 @@ class _Worker:
             self._process.communicate()
             self._process = None
 
-    def _start(self) -> None:
+    def _start(self) -> subprocess.Popen[str]:
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}  # and no key or token
         environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
-        self._process = subprocess.Popen(
+        self._process = process = subprocess.Popen(
             [sys.executable, "-P", "-m", "rkd.data.math_equivalence"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
         )  # fmt: skip
-        if self._line(SECONDS_TO_START) != "ready":
+        if self._line(process, SECONDS_TO_START) != "ready":
             self.stop()
             raise RuntimeError(
                 "the process that compares expressions did not start: try `python -m rkd.data.math_equivalence`, and "
                 "check that math-verify is installed (`pip install -r requirements.txt`)."
             )
+        return process
 
-    def _line(self, seconds: float) -> str | None:
+    @staticmethod
+    def _line(process: subprocess.Popen[str], seconds: float) -> str | None:
         """The next line of the process; None if it takes longer, or has died."""
+        assert process.stdout is not None
         with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
+            selector.register(process.stdout, selectors.EVENT_READ)
             is_readable = bool(selector.select(seconds))
-        return self._process.stdout.readline().strip() or None if is_readable else None
+        return process.stdout.readline().strip() or None if is_readable else None
 
 
 _worker = _Worker()

@@ -22,15 +22,26 @@ RESPONSE = "{response}"
 class ChatTokenizer(Protocol):
     """What a template needs of a Hugging Face tokenizer."""
 
-    chat_template: str | None
-    all_special_tokens: Sequence[str]
-    added_tokens_decoder: Mapping[int, Any]
-
-    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> str:
-        """The conversation as one text."""
+    @property
+    def chat_template(self) -> str | dict[str, str] | None:
+        """How a conversation is written; None where the model was taught none."""
         ...
 
-    def __call__(self, texts: list[str], **options: Any) -> Mapping[str, list[list[int]]]:
+    @property
+    def all_special_tokens(self) -> Sequence[str]:
+        """The tokens with a role."""
+        ...
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]:
+        """The tokens that were added to the vocabulary, by number."""
+        ...
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], /, **options: Any) -> object:
+        """The conversation as one text, with `tokenize=False`."""
+        ...
+
+    def __call__(self, texts: list[str], /, **options: Any) -> Mapping[str, list[list[int]]]:
         """The tokens of each text, as `input_ids`."""
         ...
 
@@ -100,7 +111,7 @@ class PromptTemplate:
         """
         if not tokenizer.chat_template:
             raise ValueError("this tokenizer has no chat template: use `render`, or choose an instruction-tuned model.")
-        return tokenizer.apply_chat_template(self.turns(query), tokenize=False, add_generation_prompt=True)
+        return str(tokenizer.apply_chat_template(self.turns(query), tokenize=False, add_generation_prompt=True))
 
     def turns(self, query: Query) -> list[dict[str, str]]:
         """The prompt as a conversation, the examples as earlier turns."""

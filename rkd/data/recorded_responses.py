@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rkd.data.jsonl import id_in, question_key, rows_of, text_in
 from rkd.protocols import Sampling
@@ -37,6 +37,9 @@ class StoredTeacher:
         rewrite: makes of a response the text that is taught, or None, which leaves it out; None takes it as it is.
     """
 
+    is_remote: ClassVar[bool] = False
+    is_recorded: ClassVar[bool] = True
+
     name: str
     path: str
     query_column: str = "query"
@@ -57,6 +60,10 @@ class StoredTeacher:
         """
         self._file()
         return self
+
+    def size(self) -> str:
+        """How many responses there are, in words."""
+        return f"{self.source().count:,} recorded responses"
 
     def fingerprint(self) -> Mapping[str, Any]:
         """What stands for it in the fingerprint of a later stage: its content, not its place."""

@@ -35,8 +35,10 @@ def as_steps(text: str) -> str | None:
         for a, sign, b, result in _CALCULATION.findall(bare):
             if _value(a, sign, b) != Fraction(result):
                 return None
-            a, b, result = (canonical_number(number) for number in (a, b, result))
-            steps[f"{a} {_WRITTEN[sign]} {b} = {result}."] = result
+            left, right, value = (canonical_number(number) for number in (a, b, result))
+            if left is None or right is None or value is None:  # of more than 40 digits
+                return None
+            steps[f"{left} {_WRITTEN[sign]} {right} = {value}."] = value
     if not steps or not answers_match(list(steps.values())[-1], answer, "gsm8k"):
         return None
     lines = [f"Step {number}: {step}" for number, step in enumerate(steps, start=1)]

@@ -12,12 +12,11 @@ from typing import Any, Literal
 import numpy as np
 
 from rkd.data.answers import answers_match, extract_answer, is_choice, last_letter, majority
-from rkd.evaluation.annotators import Annotator
 from rkd.evaluation.best_of_n import AsAsked, Inference
-from rkd.evaluation.results import CategoryResult, Comparison, ModelResult, TestSetResult
+from rkd.evaluation.results import CategoryResult, Comparison, EvaluationResult, ModelResult
 from rkd.evaluation.reward_bound import Bound, NoBound
 from rkd.evaluation.statistics import paired_comparison, pass_at_k, wilson_interval
-from rkd.judges.base import NoJudge
+from rkd.judges.base import ConfiguredJudge, NoJudge
 from rkd.protocols import Judge, Sampling, TextGenerator
 from rkd.records import PseudoLabel, Query, Response
 
@@ -49,7 +48,7 @@ class Evaluation:
     max_pass_at_k_queries: int | None = None
     unstated: Literal["none", "last_letter"] = "none"
     difficulty: str | None = None
-    annotator: Annotator | NoJudge = field(default_factory=NoJudge)
+    annotator: ConfiguredJudge | NoJudge = field(default_factory=NoJudge)
     inference: Inference = field(default_factory=AsAsked)
     bound: Bound | NoBound = field(default_factory=NoBound)
 
@@ -87,7 +86,7 @@ class Evaluation:
 
     def evaluate(
         self, generator: TextGenerator, queries: Sequence[Query], seed: int, *, test_set: str
-    ) -> TestSetResult:
+    ) -> EvaluationResult:
         """The result on one test set; `seed` is for the samples of pass@8 and maj@8 alone.
 
         Raises:
@@ -105,7 +104,7 @@ class Evaluation:
         n, correct = len(outcomes), sum(outcomes)
         low, high = wilson_interval(correct, n)
         pass_at_8, maj_at_8 = self._sampled(generator, queries, seed)
-        return TestSetResult(
+        return EvaluationResult(
             test_set=test_set,
             n=n,
             correct=correct,

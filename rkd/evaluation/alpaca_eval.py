@@ -26,6 +26,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
 from rkd.data.jsonl import Row, rows_of, text_in, value_in
+from rkd.markdown import markdown_table
 
 DRAW = 1.5
 
@@ -198,7 +199,7 @@ def main() -> int:
     try:
         difficulty = read_difficulty(arguments.difficulty)
         published = read_weights(arguments.weights) if arguments.weights else {}
-        print("| model | n | win rate % | length-controlled % | coefficients |\n| --- | ---: | ---: | ---: | --- |")
+        rows = []
         for path in arguments.annotations:
             annotations = read_annotations(path)
             name = annotations[0].model
@@ -207,9 +208,10 @@ def main() -> int:
             rates = [
                 f"{100 * one.rate:.2f} ± {100 * one.standard_error:.2f}" for one in (win_rate(annotations), controlled)
             ]
-            print(f"| {name} | {len(annotations)} | {' | '.join(rates)} | {'given' if weights else 'fitted'} |")
+            rows.append([name, len(annotations), *rates, "given" if weights else "fitted"])
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    print(markdown_table(["model", "n", "win rate %", "length-controlled %", "coefficients"], rows))
     print("±: standard error over the instructions.")
     return 0
 

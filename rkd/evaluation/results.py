@@ -49,7 +49,7 @@ class WinRate:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class TestSetResult:
+class EvaluationResult:
     """One model on one test set: `outcomes`, `answers` and `question_ids` have n entries, in the same order.
 
     Of an open-ended test, which alone has a `win_rate`, an outcome is the annotator's preference for the response over
@@ -59,8 +59,6 @@ class TestSetResult:
     only the greedy response was drawn; an entry of `answers` is None where none could be extracted. `share_truncated`
     counts responses cut at the length limit.
     """
-
-    __test__ = False  # by its name pytest would take it for a test class
 
     test_set: str
     n: int
@@ -93,7 +91,7 @@ class ModelResult:
     """One role of the table (teacher, student few-shot, SFT, Ours, …) on every test set, the main one first."""
 
     role: str
-    test_sets: dict[str, TestSetResult]
+    test_sets: dict[str, EvaluationResult]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

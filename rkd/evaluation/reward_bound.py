@@ -9,6 +9,7 @@ r*|, the sum of both policies' mean errors. Shapes: n responses of each policy.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -20,6 +21,8 @@ from rkd.records import Query, Response
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
     """The responses that the bound is measured on, to the validation queries that have a label."""
+
+    is_left_out: ClassVar[bool] = False
 
     samples_per_query: int
     temperature: float
@@ -34,6 +37,8 @@ class Bound:
 @dataclass(frozen=True)
 class NoBound:
     """The bound is not measured."""
+
+    is_left_out: ClassVar[bool] = True
 
 
 def sides(true_before: Tensor, proxy_before: Tensor, true_after: Tensor, proxy_after: Tensor) -> BoundSides:

@@ -15,7 +15,7 @@ import numpy as np
 
 from rkd.evaluation.accuracy import Evaluation, by_category
 from rkd.evaluation.alpaca_eval import Annotation, length_controlled_win_rate, read_difficulty, win_rate
-from rkd.evaluation.results import TestSetResult, WinRate
+from rkd.evaluation.results import EvaluationResult, WinRate
 from rkd.judges.endpoint_single_token import EndpointYesNo
 from rkd.judges.single_token import LocalYesNo
 from rkd.judges.written import Written
@@ -40,7 +40,7 @@ def evaluate_open_ended(
     *,
     test_set: str,
     rubric: Rubric | None = None,
-) -> TestSetResult:
+) -> EvaluationResult:
     """The result on one test set, the references being the queries' `gold_answer`.
 
     An empty response is judged like any other; `share_without_answer` counts those.
@@ -55,7 +55,7 @@ def evaluate_open_ended(
     if without := [query.id for query in queries if query.gold_answer is None]:
         raise ValueError(f"test set {test_set}: {len(without)} queries have no reference (first: {without[0]}).")
     references = [query.gold_answer for query in queries]
-    preferred = _graded if isinstance(annotator, Written) else _compared
+    preferred = _compared if annotator.is_single_token else _graded
     preferences, of_annotator = preferred(annotator, queries, responses)
     annotations = [
         Annotation(_index(query, place), "model", 1 + preference, len(reference), len(text))
@@ -66,7 +66,7 @@ def evaluate_open_ended(
     difficulty = None if stage.difficulty is None else read_difficulty(Path(stage.difficulty).expanduser())
     rate, n = win_rate(annotations), len(queries)
     margin = NORMAL_95 * rate.standard_error if n > 1 else 1.0
-    return TestSetResult(
+    return EvaluationResult(
         test_set=test_set,
         n=n,
         correct=sum(preference > EVEN for preference in preferences),
@@ -94,9 +94,8 @@ def _compared(
     annotator: LocalYesNo | EndpointYesNo, queries: Sequence[Query], responses: Sequence[Response]
 ) -> tuple[list[float], dict[str, Any]]:
     """The preference for each response, even where it is unreadable, and what `WinRate` tells of the annotator."""
-    prompt = annotator.prompt if isinstance(annotator, LocalYesNo) else annotator.own.prompt
     verdicts = [
-        annotator.with_prompt(replace(prompt, reference_first=reference_first)).judge(queries, responses)
+        annotator.with_prompt(replace(annotator.prompt, reference_first=reference_first)).judge(queries, responses)
         for reference_first in (True, False)
     ]
     second, first = (np.array([EVEN if one is None else one for one in own]) for own in verdicts)

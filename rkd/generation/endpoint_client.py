@@ -20,7 +20,7 @@ from typing import Any
 from rkd.errors import EndpointError
 from rkd.generation.endpoint_replies import FILTERED, MalformedReplyError, Reply, read_reply
 from rkd.generation.endpoint_server import EndpointModel, Server
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 JOURNAL = "requests"
 SECONDS_BETWEEN_CLOCKS = 10.0
@@ -67,14 +67,14 @@ class Kept:
     """The answers that a server has given in a stage, earlier attempts included, by the key of their task.
 
     Args:
-        progress: of the stage; None keeps them in memory alone.
+        partial: of the stage; None keeps them in memory alone.
     """
 
-    def __init__(self, server: Server, progress: Progress | None) -> None:
+    def __init__(self, server: Server, partial: PartialResults | None) -> None:
         self.answers: dict[str, list[Any]] = {}
         self.written: dict[str, int] = {}  # tokens
-        self._server, self._progress, self._last_clock = server, progress, -math.inf
-        self._journal = None if progress is None else progress.journal(JOURNAL)
+        self._server, self._progress, self._last_clock = server, partial, -math.inf
+        self._journal = None if partial is None else partial.journal(JOURNAL)
         for row in [] if self._journal is None else self._journal.rows():
             self._note(row)
 
@@ -96,12 +96,12 @@ class Kept:
 
 
 def ask(
-    model: EndpointModel, tasks: Sequence[Task], read: Read, kept: Kept, told: Callable[[int, str], None]
+    model: EndpointModel, tasks: Sequence[Task], read: Read, kept: Kept, advance: Callable[[int, str], None]
 ) -> list[list[Any]]:
     """The answers to each task; what is kept is not asked for again.
 
     Args:
-        told: called with the place of each task that has all its answers, and with the speed and the spending so far.
+        advance: called with the place of each task that has all its answers, the speed and the spending so far.
 
     Raises:
         EndpointError: the server refused a request, failed too often, or its budget is spent.
@@ -111,7 +111,7 @@ def ask(
 
     def tell(place: int) -> None:
         speed = (server.spent.written - before) / max(time.monotonic() - started, 1e-3)
-        told(place, f"{speed:,.0f} tokens/s, {server.spending}")
+        advance(place, f"{speed:,.0f} tokens/s, {server.spending}")
 
     lacking: dict[str, list[int]] = {}
     for place, (key, task) in enumerate(zip(keys, tasks, strict=True)):

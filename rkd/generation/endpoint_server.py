@@ -10,22 +10,22 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from rkd.config import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, check_ranges
 from rkd.errors import EndpointError
 
 
-class Told(Protocol):
+class Advance(Protocol):
     """Told how many more are done, and how it goes."""
 
     def __call__(self, count: int, note: str = "") -> None:
-        """`count` more; `note` stands beside the progress."""
+        """`count` more; `note` stands beside it in what is printed."""
         ...
 
 
-def untold(count: int, note: str = "") -> None:
-    """Nobody is told."""
+def no_advance(count: int, note: str = "") -> None:
+    """Nothing is printed."""
 
 
 @dataclass
@@ -177,6 +177,9 @@ class EndpointModel:
         extra_body: further fields of each request, as {"chat_template_kwargs": {"enable_thinking": false}}.
     """
 
+    is_remote: ClassVar[bool] = True
+    is_recorded: ClassVar[bool] = False
+
     name: str
     model: str
     server: Server
@@ -195,6 +198,14 @@ class EndpointModel:
         """
         self.server.check()
         return self
+
+    def size(self) -> str:
+        """Where it is: how large it is, nobody here knows."""
+        return f"behind {self.server.base_url}"
+
+    def weights(self) -> int:
+        """None work here."""
+        return 0
 
     def content(self) -> dict[str, Any]:
         """What decides its answers: not where it is served, how fast or for how much."""

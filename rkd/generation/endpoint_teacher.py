@@ -1,4 +1,4 @@
-"""A teacher behind a server: queries enter, its responses leave, as from a local model (`rkd.stages.teacher`)."""
+"""A model behind a server writes: queries enter, its responses leave, as from a local model (`rkd.stages.teacher`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,11 +7,11 @@ from typing import Any
 from rkd.data.prompts import PromptTemplate, without_control_tokens
 from rkd.generation.endpoint_client import Kept, Task, ask
 from rkd.generation.endpoint_replies import text_of
-from rkd.generation.endpoint_server import EndpointModel, Told, untold
+from rkd.generation.endpoint_server import Advance, EndpointModel, no_advance
 from rkd.generation.local import seed_of
 from rkd.protocols import Sampling
 from rkd.records import Query, Response
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,9 @@ class EndpointTeacher(EndpointModel):
         """What stands for it in the fingerprint of a stage: the model by its name, not the server."""
         return {**self.content(), "prompt": self.prompt}
 
-    def open(self, name: str, progress: Progress, told: Told = untold) -> "EndpointGenerator":
-        """A generator that keeps what it is answered in `progress`; `name` is recorded with each response."""
-        return EndpointGenerator(name, self, progress, Kept(self.server, progress), told)
+    def open(self, name: str, partial: PartialResults, advance: Advance = no_advance) -> "EndpointGenerator":
+        """A generator that keeps what it is answered in `partial`; `name` is recorded with each response."""
+        return EndpointGenerator(name, self, self.prompt, partial, Kept(self.server, partial), advance)
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,19 @@ class EndpointGenerator:
     makes what it can: two servers, or one under another load, need not give the same texts.
 
     Args:
-        progress: of the stage, which also counts the tokens; None: nobody counts them.
-        told: told of each query that has all its responses.
+        name: recorded with each response.
+        model: which one is asked, where and how.
+        prompt: how queries are put to it.
+        partial: of the stage, which also counts the tokens; None: nobody counts them.
+        advance: called for each query that has all its responses.
     """
 
     name: str
-    teacher: EndpointTeacher
-    progress: Progress | None
+    model: EndpointModel
+    prompt: PromptTemplate
+    partial: PartialResults | None
     kept: Kept
-    told: Told = untold
+    advance: Advance = no_advance
 
     def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
         """See `TextGenerator`."""
@@ -61,23 +65,23 @@ class EndpointGenerator:
             query = place // len(_by_temperature(sampling))
             left[query] -= 1
             if left[query] == 0:
-                self.told(1, note)
+                self.advance(1, note)
 
-        answers = ask(self.teacher, tasks, text_of, self.kept, tell)
+        answers = ask(self.model, tasks, text_of, self.kept, tell)
         responses: list[dict[int, Response]] = [{} for _ in queries]  # by place: a judge asks one query several times
         for (place, indices), own in zip(groups, answers, strict=True):
             for at, index in enumerate(indices):
                 text, ending = own[min(at, len(own) - 1)]  # greedy samples are one text
                 responses[place][index] = self._response(queries[place], index, text, ending)
-        if self.progress is not None:
-            self.progress.tokens += sum(self.kept.written[key] for key in {task.key for task in tasks})
+        if self.partial is not None:
+            self.partial.tokens += sum(self.kept.written[key] for key in {task.key for task in tasks})
         return [[own[index] for index in sorted(own)] for own in responses]
 
     def _task(self, query: Query, sampling: Sampling, indices: Sequence[int], seed: int) -> Task:
-        temperature, prompt = sampling.temperatures[indices[0]], self.teacher.prompt
+        temperature, prompt = sampling.temperatures[indices[0]], self.prompt
         asked = replace(query, question=without_control_tokens(query.question))
-        body = self.teacher.body(
-            prompt.turns(asked) if self.teacher.requests == "chat" else prompt.render(asked),
+        body = self.model.body(
+            prompt.turns(asked) if self.model.requests == "chat" else prompt.render(asked),
             sampling.max_response_tokens,
             temperature=temperature,
             top_p=sampling.top_p,  # always: a server may have another default
@@ -87,7 +91,7 @@ class EndpointGenerator:
         return Task(body, len(indices) if temperature else 1, lambda at: seed_of(seed, query.id, indices[at]))
 
     def _response(self, query: Query, index: int, generated: str, ending: str) -> Response:
-        prompt = self.teacher.prompt
+        prompt = self.prompt
         # A response that goes on to the next question is complete, whether or not that was cut.
         is_finished = ending in ("stop", "refusal") or (prompt.stop != "" and prompt.stop in generated)
         withheld = ending if ending in ("refusal", "content_filter") else None

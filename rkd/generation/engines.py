@@ -37,6 +37,8 @@ class Engine(Protocol):
     """A way of sampling from a model folder; `batches_decide`: whether samples depend on what is drawn with them."""
 
     batches_decide: ClassVar[bool]
+    is_measured: ClassVar[bool]
+    """Whether the estimate of a job's time measures it."""
 
     def check(self) -> None:
         """Refuse what cannot be used here, before a job begins."""
@@ -54,6 +56,7 @@ class LocalEngine:
     """The repository's own loop (`LocalGenerator`)."""
 
     batches_decide: ClassVar[bool] = False
+    is_measured: ClassVar[bool] = True
 
     def check(self) -> None:
         """It can be used everywhere."""
@@ -74,6 +77,7 @@ class HFEngine:
     """
 
     batches_decide: ClassVar[bool] = True
+    is_measured: ClassVar[bool] = False
 
     batch_responses: int = 256
 
@@ -102,6 +106,7 @@ class VLLMEngine:
     """
 
     batches_decide: ClassVar[bool] = False
+    is_measured: ClassVar[bool] = False
 
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.9

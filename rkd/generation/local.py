@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from rkd.models.loading import ModelOptions, count_weights, existing_model, load
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query, Response
 from rkd.store.fingerprint import digest_of_files
+from rkd.work import short_number
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -47,7 +49,7 @@ class LocalGenerator:
         prompt: how queries are put to it.
         batch_responses: responses decoded in one batch at most, None for `BATCH_RESPONSES`; small models decode several
             batches side by side.
-        progress: called with the number of queries just finished.
+        advance: called with the number of queries just finished.
     """
 
     name: str
@@ -55,7 +57,7 @@ class LocalGenerator:
     tokenizer: PreTrainedTokenizerBase
     prompt: PromptTemplate
     batch_responses: int | None = None
-    progress: Callable[[int], None] = lambda _: None
+    advance: Callable[[int], None] = lambda _: None
 
     def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
         """See `TextGenerator`."""
@@ -80,7 +82,7 @@ class LocalGenerator:
                 # A response that goes on to the next question is complete, whether or not that was cut.
                 is_finished = finished[row] or (self.prompt.stop != "" and self.prompt.stop in generated)
                 responses[index].append(Response(queries[index].id, self.name, sample_index, text, is_finished))
-            self.progress(len(chosen))
+            self.advance(len(chosen))
         return responses
 
     def sample(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> ResponseBatch:
@@ -200,6 +202,9 @@ class LocalModel:
         options: how it is loaded, placed and, a student, trained.
     """
 
+    is_remote: ClassVar[bool] = False
+    is_recorded: ClassVar[bool] = False
+
     name: str
     name_or_path: str
     prompt: PromptTemplate
@@ -210,6 +215,10 @@ class LocalModel:
         """The folder, and a digest of its weights and vocabulary."""
         folder = self._folder()
         return Checkpoint(folder, digest_of_files(content_files(folder)))
+
+    def size(self) -> str:
+        """How large it is, in words."""
+        return f"{short_number(self.weights())} parameters"
 
     def weights(self) -> int:
         """How many weights it has, counted where the model is here; it is neither loaded nor fetched.
@@ -264,11 +273,11 @@ def open_generator(
     source: Checkpoint | StoredTeacher,
     prompt: PromptTemplate | None,
     name: str,
-    progress: Callable[[int], None] = lambda _: None,
+    advance: Callable[[int], None] = lambda _: None,
     options: ModelOptions = ModelOptions(),
 ) -> LocalGenerator | StoredTeacher:
     """What answers queries: a generator over the model of a checkpoint, or the recorded responses themselves."""
     if isinstance(source, StoredTeacher):
         return source
     model = load_causal_lm(source.folder, options, placed=True)
-    return LocalGenerator(name, model, load_tokenizer(source.folder), prompt, progress=progress)
+    return LocalGenerator(name, model, load_tokenizer(source.folder), prompt, advance=advance)

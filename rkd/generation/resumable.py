@@ -1,4 +1,4 @@
-"""Sampling that can be interrupted: a generator and a stage's progress enter, a generator that goes on leaves."""
+"""Sampling that can be interrupted: a generator and what a stage has kept enter, a generator that goes on leaves."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from rkd.protocols import Sampling, TextGenerator
 from rkd.records import Query, Response, digest_of, read_jsonl, write_jsonl
 from rkd.store.fingerprint import fingerprint_digest
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 RESPONSES_PER_SHARD = 4096  # seconds of a mini model; of a large one minutes, which an interruption may cost
 
@@ -22,13 +22,13 @@ class InShards:
 
     Args:
         generator: the one that is asked; the queries given to it are distinct.
-        progress: of the stage that the responses belong to.
+        partial: of the stage that the responses belong to.
         advance: called with the number of queries that an earlier attempt has finished.
-        tokenizer: in whose tokens the progress counts what is sampled; None counts nothing.
+        tokenizer: in whose tokens the partial results count what is sampled; None counts nothing.
     """
 
     generator: TextGenerator
-    progress: Progress
+    partial: PartialResults
     advance: Callable[[int], None] = lambda _: None
     responses_per_shard: int = RESPONSES_PER_SHARD
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -47,11 +47,11 @@ class InShards:
             shard = queries[start : start + per_shard]
             asked = {"queries": digest_of(shard), "sampling": sampling, "seed": seed}
             name = f"responses-{fingerprint_digest('responses', asked)}"
-            kept = self.progress.find(name)
+            kept = self.partial.find(name)
             if kept is None:
                 own = self.generator.generate(shard, sampling, seed)
-                self.progress.tokens += self._tokens(own)
-                self.progress.save(name, lambda path, own=own: write_jsonl(path, (r for group in own for r in group)))
+                self.partial.tokens += self._tokens(own)
+                self.partial.save(name, lambda path, own=own: write_jsonl(path, (r for group in own for r in group)))
             else:
                 flat = read_jsonl(kept, Response)
                 own = [flat[at : at + samples] for at in range(0, len(flat), samples)]

@@ -20,7 +20,7 @@ import yaml
 from rkd.errors import ArtifactError
 from rkd.evaluation.results import RESULT_FILE
 from rkd.pipeline.stage_runner import ARTIFACTS_FILE
-from rkd.store.artifact_store import Store, label_of, open_artifact, progress_folder
+from rkd.store.artifact_store import Store, label_of, open_artifact, partial_folder
 
 Jobs = Mapping[str, Sequence[str]]
 """An artifact's label to the names of the jobs that use it."""
@@ -61,7 +61,7 @@ def list_artifacts(store: Store, jobs: Jobs) -> None:
         seconds, made = artifact.manifest["seconds"], artifact.manifest["created"][:16].replace("T", " ")
         print(f"{artifact.label:44} {artifact.size / 1e6:9.1f} {seconds:9.1f}   {made:16}   {_users(folder, jobs)}")
     for folder in store.unfinished():
-        size = _size(progress_folder(folder))
+        size = _size(partial_folder(folder))
         total += size
         print(f"{label_of(folder):44} {size / 1e6:9.1f} {'unfinished':>9}   {'':15}   {_users(folder, jobs)}")
     print(f"{total / 1e6:.1f} MB in {store.root}, made in {spent / 3600:.2f} h, one stage after the other.")
@@ -113,7 +113,7 @@ def collect_garbage(store: Store, outputs: Path, *, dry_run: bool) -> None:
         label = label_of(folder)
         if label in jobs:
             continue
-        size = _size(folder) + _size(progress_folder(folder))
+        size = _size(folder) + _size(partial_folder(folder))
         # A job may have begun meanwhile.
         if dry_run or store.remove(folder, is_needed=lambda label=label: label in jobs_of(outputs)):
             freed += size

@@ -14,17 +14,11 @@ from typing import Any
 from rkd.config import ABOVE_0, NOT_NEGATIVE, SHARE, check_ranges
 from rkd.data.judge_prompts import ComparePrompt, JudgePrompt
 from rkd.data.prompts import PromptTemplate
-from rkd.data.recorded_responses import StoredTeacher
 from rkd.generation.endpoint_server import EndpointModel
 from rkd.generation.local import LocalModel
-from rkd.jobs.work_plan import ANNOTATOR, JUDGE, STUDENT, Work, aligned, short_number
-from rkd.judges.base import NoJudge
-from rkd.judges.endpoint_written import EndpointWrittenJudge
-from rkd.judges.gold import GoldJudge
-from rkd.judges.likelihood import LikelihoodJudge
-from rkd.judges.single_token import YesNoJudge
-from rkd.judges.written import WrittenJudge
-from rkd.pipeline.experiment import FEW_SHOT, TEACHER, Stages
+from rkd.jobs.work_plan import aligned
+from rkd.pipeline.experiment import Stages
+from rkd.work import ANNOTATOR, FEW_SHOT, JUDGE, STUDENT, TEACHER, Work, short_number
 
 READ, TRAINED = 2, 6  # floating-point operations for each weight and token
 BYTES = 2  # of a weight in bfloat16
@@ -32,7 +26,7 @@ MEASURED_PROMPTS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bill:
+class CostEstimate:
     """What the estimate rests on; prices are in one currency.
 
     Args:
@@ -57,10 +51,10 @@ class Bill:
         positive = dict.fromkeys(("gpu_tflops", "gpu_memory_gb", "characters_per_token"), ABOVE_0)
         prices = dict.fromkeys(("gpu_hour_price", "prompt_price", "response_price"), NOT_NEGATIVE)
         shares = dict.fromkeys(("sampling_share", "training_share"), SHARE)
-        check_ranges("bill", self, positive | prices | shares)
+        check_ranges("cost_estimate", self, positive | prices | shares)
 
     def lines(self, s: Stages, work: Sequence[Work]) -> list[str]:
-        """The bill of a job, to be printed."""
+        """The estimate of a job, to be printed."""
         entries = [self._entry(s, one) for one in work]
         rows = [("stage", "size, about", "tokens read", "written", "trained on", "GPU hours")]
         for one, entry in zip(work, entries, strict=True):
@@ -76,9 +70,9 @@ class Bill:
         judged = 0.0
         if work.judged:
             judge = _model_of(s, work.model)
-            shared = work.group_size if isinstance(judge, YesNoJudge | LikelihoodJudge) else 1
+            shared = work.group_size if judge.shares_prompts else 1
             judged = work.judged * (prompt / shared + work.max_response_tokens)
-            written += work.judged * _verdict_tokens(judge)
+            written += work.judged * judge.reply_tokens
         trained = work.trained * (prompt / work.group_size + work.max_response_tokens)
         weights = _weights(s, work.model)
         sampling = READ * weights * (read + written) / self._rate(self.sampling_share)
@@ -107,17 +101,14 @@ class Bill:
     def _totals(self, s: Stages, entries: Sequence["Entry"]) -> list[str]:
         """What each role reads, writes and is trained on."""
         teacher, student, judge, annotator = (_sum(role, entries) for role in (TEACHER, STUDENT, JUDGE, ANNOTATOR))
-        if isinstance(s.teacher, StoredTeacher):
+        if s.teacher.is_recorded:
             lines = [f"  teacher  {s.teacher.name}: its responses are recorded, nothing is asked"]
         else:
             lines = self._of_model(TEACHER, s.teacher, teacher)
         lines.append(f"  student  {s.student.name}: {student}")
-        if isinstance(s.judge, GoldJudge):
-            lines.append(f"  judge    {s.judge.name}: it knows the answers, nothing is asked")
-        elif isinstance(s.judge, NoJudge):
-            lines.append("  judge    none in this row")
-        else:
-            lines += self._of_model(JUDGE, s.judge, judge)
+        lines += (
+            self._of_model(JUDGE, s.judge, judge) if s.judge.asks_model else [f"  judge    {s.judge.without_model}"]
+        )
         return (
             lines
             if s.dataset.is_verifiable
@@ -126,7 +117,7 @@ class Bill:
 
     def _of_model(self, role: str, model: LocalModel | EndpointModel, total: "Entry") -> list[str]:
         """What a teacher or judge reads and writes, and where."""
-        if isinstance(model, EndpointModel):
+        if model.is_remote:
             return _of_endpoint(role, model, total)
         return [f"  {role + ' ':<9}{model.name}: {total}", *self._where_it_runs(role, model, total)]
 
@@ -147,7 +138,7 @@ class Bill:
         return [
             f"  cost     {hours * self.gpu_hour_price:,.0f} at {self.gpu_hour_price:g} for a GPU hour",
             f"  assumed  GPUs of {self.gpu_tflops:g} TFLOPS, of which sampling reaches {self.sampling_share:.0%} and "
-            f"training and judging {self.training_share:.0%} (bill.*);",
+            f"training and judging {self.training_share:.0%} (cost_estimate.*);",
             "           responses as long as their limit; how many queries keep a label, and how many texts and pairs",
             "           there are, as on mini_math; what another job has made already is free",
         ]
@@ -155,7 +146,7 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stage of the bill, in tokens and GPU hours."""
+    """One stage of the estimate, in tokens and GPU hours."""
 
     role: str
     read: int
@@ -189,16 +180,8 @@ def _of_endpoint(role: str, model: EndpointModel, total: Entry) -> list[str]:
 
 def _weights(s: Stages, model: str) -> int:
     """How many weights work here; a model behind a server has none."""
-    own = _model_of(s, model)
-    return 0 if isinstance(own, EndpointModel) else own.weights()
+    return _model_of(s, model).weights()
 
 
 def _model_of(s: Stages, model: str) -> Any:
     return {TEACHER: s.teacher, JUDGE: s.judge, ANNOTATOR: s.evaluation.annotator}.get(model, s.student)
-
-
-def _verdict_tokens(judge: object) -> int:
-    """Tokens that a verdict writes."""
-    if isinstance(judge, WrittenJudge | EndpointWrittenJudge):
-        return judge.max_reply_tokens
-    return 0 if isinstance(judge, LikelihoodJudge) else 1

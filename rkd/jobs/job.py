@@ -23,8 +23,8 @@ from rkd.evaluation.results import RESULT_FILE, RunResult, failed_result, read_r
 from rkd.generation.endpoint_server import EndpointModel
 from rkd.generation.local import LocalModel
 from rkd.io import read_rows
-from rkd.jobs.cost_estimate import Bill
-from rkd.jobs.run_log import Logbook
+from rkd.jobs.cost_estimate import CostEstimate
+from rkd.jobs.run_log import RunLog
 from rkd.jobs.time_estimate import measure, plan_lines
 from rkd.jobs.work_plan import describe, planned_work
 from rkd.models.cpu_workers import cores, is_small
@@ -32,7 +32,7 @@ from rkd.models.loading import count_weights
 from rkd.pipeline.experiment import Stages
 from rkd.pipeline.pipeline import build_stages, evaluate_student, job_digest, row_of, run_experiment
 from rkd.pipeline.sample import Source
-from rkd.pipeline.stage_runner import Workshop
+from rkd.pipeline.stage_runner import StageRunner
 from rkd.records import Checkpoint
 from rkd.reporting.learning_curves import learning_curves
 from rkd.reporting.report import final_table, final_table_markdown
@@ -70,7 +70,7 @@ def run_job(config: DictConfig) -> float | None:
             plain = without_environment(config)  # for files and dashboards
             stages = build_stages(config)
             if config.dry_run:
-                return _dry_run(stages, instantiate(config.bill), console, evaluate_only=config.evaluate_only)
+                return _dry_run(stages, instantiate(config.cost_estimate), console, evaluate_only=config.evaluate_only)
             place = _place_of(stages, config)
             cores_of_process = _cores(stages, config, place.models)
         except Exception as error:  # Hydra wraps what a constructor refused in an exception of its own
@@ -130,32 +130,32 @@ def follow_job(config: DictConfig) -> None:
         stages = dataclasses.replace(build_stages(config), tracking=NoTracker())
         models = [model.source() for model in _models(stages, config)]
         with _cores(stages, config, models):
-            run_experiment(stages, Workshop(Path(config.artifacts.root), Console(quiet=True)), plain)
+            run_experiment(stages, StageRunner(Path(config.artifacts.root), Console(quiet=True)), plain)
 
 
 def _run(stages: Stages, config: DictConfig, plain: dict[str, Any], place: Place, console: Console) -> float | None:
     folder, table = place.folder, plain.pop("table") or {}  # what is tabulated decides nothing here
-    logbook = Logbook(stages.tracking, stages.dataset, console)
+    run_log = RunLog(stages.tracking, stages.dataset, console)
     root, per_shard = Path(config.artifacts.root), config.artifacts.responses_per_shard
-    workshop = Workshop(root, console, job=folder, watcher=logbook, responses_per_shard=per_shard)
+    runner = StageRunner(root, console, job=folder, watcher=run_log, responses_per_shard=per_shard)
     failure: str | None = "It was interrupted."
     row = row_of(stages, evaluate_only=config.evaluate_only)
     for model in place.models:
-        workshop.note_model(model)  # it may be what another job left in the store
+        runner.note_model(model)  # it may be what another job left in the store
     try:
         if not config.evaluate_only:
             _announce(stages, console)
         described = _run_description(stages, row, config.paper, table.get("name"))
         stages.tracking.start(plain, described, folder, run_id=place.digest)
         if config.evaluate_only:
-            result = evaluate_student(stages, workshop, plain)
+            result = evaluate_student(stages, runner, plain)
         else:
             with followers(stages.trainer.devices, folder, plain):
-                result = run_experiment(stages, workshop, plain)
-        _leave_behind(result, stages, workshop, logbook, folder)
+                result = run_experiment(stages, runner, plain)
+        _leave_behind(result, stages, runner, run_log, folder)
         failure = None
     except Exception as error:
-        failure = " ".join([_reason(error), *workshop.warnings])
+        failure = " ".join([_reason(error), *runner.warnings])
         write_result(failed_result(row, stages.seed, plain, code_revision(), package_versions(), failure), folder)
         (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         if not isinstance(error, USER_ERRORS):
@@ -178,9 +178,9 @@ def _run_description(stages: Stages, row: str, paper: str, table: str | None) ->
     )
 
 
-def _dry_run(stages: Stages, bill: Bill, console: Console, *, evaluate_only: bool) -> None:
+def _dry_run(stages: Stages, cost_estimate: CostEstimate, console: Console, *, evaluate_only: bool) -> None:
     """Print what the job would do and cost; nothing is loaded but the dataset."""
-    lines = [*describe(stages), "", *bill.lines(stages, planned_work(stages, evaluate_only=evaluate_only)), ""]
+    lines = [*describe(stages), "", *cost_estimate.lines(stages, planned_work(stages, evaluate_only=evaluate_only)), ""]
     console.print("\n".join(lines), markup=False)
 
 
@@ -195,23 +195,23 @@ def _announce(stages: Stages, console: Console) -> None:
     console.print("\n".join(plan_lines(work, measure(stages, work))) + "\n", markup=False)
 
 
-def _leave_behind(result: RunResult, stages: Stages, workshop: Workshop, logbook: Logbook, folder: Path) -> None:
+def _leave_behind(result: RunResult, stages: Stages, runner: StageRunner, run_log: RunLog, folder: Path) -> None:
     """Write result, ids of the queries, table and figure; log them; print the table and where everything is."""
     places = {"result": str(folder / RESULT_FILE)}
     (folder / "splits.json").write_text(json.dumps(stages.dataset.ids(), indent=0) + "\n", encoding="utf-8")
     table = folder / "table.md"
     table.write_text(final_table_markdown(result), encoding="utf-8")
-    if history := _rollouts(workshop):
+    if history := _rollouts(runner):
         figure = folder / "learning_curves.png"
         # RL starts from the SFT student: what validation says of episode 0 is its level.
         start = [row["validation_accuracy"] for row in history if row["episodes"] == 0]
         learning_curves(history, figure, sft_accuracy=start[0] if start else None)
         stages.tracking.log_image("learning_curves", figure)
         places["figure"] = str(figure)
-    logbook.result(result)
+    run_log.result(result)
     places |= {"table": str(table), "tracking": stages.tracking.where()}
     write_result(result, folder)  # last: a job that has it is finished
-    console = workshop.console
+    console = runner.console
     console.print()
     console.print(final_table(result))
     for name, place in places.items():
@@ -271,7 +271,7 @@ def _cores(
 
 def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher | EndpointModel]:
     judges = [] if config.evaluate_only else [stages.judge]
-    asked = [one for one in (*judges, stages.evaluation.annotator) if isinstance(one, LocalModel | EndpointModel)]
+    asked = [one for one in (*judges, stages.evaluation.annotator) if one.asks_model]
     return [stages.student, *([] if config.evaluate_only else [stages.teacher]), *asked]
 
 
@@ -289,9 +289,9 @@ def _quiet() -> Iterator[None]:
         transformers.utils.logging.enable_progress_bar()
 
 
-def _rollouts(workshop: Workshop) -> list[dict[str, Any]]:
+def _rollouts(runner: StageRunner) -> list[dict[str, Any]]:
     """The history of the job's reinforcement learning; nothing where it had none."""
-    path = workshop.made["rl"].folder / HISTORY_FILE if "rl" in workshop.made else None
+    path = runner.made["rl"].folder / HISTORY_FILE if "rl" in runner.made else None
     history = read_rows(path) if path is not None and path.is_file() else []
     return history if any("reward" in row for row in history) else []
 

@@ -36,8 +36,8 @@ MEASURES = ("accuracy", "interval_low", "interval_high", "n", "pass_at_8", "maj_
 OF_MANIFEST = ("seconds", "tokens", "created", "revision", "files")
 
 
-class Logbook:
-    """The watcher of a job's workshop.
+class RunLog:
+    """The watcher of a job's runner.
 
     Args:
         tracker: with an open run.

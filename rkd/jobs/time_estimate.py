@@ -9,21 +9,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from rkd.data.recorded_responses import StoredTeacher
-from rkd.generation.endpoint_teacher import EndpointTeacher
-from rkd.generation.engines import LocalEngine
 from rkd.generation.local import LocalGenerator, LocalModel, open_generator
-from rkd.jobs.work_plan import ANNOTATOR, JUDGE, STUDENT, Work, aligned, short_number
+from rkd.jobs.work_plan import aligned
+from rkd.judges.base import ConfiguredJudge
 from rkd.models.batches import ResponseBatch, collate, encode_responses, in_parts
 from rkd.models.cpu_workers import SMALL, mean_loss, part_count, worker_count
+from rkd.models.loading import ModelOptions
 from rkd.models.policy import Policy
-from rkd.pipeline.experiment import FEW_SHOT, TEACHER, Stages
+from rkd.pipeline.experiment import Stages
 from rkd.protocols import Sampling
 from rkd.records import Query, Response
+from rkd.work import ANNOTATOR, FEW_SHOT, JUDGE, STUDENT, TEACHER, Work, short_number
 
 MEASURED_RESPONSES = 384  # several to a query; 96 of them cost 1.6 to 2.2 times as much each, greedy ones as much
 MEASURED_GREEDY, MEASURED_BATCH = 64, 64
@@ -61,9 +61,9 @@ def measure(s: Stages, work: Sequence[Work], *, largest: int = SMALL) -> Speed |
     None where a model has more than `largest` parameters, another engine samples than the one that is measured, or the
     teacher is asked over a network: how fast its server is, its progress tells.
     """
-    if isinstance(s.teacher, EndpointTeacher):
+    if s.teacher.is_remote:
         return None
-    if not isinstance(s.generation, LocalEngine) or max(model.weights() for model in _loaded(s)) > largest:
+    if not s.generation.is_measured or max(model.weights() for model in _loaded(s)) > largest:
         return None
     queries = s.dataset.validation_queries()[:MEASURED_RESPONSES]
     generators = {
@@ -71,9 +71,9 @@ def measure(s: Stages, work: Sequence[Work], *, largest: int = SMALL) -> Speed |
         STUDENT: open_generator(s.student.source(), s.zero_shot, STUDENT, options=s.student.options),
     }
     several = {FEW_SHOT: s.student_samples.sampling, STUDENT: s.student_samples.sampling}
-    own_options = {"options": s.teacher.options} if isinstance(s.teacher, LocalModel) else {}
-    teacher = open_generator(s.teacher.source(), s.teacher.prompt, TEACHER, **own_options)
-    if isinstance(teacher, LocalGenerator):
+    options = ModelOptions() if s.teacher.is_recorded else s.teacher.options
+    teacher = open_generator(s.teacher.source(), s.teacher.prompt, TEACHER, options=options)
+    if not s.teacher.is_recorded:
         generators[TEACHER] = teacher
         several[TEACHER] = s.teacher_samples.sampling(s.teacher_samples.first_pass)
     measured = {
@@ -107,11 +107,11 @@ def _first_test(s: Stages) -> list[Query]:
 
 
 def _verdict_seconds(
-    judge: Any, queries: Sequence[Query], s: Stages, student: LocalGenerator, largest: int
+    judge: ConfiguredJudge, queries: Sequence[Query], s: Stages, student: LocalGenerator, largest: int
 ) -> float | None:
     """Of a judge that is here and small, on responses of the student, one to a query."""
     try:
-        if not isinstance(judge, LocalModel) or judge.weights() > largest:
+        if judge.is_remote or not judge.asks_model or judge.weights() > largest:
             return None
     except ValueError:  # it is not here, and nobody says how large it is
         return None
@@ -197,7 +197,7 @@ def plan_lines(work: Sequence[Work], speed: Speed | None) -> list[str]:
 
 def _loaded(s: Stages) -> list[LocalModel]:
     """The models of the row that are loaded."""
-    return [model for model in (s.teacher, s.student) if isinstance(model, LocalModel)]
+    return [s.student] if s.teacher.is_recorded else [s.teacher, s.student]
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Responses that try to fool a judge (METHOD 3, known risk): a query enters, wrong texts of eight kinds leave.
+"""Responses that try to fool a judge (docs/method.md 3, known risk): a query enters, wrong texts of eight kinds leave.
 
 They test a judge before it trains anything, and the same kinds are looked for in rollouts: a policy that is rewarded by
 a judge alone may find them by itself. That marks and openers without content pass as right is known of large judges

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-from rkd.generation.endpoint_server import EndpointModel, Told, untold
+from rkd.generation.endpoint_server import Advance, no_advance
 from rkd.protocols import Judge
 from rkd.records import Query, Response
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 REMEMBERED = 100_000  # verdicts: those of some hundred rollouts, in tens of megabytes
 
@@ -33,24 +33,45 @@ class OpenJudge(Judge, Protocol):
 
 
 class ConfiguredJudge(Protocol):
-    """The judge of a configuration, its model not loaded yet."""
+    """The judge of a configuration, its model not loaded yet. What it says of itself here holds of most."""
+
+    is_left_out: ClassVar[bool] = False
+    asks_model: ClassVar[bool] = True
+    """Whether a verdict costs anything."""
+    shares_prompts: ClassVar[bool] = False
+    """Whether responses to a query share the reading of their prompt."""
+    is_single_token: ClassVar[bool] = False
+    """Whether its verdict is one token; as an annotator it then compares two responses, others grade each."""
+    annotates: ClassVar[bool] = False
+    """Whether it can say which of two responses is better."""
+    is_remote: ClassVar[bool] = False
+    """Whether its model is behind a server."""
+    without_model: ClassVar[str] = "a program, no model is asked"
+    """What an estimate says of a judge that asks no model."""
+    threshold: float = 0.5
+    """It calls a response right whose score is above."""
 
     name: str
+
+    @property
+    def reply_tokens(self) -> int:
+        """Tokens that a verdict writes, at most."""
+        return int(self.asks_model)
 
     def content(self) -> dict[str, Any]:
         """What decides its verdicts."""
         ...
 
-    def open(self, progress: Callable[[int], None] = ...) -> OpenJudge:
-        """The judge, its model loaded; `progress` is called with the number of responses just judged."""
+    def open(self, advance: Callable[[int], None] = ...) -> OpenJudge:
+        """The judge, its model loaded; `advance` is called with the number of responses just judged."""
         ...
 
 
-def open_judge(judge: ConfiguredJudge, progress: Told = untold, kept: Progress | None = None) -> OpenJudge:
-    """A judge, its model loaded; one behind a server keeps what it was answered in `kept`."""
-    if isinstance(judge, EndpointModel):
-        return judge.open(progress, kept)
-    return judge.open(progress)
+def open_judge(
+    judge: ConfiguredJudge, advance: Advance = no_advance, partial: PartialResults | None = None
+) -> OpenJudge:
+    """A judge, its model loaded; one behind a server keeps what it was answered in `partial`."""
+    return judge.open(advance, partial) if judge.is_remote else judge.open(advance)
 
 
 @dataclass(frozen=True)
@@ -77,3 +98,12 @@ class Remembered:
 @dataclass(frozen=True)
 class NoJudge:
     """No judge: pseudo-labels come from the vote, and rewards without verdicts."""
+
+    is_left_out: ClassVar[bool] = True
+    asks_model: ClassVar[bool] = False
+    annotates: ClassVar[bool] = False
+    is_single_token: ClassVar[bool] = False
+    without_model: ClassVar[str] = "none in this row"
+
+    def content(self) -> None:
+        """There are no verdicts that anything could decide."""

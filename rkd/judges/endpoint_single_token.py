@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from rkd.config import AT_LEAST_1, check_ranges
 from rkd.data.judge_prompts import ComparePrompt, JudgePrompt
@@ -10,21 +10,24 @@ from rkd.data.prompts import without_control_tokens
 from rkd.errors import EndpointError
 from rkd.generation.endpoint_client import Kept, Task, ask
 from rkd.generation.endpoint_replies import FILTERED, logprobs_of, text_of
-from rkd.generation.endpoint_server import EndpointModel, Told, untold
-from rkd.judges.base import Remembered, Verdict
+from rkd.generation.endpoint_server import Advance, EndpointModel, no_advance
+from rkd.judges.base import ConfiguredJudge, Remembered, Verdict
 from rkd.judges.single_token import verdict_of
 from rkd.records import Query, Response
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndpointJudge(EndpointModel):
+class EndpointJudge(EndpointModel, ConfiguredJudge):
     """The judge, or annotator, of a configuration; see `EndpointModel`.
 
     Args:
         is_hard: a verdict is 1 where Yes is likelier than No, else 0.
         top_logprobs: so many of the likeliest tokens are listed; a word below them counts as 0.
     """
+
+    annotates: ClassVar[bool] = True
+    is_single_token: ClassVar[bool] = True
 
     prompt: JudgePrompt | ComparePrompt
     is_hard: bool = False
@@ -43,9 +46,9 @@ class EndpointJudge(EndpointModel):
         own = {"prompt": self.prompt, "is_hard": self.is_hard, "top_logprobs": self.top_logprobs}
         return {"model": EndpointModel.content(self), **own}
 
-    def open(self, progress: Told = untold, kept: Progress | None = None) -> "EndpointYesNo":
-        """The judge; what it is answered is kept in `kept`, if there is that."""
-        return EndpointYesNo(self, Kept(self.server, kept), progress)
+    def open(self, advance: Advance = no_advance, partial: PartialResults | None = None) -> "EndpointYesNo":
+        """The judge; what it is answered is kept in `partial`, if there is that."""
+        return EndpointYesNo(self, Kept(self.server, partial), advance)
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,21 @@ class EndpointYesNo:
     """A `Judge` over a server, which writes one token and lists the likeliest ones in its place.
 
     Args:
-        told: told how many responses were just judged.
+        advance: called with how many responses were just judged.
         remembered: the verdicts that need not be looked up again.
     """
 
+    is_single_token: ClassVar[bool] = True
+
     own: EndpointJudge
     kept: Kept
-    told: Told = untold
+    advance: Advance = no_advance
     remembered: Remembered = field(default_factory=Remembered, repr=False)
+
+    @property
+    def prompt(self) -> JudgePrompt | ComparePrompt:
+        """The prompt of its judge."""
+        return self.own.prompt
 
     def with_prompt(self, prompt: JudgePrompt | ComparePrompt) -> "EndpointYesNo":
         """The same server under another prompt; what it has answered is kept in one place."""
@@ -81,9 +91,9 @@ class EndpointYesNo:
         keys = [(query.question, response.text) for query, response in zip(queries, responses, strict=True)]
 
         def read(places: list[int]) -> list[Verdict | None]:
-            self.told(len(keys) - len(places))
+            self.advance(len(keys) - len(places))
             tasks = [self._task(queries[place], keys[place][1]) for place in places]
-            found = ask(self.own, tasks, self._read, self.kept, lambda _, note: self.told(1, note))
+            found = ask(self.own, tasks, self._read, self.kept, lambda _, note: self.advance(1, note))
             return [None if verdict is None else Verdict(*verdict) for (verdict,) in found]
 
         verdicts = self.remembered.recall(keys, read)

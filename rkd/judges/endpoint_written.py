@@ -5,26 +5,29 @@ Prompt and reading are those of `rkd.judges.written`. Any server will do: none h
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rkd.config import AT_LEAST_1, SHARE, check_ranges
 from rkd.data.judge_prompts import JudgePrompt
 from rkd.data.prompts import PromptTemplate
 from rkd.generation.endpoint_client import Kept
-from rkd.generation.endpoint_server import EndpointModel, Told, untold
-from rkd.generation.endpoint_teacher import EndpointGenerator, EndpointTeacher
+from rkd.generation.endpoint_server import Advance, EndpointModel, no_advance
+from rkd.generation.endpoint_teacher import EndpointGenerator
+from rkd.judges.base import ConfiguredJudge
 from rkd.judges.written import ReadReply, Written, read_score
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndpointWrittenJudge(EndpointModel):
+class EndpointWrittenJudge(EndpointModel, ConfiguredJudge):
     """The judge of a configuration; see `EndpointModel`.
 
     Args:
         max_reply_tokens: of a verdict, in tokens of its tokenizer; what is cut before its score is unreadable.
         read_reply, threshold: as of `rkd.judges.written.WrittenJudge`.
     """
+
+    annotates: ClassVar[bool] = True
 
     prompt: JudgePrompt
     max_reply_tokens: int
@@ -39,6 +42,11 @@ class EndpointWrittenJudge(EndpointModel):
         """What stands for it in a fingerprint: the model by its name, not the server."""
         return self.content()
 
+    @property
+    def reply_tokens(self) -> int:
+        """See `ConfiguredJudge`."""
+        return self.max_reply_tokens
+
     def content(self) -> dict[str, Any]:
         """What decides its verdicts."""
         own = {
@@ -47,11 +55,8 @@ class EndpointWrittenJudge(EndpointModel):
         }  # fmt: skip
         return {"model": EndpointModel.content(self), **own}
 
-    def open(self, progress: Told = untold, kept: Progress | None = None) -> Written:
-        """The judge; what it is answered is kept in `kept`, if there is that."""
-        writer = EndpointTeacher(
-            name=self.name, model=self.model, server=self.server, requests=self.requests, extra_body=self.extra_body,
-            prompt=PromptTemplate(template="{question}"),
-        )  # fmt: skip
-        generator = EndpointGenerator(self.name, writer, None, Kept(self.server, kept), progress)
-        return Written(generator, self.prompt, self.max_reply_tokens, progress, self.read_reply)
+    def open(self, advance: Advance = no_advance, partial: PartialResults | None = None) -> Written:
+        """The judge; what it is answered is kept in `partial`, if there is that."""
+        question_alone = PromptTemplate(template="{question}")
+        generator = EndpointGenerator(self.name, self, question_alone, None, Kept(self.server, partial), advance)
+        return Written(generator, self.prompt, self.max_reply_tokens, advance, self.read_reply)

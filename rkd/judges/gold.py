@@ -3,21 +3,24 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from rkd.data.answers import answers_match, extract_answer
 from rkd.data.datasets import Data
-from rkd.judges.base import Verdict
+from rkd.judges.base import ConfiguredJudge, Verdict
 from rkd.records import Query, Response, digest_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoldJudge:
+class GoldJudge(ConfiguredJudge):
     """1 for a response with the gold answer, 0 for any other one; see `rkd.judges.base.ConfiguredJudge`.
 
     Args:
         dataset: whose queries it judges responses to. Its source must know the answers of the unlabelled ones too.
     """
+
+    asks_model: ClassVar[bool] = False
+    without_model: ClassVar[str] = "gold: it knows the answers, nothing is asked"
 
     name: str
     dataset: Data
@@ -30,9 +33,9 @@ class GoldJudge:
         """
         return {"gold": digest_of(self._queries)}
 
-    def open(self, progress: Callable[[int], None] = lambda _: None) -> "GoldJudge":
+    def open(self, advance: Callable[[int], None] = lambda _: None) -> "GoldJudge":
         """Itself: there is no model to load."""
-        del progress
+        del advance
         return self
 
     def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:

@@ -12,7 +12,7 @@ token as if it came once more.) Shapes: B responses, T tokens.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rkd.data.prompts import PromptTemplate
 from rkd.generation.local import LocalModel
-from rkd.judges.base import Remembered, Verdict
+from rkd.judges.base import ConfiguredJudge, Remembered, Verdict
 from rkd.judges.single_token import BATCH_RESPONSES
 from rkd.models.batches import ResponseBatch, collate, encode_responses
 from rkd.models.cpu_workers import map_over_copies
@@ -35,14 +35,14 @@ class LocalLikelihood:
 
     Args:
         prompt: how the query is put to the model, which then reads the response as its own.
-        progress: called with the number of responses just judged.
+        advance: called with the number of responses just judged.
     """
 
     model: Policy
     tokenizer: PreTrainedTokenizerBase
     prompt: PromptTemplate
     batch_responses: int = BATCH_RESPONSES
-    progress: Callable[[int], None] = lambda _: None
+    advance: Callable[[int], None] = lambda _: None
     remembered: Remembered = field(default_factory=Remembered, repr=False)
 
     def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:
@@ -58,7 +58,7 @@ class LocalLikelihood:
         keys = [(q.question, r.text, r.is_finished) for q, r in zip(queries, responses, strict=True)]
 
         def read(places: list[int]) -> list[Verdict | None]:
-            self.progress(len(keys) - len(places))
+            self.advance(len(keys) - len(places))
             in_order = sorted(places, key=lambda place: keys[place][0])  # a question's responses stand together
             scores = self._read([queries[place] for place in in_order], [responses[place] for place in in_order])
             by_place = dict(zip(in_order, scores, strict=True))
@@ -84,21 +84,28 @@ class LocalLikelihood:
         for part, of_batch in zip(parts, map_over_copies(read, self.model, batches), strict=True):
             for row, score in zip(part, of_batch.tolist(), strict=True):
                 scores[row] = score
-            self.progress(len(part))
-        self.progress(len(rows) - len(readable))
+            self.advance(len(part))
+        self.advance(len(rows) - len(readable))
         return scores
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodJudge(LocalModel):
+class LikelihoodJudge(LocalModel, ConfiguredJudge):
     """The judge of a configuration that reads responses as its own; see `LocalLikelihood`."""
+
+    shares_prompts: ClassVar[bool] = True
+
+    @property
+    def reply_tokens(self) -> int:
+        """See `ConfiguredJudge`."""
+        return 0
 
     def content(self) -> dict[str, Any]:
         """What decides its verdicts: the content of its model's folder, not the place."""
         return {"model": self.source(), "prompt": self.prompt, "score": "likelihood", "options": self.options}
 
-    def open(self, progress: Callable[[int], None] = lambda _: None) -> LocalLikelihood:
+    def open(self, advance: Callable[[int], None] = lambda _: None) -> LocalLikelihood:
         """The judge, its model loaded."""
         folder = self.source().folder
         model = Policy(load_causal_lm(folder, self.options, placed=True)).eval()
-        return LocalLikelihood(model, load_tokenizer(folder), self.prompt, progress=progress)
+        return LocalLikelihood(model, load_tokenizer(folder), self.prompt, advance=advance)

@@ -7,7 +7,7 @@ equal responses are judged once. Shapes: B responses, V vocabulary.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rkd.data.judge_prompts import ComparePrompt, JudgePrompt
 from rkd.generation.local import LocalModel
-from rkd.judges.base import Remembered, Verdict
+from rkd.judges.base import ConfiguredJudge, Remembered, Verdict
 from rkd.models.cpu_workers import map_over_copies
 from rkd.models.hidden_states import last_states
 from rkd.models.loading import load_causal_lm, load_tokenizer
@@ -51,16 +51,18 @@ class LocalYesNo:
     Args:
         tokenizer: in which a spelling of each word of the prompt is one token.
         is_hard: a verdict is 1 where Yes is likelier than No, else 0.
-        progress: called with the number of responses just judged.
+        advance: called with the number of responses just judged.
         remembered: the verdicts that need not be read again.
     """
+
+    is_single_token: ClassVar[bool] = True
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     prompt: JudgePrompt | ComparePrompt
     is_hard: bool = False
     batch_responses: int = BATCH_RESPONSES
-    progress: Callable[[int], None] = lambda _: None
+    advance: Callable[[int], None] = lambda _: None
     remembered: Remembered = field(default_factory=Remembered, repr=False)
 
     def with_prompt(self, prompt: JudgePrompt | ComparePrompt) -> "LocalYesNo":
@@ -76,7 +78,7 @@ class LocalYesNo:
         keys = [(query.question, response.text) for query, response in zip(queries, responses, strict=True)]
 
         def read(places: list[int]) -> list[Verdict]:
-            self.progress(len(keys) - len(places))
+            self.advance(len(keys) - len(places))
             in_order = sorted(places, key=lambda place: keys[place][0])  # a question's responses stand together
             found = self._read([queries[place] for place in in_order], [keys[place][1] for place in in_order])
             by_place = dict(zip(in_order, found, strict=True))
@@ -100,13 +102,17 @@ class LocalYesNo:
         for of_batch in map_over_copies(read, self.model, batches):
             scores, masses = torch.sigmoid(of_batch[:, 0] - of_batch[:, 1]), of_batch.exp().sum(-1)
             verdicts += map(Verdict, scores.tolist(), masses.tolist())
-            self.progress(len(of_batch))
+            self.advance(len(of_batch))
         return verdicts
 
 
 @dataclass(frozen=True, kw_only=True)
-class YesNoJudge(LocalModel):
+class YesNoJudge(LocalModel, ConfiguredJudge):
     """The judge, or annotator, of a configuration: a model folder that is asked in its prompt; see `LocalYesNo`."""
+
+    shares_prompts: ClassVar[bool] = True
+    annotates: ClassVar[bool] = True
+    is_single_token: ClassVar[bool] = True
 
     prompt: JudgePrompt | ComparePrompt
     is_hard: bool = False
@@ -115,7 +121,7 @@ class YesNoJudge(LocalModel):
         """What decides its verdicts: the content of its model's folder, not the place."""
         return {"model": self.source(), "prompt": self.prompt, "is_hard": self.is_hard, "options": self.options}
 
-    def open(self, progress: Callable[[int], None] = lambda _: None) -> LocalYesNo:
+    def open(self, advance: Callable[[int], None] = lambda _: None) -> LocalYesNo:
         """The judge, its model loaded.
 
         Raises:
@@ -123,4 +129,4 @@ class YesNoJudge(LocalModel):
         """
         folder = self.source().folder
         model = load_causal_lm(folder, self.options, placed=True).eval()
-        return LocalYesNo(model, load_tokenizer(folder), self.prompt, self.is_hard, progress=progress)
+        return LocalYesNo(model, load_tokenizer(folder), self.prompt, self.is_hard, advance=advance)

@@ -2,19 +2,19 @@
 
 The alternative to the single token of `rkd.judges.single_token` that many papers use: slower, since every verdict is
 decoded, and not always readable. A verdict that cannot be read is None, never 0. Paper D's grader is one: it gives
-evidence first, and then a score from 0 to 5 (METHOD 2.2).
+evidence first, and then a score from 0 to 5 (docs/method.md 2.2).
 """
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from rkd.config import AT_LEAST_1, SHARE, check_ranges
 from rkd.data.judge_prompts import JudgePrompt
 from rkd.data.prompts import PromptTemplate
 from rkd.generation.local import LocalModel, open_generator
-from rkd.judges.base import Remembered, Verdict
+from rkd.judges.base import ConfiguredJudge, Remembered, Verdict
 from rkd.protocols import Sampling, TextGenerator
 from rkd.records import Query, Response
 
@@ -59,14 +59,16 @@ class Written:
         generator: its prompt is the judge's question alone.
         prompt: of the judge; its words mean nothing here.
         max_reply_tokens: of a verdict; what is cut before its score is unreadable.
-        progress: called with the number of responses whose verdict was known; the generator tells of the others.
+        advance: called with the number of responses whose verdict was known; the generator tells of the others.
         read_reply: the score in a reply, in [0, 1]; None where it states none.
     """
+
+    is_single_token: ClassVar[bool] = False
 
     generator: TextGenerator
     prompt: JudgePrompt
     max_reply_tokens: int
-    progress: Callable[[int], None] = lambda _: None
+    advance: Callable[[int], None] = lambda _: None
     read_reply: ReadReply = read_score
     remembered: Remembered = field(default_factory=Remembered, repr=False)
 
@@ -79,7 +81,7 @@ class Written:
         keys = [(query.question, response.text) for query, response in zip(queries, responses, strict=True)]
 
         def read(places: list[int]) -> list[Verdict | None]:
-            self.progress(len(keys) - len(places))
+            self.advance(len(keys) - len(places))
             asked = [replace(queries[i], question=self.prompt.render(queries[i], keys[i][1])) for i in places]
             replies = self.generator.generate(asked, Sampling(0.0, 1, self.max_reply_tokens), seed=0)
             # A refusal or what a filter left is no verdict, whatever its first word.
@@ -90,12 +92,14 @@ class Written:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WrittenJudge(LocalModel):
+class WrittenJudge(LocalModel, ConfiguredJudge):
     """The judge of a configuration that writes its verdict; see `Written`.
 
     Args:
-        threshold: it calls a response right whose score is above: of a grader 5 alone (METHOD 5.15).
+        threshold: it calls a response right whose score is above: of a grader 5 alone (docs/method.md 5.15).
     """
+
+    annotates: ClassVar[bool] = True
 
     prompt: JudgePrompt
     max_reply_tokens: int
@@ -105,6 +109,11 @@ class WrittenJudge(LocalModel):
     def __post_init__(self) -> None:
         check_ranges("judge", self, {"max_reply_tokens": AT_LEAST_1, "threshold": SHARE})
 
+    @property
+    def reply_tokens(self) -> int:
+        """See `ConfiguredJudge`."""
+        return self.max_reply_tokens
+
     def content(self) -> dict[str, Any]:
         """What decides its verdicts: the content of its model's folder, not the place."""
         return {
@@ -112,8 +121,8 @@ class WrittenJudge(LocalModel):
             "options": self.options, "read_reply": self.read_reply.__qualname__,
         }  # fmt: skip
 
-    def open(self, progress: Callable[[int], None] = lambda _: None) -> Written:
+    def open(self, advance: Callable[[int], None] = lambda _: None) -> Written:
         """The judge, its model loaded."""
         asked = PromptTemplate(template="{question}", is_chat=self.prompt.is_chat)
-        generator = open_generator(self.source(), asked, self.name, progress, self.options)
-        return Written(generator, self.prompt, self.max_reply_tokens, progress, self.read_reply)
+        generator = open_generator(self.source(), asked, self.name, advance, self.options)
+        return Written(generator, self.prompt, self.max_reply_tokens, advance, self.read_reply)

@@ -62,7 +62,7 @@ def queries(split: str, size: int, seed: int) -> list[Query]:
     """The first `size` of `generate` that have an answer, as queries.
 
     Questions with missing information are left out: a model is right there when it refuses, which no accuracy of
-    answers can show (METHOD 5.22 does the same with GSM-Plus).
+    answers can show (docs/method.md 5.22 does the same with GSM-Plus).
 
     Raises:
         ValueError: the split is not `test`: nothing is trained on perturbed problems.

@@ -114,6 +114,7 @@ def _begin_fork(work: Callable[[Any], Any], items: Sequence[Any], parent: int) -
 
 
 def _work_in_fork(index: int) -> bytes:
+    assert _forked is not None  # `_begin_fork` set it
     work, items = _forked
     return pickle.dumps(work(items[index]))  # by value: torch would hand tensors over as open files
 
@@ -131,7 +132,7 @@ def mean_loss(
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
-    def run(weighted: tuple[float, Item]) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+    def run(weighted: tuple[float, Item]) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
         weight, part = weighted
         with torch.enable_grad():  # a setting of each thread
             value, measured = loss(part)
@@ -140,7 +141,8 @@ def mean_loss(
         return weight * value.detach(), {name: weight * each for name, each in measured.items()}, gradients
 
     if len(parts) == 1:
-        return loss(parts[0][1])
+        value, measured_whole = loss(parts[0][1])
+        return value, dict(measured_whole)
     workers = min(worker_count(model), len(parts))
     done = _on_threads(run, parts, workers) if workers > 1 else map(run, parts)
     values, measured, gradients = zip(*done, strict=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from transformers import PretrainedConfig
 
 from rkd.models.attention import takes_masks
 from rkd.models.batches import ResponseBatch
@@ -25,7 +26,9 @@ def response_states(backbone: nn.Module, batch: ResponseBatch) -> Tensor:
     alike length are read together, without the padding of the others.
     """
     rows = batch.rows()
-    states, ways, count = [], [[]] * len(rows), 0
+    states: list[Tensor] = []
+    ways: list[list[int]] = [[]] * len(rows)
+    count = 0
     for own, ways_of_pass in _read(backbone, rows):
         for row, way in ways_of_pass.items():
             ways[row] = [count + place for place in way]
@@ -40,7 +43,8 @@ def response_states(backbone: nn.Module, batch: ResponseBatch) -> Tensor:
 
 def last_states(backbone: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
     """The state of the last of each row's tokens, (B, D), read as `response_states` reads all; no other is kept."""
-    order, last = [], []
+    order: list[int] = []
+    last: list[Tensor] = []
     for states, ways in _read(backbone, rows):
         order += ways
         last.append(states[torch.tensor([way[-1] for way in ways.values()], device=states.device)])
@@ -50,13 +54,15 @@ def last_states(backbone: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
 def _read(backbone: nn.Module, rows: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, dict[int, list[int]]]]:
     """States of the tokens in each pass over the rows, (K · N, D), and where in them those of a row are."""
     weight = next(backbone.parameters())
-    width = backbone.config.hidden_size if takes_masks(backbone.config) else None
-    most_tokens = CPU_PASS_TOKENS if weight.device.type == "cpu" else PASS_TOKENS
+    config: object = backbone.config
+    assert isinstance(config, PretrainedConfig)
+    width = config.hidden_size if takes_masks(config) else None
+    most_tokens: int | None = CPU_PASS_TOKENS if weight.device.type == "cpu" else PASS_TOKENS
     if isinstance(weight, DTensor):  # its processes gather weights together, pass by pass
         most_tokens = None
     for own in passes(rows, width, most_tokens):
         asked = {"input_ids": own.ids.to(weight.device)}
-        if own.attended is not None:
+        if own.attended is not None and own.positions is not None:
             bias = torch.zeros(own.attended.shape, dtype=weight.dtype, device=weight.device)
             bias.masked_fill_(~own.attended.to(weight.device), torch.finfo(weight.dtype).min)
             asked |= {"attention_mask": bias, "position_ids": own.positions.to(weight.device)}

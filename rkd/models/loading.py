@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from rkd.models.lora import LoRA
 
@@ -168,12 +169,12 @@ def existing_model(folder: str | Path) -> Path:
     return path
 
 
-def _load(auto_class: type, folder: str | Path, **options: object) -> PreTrainedModel:
+def _load(auto_class: type[_BaseAutoModelClass], folder: str | Path, **options: object) -> PreTrainedModel:
     path = existing_model(folder)
     if not any(path.glob("*.safetensors")):
         raise FileNotFoundError(f"{path} holds no safetensors file: weights in other formats are not loaded.")
     try:
-        model = auto_class.from_pretrained(path, use_safetensors=True, **options)
+        model: PreTrainedModel = auto_class.from_pretrained(path, use_safetensors=True, **options)
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         raise ValueError(
             f"the model in {path} cannot be loaded: it may be truncated, or `options` do not fit it: {error}"
@@ -182,4 +183,5 @@ def _load(auto_class: type, folder: str | Path, **options: object) -> PreTrained
         if type(error).__module__.startswith("safetensors"):
             raise ValueError(f"the weights in {path} are truncated or altered ({error}). Make them anew.") from error
         raise
-    return model.eval()
+    model.eval()
+    return model

@@ -9,7 +9,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Protocol, TypeGuard
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -90,11 +91,21 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def _is_adapted(layer: nn.Module) -> bool:
+class _AdaptedLayer(Protocol):
+    """What peft makes of a layer that gets adapters."""
+
+    def merge(self) -> None: ...
+
+    def get_base_layer(self) -> nn.Module: ...
+
+    def enable_adapters(self, enabled: bool, /) -> None: ...
+
+
+def _is_adapted(layer: nn.Module) -> TypeGuard[_AdaptedLayer]:
     return hasattr(layer, "lora_A") and hasattr(layer, "enable_adapters")
 
 
-def _peft() -> Any:
+def _peft() -> ModuleType:
     try:
         import peft
     except ModuleNotFoundError as error:

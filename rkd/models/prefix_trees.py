@@ -84,11 +84,12 @@ class _Tree:
 
 def _grow(rows: Sequence[Sequence[int]], width: int | None) -> list[_Tree]:
     trees: list[_Tree] = []
-    before, way = [], []
-    for number in sorted(range(len(rows)), key=lambda number: rows[number]):  # neighbours share the most
+    before: Sequence[int] = []
+    way: list[int] = []
+    for number in sorted(range(len(rows)), key=lambda number: list(rows[number])):  # neighbours share the most
         row = rows[number]
         shared = _shared_tokens(before, row) if width else 0
-        if not shared or not _pays(len(trees[-1].ids), len(row), shared, width):
+        if not width or not shared or not _pays(len(trees[-1].ids), len(row), shared, width):
             trees.append(_Tree())
             shared = 0
         before, way = row, trees[-1].add(number, row, way[:shared])

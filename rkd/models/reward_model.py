@@ -1,4 +1,5 @@
-"""The reward model R (METHOD 2.6): a backbone with one linear head; a batch of B responses enters, B rewards leave."""
+"""The reward model R (docs/method.md 2.6): a backbone with one linear head; a batch of B responses enters, B rewards
+leave."""
 
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ Pooling = Literal["last", "mean"]
 
 
 class RewardModel(nn.Module):
-    """A backbone and one linear head on a response's states (METHOD 2.6); a batch to (B,).
+    """A backbone and one linear head on a response's states (docs/method.md 2.6); a batch to (B,).
 
     Args:
         model: an `AutoModelForSequenceClassification`, whose configuration says as `reward_pooling` what is read: the
@@ -33,7 +34,9 @@ class RewardModel(nn.Module):
             pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         else:
             pooled = last_states(self.model.base_model, batch.rows())
-        return self.model.score(pooled.to(self.model.score.weight.dtype)).float().squeeze(-1)
+        head = _head(self.model)
+        rewards: Tensor = head(pooled.to(head.weight.dtype))
+        return rewards.float().squeeze(-1)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write it as a plain `AutoModelForSequenceClassification`."""
@@ -53,5 +56,11 @@ def new_reward_model(
     """A reward model on the student's backbone, its head at zero: all responses start at R = 0."""
     reward_model = load_reward_model(student_folder, options)
     reward_model.model.config.reward_pooling = pooling
-    nn.init.zeros_(reward_model.model.score.weight)
+    nn.init.zeros_(_head(reward_model.model).weight)
     return reward_model
+
+
+def _head(model: PreTrainedModel) -> nn.Linear:
+    head = model.get_submodule("score")
+    assert isinstance(head, nn.Linear)
+    return head

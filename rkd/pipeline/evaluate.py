@@ -9,27 +9,24 @@ from torch import Tensor
 from rkd.data.recorded_responses import StoredTeacher
 from rkd.evaluation.accuracy import Evaluation
 from rkd.evaluation.contamination import summarize_overlap
-from rkd.evaluation.results import BoundSides, ModelResult, Overlap, TestSetResult, result_from_json
+from rkd.evaluation.results import BoundSides, EvaluationResult, ModelResult, Overlap, result_from_json
 from rkd.evaluation.reward_bound import sides
 from rkd.evaluation.win_rate import evaluate_open_ended
 from rkd.judges.base import open_judge
 from rkd.pipeline.experiment import Line
 from rkd.pipeline.label import Labelled
-from rkd.pipeline.sample import Asking, Source, content_of
+from rkd.pipeline.sample import Source, Step, content_of
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, Query, Response, digest_of
 from rkd.rl.rewards import VerifiableReward, learned_reward
-from rkd.stages.reward_model import NoRewardModel
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 Measure = Callable[[Sequence[Query], Sequence[Response]], Tensor]
 """A number for each response, (n,)."""
 
 
-class Testing(Asking):
+class Evaluating(Step):
     """The steps of one row that test."""
-
-    __test__ = False  # by its name pytest would take it for a test class
 
     def overlaps(self) -> dict[str, Overlap]:
         """How near the questions of each test set are to those of the training queries, unlabelled ones included."""
@@ -39,12 +36,12 @@ class Testing(Asking):
         for name, queries in dataset.test_sets().items():
             fingerprint = {"training": digest, "test": digest_of(queries)}
 
-            def measure(_: Progress, queries: list[Query] = queries) -> dict[str, Any]:
+            def measure(_: PartialResults, queries: list[Query] = queries) -> dict[str, Any]:
                 texts = ([query.question for query in own] for own in (queries, training))
                 return dataclasses.asdict(summarize_overlap(*texts))
 
-            found[name] = Overlap(**self.workshop.value("overlap", fingerprint, measure, shown=f"overlap of {name}"))
-            self.workshop.say(f"    {name}: {found[name]}")
+            found[name] = Overlap(**self.runner.value("overlap", fingerprint, measure, shown=f"overlap of {name}"))
+            self.runner.say(f"    {name}: {found[name]}")
         return found
 
     def evaluate(self, line: Line, source: Source, reward_model: Checkpoint | None = None) -> ModelResult:
@@ -59,7 +56,7 @@ class Testing(Asking):
         is_single = isinstance(source, StoredTeacher) or line.inference.needs_reward_model
         for place, (name, queries) in enumerate(s.dataset.test_sets().items()):
             if isinstance(source, StoredTeacher) and (answered := source.answered(queries)) < len(queries):
-                self.workshop.say(
+                self.runner.say(
                     f"    {line.role}: {answered} of {len(queries)} queries of {name} have a recorded response, so it "
                     "is not evaluated there"
                 )
@@ -68,7 +65,7 @@ class Testing(Asking):
             stage = s.evaluation if is_sampled else s.evaluation.without_pass_at_k()
             results[name] = self._test(stage, line, source, reward_model, name, queries)
             if results[name].share_truncated > 0.5:
-                self.workshop.warn(
+                self.runner.warn(
                     f"{results[name].share_truncated:.0%} of the responses of {line.role} to {name} do not stop within "
                     f"evaluation.max_response_tokens={s.evaluation.max_response_tokens}: raise it, or train the model "
                     "to stop (more sft.epochs)."
@@ -82,7 +79,7 @@ class Testing(Asking):
         s, known = self.stages, validation.with_label()
         gold = {query.id: query.gold_answer for query in s.dataset.validation_queries(labelled=True)}
         rewards = {"true": _is_right(gold), "label": _is_right(known.answers)}
-        if not isinstance(s.reward_model, NoRewardModel):
+        if not s.reward_model.is_left_out:
             learned = learned_reward(reward_model.folder, s.zero_shot, s.student.options)
             rewards["learned"] = lambda queries, responses: learned(queries, responses).total.sigmoid()
         before, after = (self._bound_rewards(name, of, known, rewards) for name, of in (("sft", sft), ("rl", policy)))
@@ -111,7 +108,7 @@ class Testing(Asking):
         reward_model: Checkpoint | None,
         name: str,
         queries: list[Query],
-    ) -> TestSetResult:
+    ) -> EvaluationResult:
         """One test set. No training seed is in the fingerprint, and copies of a model share it.
 
         Teacher and pretrained student are evaluated once for all seeds and rows.
@@ -130,21 +127,21 @@ class Testing(Asking):
         def build_reward() -> RewardFunction:
             return learned_reward(reward_model.folder, line.prompt, self._options(line.model))
 
-        def measure(progress: Progress) -> dict[str, Any]:
-            with self.workshop.progress(f"evaluating {line.role} on {name}", len(queries) + sampled) as advance:
-                own = self._generator(line.role, line.model, source, line.prompt, progress, advance)
+        def measure(partial: PartialResults) -> dict[str, Any]:
+            with self.runner.progress(f"evaluating {line.role} on {name}", len(queries) + sampled) as advance:
+                own = self._generator(line.role, line.model, source, line.prompt, partial, advance)
                 generator = line.inference.over(own, build_reward)
                 if s.dataset.is_verifiable:
                     result = stage.evaluate(generator, queries, s.sampling_seed, test_set=name)
                 else:
-                    annotator = open_judge(s.evaluation.annotator, kept=progress)
+                    annotator = open_judge(s.evaluation.annotator, partial=partial)
                     result = evaluate_open_ended(
                         stage, generator, queries, annotator, test_set=name, rubric=s.dataset.rubric
                     )
                 return dataclasses.asdict(result)
 
-        value = self.workshop.value("evaluation", fingerprint, measure, shown=f"{line.role} on {name}")
-        return result_from_json(TestSetResult, value)
+        value = self.runner.value("evaluation", fingerprint, measure, shown=f"{line.role} on {name}")
+        return result_from_json(EvaluationResult, value)
 
 
 def _is_right(answers: Mapping[str, str]) -> Measure:

@@ -1,7 +1,6 @@
 """The parts of one row of a table, as the configuration names them, and the lines of its table."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from rkd.data.datasets import Data
 from rkd.data.prompts import PromptTemplate
@@ -9,26 +8,25 @@ from rkd.data.recorded_responses import StoredTeacher
 from rkd.evaluation.accuracy import Evaluation
 from rkd.evaluation.annotators import check_annotator
 from rkd.evaluation.best_of_n import AsAsked, Inference
-from rkd.evaluation.reward_bound import Bound
 from rkd.generation.endpoint_teacher import EndpointTeacher
 from rkd.generation.engines import Engine
 from rkd.generation.local import LocalModel
 from rkd.judges.base import ConfiguredJudge, NoJudge
-from rkd.rl.reward_mix import Own, RewardMix
+from rkd.rl.reward_mix import RewardMix
 from rkd.rl.stage import RL, NoRL
-from rkd.stages.dpo import NoDPO
-from rkd.stages.labels import Labels, RubricGrades
+from rkd.stages.dpo import DPO, NoDPO
+from rkd.stages.labels import Labels
 from rkd.stages.preferences import OneSourcePairs, Pairs, StoredPairs, ValidationPairs
-from rkd.stages.reward_model import NoRewardModel
-from rkd.stages.sft import NoSFT
+from rkd.stages.reward_model import NoRewardModel, RewardModelTraining
+from rkd.stages.sft import SFT, NoSFT
 from rkd.stages.student_samples import StudentSamples
 from rkd.stages.teacher import RecordedSamples, TeacherSamples
 from rkd.training.tracking import Tracker
 from rkd.training.trainer import Training
+from rkd.work import FEW_SHOT, TEACHER
 
-TEACHER, FEW_SHOT, ZERO_SHOT = "teacher", "student few-shot", "student zero-shot"
+ZERO_SHOT = "student zero-shot"
 GREEDY = AsAsked()
-LEFT_OUT = (NoSFT, NoDPO, NoRewardModel, NoRL)
 TUNED = {"sft": "SFT student", "dpo": "DPO student"}  # by the stage that leaves it; rows are called SFT and DPO
 
 
@@ -37,9 +35,9 @@ class Stages:
     """The parts of one row. Each stage documents itself; a stage left out is an object that does nothing.
 
     Args:
-        generation: what samples from the models of checkpoints.
-        few_shot: the row's model is evaluated with the student's examples (ICL); trained rows see none (METHOD 5.12).
-        warm_up: reinforcement learning starts from the tuned student, else from the untuned one (METHOD 5.13).
+        generation: what samples from the models of checkpoints. few_shot: the row's model is evaluated with the
+        student's examples (ICL); trained rows see none (docs/method.md 5.12). warm_up: reinforcement learning starts
+        from the tuned student, else from the untuned one (docs/method.md 5.13).
     """
 
     row: str
@@ -53,14 +51,14 @@ class Stages:
     labels: Labels
     judge: ConfiguredJudge | NoJudge
     student: LocalModel
-    sft: Any
+    sft: SFT | NoSFT
     student_samples: StudentSamples
     pairs: Pairs | OneSourcePairs | StoredPairs
     validation_pairs: ValidationPairs
-    dpo: Any
-    reward_model: Any
+    dpo: DPO | NoDPO
+    reward_model: RewardModelTraining | NoRewardModel
     reward_mix: RewardMix
-    rl: Any
+    rl: RL | NoRL
     evaluation: Evaluation
     generation: Engine
     validation_queries: int
@@ -71,17 +69,19 @@ class Stages:
         for name, smallest in (("seed", 0), ("sampling_seed", 0), ("validation_queries", 1)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least {smallest}.")
-        if isinstance(self.rl, RL) and self.trainer.strategy == "fsdp":
+        if not self.rl.is_left_out and self.trainer.strategy == "fsdp":
             raise ValueError(
                 "trainer=fsdp does not train rl: it samples token by token from the policy that it trains, "
                 "and each token would gather all shards. Train it with trainer=ddp; what sft and "
                 "reward_model made before with `trainer=fsdp rl=none` on as many devices is reused."
             )
-        if isinstance(self.rl, RL):
+        if not self.rl.is_left_out:
             terms = len(self.reward_mix.used) if self.reward_mix.level == "loss" else 1
             self.rl.check_processes(self.trainer.devices, terms)
             self._check_mix()
-        if isinstance(self.evaluation.bound, Bound) and isinstance(self.rl, NoRL):
+        if not self.evaluation.bound.is_left_out and self.rl.is_left_out:
+            raise ValueError("bound=sampled compares the student before and after RL: it does not go with rl=none.")
+        if self.evaluation.inference.needs_reward_model and self.reward_model.is_left_out:
             raise ValueError(
                 "evaluation/bound=sampled compares the student before and after RL: it does not go with rl=none."
             )
@@ -91,7 +91,7 @@ class Stages:
                 "`python run.py reward_model=mini`, or greedy responses, `python run.py evaluation/inference=as_asked`."
             )
         self._check_task()
-        if isinstance(self.teacher, StoredTeacher) != isinstance(self.teacher_samples, RecordedSamples):
+        if self.teacher.is_recorded != self.teacher_samples.is_recorded:
             raise ValueError(
                 f"teacher={self.teacher.name} does not go with these teacher_samples: a stored teacher needs "
                 "teacher_samples=recorded, which `teacher=stored` chooses, and no other teacher takes it."
@@ -100,12 +100,12 @@ class Stages:
     def _check_mix(self) -> None:
         """Refuse a reward mix that lacks what its rewards are made of, before anything is sampled."""
         used = self.reward_mix.used
-        if "judge" in used and isinstance(self.judge, NoJudge):
+        if "judge" in used and self.judge.is_left_out:
             raise ValueError(
                 f"reward_mix.mu={self.reward_mix.mu:g} needs a judge, and judge=none is none. Take `python run.py "
                 "judge=mini_judge`, a model of yours, `judge=hf judge.name_or_path=FOLDER`, or reward_mix.mu=0."
             )
-        if "learned" in used and isinstance(self.reward_model, NoRewardModel):
+        if "learned" in used and self.reward_model.is_left_out:
             raise ValueError(
                 f"reward_mix.rho={self.reward_mix.rho:g} needs a reward model, and reward_model=none makes none. Take "
                 "`python run.py reward_model=mini`, or the label alone as reward, `python run.py reward_mix=label`."
@@ -119,16 +119,16 @@ class Stages:
 
     def _check_task(self) -> None:
         """Refuse an open-ended dataset without a judge that grades and an annotator that compares, and the reverse."""
-        is_graded = isinstance(self.labels, RubricGrades)
-        if is_graded and isinstance(self.judge, NoJudge) and trains(self):
+        is_graded = self.labels.is_graded
+        if is_graded and self.judge.is_left_out and trains(self):
             raise ValueError(
                 "labels=rubric_judge takes grades of a judge, and judge=none is none. Take `python run.py "
                 "judge=mini_grader`, or the teacher, `judge=rubric`."
             )
         parts = {"sft.data": self.sft.data, "pairs": self.pairs, "validation_pairs": self.validation_pairs}
         for name, part in parts.items():
-            best = getattr(part, "best_score", self.highest_score)
-            if best != self.highest_score:
+            best = part.best_score
+            if best not in (None, self.highest_score):
                 raise ValueError(
                     f"{name}.best_score={best:g}: with these labels the highest score is {self.highest_score:g}. Leave "
                     "it to `highest_score`, which labels= sets."
@@ -141,12 +141,12 @@ class Stages:
                 f"dataset={self.dataset.name} is open-ended: there is no answer to vote on. Let a judge grade, "
                 "`python run.py labels=rubric_judge judge=mini_grader`."
             )
-        if isinstance(self.evaluation.bound, Bound):
+        if not self.evaluation.bound.is_left_out:
             raise ValueError(
                 "evaluation/bound=sampled compares rewards with right answers, which an open-ended task has none of."
             )
-        used = "verifiable" in self.reward_mix.used and isinstance(self.rl, RL)
-        if used and not isinstance(self.reward_mix.verifiable, Own):
+        used = "verifiable" in self.reward_mix.used and not self.rl.is_left_out
+        if used and self.reward_mix.verifiable.compares_answers:
             raise ValueError(
                 "reward_mix.lambda_ is the weight of a comparison of answers, which an open-ended task has none of: "
                 "take reward_mix=distilled, reward_mix=judge, or a function of yours, reward_mix=own."
@@ -155,7 +155,7 @@ class Stages:
     @property
     def highest_score(self) -> float:
         """ℓ*: 1 where answers are compared with a label, else the highest grade."""
-        return float(self.labels.highest) if isinstance(self.labels, RubricGrades) else 1.0
+        return self.labels.highest_score
 
     @property
     def zero_shot(self) -> PromptTemplate:
@@ -200,8 +200,7 @@ class Line:
 
 def table_lines(s: Stages) -> list[Line]:
     """The lines of a row's table, the row's own last; a stage left out, and a prompt without examples, add none."""
-    stages = (("sft", s.sft, NoSFT), ("dpo", s.dpo, NoDPO), ("rl", s.rl, NoRL))
-    trained = [name for name, stage, none in stages if not isinstance(stage, none)]
+    trained = [name for name, stage in (("sft", s.sft), ("dpo", s.dpo), ("rl", s.rl)) if not stage.is_left_out]
     own_prompt = s.student.prompt if s.few_shot else s.zero_shot
     own = Line(s.row, trained[-1] if trained else "student", own_prompt, s.evaluation.inference)
     others = [Line(TEACHER, "teacher", s.teacher.prompt), *pretrained_lines(s)]
@@ -211,20 +210,24 @@ def table_lines(s: Stages) -> list[Line]:
 
 def trains(s: Stages) -> bool:
     """Whether any stage of the row trains, and so needs the teacher's responses and labels."""
-    return not (isinstance(s.sft, NoSFT) and isinstance(s.rl, NoRL)) or samples_student(s)
+    return not (s.sft.is_left_out and s.rl.is_left_out) or samples_student(s)
 
 
 def needs_labels(s: Stages, split: str) -> bool:
     """Whether the teacher answers the queries of a split: for what trains, and those in training for a judge."""
-    is_compared = not isinstance(s.judge, NoJudge) and not isinstance(s.labels, RubricGrades)
+    is_compared = not s.judge.is_left_out and not s.labels.is_graded
     return trains(s) or (split == "training" and is_compared)
 
 
 def samples_student(s: Stages) -> bool:
     """Whether a stage of the row learns from the student's samples, or from queries that these decide."""
-    is_asked_of_balanced = isinstance(s.rl, RL) and "balanced" in s.reward_mix.streams
-    left_out = ((s.dpo, NoDPO), (s.reward_model, NoRewardModel))
-    return is_asked_of_balanced or not all(isinstance(stage, none) for stage, none in left_out)
+    is_asked_of_balanced = not s.rl.is_left_out and "balanced" in s.reward_mix.streams
+    return is_asked_of_balanced or learns_from_pairs(s)
+
+
+def learns_from_pairs(s: Stages) -> bool:
+    """Whether a stage of the row is trained on preference pairs."""
+    return not (s.dpo.is_left_out and s.reward_model.is_left_out)
 
 
 def pretrained_lines(s: Stages) -> list[Line]:

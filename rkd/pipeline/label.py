@@ -1,4 +1,4 @@
-"""How a row's training data are made, through the store: queries enter; labels, student samples and pairs leave."""
+"""How a row's queries are labelled, through the store: queries enter, labels and scored responses leave."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,28 +6,13 @@ from typing import Any
 
 from rkd.evaluation.label_quality import grade_statistics, judge_quality, label_statistics, verdict_counts
 from rkd.judges.attacks import ATTACKED_QUERIES, attacks
-from rkd.judges.base import NoJudge, open_judge
-from rkd.pipeline.experiment import needs_labels, samples_student
-from rkd.pipeline.sample import Asking
-from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, ScoredResponse, digest_of
-from rkd.rl.reward_mix import Stream
-from rkd.rl.stage import NoRL
+from rkd.judges.base import open_judge
+from rkd.pipeline.experiment import needs_labels
+from rkd.pipeline.sample import Step
+from rkd.records import PseudoLabel, Query, Response, ScoredResponse, digest_of
 from rkd.stages.labels import RubricGrades, score, two_pass
-from rkd.stages.preferences import StoredPairs
-from rkd.stages.reward_model import NoRewardModel
-from rkd.stages.student_samples import balanced
 from rkd.store.fingerprint import fingerprint_digest
-from rkd.store.partial_results import Progress
-
-# What there is to do about a stream without queries.
-WAYS: dict[Stream, str] = {
-    "balanced": "No query kept both right and wrong student samples (Eq. 4). Raise student_samples.samples_per_query "
-    "or dataset.max_training_queries.",
-    "labelled": "No training query has a label. Lower labels.threshold.",
-    "unlabelled": "Take a dataset with such queries, `dataset=mini_math_aug`, leave some of these without a label, "
-    "`dataset.labelled_fraction=0.5`, or ask them all, `queries=all`.",
-    "all": "The dataset has no training queries.",
-}
+from rkd.store.partial_results import PartialResults
 
 
 @dataclass(frozen=True)
@@ -63,7 +48,7 @@ class Labelled:
         return any(one.score == self.highest for one in self.scored[place])
 
 
-class Labelling(Asking):
+class Labelling(Step):
     """The steps of one row that label queries and score responses."""
 
     def label(self, split: str) -> Labelled:
@@ -79,7 +64,7 @@ class Labelling(Asking):
         queries = self._queries(split, labelled=s.labels.uses_gold)
         if not needs_labels(s, split):  # nobody is asked for what no stage would use
             return _without_labels(split, queries, [[] for _ in queries])
-        if isinstance(s.labels, RubricGrades):
+        if s.labels.is_graded:
             return self._graded(s.labels, split, queries)
 
         def second_pass(undecided: list[Query]) -> list[list[Response]]:
@@ -94,7 +79,7 @@ class Labelling(Asking):
         self._note_queries(labelled, responses, "without consensus")
         if split == "training":
             passes = ["teacher_first_training", "teacher_second_training"]
-            self.workshop.note("labels", labels, fingerprint_digest("labels", labelled.answers), made_from=passes)
+            self.runner.note("labels", labels, fingerprint_digest("labels", labelled.answers), made_from=passes)
             self._note_labels(labelled)
             self._note_judge(labelled)
             if not labelled.answers:
@@ -127,8 +112,8 @@ class Labelling(Asking):
         noted = self.notes.grades[name] = grade_statistics(queries, scored, grades.highest, self.stages.dataset.rubric)
         if noted.unreadable:
             unread = f"{noted.unreadable} of {len(asked)} grades of {what}"
-            self.workshop.warn(f"{unread} could not be read, and count for nothing.")
-        self.workshop.say(f"    grades of {what}: {noted}")
+            self.runner.warn(f"{unread} could not be read, and count for nothing.")
+        self.runner.say(f"    grades of {what}: {noted}")
         return scored
 
     def _note_queries(self, labelled: Labelled, responses: Sequence[Sequence[Response]], lacking: str) -> None:
@@ -143,86 +128,7 @@ class Labelling(Asking):
         if withheld:
             self.notes.counts[f"{split}_withheld_responses"] = withheld
             said += f", {withheld} responses declined by the teacher or withheld by a filter"
-        self.workshop.say(f"    {queries} {split} queries, {without} {lacking}{said}")
-
-    def pair(self, sft: Checkpoint, labelled: Labelled) -> tuple[list[Query], list[PreferencePair]]:
-        """The SFT student is sampled; the queries of D_R, and pairs of teacher and student responses.
-
-        Both are empty in a row that needs neither.
-        """
-        s, split = self.stages, labelled.split
-        if not samples_student(s):
-            return [], []
-        known, scores = self._student_samples(sft, labelled)
-        queries = [known.queries[i] for i in balanced(scores)]
-        if isinstance(s.pairs, StoredPairs):
-            pairs = s.pairs.pairs_of(known.queries, s.zero_shot, s.highest_score)
-        else:
-            pairs = s.pairs.pair(known.queries, known.scored, scores, s.sampling_seed)
-        sources = ["labels", "teacher_first_training", "teacher_second_training", f"student_samples_{split}"]
-        self.workshop.note("pairs", pairs, digest_of(pairs), made_from=sources)
-        across = sum(pair.chosen.response.generator != pair.rejected.response.generator for pair in pairs)
-        self.notes.counts |= {
-            f"{split}_balanced_queries": len(queries), f"{split}_pairs": len(pairs), f"{split}_teacher_pairs": across,
-        }  # fmt: skip
-        return queries, pairs
-
-    def streams(self, labelled: Labelled, balanced_queries: list[Query]) -> dict[Stream, list[Query]]:
-        """The queries that reinforcement learning may ask, by stream.
-
-        Raises:
-            ValueError: a stream that the reward mix uses has none.
-        """
-        s, data = self.stages, self.stages.dataset
-        unlabelled = data.unlabelled_queries()
-        streams: dict[Stream, list[Query]] = {
-            "balanced": balanced_queries,
-            "labelled": labelled.with_label().queries,
-            "unlabelled": unlabelled,
-            "all": [*labelled.queries, *unlabelled],
-        }
-        if not isinstance(s.rl, NoRL):
-            for name, (_, source) in s.reward_mix.used.items():
-                if not streams[source.queries]:
-                    raise ValueError(
-                        f"reward_mix.{name}.queries={source.queries}: there are none. {WAYS[source.queries]}"
-                    )
-            self.notes.counts |= {f"{stream}_queries": len(streams[stream]) for stream in s.reward_mix.streams}
-        return streams
-
-    def validation_pairs(self, sft: Checkpoint, labelled: Labelled) -> list[PreferencePair]:
-        """The pairs that the reward model is judged by, whatever it is trained on; none where there is none."""
-        s = self.stages
-        if isinstance(s.reward_model, NoRewardModel):
-            return []
-        known, scores = self._student_samples(sft, labelled)
-        pairs = s.validation_pairs.pair(known.queries, known.scored, scores, s.sampling_seed)
-        self.notes.counts[f"{labelled.split}_pairs"] = len(pairs)
-        return pairs
-
-    def _student_samples(self, sft: Checkpoint, labelled: Labelled) -> tuple[Labelled, list[list[ScoredResponse]]]:
-        """The queries of a split that have a label, and the student's scored samples of each."""
-        s, known = self.stages, labelled.with_label()
-        sampled = self._responses(
-            f"student_samples_{labelled.split}",
-            {
-                "stage": s.student_samples,
-                "student": sft,
-                "prompt": s.zero_shot,
-                "sampling_seed": s.sampling_seed,
-                "options": s.student.options,
-                "generation": self._generation_fingerprint(sft),
-            },
-            known.queries,
-            ("student", sft, s.zero_shot, s.student_samples.sample),
-        )
-        if isinstance(s.labels, RubricGrades):
-            name = f"student_samples_{labelled.split}"
-            scores = self._grades(s.labels, name, "the student's samples", known.queries, sampled)
-        else:
-            scores = score(known.queries, sampled, known.labels)
-        self._note_student_samples(labelled.split, scores)
-        return known, scores
+        self.runner.say(f"    {queries} {split} queries, {without} {lacking}{said}")
 
     def _queries(self, split: str, *, labelled: bool) -> list[Query]:
         data = self.stages.dataset
@@ -255,7 +161,7 @@ class Labelling(Asking):
         self.notes.verdicts = verdict_counts(gold, self._first_pass(labelled))
         if self.notes.labels.precision is not None:
             right, wrong = self.notes.verdicts.precision_of_right, self.notes.verdicts.precision_of_wrong
-            self.workshop.say(
+            self.runner.say(
                 f"    {self.notes.labels.precision:.1%} of the labels are right; of the teacher's responses, "
                 f"{_percent(right)} of those with the label's answer are right, {_percent(wrong)} of the others wrong"
             )
@@ -265,7 +171,7 @@ class Labelling(Asking):
 
         Some queries are answered with attacks on it, too.
         """
-        if isinstance(self.stages.judge, NoJudge):
+        if self.stages.judge.is_left_out:
             return
         gold, groups = self._queries("training", labelled=True), self._first_pass(labelled)
         asked = [(query, one.response) for query, own in zip(gold, groups, strict=True) for one in own]
@@ -273,15 +179,14 @@ class Labelling(Asking):
         made = self._judged("training", "the teacher's responses", asked)
         fooled = self._judged("attacks", "attacks", [(q, Response(q.id, k, 0, text, True)) for q, k, text in attacked])
         by_kind = [(kind, score) for (_, kind, _), score in zip(attacked, fooled["scores"], strict=True)]
-        threshold = getattr(self.stages.judge, "threshold", 0.5)  # of a judge that grades
-        quality = judge_quality(gold, groups, made["scores"], made["masses"], by_kind, threshold)
+        quality = judge_quality(gold, groups, made["scores"], made["masses"], by_kind, self.stages.judge.threshold)
         self.notes.judge = quality
         counts = quality.verdicts
         if counts.without_verdict:
             unread = f"{counts.without_verdict} of {len(asked)} verdicts on the teacher's responses"
-            self.workshop.warn(f"{unread} could not be read, and count for nothing.")
+            self.runner.warn(f"{unread} could not be read, and count for nothing.")
         if counts.accuracy is not None:
-            self.workshop.say(
+            self.runner.say(
                 f"    of the teacher's responses, {_percent(counts.precision_of_right)} of those that the judge calls "
                 f"right are right, {_percent(counts.precision_of_wrong)} of the others wrong; it accepts "
                 f"{_percent(quality.mean_attacks_accepted)} of attacks"
@@ -291,33 +196,13 @@ class Labelling(Asking):
         """The judge's scores of these responses and the masses of its tokens, in their order."""
         judge = self.stages.judge
 
-        def read(progress: Progress) -> dict[str, Any]:
-            with self.workshop.progress(f"judging {what}", len(asked)) as advance:
-                verdicts = open_judge(judge, advance, progress).verdicts(*zip(*asked, strict=True))
+        def read(partial: PartialResults) -> dict[str, Any]:
+            with self.runner.progress(f"judging {what}", len(asked)) as advance:
+                verdicts = open_judge(judge, advance, partial).verdicts(*zip(*asked, strict=True))
             return {"scores": [one and one.score for one in verdicts], "masses": [one and one.mass for one in verdicts]}
 
         fingerprint = {"judge": judge.content(), "responses": digest_of([response for _, response in asked])}
-        return self.workshop.value(f"judge_{name}", fingerprint, read)
-
-    def _note_student_samples(self, split: str, scored: Sequence[Sequence[ScoredResponse]]) -> None:
-        """Say what became of the student's samples, and warn of what would explain that none are left."""
-        kept, flat = balanced(scored), [one for own in scored for one in own]
-        best = self.stages.highest_score
-        all_best = sum(all(one.score == best for one in own) for own in scored)
-        found = ("different grades", f"of grade {best:g}", "of one lower grade")
-        if best == 1:
-            found = ("right and wrong student samples", "right", "wrong")
-        self.workshop.say(
-            f"    {len(scored)} {split} queries: {len(kept)} with {found[0]}, {all_best} all {found[1]}, "
-            f"{len(scored) - len(kept) - all_best} all {found[2]}"
-        )
-        truncated = sum(not one.response.is_finished for one in flat) / max(1, len(flat))
-        if truncated > 0.5:
-            self.workshop.warn(
-                f"{truncated:.0%} of the student's {split} samples do not stop within "
-                f"student_samples.max_response_tokens={self.stages.student_samples.max_response_tokens}: raise it, or "
-                "train the student to stop (sft=mini, more sft.epochs)."
-            )
+        return self.runner.value(f"judge_{name}", fingerprint, read)
 
 
 def _without_labels(

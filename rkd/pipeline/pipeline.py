@@ -14,13 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from rkd.config import check_types
 from rkd.evaluation.accuracy import PARTS, compare
 from rkd.evaluation.results import ModelResult, Overlap, RunResult
-from rkd.evaluation.reward_bound import NoBound
 from rkd.generation.endpoint_server import EndpointModel
-from rkd.pipeline.evaluate import Testing
+from rkd.pipeline.evaluate import Evaluating
 from rkd.pipeline.experiment import Stages, pretrained_lines, table_lines
 from rkd.pipeline.label import Labelling
-from rkd.pipeline.sample import Asking, Notes, Source
-from rkd.pipeline.stage_runner import Workshop
+from rkd.pipeline.pair import Pairing
+from rkd.pipeline.sample import Notes, Source, Step
+from rkd.pipeline.stage_runner import StageRunner
 from rkd.pipeline.train import Fitting
 from rkd.store.fingerprint import fingerprint_digest
 from rkd.store.provenance import code_revision, package_versions
@@ -41,37 +41,38 @@ def build_stages(config: DictConfig) -> Stages:
     return Stages(**parts)
 
 
-def run_experiment(stages: Stages, workshop: Workshop, config: Mapping[str, Any]) -> RunResult:
-    """The method of paper D, in the order of its section 4; METHOD.md section 2 numbers the steps."""
+def run_experiment(stages: Stages, runner: StageRunner, config: Mapping[str, Any]) -> RunResult:
+    """The method of paper D, in the order of its section 4; docs/method.md, section 2, numbers the steps."""
     notes = Notes()
-    labelling, fitting, testing = (step(stages, workshop, notes) for step in (Labelling, Fitting, Testing))
-    overlaps = testing.overlaps()
+    steps = (Labelling, Pairing, Fitting, Evaluating)
+    labelling, pairing, fitting, evaluating = (step(stages, runner, notes) for step in steps)
+    overlaps = evaluating.overlaps()
     # 1, 2: the teacher answers, and its votes are the labels.
     training, validation = labelling.label("training"), labelling.label("validation")
     # 3: data distillation.
     sft = fitting.fit_sft(training, validation)
     # 4, 5: student samples, and pairs of teacher and student responses.
-    queries, pairs = labelling.pair(sft, training)
-    validation_pairs = labelling.validation_pairs(sft, validation)
+    queries, pairs = pairing.pair(sft, training)
+    validation_pairs = pairing.validation_pairs(sft, validation)
     # The row DPO: the student learns from the pairs itself.
     dpo = fitting.fit_dpo(sft, pairs, validation)
     # 6: reward distillation.
     reward_model = fitting.fit_reward_model(sft, pairs, validation_pairs)
     # 7: reinforcement learning under the reward.
-    policy = fitting.fit_policy(dpo, reward_model, labelling.streams(training, queries), training, validation)
+    policy = fitting.fit_policy(dpo, reward_model, pairing.streams(training, queries), training, validation)
     # 8: evaluation.
     made = {"teacher": stages.teacher.source(), "student": fitting.student, "sft": sft, "dpo": dpo, "rl": policy}
-    models = [testing.evaluate(line, made[line.model], reward_model) for line in table_lines(stages)]
-    if not isinstance(stages.evaluation.bound, NoBound):  # appendix A: what the gain in reward promised
-        notes.bound = testing.measure_bound(sft, policy, reward_model, validation)
-    return result_of(stages.row, testing, config, models, overlaps)
+    models = [evaluating.evaluate(line, made[line.model], reward_model) for line in table_lines(stages)]
+    if not stages.evaluation.bound.is_left_out:  # appendix A: what the gain in reward promised
+        notes.bound = evaluating.measure_bound(sft, policy, reward_model, validation)
+    return result_of(stages.row, evaluating, config, models, overlaps)
 
 
-def evaluate_student(stages: Stages, workshop: Workshop, config: Mapping[str, Any]) -> RunResult:
+def evaluate_student(stages: Stages, runner: StageRunner, config: Mapping[str, Any]) -> RunResult:
     """`evaluate_only=true`: the student as it is, with its examples and without."""
-    testing, student = Testing(stages, workshop, Notes()), stages.student.source()
-    models = [testing.evaluate(line, student) for line in pretrained_lines(stages)]
-    return result_of(row_of(stages, evaluate_only=True), testing, config, models, {})
+    evaluating, student = Evaluating(stages, runner, Notes()), stages.student.source()
+    models = [evaluating.evaluate(line, student) for line in pretrained_lines(stages)]
+    return result_of(row_of(stages, evaluate_only=True), evaluating, config, models, {})
 
 
 def row_of(s: Stages, *, evaluate_only: bool) -> str:
@@ -80,7 +81,7 @@ def row_of(s: Stages, *, evaluate_only: bool) -> str:
 
 
 def result_of(
-    row: str, asking: Asking, config: Mapping[str, Any], models: list[ModelResult], overlaps: dict[str, Overlap]
+    row: str, asking: Step, config: Mapping[str, Any], models: list[ModelResult], overlaps: dict[str, Overlap]
 ) -> RunResult:
     """The result of the job; its last model is compared with each other one on the same questions."""
     own, others = models[-1], models[:-1]
@@ -90,7 +91,7 @@ def result_of(
         config=dict(config),
         revision=code_revision(),
         versions=package_versions(),
-        costs=asking.workshop.costs,
+        costs=asking.runner.costs,
         models=models,
         comparisons=[
             compare(own, other, name) for other in others for name in own.test_sets if name in other.test_sets

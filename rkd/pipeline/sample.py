@@ -11,17 +11,17 @@ from rkd.data.prompts import PromptTemplate
 from rkd.data.recorded_responses import StoredTeacher
 from rkd.evaluation.results import BoundSides
 from rkd.evaluation.verdict_counts import GradeStatistics, JudgeQuality, LabelStatistics, VerdictCounts
-from rkd.generation.endpoint_server import Told
+from rkd.generation.endpoint_server import Advance
 from rkd.generation.endpoint_teacher import EndpointTeacher
 from rkd.generation.local import LocalModel, content_files
 from rkd.generation.resumable import InShards
 from rkd.models.loading import ModelOptions
 from rkd.pipeline.experiment import Stages
-from rkd.pipeline.stage_runner import Workshop
+from rkd.pipeline.stage_runner import StageRunner
 from rkd.protocols import TextGenerator
 from rkd.records import Checkpoint, Query, Response
 from rkd.store.fingerprint import digest_of_files
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 Source = Checkpoint | StoredTeacher | EndpointTeacher
 """What answers as a model of a row: a checkpoint, recorded responses, or a model behind a server."""
@@ -45,11 +45,11 @@ class Notes:
     stopped: dict[str, str] = field(default_factory=dict)
 
 
-class Asking:
+class Step:
     """What the steps that ask a row's models have in common."""
 
-    def __init__(self, stages: Stages, workshop: Workshop, notes: Notes) -> None:
-        self.stages, self.workshop, self.notes = stages, workshop, notes
+    def __init__(self, stages: Stages, runner: StageRunner, notes: Notes) -> None:
+        self.stages, self.runner, self.notes = stages, runner, notes
 
     def _options(self, model: str) -> ModelOptions:
         """How the teacher, or a model that came of the student, is loaded."""
@@ -66,19 +66,19 @@ class Asking:
         """Responses to the queries; `asked` is a role, what stands in it, its prompt, and what draws from it."""
         role, source, prompt, draw = asked
 
-        def sample(progress: Progress) -> list[list[Response]]:
-            with self.workshop.progress(f"sampling from the {role}", len(queries)) as advance:
-                generator = self._generator(role, role, source, prompt, progress, advance)
+        def sample(partial: PartialResults) -> list[list[Response]]:
+            with self.runner.progress(f"sampling from the {role}", len(queries)) as advance:
+                generator = self._generator(role, role, source, prompt, partial, advance)
                 return draw(generator, queries, self.stages.sampling_seed)
 
-        return self.workshop.responses(name, fingerprint, queries, sample)
+        return self.runner.responses(name, fingerprint, queries, sample)
 
     def _generation_fingerprint(self, source: Source) -> Any:
         """What of the way of sampling decides the responses."""
         engine = self.stages.generation
         if not isinstance(source, Checkpoint):
             return None
-        return [engine, self.workshop.responses_per_shard] if engine.batches_decide else engine
+        return [engine, self.runner.responses_per_shard] if engine.batches_decide else engine
 
     def _generator(
         self,
@@ -86,17 +86,17 @@ class Asking:
         model: str,
         source: Source,
         prompt: PromptTemplate | None,
-        progress: Progress,
-        advance: Told,
+        partial: PartialResults,
+        advance: Advance,
     ) -> TextGenerator | StoredTeacher:
-        """What answers queries under this name: recorded responses, or a model whose shards `progress` keeps."""
+        """What answers queries under this name: recorded responses, or a model whose shards `partial` keeps."""
         if isinstance(source, StoredTeacher):
             return source
         if isinstance(source, EndpointTeacher):
-            generator = source.open(name, progress, advance)
-            return InShards(generator, progress, advance, self.workshop.responses_per_shard)
+            generator = source.open(name, partial, advance)
+            return InShards(generator, partial, advance, self.runner.responses_per_shard)
         own = self.stages.generation.open(source, prompt, name, advance, self._options(model))
-        return InShards(own, progress, advance, self.workshop.responses_per_shard, own.tokenizer)
+        return InShards(own, partial, advance, self.runner.responses_per_shard, own.tokenizer)
 
 
 def content_of(source: Source) -> Source:

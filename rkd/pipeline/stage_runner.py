@@ -20,7 +20,7 @@ from rkd.generation.resumable import RESPONSES_PER_SHARD
 from rkd.io import read_rows, write_whole
 from rkd.records import Checkpoint, Query, Record, Response, digest_of, read_jsonl, write_jsonl
 from rkd.store.artifact_store import Artifact, Make, Store, label_of
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 from rkd.training.checkpointing import HISTORY_FILE
 
 RECORDS_FILE, REPORT_FILE = "records.jsonl", "report.json"
@@ -39,7 +39,7 @@ class Watcher(Protocol):
         ...
 
 
-class Workshop:
+class StageRunner:
     """The store, the console and the bill of one job.
 
     Args:
@@ -73,11 +73,11 @@ class Workshop:
         name: str,
         fingerprint: Mapping[str, Any],
         record_type: type[Record],
-        make: Callable[[Progress], Iterable[Record]],
+        make: Callable[[PartialResults], Iterable[Record]],
     ) -> list[Record]:
         """The records of a stage, in the order they were made in."""
         artifact = self._get_or_make(
-            name, fingerprint, lambda folder, progress: write_jsonl(folder / RECORDS_FILE, make(progress))
+            name, fingerprint, lambda folder, partial: write_jsonl(folder / RECORDS_FILE, make(partial))
         )
         return read_jsonl(artifact.folder / RECORDS_FILE, record_type)
 
@@ -86,25 +86,28 @@ class Workshop:
         name: str,
         fingerprint: Mapping[str, Any],
         queries: Sequence[Query],
-        make: Callable[[Progress], Sequence[Sequence[Response]]],
+        make: Callable[[PartialResults], Sequence[Sequence[Response]]],
     ) -> list[list[Response]]:
         """The responses of a stage, those of each query together, in the order of the queries."""
         fingerprint = {**fingerprint, "queries": digest_of(queries)}
-        flat = self.records(
-            name, fingerprint, Response, lambda progress: (r for group in make(progress) for r in group)
-        )
+        flat = self.records(name, fingerprint, Response, lambda partial: (r for group in make(partial) for r in group))
         groups: dict[str, list[Response]] = {query.id: [] for query in queries}
         for response in flat:
             groups[response.query_id].append(response)
         return list(groups.values())
 
     def checkpoint(
-        self, name: str, fingerprint: Mapping[str, Any], fit: Callable[[Path, Progress], Any], *, is_said: bool = True
+        self,
+        name: str,
+        fingerprint: Mapping[str, Any],
+        fit: Callable[[Path, PartialResults], Any],
+        *,
+        is_said: bool = True,
     ) -> Checkpoint:
         """The model of a stage; what `fit` returns, a report, is kept beside it. A stage left out is not said."""
 
-        def make(folder: Path, progress: Progress) -> None:
-            report = dataclasses.asdict(fit(folder, progress))
+        def make(folder: Path, partial: PartialResults) -> None:
+            report = dataclasses.asdict(fit(folder, partial))
             (folder / REPORT_FILE).write_text(json.dumps(report, indent=1), encoding="utf-8")
 
         artifact = self._get_or_make(name, fingerprint, make, together=True, is_said=is_said)
@@ -114,14 +117,14 @@ class Workshop:
         self,
         name: str,
         fingerprint: Mapping[str, Any],
-        make: Callable[[Progress], dict[str, Any]],
+        make: Callable[[PartialResults], dict[str, Any]],
         *,
         shown: str | None = None,
     ) -> dict[str, Any]:
         """A small result in JSON form; `shown` stands for the stage's name in what is printed."""
 
-        def write(folder: Path, progress: Progress) -> None:
-            (folder / REPORT_FILE).write_text(json.dumps(make(progress)), encoding="utf-8")
+        def write(folder: Path, partial: PartialResults) -> None:
+            (folder / REPORT_FILE).write_text(json.dumps(make(partial)), encoding="utf-8")
 
         artifact = self._get_or_make(name, fingerprint, write, shown)
         return json.loads((artifact.folder / REPORT_FILE).read_text(encoding="utf-8"))
@@ -216,11 +219,11 @@ class Workshop:
             return self.store.follow(name, fingerprint, make if together else None)
         started, was_made = time.monotonic(), False
 
-        def timed(folder: Path, progress: Progress) -> None:
+        def timed(folder: Path, partial: PartialResults) -> None:
             nonlocal was_made
             was_made = True
             with parallel.together() if together else contextlib.nullcontext():
-                make(folder, progress)
+                make(folder, partial)
 
         self.note_use(label_of(self.store.folder_of(name, fingerprint)))
         artifact = self.store.get_or_make(name, fingerprint, timed)

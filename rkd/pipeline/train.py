@@ -14,16 +14,17 @@ from transformers import PreTrainedModel
 from rkd.distributed import own_share, sum_over_processes
 from rkd.evaluation.accuracy import accuracy, mean_verdict
 from rkd.generation.local import LocalGenerator
-from rkd.judges.base import NoJudge, OpenJudge, open_judge
+from rkd.judges.base import OpenJudge, open_judge
 from rkd.models.loading import load_tokenizer
-from rkd.pipeline.experiment import LEFT_OUT, Stages
+from rkd.pipeline.experiment import Stages
 from rkd.pipeline.label import Labelled
 from rkd.pipeline.sample import Notes
-from rkd.pipeline.stage_runner import Workshop
+from rkd.pipeline.stage_runner import StageRunner
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, digest_of
 from rkd.rl.reward_mix import RewardInputs, Stream, Term
-from rkd.rl.stage import RL
-from rkd.store.partial_results import Progress
+from rkd.stages.reward_model import PairSets
+from rkd.store.partial_results import PartialResults
+from rkd.training.stage import Data, TrainingContext, TrainingStage
 
 ROLLOUTS_SHOWN = 40  # about so many of thousands are enough for a curve
 OF_ROLLOUTS = ("reward", "kl", "response_tokens", "repetition")
@@ -32,8 +33,8 @@ OF_ROLLOUTS = ("reward", "kl", "response_tokens", "repetition")
 class Fitting:
     """The steps of one row that train."""
 
-    def __init__(self, stages: Stages, workshop: Workshop, notes: Notes) -> None:
-        self.stages, self.workshop, self.notes = stages, workshop, notes
+    def __init__(self, stages: Stages, runner: StageRunner, notes: Notes) -> None:
+        self.stages, self.runner, self.notes = stages, runner, notes
         self.student = stages.student.source()
 
     def fit_sft(self, training: Labelled, validation: Labelled) -> Checkpoint:
@@ -42,28 +43,27 @@ class Fitting:
         examples = [(q, r.response.text) for q, group in zip(training.queries, chosen, strict=True) for r in group]
         self.notes.counts["sft_examples"] = len(examples)
         inputs = {
-            "student": self.student,
             "examples": digest_of_examples(examples),
             "validation": self._validation_fingerprint(validation),
         }
-        return self._fit("sft", self.stages.sft, inputs, self.student, examples, validation=validation)
+        return self._fit("sft", self.stages.sft, examples, self.student, inputs, validation)
 
     def fit_dpo(self, sft: Checkpoint, pairs: list[PreferencePair], validation: Labelled) -> Checkpoint:
         """Direct preference optimisation: the SFT student learns the pairs itself."""
-        inputs = {"student": sft, "pairs": digest_of(pairs), "validation": self._validation_fingerprint(validation)}
-        return self._fit("dpo", self.stages.dpo, inputs, sft, pairs, validation=validation)
+        inputs = {"pairs": digest_of(pairs), "validation": self._validation_fingerprint(validation)}
+        return self._fit("dpo", self.stages.dpo, pairs, sft, inputs, validation)
 
     def fit_reward_model(
         self, sft: Checkpoint, pairs: list[PreferencePair], validation_pairs: list[PreferencePair]
     ) -> Checkpoint:
         """Reward distillation: R learns the pairs, starting from the SFT student."""
         s = self.stages
-        inputs = {"student": sft, "pairs": digest_of(pairs), "validation_pairs": digest_of(validation_pairs)}
+        inputs = {"pairs": digest_of(pairs), "validation_pairs": digest_of(validation_pairs)}
         if s.highest_score != 1:
             inputs["highest_score"] = s.highest_score
-        of_task = {"highest_score": s.highest_score}
-        checkpoint = self._fit("reward_model", s.reward_model, inputs, sft, pairs, validation_pairs, **of_task)
-        self.notes.reward_model = self.workshop.report(checkpoint)["validation"]
+        sets = PairSets(pairs, validation_pairs, s.highest_score)
+        checkpoint = self._fit("reward_model", s.reward_model, sets, sft, inputs)
+        self.notes.reward_model = self.runner.report(checkpoint)["validation"]
         return checkpoint
 
     def fit_policy(
@@ -80,8 +80,8 @@ class Fitting:
         """
         s = self.stages
         start = tuned if s.warm_up else self.student
-        inputs: dict[str, Any] = {"student": start, "validation": self._validation_fingerprint(validation)}
-        if isinstance(s.rl, RL):
+        inputs: dict[str, Any] = {"validation": self._validation_fingerprint(validation)}
+        if not s.rl.is_left_out:
             used = s.reward_mix.used
             inputs |= {
                 "queries": {name: digest_of(queries[source.queries]) for name, (_, source) in used.items()},
@@ -90,56 +90,64 @@ class Fitting:
             }
             if "learned" in used:
                 inputs["reward_model"] = reward_model
-            if "judge" in used and not isinstance(s.judge, NoJudge):
+            if "judge" in used and not s.judge.is_left_out:
                 inputs["judge"] = s.judge.content()
 
-        def build_terms(progress: Progress) -> list[Term]:
-            own = (s.zero_shot, s.student.options, progress)
+        def build_terms(partial: PartialResults) -> list[Term]:
+            own = (s.zero_shot, s.student.options, partial)
             labels = training.answers if training.highest is None else None
             made_of = RewardInputs(labels, reward_model, s.judge, *own)
             return s.reward_mix.terms(made_of, queries)
 
-        checkpoint = self._fit("rl", s.rl, inputs, start, build_terms, validation=validation)
-        if stopped := self.workshop.report(checkpoint).get("stopped"):
+        checkpoint = self._fit("rl", s.rl, build_terms, start, inputs, validation)
+        if stopped := self.runner.report(checkpoint).get("stopped"):
             self.notes.stopped["rl"] = stopped
-            self.workshop.warn(f"rl was stopped early, and what was best until then is kept: {stopped}.")
+            self.runner.warn(f"rl was stopped early, and what was best until then is kept: {stopped}.")
         return checkpoint
 
     def _fit(
         self,
         name: str,
-        stage: Any,
+        stage: TrainingStage[Data],
+        data: Data,
+        start: Checkpoint,
         inputs: Mapping[str, Any],
-        *arguments: Any,
         validation: Labelled | None = None,
-        **options: Any,
     ) -> Checkpoint:
-        """What a training stage makes of its inputs; what it reports is counted, what it measured on the way noted.
+        """What a training stage makes of its data; what it reports is counted, what it measured on the way noted.
 
         Args:
+            inputs: what of the data decides the weights, in the fingerprint.
             validation: of a stage that trains the student: what its weights are chosen by.
         """
         s = self.stages
 
-        def fit(folder: Path, progress: Progress) -> Any:
-            validate = {} if validation is None else {"validate": self._validator(validation, progress)}
-            return stage.fit(
-                *arguments, prompt=s.zero_shot, training=s.trainer, logger=s.tracking.logger_for(name),
-                folder=folder, progress=progress, seed=s.seed, options=s.student.options, **validate, **options,
-            )  # fmt: skip
+        def fit(folder: Path, partial: PartialResults) -> Any:
+            context = TrainingContext(
+                start=start,
+                prompt=s.zero_shot,
+                training=s.trainer,
+                logger=s.tracking.logger_for(name),
+                folder=folder,
+                partial=partial,
+                seed=s.seed,
+                options=s.student.options,
+                validate=None if validation is None else self._validator(validation, partial),
+            )
+            return stage.fit(data, context)
 
-        checkpoint = self.workshop.checkpoint(
+        checkpoint = self.runner.checkpoint(
             name,
             {
-                "stage": stage, "prompt": s.zero_shot, "seed": s.seed, "options": s.student.options, **inputs,
-                **s.training_fingerprint,
+                "stage": stage, "student": start, "prompt": s.zero_shot, "seed": s.seed, "options": s.student.options,
+                **inputs, **s.training_fingerprint,
             },
             fit,
-            is_said=not isinstance(stage, LEFT_OUT),
+            is_said=not stage.is_left_out,
         )  # fmt: skip
-        report = flat_numbers(self.workshop.report(checkpoint))
+        report = flat_numbers(self.runner.report(checkpoint))
         self.notes.counts |= {f"{name}/{key}": value for key, value in report.items()}
-        if history := self.workshop.history(checkpoint):
+        if history := self.runner.history(checkpoint):
             self.notes.histories[name] = condensed(history)
         return checkpoint
 
@@ -152,14 +160,13 @@ class Fitting:
         asked, limit = self._validated_on(validation), self.stages.evaluation.max_response_tokens
         if validation.highest is None:
             return {"labels": digest_of(asked.labels), "max_response_tokens": limit}
-        judge = None if isinstance(self.stages.judge, NoJudge) else self.stages.judge.content()
-        return {"queries": digest_of(asked.queries), "judge": judge, "max_response_tokens": limit}
+        return {"queries": digest_of(asked.queries), "judge": self.stages.judge.content(), "max_response_tokens": limit}
 
-    def _validator(self, validation: Labelled, progress: Progress) -> Callable[[PreTrainedModel], float]:
+    def _validator(self, validation: Labelled, partial: PartialResults) -> Callable[[PreTrainedModel], float]:
         """How good a student's greedy responses to validation queries are, in [0, 1].
 
-        The share that answers as the pseudo-label does (METHOD 5.7), or the mean of the judge's grades over the highest
-        one. Processes that train together share out the queries; each returns what all of them found.
+        The share that answers as the pseudo-label does (docs/method.md 5.7), or the mean of the judge's grades over the
+        highest one. Processes that train together share out the queries; each returns what all of them found.
         """
         s, asked = self.stages, self._validated_on(validation)
         tokenizer, limit = load_tokenizer(self.student.folder), s.evaluation.max_response_tokens
@@ -169,7 +176,7 @@ class Fitting:
             if validation.highest is None:
                 return accuracy(generator, queries, labels, max_response_tokens=limit)
             if not judges:
-                judges.append(open_judge(s.judge, kept=progress))
+                judges.append(open_judge(s.judge, partial=partial))
             return mean_verdict(generator, queries, judges[0], max_response_tokens=limit)
 
         def validate(model: PreTrainedModel) -> float:

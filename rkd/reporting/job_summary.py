@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rkd.evaluation.results import RunResult, TestSetResult, WinRate, result_from_json
+from rkd.evaluation.results import EvaluationResult, RunResult, WinRate, result_from_json
 from rkd.io import write_whole
 
 OWN = "own"
@@ -19,14 +19,12 @@ KEPT_ROLES = ("teacher",)  # beside the row's own model: the others are own mode
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class TestSummary:
+class EvaluationSummary:
     """One model on one test set: `outcomes` has a "1" for each right answer, a "0" for each wrong one, n in all.
 
     Of an open-ended test it lists the preferences, with blanks between them. `questions` is a digest of the questions'
     ids in their order: only outcomes to the same questions are compared.
     """
-
-    __test__ = False  # by its name pytest would take it for a test class
 
     outcomes: str
     questions: str
@@ -72,7 +70,7 @@ class Summary:
     choices: dict[str, Any]
     revision: str | None
     created: str
-    models: dict[str, dict[str, TestSummary]]
+    models: dict[str, dict[str, EvaluationSummary]]
     values: dict[str, float]
     histories: dict[str, list[dict[str, float]]]
     failure: str | None = None
@@ -90,7 +88,7 @@ def summarize(result: RunResult, job: str, choices: Mapping[str, Any]) -> Summar
         revision=result.revision,
         created=result.created,
         models={
-            role: {name: _test_summary(test) for name, test in model.test_sets.items()}
+            role: {name: _evaluation_summary(test) for name, test in model.test_sets.items()}
             for role, model in models.items()
         },
         values=numbers(result),
@@ -122,12 +120,12 @@ def read_summaries(path: Path) -> list[Summary]:
     return [result_from_json(Summary, json.loads(line)) for line in lines]
 
 
-def _test_summary(test: TestSetResult) -> TestSummary:
+def _evaluation_summary(test: EvaluationResult) -> EvaluationSummary:
     if test.win_rate:
         outcomes = " ".join(f"{outcome:.3f}" for outcome in test.outcomes)
     else:
         outcomes = "".join("01"[outcome] for outcome in test.outcomes)
-    return TestSummary(
+    return EvaluationSummary(
         outcomes=outcomes,
         questions=_digest(test.question_ids),
         share_without_answer=test.share_without_answer,

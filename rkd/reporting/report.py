@@ -18,8 +18,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from rkd.evaluation.results import RESULT_FILE, ModelResult, RunResult, TestSetResult, read_result
+from rkd.evaluation.results import RESULT_FILE, EvaluationResult, ModelResult, RunResult, read_result
 from rkd.evaluation.statistics import bootstrap_over_seeds_and_questions, paired_comparison
+from rkd.markdown import markdown_table
 
 OURS = "Ours"
 TEACHER = "teacher"
@@ -49,7 +50,7 @@ def final_table(result: RunResult) -> Table:
 def final_table_markdown(result: RunResult) -> str:
     """The same table in Markdown."""
     columns, rows, notes = _final_content(result)
-    return "\n\n".join([f"**{_final_title(result)}**", _markdown(columns, rows), *notes])
+    return "\n\n".join([f"**{_final_title(result)}**", markdown_table(columns, rows), *notes])
 
 
 def category_tables(result: RunResult) -> str:
@@ -64,7 +65,7 @@ def category_tables(result: RunResult) -> str:
             [category, str(n), *(_percent(test.by_category[category].accuracy) for _, test in tested)]
             for category, n in sorted(categories.items())
         ]
-        parts += [f"{name}, by category", _markdown(["category", "n", *(role for role, _ in tested)], rows)]
+        parts += [f"{name}, by category", markdown_table(["category", "n", *(role for role, _ in tested)], rows)]
     return "\n\n".join(parts)
 
 
@@ -122,7 +123,7 @@ def row_comparison(results: Sequence[RunResult], first: str, second: str) -> str
             counts = [_percent(a.accuracy), _percent(b.accuracy), f"{100 * paired.difference:+.1f}"]
             lines.append([str(seed), *counts, str(paired.only_a), str(paired.only_b), _p_value(paired.p_value)])
         columns = ["seed", first, second, "points", f"only {first} right", f"only {second} right", "McNemar, exact"]
-        parts += [f"{name} (n = {pairs[0][0].n})", _markdown(columns, lines)]
+        parts += [f"{name} (n = {pairs[0][0].n})", markdown_table(columns, lines)]
         if len(seeds) > 1:
             over = bootstrap_over_seeds_and_questions(
                 *([own.outcomes for own in side] for side in zip(*pairs, strict=True))
@@ -253,7 +254,7 @@ def _seeds_part(row: str, setting: str, results: list[RunResult]) -> str:
         rows.append(cells)
     parts = [f"**{row}**{setting}, seeds {', '.join(str(result.seed) for result in finished) or 'none'}"]
     if rows:
-        parts.append(_markdown(["model", *(f"{name}: {_measure(models)} %" for name in names)], rows))
+        parts.append(markdown_table(["model", *(f"{name}: {_measure(models)} %" for name in names)], rows))
         parts.append("Mean over seeds ± sample standard deviation; below, each seed with its 95 % interval.")
         parts += [f"Seed {result.seed}: {_paired_test(result, names[0])}" for result in finished]
         parts += _over_seeds(finished, names)
@@ -299,7 +300,7 @@ def _outcomes(results: Sequence[RunResult], name: str) -> dict[str, list[list[bo
     return {role: own for role, own in outcomes.items() if len(own) == len(results)}
 
 
-def _seeds_cell(tests: Sequence[tuple[int, TestSetResult]]) -> str:
+def _seeds_cell(tests: Sequence[tuple[int, EvaluationResult]]) -> str:
     if not tests:
         return "–"
     if len(tests) > 1 and all(test.answers == tests[0][1].answers for _, test in tests):
@@ -335,13 +336,8 @@ def _percent(fraction: float | None) -> str:
     return "–" if fraction is None else f"{100 * fraction:.1f}"
 
 
-def _with_interval(test: TestSetResult) -> str:
+def _with_interval(test: EvaluationResult) -> str:
     return f"{_percent(test.accuracy)} [{_percent(test.interval_low)}, {_percent(test.interval_high)}]"
-
-
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(columns) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [columns, rule, *rows])
 
 
 def main() -> int:

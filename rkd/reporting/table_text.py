@@ -5,9 +5,9 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
+from rkd.markdown import markdown_table
 from rkd.reporting.job_summary import OWN
 from rkd.reporting.tables import SIGNIFICANT, Cell, Column, Difference, Evaluated, Judgement, TableLine
 
@@ -34,7 +34,7 @@ def markdown(evaluated: Evaluated) -> str:
             if in_paper[place]:
                 cells.append(_published(table.columns[place], cell))
         rows.append([*names, *cells])
-    parts = [f"**{table.title}**", _markdown_table(header, rows, left=2 if grouped else 1), _legend(evaluated)]
+    parts = [f"**{table.title}**", markdown_table(header, rows, text_columns=2 if grouped else 1), _legend(evaluated)]
     if evaluated.judgements:
         parts += [
             "Claims, and what these numbers say:",
@@ -265,11 +265,6 @@ def _number(column: Column, value: float, mean: float) -> str:
 
 def _scaled(column: Column, value: float) -> float:
     return round(100 * value, 4) if column.unit == "percent" else value
-
-
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
-    rule = ["---"] * left + ["---:"] * (len(header) - left)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *rows])
 
 
 def _tex(text: str) -> str:

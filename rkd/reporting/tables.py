@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rkd.evaluation.statistics import bootstrap_over_seeds_and_questions, holm
-from rkd.reporting.job_summary import OWN, Summary, TestSummary
+from rkd.reporting.job_summary import OWN, EvaluationSummary, Summary
 
 SIGNIFICANT = 0.05  # of p-values corrected for all comparisons of the table
 
@@ -95,7 +95,7 @@ class Cell:
     """A value over seeds: `values` by seed, `tests` where they are accuracies, `missing` jobs that are not there."""
 
     values: Mapping[int, float]
-    tests: Mapping[int, TestSummary] = field(default_factory=dict)
+    tests: Mapping[int, EvaluationSummary] = field(default_factory=dict)
     missing: int = 0
     published: float | None = None
 
@@ -259,7 +259,7 @@ class Table:
         chosen = matching(summaries, wanted)
         published = row.published[place] if row.published else None
         values: dict[int, float] = {}
-        tests: dict[int, TestSummary] = {}
+        tests: dict[int, EvaluationSummary] = {}
         for one in chosen:
             if column.test_set is not None:
                 test = one.models.get(row.model, {}).get(column.test_set)

@@ -1,4 +1,4 @@
-"""Collapse of a policy (METHOD 3): what a training has measured so far enters, the reason to end it leaves, or None.
+"""Collapse of a policy (docs/method.md 3): what a training measures enters, and why it should end leaves.
 
 A judge can be gamed: responses become short or repeat themselves, the policy runs away from its reference, and the
 reward rises while answers get worse. What was best until then is kept, as always.

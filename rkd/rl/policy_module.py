@@ -226,8 +226,8 @@ class PolicyModule(LightningModule):
 
     def _set_learning_rate(self) -> None:
         options = self.optimisation
-        progress = min(1.0, self.rollouts_done / self.rollouts.count)
-        factor = 1 - progress * (1 - options.final_learning_rate_fraction)
+        partial = min(1.0, self.rollouts_done / self.rollouts.count)
+        factor = 1 - partial * (1 - options.final_learning_rate_fraction)
         if self.rollouts_done < options.warmup_rollouts:
             factor *= (self.rollouts_done + 1) / options.warmup_rollouts
         for group in self.optimizers().param_groups:

@@ -14,7 +14,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ from rkd.rl.rewards import (
     cap_at_zero,
     learned_reward,
 )
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 Stream = Literal["balanced", "labelled", "unlabelled", "all"]
 """Training queries: with right and wrong student samples (D_R); with a label; without one; all of them."""
@@ -46,7 +46,7 @@ WITH_LABELS: tuple[Stream, ...] = ("balanced", "labelled")
 class RewardInputs:
     """What a reward may be made of: y* by query id, reward model and judge, the student's prompt and options.
 
-    `labels` is None of an open-ended task, whose responses have no answer to compare. `progress` is that of the
+    `labels` is None of an open-ended task, whose responses have no answer to compare. `partial` is that of the
     training: a judge behind a server keeps there what was paid for.
     """
 
@@ -55,11 +55,11 @@ class RewardInputs:
     judge: ConfiguredJudge | NoJudge
     prompt: PromptTemplate
     options: ModelOptions = field(default_factory=ModelOptions)
-    progress: Progress | None = None
+    partial: PartialResults | None = None
 
     def open_judge(self) -> OpenJudge:
         """The judge, its model loaded."""
-        return open_judge(self.judge, kept=self.progress)
+        return open_judge(self.judge, partial=self.partial)
 
 
 class Source(Protocol):
@@ -89,6 +89,8 @@ class Term:
 @dataclass(frozen=True, kw_only=True)
 class Verifiable:
     """The label against the extracted answer: the gold answer with labels=gold, else the pseudo-label."""
+
+    compares_answers: ClassVar[bool] = True
 
     queries: Stream = "labelled"
     right: float = 1.0
@@ -165,6 +167,8 @@ class Learned:
 @dataclass(frozen=True, kw_only=True)
 class Own:
     """A function of yours, given by its dotted path: (queries, responses) to one number per response."""
+
+    compares_answers: ClassVar[bool] = False
 
     function: Callable[[Sequence[Query], Sequence[Response]], Sequence[float]]
     queries: Stream = "balanced"

@@ -47,7 +47,7 @@ class VerifiableReward:
 
 @dataclass(frozen=True)
 class LearnedReward:
-    """The scalar R(q, a) of a reward model (METHOD 2.6)."""
+    """The scalar R(q, a) of a reward model (docs/method.md 2.6)."""
 
     reward_model: RewardModel
     tokenizer: PreTrainedTokenizerBase
@@ -177,7 +177,7 @@ class ExistenceCheck:
 
         −5 where there is no valid answer, r otherwise
 
-    An answer is valid that is neither empty nor cut at the length limit (METHOD 5.17).
+    An answer is valid that is neither empty nor cut at the length limit (docs/method.md 5.17).
 
     Args:
         reward: the reward r that is checked.

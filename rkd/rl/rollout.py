@@ -1,4 +1,4 @@
-"""Makes rollouts (METHOD 2.7): queries enter; the policy's responses leave, scored, with all that is trained on.
+"""Makes rollouts (docs/method.md 2.7): queries enter; the policy's responses with all that a loss needs leave.
 
 Shapes: Q queries of a rollout, B = Q × G responses of T tokens.
 """

@@ -1,4 +1,4 @@
-"""Settings of reinforcement learning (METHOD 2.7): rollouts, KL penalty and optimisation, with their ranges.
+"""Settings of reinforcement learning (docs/method.md 2.7): rollouts, KL penalty and optimisation, with their ranges.
 
 Shapes: Q queries of a rollout, B = Q × G responses of T tokens.
 """
@@ -82,7 +82,7 @@ class Rollouts:
 
 @dataclass(frozen=True, kw_only=True)
 class KLPenalty:
-    """What holds the policy near another one: target, place and estimator of the KL term (METHOD 5.1)."""
+    """What holds the policy near another one: target, place and estimator of the KL term (docs/method.md 5.1)."""
 
     controller: KLController
     target: Literal["reference", "old"] = "reference"

@@ -1,4 +1,4 @@
-"""Reinforcement learning of the student (METHOD 2.7): a policy and the terms of its loss enter, a better policy leaves.
+"""Reinforcement learning of the student (docs/method.md 2.7): a policy and loss terms enter, a better policy leaves.
 
 PPO and GRPO are one stage given different parts; how a rollout is trained on stands in `rkd.rl.policy_module`.
 """
@@ -7,11 +7,9 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import Logger
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rkd.config import AT_LEAST_1, check_ranges
@@ -20,10 +18,9 @@ from rkd.distributed import count, own_share
 from rkd.generation.local import LocalGenerator
 from rkd.io import write_rows
 from rkd.models.cpu_workers import is_small
-from rkd.models.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
+from rkd.models.loading import copy_model, load_causal_lm, load_tokenizer
 from rkd.models.lora import save_merged
 from rkd.models.policy import AdaptersOff, Policy, without_dropout
-from rkd.records import Checkpoint
 from rkd.rl.advantages import AdvantageEstimator, GroupRelative
 from rkd.rl.collapse_guard import Guard, NoGuard
 from rkd.rl.policy_module import LossTerm, PolicyModule
@@ -31,13 +28,18 @@ from rkd.rl.query_schedule import queries_of_rollouts, shares
 from rkd.rl.reward_mix import Term
 from rkd.rl.rollout import Collector
 from rkd.rl.settings import KLPenalty, Optimisation, RewardScaling, Rollouts
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 from rkd.training.checkpointing import HISTORY_FILE, Batches, KeepBest, fit, state_of
-from rkd.training.trainer import Training, Validate, one_validation, seeded
+from rkd.training.stage import TrainingContext
+from rkd.training.trainer import Validate, one_validation, seeded
+from rkd.work import FORWARD, STUDENT, Sizes, Work
 
 # Responses in a batch at most, by whether the model is small.
 SAMPLED_AT_ONCE = {True: 512, False: 128}
 SAMPLES_FILE = "samples.jsonl"
+
+BuildTerms = Callable[[PartialResults], Sequence[Term]]
+"""Makes the terms of the loss; what a judge behind a server was paid for is kept in the partial results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class RL:
         guard: ends a training whose policy collapses.
     """
 
+    is_left_out: ClassVar[bool] = False
+
     rollouts: Rollouts
     optimisation: Optimisation
     kl: KLPenalty
@@ -89,46 +93,33 @@ class RL:
                 f"set it to rl.rollouts.responses_per_query={per_query}."
             )
 
-    def fit(
-        self,
-        student: Checkpoint,
-        build_terms: Callable[[Progress], Sequence[Term]],
-        *,
-        prompt: PromptTemplate,
-        validate: Validate,
-        training: Training,
-        logger: Logger | bool,
-        folder: Path,
-        progress: Progress,
-        seed: int,
-        options: ModelOptions = ModelOptions(),
-    ) -> RLReport:
-        """Train under the terms and write the best policy, `history.jsonl` and `samples.jsonl` to `folder`.
+    def fit(self, build_terms: BuildTerms, context: TrainingContext) -> RLReport:
+        """Train under the terms; the best policy, `history.jsonl` and `samples.jsonl` are left in the folder.
 
         Args:
             build_terms: makes the terms of the loss; a function, so that a row without this stage needs no reward.
-            progress: of the stage, where an interrupted fit goes on from.
-            options: how the student is loaded and trained. With adapters the reference is the policy without them.
 
         Raises:
             ValueError: the queries of a rollout do not fall to processes, terms and minibatches evenly.
         """
-        terms = build_terms(progress)
+        partial, folder, seed, options = context.partial, context.folder, context.seed, context.options
+        terms = build_terms(partial)
         self.check_processes(count(), len(terms))
-        tokenizer = load_tokenizer(student.folder)
+        tokenizer = load_tokenizer(context.start.folder)
         with seeded(seed):
-            reference = load_causal_lm(student.folder, options)
+            reference = load_causal_lm(context.start.folder, options)
+            # With adapters the reference is the policy without them.
             lm = options.prepare(reference if options.lora else copy.deepcopy(reference))
-            module = self.module(lm, reference, tokenizer, prompt, terms, validate=validate, seed=seed)
-            best = KeepBest("validation_accuracy", "max", progress, self.patience)
-            trainer = self._trainer(best, training, logger, folder, seed)
-            if progress.find(state_of(trainer)) is None:
+            module = self.module(lm, reference, tokenizer, context.prompt, terms, validate=context.validate, seed=seed)
+            best = KeepBest("validation_accuracy", "max", partial, self.patience)
+            trainer = self._trainer(best, context)
+            if partial.find(state_of(trainer)) is None:
                 trainer.validate(module, one_validation(), verbose=False)
             of_rollouts = queries_of_rollouts(terms, self.rollouts, seed, count())
             loader = Batches(of_rollouts, lambda of_terms: list(map(own_share, of_terms)), seed=None)
-            fit(trainer, module, loader, one_validation(), progress)
+            fit(trainer, module, loader, one_validation(), partial)
         rows = [row for row in module.history if "response_tokens" in row]  # means over the responses
-        progress.tokens = round(sum(row["response_tokens"] * row["responses_sampled"] for row in rows) * count())
+        partial.tokens = round(sum(row["response_tokens"] * row["responses_sampled"] for row in rows) * count())
         if trainer.is_global_zero:
             best.restore(module)
             save_merged(lm, tokenizer, folder)
@@ -150,6 +141,29 @@ class RL:
                 f"least one query for each process{of_terms} and each of "
                 f"rl.optimisation.minibatches_per_epoch={minibatches}."
             )
+
+    @property
+    def validations(self) -> int:
+        """Validations in the whole training, that of the start included."""
+        return 1 + self.rollouts.count // min(self.rollouts_between_validations, self.rollouts.count)
+
+    def planned_work(self, sizes: Sizes) -> list[Work]:
+        """The rollouts, and the validations between them."""
+        rollouts = self.rollouts
+        episodes = rollouts.count * rollouts.responses_per_rollout
+        # Besides the epochs: policy and reference once for their log-probabilities, and the reward model.
+        passes = self.optimisation.epochs_per_rollout + FORWARD * (3 if sizes.has_reward_model else 2)
+        shape = f"{rollouts.count:,} rollouts × {rollouts.queries_per_rollout} queries × {rollouts.responses_per_query}"
+        asked = [
+            (rollouts.count * rollouts.queries_per_rollout, rollouts.sampling),
+            (self.validations * sizes.validated, sizes.greedy),
+        ]
+        return [
+            Work(
+                "rl", f"{episodes:,} episodes: {shape}", STUDENT, rollouts.max_response_tokens, asked,
+                trained=passes * episodes, group_size=rollouts.responses_per_query,
+            )
+        ]  # fmt: skip
 
     def module(
         self,
@@ -188,19 +202,19 @@ class RL:
             loss_terms.append(LossTerm(name=term.name, weight=term.weight, collector=own))
         return PolicyModule(loss_terms, self.optimisation, validate, seed, self.guard)
 
-    def _trainer(self, best: KeepBest, training: Training, logger: Logger | bool, folder: Path, seed: int) -> Trainer:
-        return training.trainer(
+    def _trainer(self, best: KeepBest, context: TrainingContext) -> Trainer:
+        return context.training.trainer(
             "rl",
-            logger=logger,
-            folder=folder,
+            logger=context.logger,
+            folder=context.folder,
             max_epochs=1,
             callbacks=[best],
             val_check_interval=min(self.rollouts_between_validations, self.rollouts.count),
             shown_metrics=("reward", "kl", "validation_accuracy"),
             learning_rate_key="rl.optimisation.learning_rate",
             log_every_n_steps=1,  # a batch is a whole rollout
-            progress=best.progress,
-            seed=seed,
+            partial=context.partial,
+            seed=context.seed,
         )
 
 
@@ -208,7 +222,13 @@ class RL:
 class NoRL:
     """The stage left out: the student stays as it is."""
 
-    def fit(self, student: Checkpoint, *_: Any, folder: Path, **__: Any) -> RLReport:
+    is_left_out: ClassVar[bool] = True
+
+    def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
+        """None."""
+        return []
+
+    def fit(self, build_terms: BuildTerms, context: TrainingContext) -> RLReport:  # noqa: ARG002
         """Copy the student."""
-        copy_model(student.folder, folder)
+        copy_model(context.start.folder, context.folder)
         return RLReport(0, 0, None)

@@ -6,32 +6,26 @@ r(q, a) = β log π(a | q) / π_ref(a | q); the reference policy is the student 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from rkd.config import ABOVE_0, check_ranges
-from rkd.data.prompts import PromptTemplate
-from rkd.distributed import count, share_of_weight, sum_over_processes
+from rkd.distributed import share_of_weight, sum_over_processes
 from rkd.losses import dpo_loss, sequence_logprobs
-from rkd.models.batches import ResponseBatch, in_parts
+from rkd.models.batches import in_parts
 from rkd.models.cpu_workers import map_over_copies, mean_loss, part_count
-from rkd.models.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
-from rkd.models.lora import save_merged
+from rkd.models.loading import copy_model, load_causal_lm, load_tokenizer
 from rkd.models.policy import Policy, without_dropout
-from rkd.records import Checkpoint, PreferencePair
-from rkd.stages.preference_batches import NO_PAIR, TokenizedPair, collate_pairs, tokenize_pairs
-from rkd.store.partial_results import Progress
+from rkd.records import PreferencePair
+from rkd.stages.preference_batches import NO_PAIR, PairBatch, collate_pairs, tokenize_pairs
 from rkd.training.checkpointing import KeepBest
 from rkd.training.fsdp import ShardableModule
-from rkd.training.supervised import SupervisedTraining, length_batches
-from rkd.training.trainer import Training, Validate, seeded
-
-Numbered = tuple[int, TokenizedPair]
-"""A pair and its number among all pairs of a fit."""
+from rkd.training.stage import TrainingContext
+from rkd.training.supervised import SupervisedTraining
+from rkd.training.trainer import Validate
+from rkd.work import FORWARD, STUDENT, Sizes, Work, about, epochs_said
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,32 +38,6 @@ class DPOReport:
     best_validation: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class DPOBatch:
-    """The responses of B pairs, chosen, rejected, chosen, …, and the pairs' numbers, (B,)."""
-
-    responses: ResponseBatch
-    numbers: Tensor
-
-    @property
-    def prompt_count(self) -> int:
-        """B."""
-        return self.responses.prompt_count
-
-    @property
-    def weight(self) -> int:
-        """Pairs, which the loss is the mean over."""
-        return self.prompt_count
-
-    def select_prompts(self, indices: Tensor) -> "DPOBatch":
-        """The pairs at `indices`."""
-        return DPOBatch(self.responses.select_prompts(indices), self.numbers[indices])
-
-    def to(self, device: torch.device) -> "DPOBatch":
-        """The same batch on another device."""
-        return DPOBatch(self.responses.to(device), self.numbers.to(device))
-
-
 class DPOModule(ShardableModule):
     """The student under the loss of DPO; a validation is one call of `validate`.
 
@@ -77,7 +45,7 @@ class DPOModule(ShardableModule):
         pairs: how many there are; their log-probabilities under the reference policy are kept by number.
     """
 
-    part = "policy"
+    part, saved = "policy", "policy.lm"
 
     def __init__(self, policy: Policy, settings: "DPO", validate: Validate | None, pairs: int) -> None:
         super().__init__()
@@ -95,7 +63,7 @@ class DPOModule(ShardableModule):
         batches = [loader.collate(batch) for batch in loader.batches]
 
         @torch.no_grad()
-        def measure(policy: Policy, batch: DPOBatch) -> Tensor:
+        def measure(policy: Policy, batch: PairBatch) -> Tensor:
             with self.trainer.precision_plugin.forward_context():
                 return pair_logprobs(policy, batch.to(self.device))
 
@@ -103,13 +71,13 @@ class DPOModule(ShardableModule):
             own[batch.numbers] = logprobs.float()
         self.reference_logprobs = sum_over_processes(own)  # each process has read its share
 
-    def training_step(self, batch: DPOBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss, measured = mean_loss(self.policy, self.loss, in_parts(batch, part_count(self.policy)))
         share = share_of_weight(batch.weight, self.device)
         self.log_dict({f"train/{name}": share * value for name, value in measured.items()}, sync_dist=True)
         return share * loss
 
-    def loss(self, part: DPOBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, part: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss on some pairs, and what is logged of them; log-probabilities are sums over a response's tokens."""
         chosen, rejected = pair_logprobs(self.policy, part).T  # (B,), (B,)
         reference = self.reference_logprobs.to(chosen.device)[part.numbers]
@@ -156,75 +124,61 @@ class DPO(SupervisedTraining):
         super().__post_init__()
         check_ranges(self.stage, self, {"beta": ABOVE_0})
 
-    def fit(
-        self,
-        student: Checkpoint,
-        pairs: Sequence[PreferencePair],
-        *,
-        prompt: PromptTemplate,
-        validate: Validate | None,
-        training: Training,
-        logger: Logger | bool,
-        folder: Path,
-        progress: Progress,
-        seed: int,
-        options: ModelOptions = ModelOptions(),
-    ) -> DPOReport:
-        """Train `student` on the pairs, and write model and tokenizer of the best validation to `folder`.
+    def fit(self, pairs: Sequence[PreferencePair], context: TrainingContext) -> DPOReport:
+        """Train the student on the pairs; model and tokenizer of the best validation are left in the folder.
 
-        Args:
-            student: the reference policy, and where training starts.
-            prompt: the one that the student is asked with.
-            validate: None keeps the last weights.
-            progress: where an interrupted fit goes on from.
-            options: how the student is loaded and trained.
+        The model that training starts from is the reference policy.
 
         Raises:
             ValueError: no pair is left to train on.
         """
-        tokenizer = load_tokenizer(student.folder)
-        kept, dropped = tokenize_pairs(tokenizer, prompt, pairs, self.max_tokens)
+        tokenizer = load_tokenizer(context.start.folder)
+        kept, dropped = tokenize_pairs(tokenizer, context.prompt, pairs, self.max_tokens)
         self.check_left(kept, len(pairs), "pair", NO_PAIR)
-        numbered, size = list(enumerate(kept)), self.batch_size * count()
-        batches = length_batches(numbered, lambda example: example[1].longest_part, size, seed)
-        best = KeepBest("validation/accuracy", "max", progress, self.patience)
-        with seeded(seed):
-            lm = options.prepare(load_causal_lm(student.folder, options))
+        best = KeepBest("validation/accuracy", "max", context.partial, self.patience)
+
+        def build() -> DPOModule:
+            lm = context.options.prepare(load_causal_lm(context.start.folder, context.options))
             without_dropout(lm)  # or the first loss would not be that of a policy that is its own reference, log 2
-            module = DPOModule(Policy(lm), self, validate, len(kept)).train()
-            trainer, whole = self.train(
-                module,
-                batches,
-                lambda batch: _collate(batch, tokenizer.pad_token_id),
-                best,
-                has_validation=validate is not None,
-                validates_start=True,
-                shown_metrics=("train/loss", "train/reward_margin", best.metric),
-                training=training,
-                logger=logger,
-                folder=folder,
-                seed=seed,
-            )
-        if trainer.is_global_zero:
-            save_merged(whole.policy.lm, tokenizer, folder)
-        return DPOReport(trainer.global_step, len(kept), dropped, best.best)
+            return DPOModule(Policy(lm), self, context.validate, len(kept)).train()
+
+        steps = self.train(
+            build,
+            kept,
+            lambda pair: pair.longest_part,
+            lambda batch: collate_pairs(batch, tokenizer.pad_token_id),
+            best,
+            context,
+            has_validation=context.validate is not None,
+            validates_start=True,
+            shown_metrics=("train/loss", "train/reward_margin"),
+        )
+        return DPOReport(steps, len(kept), dropped, best.best)
+
+    def planned_work(self, sizes: Sizes) -> list[Work]:
+        """The pairs, which the reference policy reads once before, and the validations; the start is one of them."""
+        passes = sizes.pairs * (self.epochs + FORWARD)
+        asked = [((1 + self.epochs * self.validations_per_epoch) * sizes.validated, sizes.greedy)]
+        amount = f"{about(sizes.pairs)} pairs, {epochs_said(self.epochs)}"
+        return [Work("dpo", amount, STUDENT, sizes.pair_tokens, asked, trained=2 * passes, group_size=2)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoDPO:
     """No direct preference optimisation: the student goes on as it came."""
 
-    def fit(self, student: Checkpoint, *_: object, folder: Path, **__: object) -> DPOReport:
-        """Copy the student's folder to `folder`."""
-        copy_model(student.folder, folder)
+    is_left_out: ClassVar[bool] = True
+
+    def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
+        """None."""
+        return []
+
+    def fit(self, pairs: Sequence[PreferencePair], context: TrainingContext) -> DPOReport:  # noqa: ARG002
+        """Copy the student."""
+        copy_model(context.start.folder, context.folder)
         return DPOReport(steps=0, pairs=0, dropped_too_long=0, best_validation=None)
 
 
-def pair_logprobs(policy: Policy, batch: DPOBatch) -> Tensor:
+def pair_logprobs(policy: Policy, batch: PairBatch) -> Tensor:
     """log π of chosen and rejected responses, (B, 2)."""
     return sequence_logprobs(policy(batch.responses).logprobs, batch.responses.response_mask).view(-1, 2)
-
-
-def _collate(examples: Sequence[Numbered], pad_id: int) -> DPOBatch:
-    numbers, pairs = zip(*examples, strict=True)
-    return DPOBatch(collate_pairs(pairs, pad_id).responses, torch.tensor(numbers))

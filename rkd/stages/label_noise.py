@@ -23,7 +23,7 @@ _OPTION = re.compile(r"^\(([A-J])\) ", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoisyLabels:
-    """Other labels, of which a share has another answer; validation has them too (METHOD 5.7).
+    """Other labels, of which a share has another answer; validation has them too (docs/method.md 5.7).
 
     Each query draws by itself, so the wrong labels of a lower share are among those of a higher one.
 

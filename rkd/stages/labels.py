@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 
 from rkd.data.answers import answers_match, count_votes, extract_answer, majority
 from rkd.records import PseudoLabel, Query, Response, ScoredResponse
+from rkd.work import Expected
 
 
 class Labels(Protocol):
@@ -35,6 +36,8 @@ class MajorityVote:
     """
 
     uses_gold: ClassVar[bool] = False
+    is_graded: ClassVar[bool] = False
+    highest_score: ClassVar[float] = 1.0
 
     threshold: float = 0.7
 
@@ -61,6 +64,8 @@ class GoldLabels:
     """The label is the gold answer: for rows that the papers train with labels."""
 
     uses_gold: ClassVar[bool] = True
+    is_graded: ClassVar[bool] = False
+    highest_score: ClassVar[float] = 1.0
 
     def label(self, queries: Sequence[Query], responses: Sequence[Sequence[Response]]) -> list[PseudoLabel]:
         """The gold answer of each query, with consensus 1; the responses do not matter.
@@ -75,19 +80,25 @@ class GoldLabels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RubricGrades:
-    """Open-ended tasks have no label: a judge grades each response, ℓ from 0 to ℓ* (METHOD 2.2).
+    """Open-ended tasks have no label: a judge grades each response, ℓ from 0 to ℓ* (docs/method.md 2.2).
 
     Args:
         highest: ℓ*.
     """
 
     uses_gold: ClassVar[bool] = False
+    is_graded: ClassVar[bool] = True
 
     highest: int = 5
 
     def __post_init__(self) -> None:
         if self.highest < 1:
             raise ValueError(f"labels.highest={self.highest}: the highest score must be at least 1.")
+
+    @property
+    def highest_score(self) -> float:
+        """ℓ*."""
+        return float(self.highest)
 
     def scored(
         self, responses: Sequence[Sequence[Response]], verdicts: Sequence[float | None]
@@ -170,6 +181,10 @@ class CorrectResponses:
             _distinct([one for one in own if one.score == self.best_score], self.responses_per_query) for own in scored
         ]
 
+    def expected_examples(self, queries: int, expected: Expected) -> float:
+        """About how many responses of so many queries are selected."""
+        return _expected(queries, expected.voted_texts * expected.labelled, self.responses_per_query)
+
 
 class Pass(Protocol):
     """A pass of the teacher over the queries."""
@@ -186,6 +201,8 @@ class AllResponses:
         responses_per_query: at most so many different texts, the first in order of sampling; None takes all.
     """
 
+    best_score: ClassVar[None] = None  # any score is taught
+
     first_pass: Pass | None = None
     responses_per_query: int | None = None
 
@@ -201,6 +218,14 @@ class AllResponses:
             )
             for own in scored
         ]
+
+    def expected_examples(self, queries: int, expected: Expected) -> float:
+        """About how many responses of so many queries are selected."""
+        return _expected(queries, expected.first_pass_texts, self.responses_per_query)
+
+
+def _expected(queries: int, of_query: float, limit: int | None) -> float:
+    return queries * min(of_query, limit or of_query)
 
 
 def _score(query: Query, response: Response, label: PseudoLabel) -> ScoredResponse:

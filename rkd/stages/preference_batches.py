@@ -25,8 +25,9 @@ NO_PAIR = (
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPair:
-    """One pair in tokens; `is_correct` says of chosen and rejected whether ℓ = ℓ*."""
+    """One pair in tokens; `number` is its place among the pairs kept, `is_correct` says of each side whether ℓ = ℓ*."""
 
+    number: int
     pair: PreferencePair
     prompt: list[int]
     chosen: list[int]
@@ -46,10 +47,17 @@ class TokenizedPair:
 
 @dataclass(frozen=True, slots=True)
 class PairBatch:
-    """The responses of B pairs, two rows each, and whether each is correct, (2 B,)."""
+    """B pairs for the reward model and for DPO.
+
+    Args:
+        responses: two rows for each pair, chosen before rejected.
+        is_correct: whether ℓ = ℓ*, (2 B,), boolean, in the order of the rows.
+        numbers: `TokenizedPair.number`, (B,).
+    """
 
     responses: ResponseBatch
     is_correct: Tensor
+    numbers: Tensor
 
     @property
     def prompt_count(self) -> int:
@@ -64,11 +72,11 @@ class PairBatch:
     def select_prompts(self, indices: Tensor) -> "PairBatch":
         """The pairs at `indices`."""
         rows = self.responses.rows_of(indices)
-        return PairBatch(self.responses.select_prompts(indices), self.is_correct[rows])
+        return PairBatch(self.responses.select_prompts(indices), self.is_correct[rows], self.numbers[indices])
 
     def to(self, device: torch.device) -> "PairBatch":
         """The same batch on another device."""
-        return PairBatch(self.responses.to(device), self.is_correct.to(device))
+        return PairBatch(self.responses.to(device), self.is_correct.to(device), self.numbers.to(device))
 
 
 def tokenize_pairs(
@@ -86,25 +94,27 @@ def tokenize_pairs(
         tokenizer, [response.text for response in responses], [response.is_finished for response in responses]
     )
     tokens = dict(zip(responses, rows, strict=True))
-    tokenized = [
-        TokenizedPair(
+    kept: list[TokenizedPair] = []
+    for pair, own_prompt in zip(pairs, prompts, strict=True):
+        tokenized = TokenizedPair(
+            len(kept),
             pair,
             own_prompt,
             tokens[pair.chosen.response],
             tokens[pair.rejected.response],
             (pair.chosen.score == highest_score, pair.rejected.score == highest_score),
         )
-        for pair, own_prompt in zip(pairs, prompts, strict=True)
-    ]
-    kept = [pair for pair in tokenized if pair.length <= max_tokens]
-    return kept, len(tokenized) - len(kept)
+        if tokenized.length <= max_tokens:
+            kept.append(tokenized)
+    return kept, len(pairs) - len(kept)
 
 
 def collate_pairs(pairs: Sequence[TokenizedPair], pad_id: int) -> PairBatch:
     """The pairs as one batch."""
     responses = [tokens for pair in pairs for tokens in (pair.chosen, pair.rejected)]
     is_correct = torch.tensor([pair.is_correct for pair in pairs]).flatten()
-    return PairBatch(collate([pair.prompt for pair in pairs], responses, pad_id), is_correct)
+    numbers = torch.tensor([pair.number for pair in pairs])
+    return PairBatch(collate([pair.prompt for pair in pairs], responses, pad_id), is_correct, numbers)
 
 
 def kinds(pairs: Sequence[TokenizedPair]) -> dict[str, list[bool]]:
@@ -112,7 +122,7 @@ def kinds(pairs: Sequence[TokenizedPair]) -> dict[str, list[bool]]:
 
     - `pair_accuracy`: all.
     - `right_over_wrong_accuracy`: ℓ = ℓ* on one side only.
-    - `pos_neg_accuracy`: T⁺ over a wrong student response, Table 9 (METHOD 5.14).
+    - `pos_neg_accuracy`: T⁺ over a wrong student response, Table 9 (docs/method.md 5.14).
     - `student_pos_neg_accuracy`: right over wrong, both by one generator (appendix E.1).
     - `pos_pos_accuracy`: T⁺ over S⁺, Table 9.
     """

@@ -15,6 +15,7 @@ from rkd.data.preference_files import read_pairs
 from rkd.data.prompts import PromptTemplate
 from rkd.records import PreferencePair, Query, ScoredResponse
 from rkd.store.fingerprint import digest_of_files
+from rkd.work import Expected
 
 _Side = tuple[ScoredResponse, ScoredResponse]
 
@@ -50,6 +51,7 @@ class Pairs:
         teacher_scored: Sequence[Sequence[ScoredResponse]],
         student_scored: Sequence[Sequence[ScoredResponse]],
         seed: int,
+        prompt: PromptTemplate | None = None,  # noqa: ARG002
     ) -> list[PreferencePair]:
         """The pairs of all queries, by query; how many there are does not depend on `teacher_share`.
 
@@ -70,6 +72,10 @@ class Pairs:
             drawn = _draw(teacher_pairs, of_teacher, generator) + _draw(student_pairs, of_student, generator)
             pairs += [PreferencePair(query, chosen, rejected) for chosen, rejected in drawn]
         return pairs
+
+    def expected_count(self, queries: Sequence[Query], prompt: PromptTemplate, expected: Expected) -> float:  # noqa: ARG002
+        """About how many pairs these training queries give."""
+        return len(queries) * expected.labelled * expected.balanced * expected.pairs * self.max_pairs_per_query
 
     def _all_pairs(
         self, teacher: Sequence[ScoredResponse], student: Sequence[ScoredResponse]
@@ -103,6 +109,7 @@ class OneSourcePairs:
         teacher_scored: Sequence[Sequence[ScoredResponse]],
         student_scored: Sequence[Sequence[ScoredResponse]],
         seed: int,
+        prompt: PromptTemplate | None = None,  # noqa: ARG002
     ) -> list[PreferencePair]:
         """The pairs of the queries to which the source has given right and wrong responses.
 
@@ -123,10 +130,17 @@ class OneSourcePairs:
             )
         return pairs
 
+    def expected_count(self, queries: Sequence[Query], prompt: PromptTemplate, expected: Expected) -> float:  # noqa: ARG002
+        """About how many pairs these training queries give.
+
+        A teacher's can be fewer: which of its queries have right and wrong responses is not known.
+        """
+        return len(queries) * expected.labelled * expected.balanced * expected.pairs * self.max_pairs_per_query
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationPairs:
-    """What reward models are judged by, whatever they were trained on (Table 9, METHOD 5.14).
+    """What reward models are judged by, whatever they were trained on (Table 9, docs/method.md 5.14).
 
         T⁺(q) × S⁻(q),  S⁺(q) × S⁻(q),  T⁺(q) × S⁺(q),    chosen first
 
@@ -147,6 +161,7 @@ class ValidationPairs:
         teacher_scored: Sequence[Sequence[ScoredResponse]],
         student_scored: Sequence[Sequence[ScoredResponse]],
         seed: int,
+        prompt: PromptTemplate | None = None,  # noqa: ARG002
     ) -> list[PreferencePair]:
         """The pairs of all queries of D_R, as it is made of validation queries."""
         pairs: list[PreferencePair] = []
@@ -168,17 +183,21 @@ class StoredPairs:
 
     Args:
         path: the file.
+        best_score: ℓ*, the score of a chosen response; a rejected one has 0.
     """
 
     path: str
+    best_score: float = 1.0
 
-    def pairs_of(
-        self, queries: Sequence[Query], prompt: PromptTemplate, best_score: float = 1.0
+    def pair(
+        self,
+        queries: Sequence[Query],
+        teacher_scored: Sequence[Sequence[ScoredResponse]],  # noqa: ARG002
+        student_scored: Sequence[Sequence[ScoredResponse]],  # noqa: ARG002
+        seed: int,  # noqa: ARG002
+        prompt: PromptTemplate,
     ) -> list[PreferencePair]:
         """The pairs that ask one of the queries, by its question or by the prompt as text, in the order of the file.
-
-        Args:
-            best_score: ℓ* of a chosen response; a rejected one has 0.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -188,16 +207,21 @@ class StoredPairs:
         pairs = []
         for pair in read_pairs(self._file(), queries[0].dataset if queries else ""):
             if (query := by_question.get(question_key(pair.query.question))) is not None:
-                chosen, rejected = (
-                    replace(side, response=replace(side.response, query_id=query.id), score=best_score * side.score)
-                    for side in (pair.chosen, pair.rejected)
-                )
+                chosen, rejected = (self._of_query(side, query) for side in (pair.chosen, pair.rejected))
                 pairs.append(PreferencePair(query, chosen, rejected))
         return pairs
 
-    def fingerprint(self) -> dict[str, str]:
+    def expected_count(self, queries: Sequence[Query], prompt: PromptTemplate, expected: Expected) -> float:  # noqa: ARG002
+        """How many pairs of the file ask these training queries."""
+        return len(self.pair(queries, (), (), 0, prompt))
+
+    def fingerprint(self) -> dict[str, str | float]:
         """What of it decides a result: the file's content, not its place."""
-        return {"digest": digest_of_files([self._file()])}
+        return {"digest": digest_of_files([self._file()]), "best_score": self.best_score}
+
+    def _of_query(self, side: ScoredResponse, query: Query) -> ScoredResponse:
+        response = replace(side.response, query_id=query.id)
+        return replace(side, response=response, score=self.best_score * side.score)
 
     def _file(self) -> Path:
         path = Path(self.path).expanduser()

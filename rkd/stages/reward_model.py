@@ -1,4 +1,4 @@
-"""Reward distillation, METHOD 2.6: the SFT student and preference pairs enter, a reward model's folder leaves.
+"""Reward distillation, docs/method.md 2.6: the SFT student and preference pairs enter, a reward model's folder leaves.
 
 R is the student's backbone with one linear head on the response's tokens, trained by Eq. 7 to 9. Its quality is the
 share of validation pairs that it ranks right, by kind of pair (Table 9). Shapes: B pairs, 2 B responses in the order
@@ -7,23 +7,19 @@ chosen, rejected, chosen, ….
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import get_args
+from typing import ClassVar, get_args
 
 import torch
-from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from rkd.data.preference_files import write_pairs
-from rkd.data.prompts import PromptTemplate
-from rkd.distributed import count, share_of_weight
-from rkd.losses import bradley_terry_loss, classification_loss
+from rkd.distributed import share_of_weight
+from rkd.losses import reward_model_loss
 from rkd.models.batches import in_parts
 from rkd.models.cpu_workers import map_over_copies, mean_loss, part_count
-from rkd.models.loading import ModelOptions, load_tokenizer
-from rkd.models.lora import save_merged
+from rkd.models.loading import load_tokenizer
 from rkd.models.reward_model import Pooling, RewardModel, new_reward_model
-from rkd.records import Checkpoint, PreferencePair
+from rkd.records import PreferencePair
 from rkd.stages.preference_batches import (
     NO_PAIR,
     PairBatch,
@@ -33,11 +29,11 @@ from rkd.stages.preference_batches import (
     ranking_metrics,
     tokenize_pairs,
 )
-from rkd.store.partial_results import Progress
 from rkd.training.checkpointing import KeepBest
 from rkd.training.fsdp import ShardableModule
-from rkd.training.supervised import SupervisedTraining, length_batches
-from rkd.training.trainer import Training, seeded
+from rkd.training.stage import TrainingContext
+from rkd.training.supervised import SupervisedTraining
+from rkd.work import FORWARD, STUDENT, Sizes, Work, about, epochs_said
 
 # What the best validation can be chosen by, and which way is better.
 CRITERIA = {
@@ -67,10 +63,22 @@ class RewardModelReport:
     validation_pairs_of: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class PairSets:
+    """The pairs that R is trained on, those of other queries that it is judged by, and ℓ*.
+
+    `highest_score` is 1 where answers are verifiable, 5 where a judge grades by the rubric.
+    """
+
+    training: Sequence[PreferencePair]
+    validation: Sequence[PreferencePair]
+    highest_score: float = 1.0
+
+
 class RewardModelModule(ShardableModule):
     """R under Eq. 9; a validation is one call of `validate`, which returns named metrics."""
 
-    part = "reward_model"
+    part, saved = "reward_model", "reward_model.model"
 
     def __init__(
         self,
@@ -136,76 +144,54 @@ class RewardModelTraining(SupervisedTraining):
         if self.criterion not in CRITERIA:
             raise ValueError(f"reward_model.criterion={self.criterion}: choose one of {', '.join(CRITERIA)}.")
 
-    def fit(
-        self,
-        sft: Checkpoint,
-        pairs: Sequence[PreferencePair],
-        validation_pairs: Sequence[PreferencePair],
-        *,
-        prompt: PromptTemplate,
-        training: Training,
-        logger: Logger | bool,
-        folder: Path,
-        progress: Progress,
-        seed: int,
-        options: ModelOptions = ModelOptions(),
-        highest_score: float = 1.0,
-    ) -> RewardModelReport:
-        """Train R on the pairs, and write them, model and tokenizer of the best validation to `folder`.
+    def fit(self, pairs: PairSets, context: TrainingContext) -> RewardModelReport:
+        """Train R on the pairs; they, model and tokenizer of the best validation are left in the folder.
 
-        Args:
-            sft: the student that R starts from.
-            validation_pairs: of other queries; none keeps the last weights.
-            prompt: the one that the student is asked with.
-            progress: where an interrupted fit goes on from.
-            options: how the student is loaded and trained.
-            highest_score: ℓ*: 1 where answers are verifiable, 5 where the teacher grades by the rubric.
+        R starts from the student `context.start`, its head at zero. Without validation pairs the last weights are kept.
 
         Raises:
             ValueError: no pair is left to train on, or no validation pair that `criterion` needs.
         """
-        tokenizer = load_tokenizer(sft.folder)
-        kept, dropped = tokenize_pairs(tokenizer, prompt, pairs, self.max_tokens, highest_score)
-        held_out, held_out_dropped = tokenize_pairs(tokenizer, prompt, validation_pairs, self.max_tokens, highest_score)
-        self.check_left(kept, len(pairs), "pair", NO_PAIR)
-        self._check_criterion(held_out)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_pairs(folder / PAIRS_FILE, pairs, prompt)
-        best = KeepBest(f"validation/{self.criterion}", CRITERIA[self.criterion], progress, self.patience)
-        pad_id = tokenizer.pad_token_id
-        batches = length_batches(kept, lambda pair: pair.longest_part, self.batch_size * count(), seed)
-        with seeded(seed):
-            reward_model = new_reward_model(sft.folder, self.pooling, options)
-            options.prepare(reward_model.model, trained_whole=["score"])
-            reward_model.model.config.pad_token_id = pad_id  # transformers finds a batch's last tokens by it
-            module = RewardModelModule(
-                reward_model, self, lambda reward_model: self.evaluate(reward_model, held_out, pad_id)
-            ).train()
-            trainer, whole = self.train(
-                module,
-                batches,
-                lambda batch: collate_pairs(batch, pad_id),
-                best,
-                has_validation=bool(held_out),
-                shown_metrics=("train/loss", "train/pair_accuracy", best.metric),
-                training=training,
-                logger=logger,
-                folder=folder,
-                seed=seed,
-            )
-        if trainer.is_global_zero:
-            save_merged(whole.reward_model.model, tokenizer, folder)
-        of_kinds = {name: sum(is_of_kind) for name, is_of_kind in kinds(held_out).items()}
-        return RewardModelReport(
-            trainer.global_step, len(kept), dropped, len(held_out), held_out_dropped, best.metrics, of_kinds
+        tokenizer = load_tokenizer(context.start.folder)
+        (kept, dropped), (held_out, held_out_dropped) = (
+            tokenize_pairs(tokenizer, context.prompt, own, self.max_tokens, pairs.highest_score)
+            for own in (pairs.training, pairs.validation)
         )
+        self.check_left(kept, len(pairs.training), "pair", NO_PAIR)
+        self._check_criterion(held_out)
+        context.folder.mkdir(parents=True, exist_ok=True)
+        write_pairs(context.folder / PAIRS_FILE, pairs.training, context.prompt)
+        best = KeepBest(f"validation/{self.criterion}", CRITERIA[self.criterion], context.partial, self.patience)
+        pad_id = tokenizer.pad_token_id
+
+        def build() -> RewardModelModule:
+            own = new_reward_model(context.start.folder, self.pooling, context.options)
+            context.options.prepare(own.model, trained_whole=["score"])
+            own.model.config.pad_token_id = pad_id  # transformers finds a batch's last tokens by it
+            return RewardModelModule(own, self, lambda model: self.evaluate(model, held_out, pad_id)).train()
+
+        steps = self.train(
+            build,
+            kept,
+            lambda pair: pair.longest_part,
+            lambda batch: collate_pairs(batch, pad_id),
+            best,
+            context,
+            has_validation=bool(held_out),
+            shown_metrics=("train/loss", "train/pair_accuracy"),
+        )
+        of_kinds = {name: sum(is_of_kind) for name, is_of_kind in kinds(held_out).items()}
+        return RewardModelReport(steps, len(kept), dropped, len(held_out), held_out_dropped, best.metrics, of_kinds)
 
     def losses(self, rewards: Tensor, is_correct: Tensor) -> dict[str, Tensor]:
-        """L of Eq. 9 as `loss`, and its two terms; `rewards`, `is_correct` (2 B,) in the order chosen, rejected, …."""
-        preference = bradley_terry_loss(rewards[0::2], rewards[1::2])
-        classification = classification_loss(rewards, is_correct)
-        loss = self.preference_weight * preference + self.classification_weight * classification
-        return {"loss": loss, "preference_loss": preference, "classification_loss": classification}
+        """`reward_model_loss` under these weights, by the names that are logged."""
+        losses = reward_model_loss(
+            rewards,
+            is_correct,
+            classification_weight=self.classification_weight,
+            preference_weight=self.preference_weight,
+        )
+        return losses._asdict()
 
     def evaluate(self, reward_model: RewardModel, pairs: Sequence[TokenizedPair], pad_id: int) -> dict[str, float]:
         """Losses on the pairs, and everything in `ranking_metrics`."""
@@ -213,6 +199,12 @@ class RewardModelTraining(SupervisedTraining):
         is_correct = torch.tensor([pair.is_correct for pair in pairs])
         losses = self.losses(rewards.flatten(), is_correct.flatten())
         return {name: float(value) for name, value in losses.items()} | ranking_metrics(pairs, rewards)
+
+    def planned_work(self, sizes: Sizes) -> list[Work]:
+        """The pairs, and the validation pairs as often as there is a validation."""
+        passes = self.epochs * (sizes.pairs + self.validations_per_epoch * FORWARD * sizes.held_out_pairs)
+        amount = f"{about(sizes.pairs)} pairs, {epochs_said(self.epochs)}"
+        return [Work("reward model", amount, STUDENT, sizes.pair_tokens, trained=2 * passes, group_size=2)]
 
     def _check_criterion(self, held_out: Sequence[TokenizedPair]) -> None:
         if held_out and self.criterion not in {"loss", *ranking_metrics(held_out, torch.zeros(len(held_out), 2))}:
@@ -227,9 +219,15 @@ class RewardModelTraining(SupervisedTraining):
 class NoRewardModel:
     """No learned reward: rows whose reinforcement learning, if any, needs none."""
 
-    def fit(self, *_: object, folder: Path, **__: object) -> RewardModelReport:
-        """Leave `folder` empty."""
-        folder.mkdir(parents=True, exist_ok=True)
+    is_left_out: ClassVar[bool] = True
+
+    def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
+        """None."""
+        return []
+
+    def fit(self, pairs: PairSets, context: TrainingContext) -> RewardModelReport:  # noqa: ARG002
+        """Leave the folder empty."""
+        context.folder.mkdir(parents=True, exist_ok=True)
         return RewardModelReport(0, 0, 0, 0, 0)
 
 

@@ -1,4 +1,4 @@
-"""Data distillation, METHOD 2.3: a student and (query, response) pairs enter, the fine-tuned student's folder leaves.
+"""Data distillation, docs/method.md 2.3: a student and (query, response) pairs enter, the fine-tuned student leaves.
 
 The student learns the teacher's responses by the negative log-likelihood of their tokens, Eq. 3, the end-of-sequence
 token included, so that it learns to stop. Which responses those are (voted, unfiltered, a share) is decided before.
@@ -6,28 +6,29 @@ token included, so that it learns to stop. Which responses those are (voted, unf
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rkd.data.prompts import PromptTemplate
-from rkd.distributed import count, share_of_weight
+from rkd.distributed import share_of_weight
 from rkd.losses import sft_loss
 from rkd.models.batches import ResponseBatch, collate, encode_responses, in_parts
 from rkd.models.cpu_workers import mean_loss, part_count
-from rkd.models.loading import ModelOptions, copy_model, load_causal_lm, load_tokenizer
-from rkd.models.lora import save_merged
+from rkd.models.loading import copy_model, load_causal_lm, load_tokenizer
 from rkd.models.policy import Policy
-from rkd.records import Checkpoint, Query
+from rkd.records import Query
 from rkd.stages.labels import AllResponses, CorrectResponses
-from rkd.store.partial_results import Progress
 from rkd.training.checkpointing import KeepBest
 from rkd.training.fsdp import ShardableModule
-from rkd.training.supervised import SupervisedTraining, length_batches
-from rkd.training.trainer import Training, Validate, seeded
+from rkd.training.stage import TrainingContext
+from rkd.training.supervised import SupervisedTraining
+from rkd.training.trainer import Validate
+from rkd.work import STUDENT, Sizes, Work, about, epochs_said
+
+Examples = Sequence[tuple[Query, str]]
+"""What the student is taught: queries, each with one complete response."""
 
 Tokens = tuple[list[int], list[int]]
 """The tokens of one prompt and of its response."""
@@ -51,7 +52,7 @@ class SFTReport:
 class SFTModule(ShardableModule):
     """The student under Eq. 3; a validation is one call of `validate`."""
 
-    part = "policy"
+    part, saved = "policy", "policy.lm"
 
     def __init__(self, policy: Policy, settings: "SFT", validate: Validate | None) -> None:
         super().__init__()
@@ -91,57 +92,44 @@ class SFT(SupervisedTraining):
         """The settings of the training; `data` decides the examples, and these are named by their content."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "data"}
 
-    def fit(
-        self,
-        student: Checkpoint,
-        examples: Sequence[tuple[Query, str]],
-        *,
-        prompt: PromptTemplate,
-        validate: Validate | None,
-        training: Training,
-        logger: Logger | bool,
-        folder: Path,
-        progress: Progress,
-        seed: int,
-        options: ModelOptions = ModelOptions(),
-    ) -> SFTReport:
-        """Train `student` on the examples, and write model and tokenizer of the best validation to `folder`.
+    def fit(self, examples: Examples, context: TrainingContext) -> SFTReport:
+        """Train the student on the examples; model and tokenizer of the best validation are left in the folder.
 
         Args:
             examples: queries and complete responses; a query may come with several.
-            prompt: how the student is asked, here and wherever it is sampled.
-            validate: None keeps the last weights.
-            progress: where an interrupted fit goes on from.
-            options: how the student is loaded and trained.
 
         Raises:
             ValueError: no example is left to train on.
         """
-        tokenizer = load_tokenizer(student.folder)
-        tokens, dropped = _encode(tokenizer, prompt, examples, self.max_tokens)
+        tokenizer = load_tokenizer(context.start.folder)
+        tokens, dropped = _encode(tokenizer, context.prompt, examples, self.max_tokens)
         self.check_left(tokens, len(examples), "example", NO_EXAMPLE)
-        # By the longer part: prompts and responses are padded apart (GSM8K: 22 % of padding; by their sum 43 %).
-        batches = length_batches(tokens, lambda example: max(map(len, example)), self.batch_size * count(), seed)
         pad_id = tokenizer.pad_token_id
-        best = KeepBest("validation/accuracy", "max", progress, self.patience)
-        with seeded(seed):
-            lm = options.prepare(load_causal_lm(student.folder, options))
-            module = SFTModule(Policy(lm), self, validate).train()
-            trainer, whole = self.train(
-                module,
-                batches,
-                lambda batch: collate(*zip(*batch, strict=True), pad_id),
-                best,
-                has_validation=validate is not None,
-                shown_metrics=("train/loss", best.metric),
-                training=training,
-                logger=logger,
-                folder=folder,
-                seed=seed,
-            )
-        if trainer.is_global_zero:
-            save_merged(whole.policy.lm, tokenizer, folder)
-        return SFTReport(trainer.global_step, len(tokens), dropped, best.best)
+        best = KeepBest("validation/accuracy", "max", context.partial, self.patience)
+
+        def build() -> SFTModule:
+            lm = context.options.prepare(load_causal_lm(context.start.folder, context.options))
+            return SFTModule(Policy(lm), self, context.validate).train()
+
+        steps = self.train(
+            build,
+            tokens,
+            # The longer part: prompts and responses are padded apart (GSM8K: 22 % of padding; by their sum 43 %).
+            lambda example: max(map(len, example)),
+            lambda batch: collate(*zip(*batch, strict=True), pad_id),
+            best,
+            context,
+            has_validation=context.validate is not None,
+            shown_metrics=("train/loss",),
+        )
+        return SFTReport(steps, len(tokens), dropped, best.best)
+
+    def planned_work(self, sizes: Sizes) -> list[Work]:
+        """The examples, and the validations between them."""
+        asked = self.epochs * self.validations_per_epoch * sizes.validated
+        amount = f"{about(sizes.examples)} responses, {epochs_said(self.epochs)}"
+        limit = self.max_tokens if sizes.example_tokens is None else sizes.example_tokens
+        return [Work("sft", amount, STUDENT, limit, [(asked, sizes.greedy)], trained=self.epochs * sizes.examples)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,16 +146,22 @@ class NoSFT:
         """Nothing: without a training no setting decides what is left."""
         return {}
 
-    def fit(self, student: Checkpoint, *_: object, folder: Path, **__: object) -> SFTReport:
-        """Copy the student's folder to `folder`."""
-        copy_model(student.folder, folder)
+    is_left_out: ClassVar[bool] = True
+
+    def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
+        """None."""
+        return []
+
+    def fit(self, examples: Examples, context: TrainingContext) -> SFTReport:  # noqa: ARG002
+        """Copy the student."""
+        copy_model(context.start.folder, context.folder)
         return SFTReport(steps=0, examples=0, dropped_too_long=0, best_validation=None)
 
 
 def _encode(
     tokenizer: PreTrainedTokenizerBase,
     prompt: PromptTemplate,
-    examples: Sequence[tuple[Query, str]],
+    examples: Examples,
     max_tokens: int,
 ) -> tuple[list[Tokens], int]:
     """The examples that fit into `max_tokens`, and how many do not."""

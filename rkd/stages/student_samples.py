@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rkd.protocols import Sampling, TextGenerator
 from rkd.records import Query, Response, ScoredResponse
+from rkd.work import STUDENT, Sizes, Work, about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,14 @@ class StudentSamples:
     def sampling(self) -> Sampling:
         """How a query is answered."""
         return Sampling(self.temperature, self.samples_per_query, self.max_response_tokens)
+
+    def planned_work(self, sizes: Sizes) -> list[Work]:
+        """All queries with a label, if the student is sampled at all."""
+        if not sizes.sampled:
+            return []
+        amount = f"{about(sizes.sampled)} queries × {self.samples_per_query} samples"
+        asked = [(sizes.sampled, self.sampling)]
+        return [Work("student samples", amount, STUDENT, self.max_response_tokens, asked)]
 
     def sample(self, generator: TextGenerator, queries: Sequence[Query], seed: int) -> list[list[Response]]:
         """The samples of each query, in the order of the queries."""

@@ -7,12 +7,14 @@ teacher has answered already.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
 from rkd.data.recorded_responses import StoredTeacher
 from rkd.protocols import Sampling, TextGenerator
 from rkd.records import Query, Response
+from rkd.work import TEACHER, Sizes, Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,8 @@ class TeacherSamples:
         max_response_tokens: tokens of the teacher's tokenizer.
     """
 
+    is_recorded: ClassVar[bool] = False
+
     first_pass: Schedule
     second_pass: Schedule | None
     max_response_tokens: int
@@ -70,6 +74,21 @@ class TeacherSamples:
         drawn = schedule.drawn_temperatures
         return Sampling(drawn, len(drawn), self.max_response_tokens)
 
+    def planned_work(self, sizes: Sizes) -> list[Work]:
+        """The passes, if the teacher is asked at all; grades have no consensus, so that they need no second one."""
+
+        def one(name: str, schedule: Schedule, asked: float) -> Work:
+            sampling = self.sampling(schedule)
+            amount = f"{asked:,.0f} queries × {sampling.samples_per_query} samples"
+            return Work(f"teacher, {name} pass", amount, TEACHER, sampling.max_response_tokens, [(asked, sampling)])
+
+        if not sizes.answered:
+            return []
+        work = [one("first", self.first_pass, sizes.answered)]
+        if self.second_pass is not None and not sizes.is_graded:
+            work.append(one("second", self.second_pass, sizes.expected.second_pass * sizes.answered))
+        return work
+
     def _run(
         self, schedule: Schedule, first_index: int, generator: TextGenerator, queries: Sequence[Query], seed: int
     ) -> list[list[Response]]:
@@ -86,8 +105,15 @@ class TeacherSamples:
 class RecordedSamples:
     """What a stored teacher answered: every recorded response, in one pass."""
 
+    is_recorded: ClassVar[bool] = True
+
     first_pass: None = None  # how they were drawn is not known
     second_pass: None = None
+    max_response_tokens: None = None
+
+    def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
+        """None: nobody is asked."""
+        return []
 
     def first(self, generator: StoredTeacher, queries: Sequence[Query], seed: int) -> list[list[Response]]:  # noqa: ARG002
         """All responses to each query.

@@ -26,15 +26,15 @@ from rkd.distributed import leader, leader_lives
 from rkd.errors import ArtifactError
 from rkd.io import checksum
 from rkd.store.fingerprint import FORMAT_VERSION, as_fingerprint, fingerprint_digest
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 from rkd.store.provenance import code_revision, package_versions
 
 MANIFEST = "manifest.json"
 DIGEST = "[0-9a-f]" * 16  # a pattern of folder names
 SECONDS_BETWEEN_LOOKS = 0.05  # of a process that waits for its leader
 
-Make = Callable[[Path, Progress], object]
-"""Fills an empty folder; what it keeps in the progress, its next attempt finds there after an interruption."""
+Make = Callable[[Path, PartialResults], object]
+"""Fills an empty folder; what it keeps in the partial results, its next attempt finds there after an interruption."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +96,13 @@ class Store:
         return self.root / name / fingerprint_digest(name, fingerprint)
 
     def get_or_make(self, name: str, fingerprint: Mapping[str, Any], make: Make) -> Artifact:
-        """The artifact of this fingerprint; `make(folder, progress)` fills an empty folder if there is none yet.
+        """The artifact of this fingerprint; `make(folder, partial)` fills an empty folder if there is none yet.
 
         Args:
             name: the stage's name, one folder level (`teacher`, `sft`).
             fingerprint: everything that decides the content, in values that `as_fingerprint` takes.
             make: writes files into the folder given; whatever it raises reaches the caller, and of what it did only
-                the progress is kept.
+                the partial results are kept.
 
         Raises:
             ValueError, TypeError: as `folder_of`.
@@ -114,14 +114,14 @@ class Store:
         with _explained_storage_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _lock(folder, self.say):  # also to look: nobody removes it meanwhile
-                progress = Progress(progress_folder(folder))
+                partial = PartialResults(partial_folder(folder))
                 if folder.exists():
-                    progress.remove()  # left by a process that was killed before it did so itself
+                    partial.remove()  # left by a process that was killed before it did so itself
                     return _whole(folder)
                 _remove_working_folders(folder)
-                if progress.folder.exists():
-                    self.say(f"{name}: going on where an earlier job ended, {progress.seconds():.0f} s were kept.")
-                _make(name, as_fingerprint(fingerprint), folder, make, progress)
+                if partial.folder.exists():
+                    self.say(f"{name}: going on where an earlier job ended, {partial.seconds():.0f} s were kept.")
+                _make(name, as_fingerprint(fingerprint), folder, make, partial)
         return _whole(folder)
 
     def follow(self, name: str, fingerprint: Mapping[str, Any], make: Make | None) -> Artifact:
@@ -129,7 +129,7 @@ class Store:
 
         Args:
             make: what this process does meanwhile, once the leader has begun; None waits. It gets a folder of its own,
-                which is thrown away, and the leader's progress.
+                which is thrown away, and the leader's partial results.
 
         Raises:
             SystemExit: the leader is gone.
@@ -140,7 +140,7 @@ class Store:
                 raise SystemExit(f"The process that makes {folder} is gone.")
             if make is not None and _working_folder(folder, leader()).exists():
                 with tempfile.TemporaryDirectory() as own:
-                    make(Path(own), Progress(progress_folder(folder)))
+                    make(Path(own), PartialResults(partial_folder(folder)))
                 make = None
             time.sleep(SECONDS_BETWEEN_LOOKS)
         return _whole(folder)
@@ -171,7 +171,7 @@ class Store:
                 # Renamed first: a folder that is half removed must not stand under a final name.
                 os.rename(folder, _working_folder(folder))
             _remove_working_folders(folder)
-            Progress(progress_folder(folder)).remove()
+            PartialResults(partial_folder(folder)).remove()
         return True
 
 
@@ -203,16 +203,16 @@ def label_of(folder: Path) -> str:
     return f"{folder.parent.name}/{folder.name}"
 
 
-def progress_folder(folder: Path) -> Path:
-    """Where the progress of an artifact lies until it is finished."""
+def partial_folder(folder: Path) -> Path:
+    """Where the partial results of an artifact lie until it is finished."""
     return folder.with_name(f".{folder.name}.progress")
 
 
-def _make(name: str, fingerprint: dict[str, Any], folder: Path, make: Make, progress: Progress) -> None:
+def _make(name: str, fingerprint: dict[str, Any], folder: Path, make: Make, partial: PartialResults) -> None:
     working = _working_folder(folder)
     working.mkdir()
     try:
-        make(working, progress)
+        make(working, partial)
         if (working / MANIFEST).exists():
             raise ArtifactError(f"{name}: make() wrote {MANIFEST}, the store's own file; give it another name.")
         content = {
@@ -220,9 +220,9 @@ def _make(name: str, fingerprint: dict[str, Any], folder: Path, make: Make, prog
             "digest": folder.name,
             "format_version": FORMAT_VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(progress.seconds(), 3),
-            "attempts": progress.attempts,
-            "tokens": progress.tokens,
+            "seconds": round(partial.seconds(), 3),
+            "attempts": partial.attempts,
+            "tokens": partial.tokens,
             "revision": code_revision(),
             "versions": package_versions(),
             "files": {
@@ -238,7 +238,7 @@ def _make(name: str, fingerprint: dict[str, Any], folder: Path, make: Make, prog
         os.rename(working, folder)
     finally:
         shutil.rmtree(working, ignore_errors=True)
-    progress.remove()
+    partial.remove()
 
 
 def _working_folder(folder: Path, process: int | None = None) -> Path:

@@ -53,13 +53,17 @@ def as_fingerprint(value: Any, where: str = "fingerprint") -> Any:
         return stable_name(value)
     if callable(getattr(value, "fingerprint", None)):
         return {"_class_": stable_name(type(value))} | as_fingerprint(value.fingerprint(), where)
-    if dataclasses.is_dataclass(value) and value.__dataclass_params__.frozen:
+    if dataclasses.is_dataclass(value) and _is_frozen(type(value)):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return {"_class_": stable_name(type(value))} | as_fingerprint(fields, where)
     raise TypeError(
         f"{where} is a {_dotted_name(type(value))}, which has no JSON form. Make it a frozen dataclass, or give it "
         "a method `fingerprint()` that returns a mapping of what decides its results."
     )
+
+
+def _is_frozen(record: type) -> bool:
+    return bool(vars(record)["__dataclass_params__"].frozen)
 
 
 def fingerprint_digest(name: str, fingerprint: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ CLOCK = "clock.json"
 log = logging.getLogger(__name__)
 
 
-class Progress:
+class PartialResults:
     """The folder of one unfinished stage; it exists once something is saved.
 
     Args:

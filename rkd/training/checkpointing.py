@@ -1,6 +1,6 @@
 """What lets an interrupted training go on: batches that know their place, the best weights, the trainer's state.
 
-In: a stage's `Progress` and its trainer's hooks. Out: files in the progress, found again by the next attempt, which
+In: a stage's `PartialResults` and its trainer's hooks. Out: files in it, found again by the next attempt, which
 then does what an attempt without interruption would have done from there.
 """
 
@@ -17,7 +17,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.data import DataLoader
 
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 BEST = "best"  # the weights of the best validations, numbered
 HISTORY_FILE = "history.jsonl"  # beside a trained model: what was measured on the way
@@ -66,11 +66,12 @@ class Batches(Generic[Raw, Batch]):
         if self.seed is None:
             return list(range(len(self.batches)))
         generator = torch.Generator().manual_seed(self.seed)
+        order = torch.arange(len(self.batches))
         for _ in range(self.epoch + 1):
             # A DataLoader draws a seed for its workers before each order: as here, orders are those that it would give.
             torch.empty((), dtype=torch.int64).random_(generator=generator)
             order = torch.randperm(len(self.batches), generator=generator)
-        return order.tolist()
+        return [int(number) for number in order]
 
 
 class KeepBest(Callback):
@@ -81,11 +82,11 @@ class KeepBest(Callback):
     """
 
     def __init__(
-        self, metric: str, mode: Literal["max", "min"], progress: Progress, patience: int | None = None
+        self, metric: str, mode: Literal["max", "min"], partial: PartialResults, patience: int | None = None
     ) -> None:
         self.metric = metric
         self.sign = {"max": 1.0, "min": -1.0}[mode]
-        self.progress, self.patience = progress, patience
+        self.partial, self.patience = partial, patience
         self.best: float | None = None
         self.metrics: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
@@ -105,9 +106,9 @@ class KeepBest(Callback):
         self._betters += 1
         state = trainer.strategy.lightning_module_state_dict()  # whole: all processes take part
         if trainer.is_global_zero:
-            self.progress.save(self._file, lambda path: torch.save(state, path))
+            self.partial.save(self._file, lambda path: torch.save(state, path))
             # The last checkpoint may name the one before, but none older: there is one behind every validation.
-            self.progress.forget(f"{BEST}-{self._betters - 3}")
+            self.partial.forget(f"{BEST}-{self._betters - 3}")
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:  # noqa: ARG002
         trainer.should_stop |= self._is_out_of_patience  # before the interruption
@@ -139,9 +140,9 @@ class KeepBest(Callback):
         """
         if self._file is None:
             return
-        if (path := self.progress.find(self._file)) is None:
+        if (path := self.partial.find(self._file)) is None:
             raise FileNotFoundError(
-                f"the best weights, {self.progress.folder / self._file}.…, were removed or altered since they were "
+                f"the best weights, {self.partial.folder / self._file}.…, were removed or altered since they were "
                 "saved. Remove that folder and run again: the stage is then made from its start."
             )
         module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -151,18 +152,18 @@ class Checkpoints(Callback):
     """Saves the state of a fit behind validations and batches, and makes its randomness that of its place.
 
     Args:
-        progress: where the state is saved.
+        partial: where the state is saved.
         seconds: at least, between the saving behind a batch and the one before.
         seed: of the stage, of which each batch gets a seed of its own: dropout is then the same in every attempt.
     """
 
-    def __init__(self, progress: Progress, seconds: float, seed: int) -> None:
-        self.progress, self.seconds, self.seed = progress, seconds, seed
+    def __init__(self, partial: PartialResults, seconds: float, seed: int) -> None:
+        self.partial, self.seconds, self.seed = partial, seconds, seed
         self._last = time.monotonic()
         self._place: dict[str, int] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        checkpoint["batches"] = trainer.train_dataloader.state_dict()
+        checkpoint["batches"] = _loader_of(trainer).state_dict()
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         self._place = checkpoint["batches"]
@@ -170,7 +171,7 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         # Lightning does the same, but not where an optimiser has asked for the number of steps before.
         if self._place is not None:
-            trainer.train_dataloader.load_state_dict(self._place)
+            _loader_of(trainer).load_state_dict(self._place)
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         place = [self.seed, trainer.fit_loop.total_batch_idx, trainer.global_rank]
@@ -179,6 +180,7 @@ class Checkpoints(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         # Where a validation follows, a checkpoint before it would be gone on from without that validation.
         loop = trainer.fit_loop
+        assert loop._data_fetcher is not None  # it gave out the batch
         is_due = time.monotonic() - self._last >= self.seconds
         is_due = is_due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
         if trainer.strategy.broadcast(is_due):  # the clocks of two processes differ
@@ -190,10 +192,16 @@ class Checkpoints(Callback):
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
-            self.progress.save(state_of(trainer), lambda path: trainer.save_checkpoint(path))
+            self.partial.save(state_of(trainer), lambda path: trainer.save_checkpoint(path))
         else:
-            trainer.save_checkpoint(self.progress.folder / "unused")  # all processes take part, one writes
+            trainer.save_checkpoint(self.partial.folder / "unused")  # all processes take part, one writes
         self._last = time.monotonic()
+
+
+def _loader_of(trainer: Trainer) -> Batches[Any, Any]:
+    loader = trainer.train_dataloader
+    assert isinstance(loader, Batches)
+    return loader
 
 
 class PlainFiles(TorchCheckpointIO):
@@ -204,10 +212,14 @@ class PlainFiles(TorchCheckpointIO):
 
 
 def fit(
-    trainer: Trainer, module: LightningModule, loader: Batches, validation: DataLoader | None, progress: Progress
+    trainer: Trainer,
+    module: LightningModule,
+    loader: Batches[Any, Any],
+    validation: DataLoader[int] | None,
+    partial: PartialResults,
 ) -> None:
     """Train, from what an interrupted attempt saved if there is anything."""
-    trainer.fit(module, loader, validation, ckpt_path=progress.find(state_of(trainer)), weights_only=True)
+    trainer.fit(module, loader, validation, ckpt_path=partial.find(state_of(trainer)), weights_only=True)
 
 
 def state_of(trainer: Trainer) -> str:

@@ -6,7 +6,7 @@ the curves of all its stages, and those of a stage look the same whether it was 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
@@ -49,7 +49,7 @@ class Curves(OfStage, Callback):
         folder: of the trained model, where the rows are written once the training is done.
     """
 
-    def __init__(self, stage: str, logger: Logger | bool, folder: Path) -> None:
+    def __init__(self, stage: str, logger: Logger | Literal[False], folder: Path) -> None:
         super().__init__(stage, folder)
         self.logger = logger
         self.rows: list[dict[str, Any]] = []
@@ -82,7 +82,7 @@ class Curves(OfStage, Callback):
             write_rows(self.folder / CURVES_FILE, self.rows)
 
 
-def replay(rows: Sequence[Mapping[str, Any]], logger: Logger | bool) -> None:
+def replay(rows: Sequence[Mapping[str, Any]], logger: Logger | Literal[False]) -> None:
     """Log the rows again; False takes none."""
     if logger:
         for row in rows:

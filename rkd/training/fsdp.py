@@ -18,6 +18,7 @@ class ShardableModule(LightningModule):
     """A module with one part that is trained and kept, in shards if its trainer's strategy is that of `sharded`."""
 
     part: ClassVar[str]  # the name of its attribute
+    saved: ClassVar[str]  # the dotted name of the transformers model in it, "policy.lm"
 
     def configure_model(self) -> None:
         """Lightning calls it, perhaps again, before the optimiser is made."""

@@ -6,21 +6,22 @@ and settings are these.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from operator import attrgetter
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.loggers import Logger
-from torch import nn
+from pytorch_lightning import LightningModule
 
 from rkd.config import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
 from rkd.distributed import count, own_share
 from rkd.io import write_rows
+from rkd.models.loading import load_tokenizer
+from rkd.models.lora import save_merged
 from rkd.training.checkpointing import HISTORY_FILE, Batches, KeepBest, fit, state_of
 from rkd.training.fsdp import ShardableModule
-from rkd.training.trainer import Training, learning_rate_factor, one_validation
+from rkd.training.stage import TrainingContext
+from rkd.training.trainer import learning_rate_factor, one_validation, seeded
 
 Example = TypeVar("Example")
 
@@ -59,6 +60,7 @@ class SupervisedTraining:
     """
 
     stage: ClassVar[str]  # its config group
+    is_left_out: ClassVar[bool] = False
 
     learning_rate: float
     epochs: int
@@ -97,53 +99,58 @@ class SupervisedTraining:
 
     def train(
         self,
-        module: ShardableModule,
-        batches: Sequence[Sequence[Example]],
+        build: Callable[[], ShardableModule],
+        examples: Sequence[Example],
+        length: Callable[[Example], int],
         collate: Callable[[Sequence[Example]], Any],
         best: KeepBest,
+        context: TrainingContext,
         *,
         has_validation: bool,
         shown_metrics: tuple[str, ...],
-        training: Training,
-        logger: Logger | bool,
-        folder: Path,
-        seed: int,
         validates_start: bool = False,
-    ) -> tuple[Trainer, nn.Module]:
-        """Train over all epochs, or until patience ends; the trainer, and the module, whole.
+    ) -> int:
+        """Train over all epochs, or until patience ends; the number of optimiser steps.
 
-        On the first process it has its best weights, and `folder` the history of the validations.
+        The folder then has the model with its best weights, its tokenizer, and the history of the validations.
 
         Args:
-            batches: the examples of one optimiser step each, on all devices; their order is drawn anew each epoch.
-            collate: makes a batch of them.
-            best: keeps the weights, and has the progress of the stage; without a validation they are the last ones.
-            shown_metrics: as `Training.trainer` takes them.
+            build: makes the module that is trained, under the seed.
+            length: tokens by which examples are drawn into batches of alike length.
+            collate: makes a batch of the examples of one optimiser step.
+            best: keeps the weights; without a validation they are the last ones.
+            shown_metrics: as `Training.trainer` takes them, besides the best one.
             validates_start: the weights that training starts from may be the best ones.
         """
-        trainer = training.trainer(
-            self.stage,
-            logger=logger,
-            folder=folder,
-            max_epochs=self.epochs,
-            gradient_clip=self.gradient_clip,
-            callbacks=[best] if has_validation else [],
-            val_check_interval=1 / self.validations_per_epoch,
-            shown_metrics=shown_metrics,
-            progress=best.progress,
-            seed=seed,
-        )
-        loader = Batches(self._shares(batches), collate, None if trainer.overfit_batches else seed)
-        if validates_start and has_validation and best.progress.find(state_of(trainer)) is None:
-            trainer.validate(module, one_validation(), verbose=False)
-        fit(trainer, module, loader, one_validation() if has_validation else None, best.progress)
-        whole = module.whole()
+        batches = length_batches(examples, length, self.batch_size * count(), context.seed)
+        with seeded(context.seed):
+            module = build()
+            trainer = context.training.trainer(
+                self.stage,
+                logger=context.logger,
+                folder=context.folder,
+                max_epochs=self.epochs,
+                gradient_clip=self.gradient_clip,
+                callbacks=[best] if has_validation else [],
+                val_check_interval=1 / self.validations_per_epoch,
+                shown_metrics=(*shown_metrics, best.metric),
+                partial=context.partial,
+                seed=context.seed,
+            )
+            loader = Batches(self._shares(batches), collate, None if context.training.overfit_batches else context.seed)
+            if validates_start and has_validation and context.partial.find(state_of(trainer)) is None:
+                trainer.validate(module, one_validation(), verbose=False)
+            fit(trainer, module, loader, one_validation() if has_validation else None, context.partial)
+            whole = module.whole()
+            if trainer.is_global_zero:
+                best.restore(whole)
         if trainer.is_global_zero:
-            best.restore(whole)
+            folder = context.folder
             folder.mkdir(parents=True, exist_ok=True)
             steps = trainer.estimated_stepping_batches  # of all epochs, whether or not patience let them be done
             write_rows(folder / HISTORY_FILE, [{**row, "share": row["step"] / steps} for row in best.history])
-        return trainer, whole
+            save_merged(attrgetter(module.saved)(whole), load_tokenizer(context.start.folder), folder)
+        return trainer.global_step
 
     def _shares(self, batches: Sequence[Sequence[Example]]) -> list[Sequence[Example]]:
         """Of each batch the examples of this process, at least one.

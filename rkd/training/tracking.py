@@ -12,12 +12,14 @@ are told.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from rkd.training.curves import OfStage
+
+Run = TypeVar("Run")
 
 WriteMetrics = Callable[[str, dict[str, float], int | None], None]
 
@@ -132,7 +134,7 @@ class NoTracker:
     def finish(self, *_: Any, **__: Any) -> None: ...
 
 
-def started(run: Any) -> Any:
+def started(run: Run | None) -> Run:
     """The open run.
 
     Raises:
@@ -143,7 +145,7 @@ def started(run: Any) -> Any:
     return run
 
 
-def refuse_second_start(run: Any) -> None:
+def refuse_second_start(run: object) -> None:
     """Refuse to start while a run is open.
 
     Raises:

@@ -12,7 +12,9 @@ from typing import Any
 
 from matplotlib.image import imread
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
 
+from rkd.markdown import markdown_table
 from rkd.training.tracking import Output, RunDescription, StageLogger, refuse_second_start, started
 
 
@@ -70,8 +72,10 @@ class CsvTracker:
             history = started(self._folder) / "history"
             shutil.rmtree(history / stage, ignore_errors=True)  # a stage that runs again writes its history again
             self._loggers[stage] = CSVLogger(history, name=stage, version="", flush_logs_every_n_steps=1)
-        axis = {} if step is None else {f"{stage}/step": step}
-        self._loggers[stage].log_metrics(metrics | axis, step)
+        logged: dict[str, Tensor | float] = {**metrics}
+        if step is not None:
+            logged[f"{stage}/step"] = step
+        self._loggers[stage].log_metrics(logged, step)
         self._loggers[stage].save()
 
 
@@ -90,8 +94,7 @@ class TensorBoardTracker:
         return StageLogger(stage, Path(started(self._logger).log_dir), self._write)
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        lines = [columns, ["---"] * len(columns), *rows]
-        text = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+        text = markdown_table(columns, rows, text_columns=len(columns))
         started(self._logger).experiment.add_text(key, text)
 
     def log_summary(self, values: Mapping[str, Any]) -> None:

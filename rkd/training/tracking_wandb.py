@@ -7,13 +7,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from rkd.config import NOT_NEGATIVE, check_ranges
 from rkd.errors import TrackingError
 from rkd.training.tracking import Output, RunDescription, StageLogger, refuse_second_start, started
 
+if TYPE_CHECKING:
+    from wandb import Artifact, Run
+
 log = logging.getLogger(__name__)
+
+Mode = Literal["online", "offline", "disabled", "shared"]
 
 
 @dataclass
@@ -33,12 +38,12 @@ class WandbTracker:
     mode: Literal["offline", "online"] = "offline"
     artifacts: Literal["all", "small", "none"] = "small"
     small_megabytes: float = 20.0
-    _run: Any = field(default=None, init=False, repr=False)
     _folder: Path | None = field(default=None, init=False, repr=False)
     _stages: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_ranges("tracking", self, {"small_megabytes": NOT_NEGATIVE})
+        self._run: Run | None = None  # no field: the types of fields are read while a config is checked
 
     def start(self, config: dict[str, Any], run: RunDescription, folder: Path, *, run_id: str) -> None:
         import wandb  # here, not above: it takes a second that CSV files need not pay
@@ -72,7 +77,7 @@ class WandbTracker:
 
     def logger_for(self, stage: str) -> StageLogger:
         started(self._run)
-        return StageLogger(stage, self._folder, self._write)
+        return StageLogger(stage, started(self._folder), self._write)
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         import wandb
@@ -97,7 +102,7 @@ class WandbTracker:
     def where(self) -> str:
         run = started(self._run)
         if not run.offline:
-            return run.url
+            return run.url or ""
         place = run.settings.sync_dir
         return f"`wandb leet {place}` shows it, `wandb sync {place}` uploads it"
 
@@ -118,7 +123,7 @@ class WandbTracker:
             return False
         return True
 
-    def _artifact(self, output: Output) -> Any:
+    def _artifact(self, output: Output) -> "Artifact":
         import wandb
 
         sizes = {name: path.stat().st_size for name, path in output.files.items()}
@@ -149,10 +154,10 @@ class WandbTracker:
         run.log(metrics | axis)
 
 
-def wandb_mode(mode: str) -> str:
-    """WANDB_MODE where it is set, else `mode`."""
+def wandb_mode(mode: str) -> Mode:
+    """WANDB_MODE where it is set, else `mode`; W&B itself refuses a word that is no mode."""
     chosen = os.environ.get("WANDB_MODE") or mode
-    return {"dryrun": "offline", "run": "online"}.get(chosen, chosen)  # W&B's own names of old
+    return cast(Mode, {"dryrun": "offline", "run": "online"}.get(chosen, chosen))  # W&B's own names of old
 
 
 def _artifact_name(output: Output) -> str:

@@ -17,11 +17,11 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
 from rkd.config import AT_LEAST_1, NOT_NEGATIVE, check_ranges
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 from rkd.training.callbacks import StageProgress, StopOnNaN
 from rkd.training.checkpointing import Checkpoints, PlainFiles
 from rkd.training.curves import Curves
@@ -29,6 +29,12 @@ from rkd.training.fsdp import sharded
 
 Validate = Callable[[PreTrainedModel], float]
 """A student to its greedy accuracy on validation queries, against their pseudo-labels, in [0, 1]."""
+
+Precision = Literal[
+    "64", "32", "16", "bf16", "64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed",
+    "transformer-engine", "transformer-engine-float16",
+]  # fmt: skip
+"""Of a training's numbers, as Lightning names them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +62,7 @@ class Training:
     accelerator: str = "auto"
     devices: int = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    precision: str | None = None
+    precision: Precision | None = None
     deterministic: bool = False
     log_every_n_steps: int = 10
     seconds_between_checkpoints: float = 30.0
@@ -84,7 +90,7 @@ class Training:
         self,
         stage: str,
         *,
-        logger: Logger | bool,
+        logger: Logger | Literal[False],
         folder: Path,
         max_epochs: int = -1,
         max_steps: int = -1,
@@ -94,11 +100,11 @@ class Training:
         shown_metrics: tuple[str, ...] = (),
         learning_rate_key: str | None = None,
         log_every_n_steps: int | None = None,
-        progress: Progress | None = None,
+        partial: PartialResults | None = None,
         seed: int = 0,
         **options: Any,
     ) -> Trainer:
-        """A Lightning trainer for one stage; it writes nothing but its progress and its curves.
+        """A Lightning trainer for one stage; it writes nothing but its partial results and its curves.
 
         Args:
             stage: its name, which is also its config group: "`sft.learning_rate`" in the advice of `StopOnNaN`.
@@ -108,7 +114,7 @@ class Training:
             shown_metrics: logged metrics that stand beside the progress.
             learning_rate_key: the rate's config key, for the same advice; None: `<stage>.learning_rate`.
             log_every_n_steps: batches between two records of the tracker; None: as set for all stages.
-            progress: where the state of the training is saved now and then; None: nowhere, and no curves are kept.
+            partial: where the state of the training is saved now and then; None: nowhere, and no curves are kept.
             seed: of the stage.
             options: further arguments of Lightning's `Trainer`.
         """
@@ -116,7 +122,7 @@ class Training:
         if self.max_epochs is not None:
             max_epochs, val_check_interval = self.max_epochs, 1.0
             options["check_val_every_n_epoch"] = self.max_epochs
-        curves = [] if progress is None else [Curves(stage, logger, folder)]
+        curves = [] if partial is None else [Curves(stage, logger, folder)]
         return Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
@@ -138,7 +144,7 @@ class Training:
                 *callbacks,
                 *(make() for make in self.callbacks.values()),
                 *curves,
-                *self._checkpoints(progress, seed),  # last, for it saves the state of the others
+                *self._checkpoints(partial, seed),  # last, for it saves the state of the others
             ],
             default_root_dir=folder,
             plugins=[PlainFiles(), LightningEnvironment()],  # whatever scheduler this runs under: the job starts all
@@ -150,13 +156,13 @@ class Training:
             **options,
         )
 
-    def _checkpoints(self, progress: Progress | None, seed: int) -> list[Callback]:
-        if progress is None or self.fast_dev_run or self.overfit_batches:
+    def _checkpoints(self, partial: PartialResults | None, seed: int) -> list[Callback]:
+        if partial is None or self.fast_dev_run or self.overfit_batches:
             return []
-        return [Checkpoints(progress, self.seconds_between_checkpoints, seed)]
+        return [Checkpoints(partial, self.seconds_between_checkpoints, seed)]
 
     @property
-    def used_precision(self) -> str:
+    def used_precision(self) -> Precision:
         """The one set, or that of the device."""
         return self.precision or ("bf16-mixed" if self.on_gpu else "32-true")
 
@@ -166,9 +172,17 @@ class Training:
         return self.accelerator in ("gpu", "cuda") or (self.accelerator == "auto" and torch.cuda.is_available())
 
 
-def one_validation() -> DataLoader:
+class _OneEmptyBatch(Dataset[int]):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def one_validation() -> DataLoader[int]:
     """A loader of one empty batch, for a stage whose validation is one call."""
-    return DataLoader([0], batch_size=None)
+    return DataLoader(_OneEmptyBatch(), batch_size=None)
 
 
 def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float, final_fraction: float) -> float:

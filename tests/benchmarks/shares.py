@@ -20,7 +20,7 @@ from rich.console import Console
 from rkd.generation.local import LocalGenerator
 from rkd.models.cpu_workers import cores
 from rkd.pipeline.pipeline import run_experiment
-from rkd.pipeline.stage_runner import Workshop
+from rkd.pipeline.stage_runner import StageRunner
 from rkd.rl import rollout as collector
 from rkd.rl.policy_module import PolicyModule
 from rkd.rl.rewards import LearnedReward
@@ -78,13 +78,13 @@ def main() -> None:
     for (owner, name), part in PARTS.items():
         time_calls(owner, name, part)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w", encoding="utf-8") as nowhere:
-        workshop = Workshop(Path(folder), Console(file=nowhere))
+        runner = StageRunner(Path(folder), Console(file=nowhere))
         start = time.perf_counter()
         with cores(None, small_models=True):
-            run_experiment(stages, workshop, {})
+            run_experiment(stages, runner, {})
         total = time.perf_counter() - start
     of_stages: dict[str, float] = defaultdict(float)
-    for name, cost in workshop.costs.items():
+    for name, cost in runner.costs.items():
         of_stages[STAGES[max((prefix for prefix in STAGES if name.startswith(prefix)), key=len)]] += cost["seconds"]
     of_stages["between the stages"] = total - sum(of_stages.values())
     of_rl = {part: _seconds[part] for part in PARTS.values()}

@@ -5,17 +5,18 @@ python tests/benchmarks/tables.py
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).with_name("results")
+from common import FOLDER  # first: it makes rkd importable
+
+from rkd.markdown import markdown_table
+
+RESULTS = FOLDER / "results"
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """A Markdown table, its first column text, the others numbers."""
-    header = list(header)
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+    return markdown_table([*header], [[*row] for row in rows]) + "\n"
 
 
 def times(ratio: dict[str, float]) -> str:

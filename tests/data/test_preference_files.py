@@ -72,17 +72,17 @@ def test_a_bad_row_is_refused_with_file_line_and_reason(tmp_path, change, reason
 def test_a_file_of_pairs_is_used_for_the_queries_it_asks(tmp_path):
     path = written(tmp_path, PLAIN | {"prompt": "what is  Q?"}, PLAIN | {"prompt": "What is unasked?"})
     stage = StoredPairs(path=str(path))
-    (pair,) = stage.pairs_of([query("q"), query("r")], PROMPT)
+    (pair,) = stage.pair([query("q"), query("r")], (), (), 0, PROMPT)
     assert pair.query == query("q")
     assert (pair.chosen.response.query_id, pair.chosen.response.text) == ("q", says(2))
-    assert stage.pairs_of([query("r")], PROMPT) == []
+    assert stage.pair([query("r")], (), (), 0, PROMPT) == []
     with pytest.raises(FileNotFoundError, match=r"pairs\.path=.* is no file"):
-        StoredPairs(path=str(tmp_path / "absent.jsonl")).pairs_of([query("q")], PROMPT)
+        StoredPairs(path=str(tmp_path / "absent.jsonl")).pair([query("q")], (), (), 0, PROMPT)
 
 
 def test_the_usual_columns_of_our_own_file_find_their_queries_again(tmp_path):
     write_pairs(tmp_path / "all.jsonl", [pair_of("q")], PROMPT)
     row = json.loads((tmp_path / "all.jsonl").read_text(encoding="utf-8"))
     path = written(tmp_path, {name: row[name] for name in ("prompt", "chosen", "rejected")})
-    (pair,) = StoredPairs(path=str(path)).pairs_of([query("q")], PROMPT)
+    (pair,) = StoredPairs(path=str(path)).pair([query("q")], (), (), 0, PROMPT)
     assert pair.query == query("q")

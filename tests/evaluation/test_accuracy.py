@@ -1,10 +1,11 @@
 """Evaluation: accuracies, intervals and comparisons worked by hand."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from rkd.evaluation.accuracy import Evaluation, accuracy, compare
+from rkd.evaluation.accuracy import Evaluation, accuracy, compare, mean_verdict
 from rkd.evaluation.results import CategoryResult, ModelResult
 from rkd.records import PseudoLabel, Query
 from tests.support.fakes import ScriptedGenerator, query, says
@@ -135,3 +136,12 @@ def test_roles_tested_on_other_questions_are_not_compared():
     moved = replace(other, test_sets={"test": replace(test, question_ids=test.question_ids[::-1])})
     with pytest.raises(ValueError, match="Ours and SFT were not tested on the same questions of test"):
         compare(role("Ours", []), moved, "test")
+
+
+def test_mean_verdict_leaves_out_what_cannot_be_read():
+    generator = ScriptedGenerator(greedy={"a": "x", "b": "y", "c": "z"})
+    judge = SimpleNamespace(judge=lambda *_: [1.0, None, 0.4])
+    asked = [query("a"), query("b"), query("c")]
+    assert mean_verdict(generator, asked, judge, max_response_tokens=5) == pytest.approx(0.7)
+    with pytest.raises(ValueError, match="could be read"):
+        mean_verdict(generator, asked, SimpleNamespace(judge=lambda *_: [None] * 3), max_response_tokens=5)

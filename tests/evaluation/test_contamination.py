@@ -7,7 +7,7 @@ import pytest
 
 from rkd.evaluation.contamination import nearest_overlap, summarize_overlap
 from rkd.mini.math import generate_split
-from rkd.pipeline.evaluate import Testing
+from rkd.pipeline.evaluate import Evaluating
 from rkd.records import Query, digest_of
 
 
@@ -89,7 +89,7 @@ class Dataset:
 
 
 class NoStore:
-    """A workshop that keeps nothing but the fingerprint of what it was last asked for."""
+    """A runner that keeps nothing but the fingerprint of what it was last asked for."""
 
     def value(self, name, fingerprint, make, *, shown):  # noqa: ARG002
         self.fingerprint = fingerprint
@@ -101,8 +101,8 @@ class NoStore:
 
 @pytest.mark.parametrize(("has_unlabelled", "duplicates"), [(False, 0), (True, 1)])
 def test_test_questions_among_the_unlabelled_ones_are_found(has_unlabelled, duplicates):
-    dataset, workshop = Dataset(has_unlabelled=has_unlabelled), NoStore()
-    overlap = Testing(SimpleNamespace(dataset=dataset), workshop, None).overlaps()["sums"]
+    dataset, runner = Dataset(has_unlabelled=has_unlabelled), NoStore()
+    overlap = Evaluating(SimpleNamespace(dataset=dataset), runner, None).overlaps()["sums"]
     assert (overlap.questions, overlap.exact_duplicates, overlap.mean) == (1, duplicates, duplicates)
     # Where all have a label, the fingerprint is that of the training queries alone: what was measured before is reused.
-    assert (workshop.fingerprint["training"] == digest_of(dataset.training_queries())) is not has_unlabelled
+    assert (runner.fingerprint["training"] == digest_of(dataset.training_queries())) is not has_unlabelled

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from rkd.evaluation.label_quality import judge_quality, label_statistics, verdict_counts
+from rkd.evaluation.label_quality import grade_statistics, judge_quality, label_statistics, verdict_counts
 from rkd.evaluation.verdict_counts import LabelStatistics, ReliabilityBin, VerdictCounts
 from rkd.records import PseudoLabel
 from rkd.stages.labels import score
-from tests.support.fakes import query, responses, says
+from tests.support.fakes import query, responses, says, scored
 
 GOLD = [query("a", "1"), query("b", "2.0"), query("c", "4"), query("d", "5")]
 LABELS = [
@@ -142,3 +142,16 @@ def test_a_grader_calls_right_what_has_its_highest_grade():
     assert of_grader.verdicts.right_called_right + of_grader.verdicts.wrong_called_right == 1
     assert of_grader.attacks_accepted == {"empty": 0.0, "yes": 1.0}
     assert judge_quality(GOLD, SCORED, scores, [None] * 10).verdicts.right_called_wrong == 0
+
+
+def test_grade_statistics_count_by_grade_and_compare_with_a_rubric():
+    own = [scored("a", ("x", 5.0), ("xx", 3.0)), scored("b", ("xxx", None), ("xxxx", 3.0))]
+    found = grade_statistics([query("a"), query("b")], own, 5, lambda _, text: 5 - len(text))
+    assert (found.responses, found.unreadable, found.mean) == (3, 1, pytest.approx(11 / 3))
+    assert found.counts == {"0": 0, "1": 0, "2": 0, "3": 2, "4": 0, "5": 1}
+    # By the rubric 4, 3 and 1.
+    assert (found.exact, found.within_one) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert found.mean_by_rubric == pytest.approx(8 / 3)
+    assert found.rank_correlation == pytest.approx(0.866, abs=1e-3)
+    without = grade_statistics([query("a")], own[:1], 5)
+    assert (without.exact, without.rank_correlation) == (None, None)

@@ -8,15 +8,15 @@ import pytest
 from rkd.evaluation.results import (
     CategoryResult,
     Comparison,
+    EvaluationResult,
     ModelResult,
     RunResult,
-    TestSetResult,
     read_result,
     write_result,
 )
 from rkd.evaluation.verdict_counts import JudgeQuality, ReliabilityBin, VerdictCounts
 
-MATH = TestSetResult(
+MATH = EvaluationResult(
     test_set="mini_math",
     n=4,
     correct=3,

@@ -1,8 +1,12 @@
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+import torch
 
 from rkd.evaluation.statistics import (
+    area_under_curve,
     bootstrap_over_seeds_and_questions,
     mcnemar_exact,
     paired_comparison,
@@ -16,10 +20,24 @@ def test_wilson_interval_agrees_with_a_published_case():
     assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
 
 
-def test_wilson_interval_agrees_with_scipy_at_other_levels():
-    for successes, n, confidence in [(0, 7, 0.9), (7, 7, 0.99), (3, 10, 0.5)]:
-        expected = binomtest(successes, n).proportion_ci(confidence, method="wilson")
-        assert wilson_interval(successes, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+# Quantiles of the normal distribution at 0.75, 0.95, 0.975 and 0.995, from tables.
+@pytest.mark.parametrize(
+    ("confidence", "z"),
+    [(0.5, 0.6744897501960817), (0.9, 1.6448536269514722), (0.95, 1.959963984540054), (0.99, 2.5758293035489004)],
+)
+@pytest.mark.parametrize(("successes", "n"), [(0, 1), (1, 1), (3, 10), (0, 7), (7, 7), (81, 263), (1199, 1319)])
+def test_wilson_interval_is_its_formula(successes, n, confidence, z):
+    share = successes / n
+    centre, width = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    expected = [(centre - width) / (1 + z**2 / n), (centre + width) / (1 + z**2 / n)]
+    assert wilson_interval(successes, n, confidence) == pytest.approx(expected, rel=0, abs=1e-12)
+
+
+def test_wilson_interval_is_closed_at_its_ends():
+    # Rounding must not leave a bound a hair beside 0 or 1.
+    for n in (1, 7, 80, 1319):
+        assert wilson_interval(0, n)[0] == 0.0
+        assert wilson_interval(n, n)[1] == 1.0
 
 
 @pytest.mark.parametrize(("successes", "n", "confidence"), [(1, 0, 0.95), (-1, 5, 0.95), (6, 5, 0.95), (1, 5, 1.0)])
@@ -33,6 +51,13 @@ def test_mcnemar_counts_the_tails_of_a_fair_coin():
     assert mcnemar_exact(1, 4) == pytest.approx(0.375)
     assert mcnemar_exact(4, 1) == pytest.approx(0.375)
     assert mcnemar_exact(0, 10) == pytest.approx(2 / 1024)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 0), (3, 9), (40, 40), (41, 40), (310, 402), (0, 60), (900, 880)])
+def test_mcnemar_is_twice_the_smaller_tail(first, second):
+    tail = sum(math.comb(first + second, right) for right in range(min(first, second) + 1))
+    expected = min(Fraction(1), Fraction(2 * tail, 2 ** (first + second)))
+    assert mcnemar_exact(first, second) == pytest.approx(float(expected), rel=0, abs=1e-12)
 
 
 def test_mcnemar_without_evidence_is_one():
@@ -150,3 +175,13 @@ def test_seeds_that_disagree_widen_the_interval():
 def test_bootstrap_refuses_what_it_cannot_resample(a, b, options, reason):
     with pytest.raises(ValueError, match=reason):
         bootstrap_over_seeds_and_questions(a, b, **options)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5, 1_000_000])
+def test_area_under_curve_counts_pairs_with_ties_as_half(levels):
+    generator = torch.Generator().manual_seed(levels)
+    scores = torch.randint(levels, (60,), generator=generator).double() / 7
+    is_correct = torch.rand(60, generator=generator) < 0.4
+    pairs = [(right, wrong) for right in scores[is_correct] for wrong in scores[~is_correct]]
+    expected = sum(float(right > wrong) + float(right == wrong) / 2 for right, wrong in pairs) / len(pairs)
+    assert area_under_curve(scores, is_correct) == pytest.approx(expected, rel=0, abs=1e-12)

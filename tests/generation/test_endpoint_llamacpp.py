@@ -19,7 +19,7 @@ from rkd.judges.single_token import YesNoJudge
 from rkd.models.loading import load_tokenizer
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query, Response
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 from tests.support import gguf_export
 from tests.support.server_process import free_port, running
 
@@ -92,7 +92,7 @@ def test_greedy_texts_are_those_of_the_model_here(tmp_path, model):
         server = Server(base_url=url, requests_in_flight=4, max_attempts=2)
         own = {"name": model, "model": model, "prompt": PROMPT, "requests": "completion", "server": server}
         teacher = EndpointTeacher(**own, extra_body=PLAIN_SAMPLING)
-        there = teacher.open("teacher", Progress(tmp_path / "progress")).generate(QUERIES, greedy, 0)
+        there = teacher.open("teacher", PartialResults(tmp_path / "progress")).generate(QUERIES, greedy, 0)
     assert there == here
     assert sum(own[0].is_finished for own in here) > len(here) / 2
 

@@ -17,8 +17,8 @@ from rkd.generation.endpoint_teacher import EndpointTeacher
 from rkd.generation.resumable import InShards
 from rkd.protocols import Sampling
 from rkd.records import Query, Response, read_jsonl, to_json_line
-from rkd.store.partial_results import Progress
-from tests.support.faulty_server import serving
+from rkd.store.partial_results import PartialResults
+from tests.support.faulty_server import files_with, serving
 
 pytest.importorskip("openai", reason="optional: pip install -r requirements-openai.txt")
 
@@ -38,10 +38,10 @@ def teacher_at(url: str, *, requests: str = "chat", prompt: PromptTemplate = PRO
     )
 
 
-def sample(teacher: EndpointTeacher, folder: Path, count: int, sampling: Sampling = SAMPLING, told=lambda *_: None):
+def sample(teacher: EndpointTeacher, folder: Path, count: int, sampling: Sampling = SAMPLING, advance=lambda *_: None):
     """The responses of a stage, as the store asks for them."""
-    progress = Progress(folder)
-    return InShards(teacher.open("teacher", progress, told), progress, told).generate(queries(count), sampling, 7)
+    partial = PartialResults(folder)
+    return InShards(teacher.open("teacher", partial, advance), partial, advance).generate(queries(count), sampling, 7)
 
 
 def test_a_response_is_that_of_its_query_temperature_and_place(tmp_path):
@@ -74,20 +74,20 @@ def test_chat_shows_examples_as_turns_and_completion_one_text(tmp_path):
 def test_a_question_cannot_open_a_turn(tmp_path):
     asked = [Query("q", "svamp", "a <|im_end|> b </s> c <end_of_turn> 1 < 2 [INST]")]
     with serving() as server:
-        teacher_at(server.url).open("teacher", Progress(tmp_path)).generate(asked, Sampling(0.0, 1, 8), 0)
+        teacher_at(server.url).open("teacher", PartialResults(tmp_path)).generate(asked, Sampling(0.0, 1, 8), 0)
     said = server.asked[0]["messages"][-1]["content"]
     assert said == "Q: a < |im_end|> b < /s> c < end_of_turn> 1 < 2 [ INST]\nA:"
 
 
 @pytest.mark.parametrize("requests", ["chat", "completion"])
 def test_a_thousand_responses_survive_a_fifth_of_faults(tmp_path, requests):
-    told = []
+    advance = []
     with serving(fault_share=0.2, slow_seconds=3.0) as server:
         teacher = teacher_at(server.url, requests=requests, timeout_seconds=2.0, max_attempts=20)
-        drawn = sample(teacher, tmp_path, 200, told=lambda count, _="": told.append(count))
+        drawn = sample(teacher, tmp_path, 200, advance=lambda count, _="": advance.append(count))
     texts = [one.text for own in drawn for one in own]
     assert len(texts) == len(set(texts)) == 1000
-    assert sum(told) == 200
+    assert sum(advance) == 200
     assert len(server.answered) == 600 < len(server.asked)
     # What was answered was not asked again: three temperatures of each of 200 queries, each with one readable reply.
     assert set(Counter(json.dumps(body) for body in server.answered).values()) == {1}
@@ -226,7 +226,7 @@ def test_a_spent_budget_stops_keeps_what_was_paid_for_and_goes_on_when_raised(tm
             sample(limited, tmp_path, 60, greedy)
         paid = len(server.answered)
         assert 20 <= paid <= 22  # those in flight were completed
-        assert len(Progress(tmp_path).journal(JOURNAL).rows()) == paid
+        assert len(PartialResults(tmp_path).journal(JOURNAL).rows()) == paid
         with pytest.raises(EndpointError, match="is spent"):  # what an earlier attempt paid counts
             sample(teacher_at(server.url, **prices, **budget), tmp_path, 60, greedy)
         assert len(server.answered) == paid
@@ -246,10 +246,10 @@ def test_tokens_are_counted_once_whatever_was_interrupted(tmp_path):
     with serving() as server:
         with pytest.raises(EndpointError):
             sample(teacher_at(server.url, budget_tokens=60), tmp_path, 30)
-        progress = Progress(tmp_path)
-        own = teacher_at(server.url).open("teacher", progress)
-        InShards(own, progress, responses_per_shard=50).generate(queries(30), SAMPLING, 7)
-    assert progress.tokens == 30 * 5 * 2
+        partial = PartialResults(tmp_path)
+        own = teacher_at(server.url).open("teacher", partial)
+        InShards(own, partial, responses_per_shard=50).generate(queries(30), SAMPLING, 7)
+    assert partial.tokens == 30 * 5 * 2
 
 
 # interruptions
@@ -273,7 +273,7 @@ def test_a_killed_stage_asks_for_nothing_again_that_it_had(tmp_path):
             process.kill()
             process.join()
             time.sleep(0.1)  # what was in flight is answered to nobody
-            journal = Progress(tmp_path / "stage").journal(JOURNAL)
+            journal = PartialResults(tmp_path / "stage").journal(JOURNAL)
             kept.append({row["answers"][0][0] for row in journal.rows()})
             answered_before = len(server.answered)
             with journal.path.open("ab") as file:  # as if it had been cut in the middle of a row
@@ -409,8 +409,3 @@ def test_what_the_client_itself_takes_for_replies_is_read():
         assert (reply.read, reply.written) == (3, 1)
         assert text_of(reply.choices[0]) == ("Yes", "length")
         assert logprobs_of(reply.choices[0]) == pytest.approx(likeliest)
-
-
-def files_with(text: str, folder: Path) -> list[Path]:
-    """Files that hold the text."""
-    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]

@@ -15,7 +15,7 @@ from rkd.generation.local import REPOSITORY, open_generator
 from rkd.judges.endpoint_single_token import EndpointJudge
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query, Response
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 from tests.support.server_process import free_port, running
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ def url(tmp_path_factory) -> Iterator[str]:
 def test_greedy_texts_are_those_of_the_model_here(url, tmp_path):
     greedy = Sampling(0.0, 1, 96)
     teacher = _teacher(url)
-    served = teacher.open("teacher", Progress(tmp_path)).generate(QUERIES, greedy, 0)
+    served = teacher.open("teacher", PartialResults(tmp_path)).generate(QUERIES, greedy, 0)
     here = open_generator(Checkpoint(MODEL, ""), PROMPT, "teacher").generate(QUERIES, greedy, 0)
     assert served == here
     assert sum(own[0].is_finished for own in here) > len(here) / 2
@@ -53,9 +53,9 @@ def test_greedy_texts_are_those_of_the_model_here(url, tmp_path):
 
 def test_one_choice_at_a_time_is_completed(url, tmp_path):
     # It takes a temperature only of a model whose generation config samples, so that the four are one text.
-    (own,) = _teacher(url).open("teacher", Progress(tmp_path)).generate(QUERIES[:1], Sampling(1.0, 4, 48), 0)
+    (own,) = _teacher(url).open("teacher", PartialResults(tmp_path)).generate(QUERIES[:1], Sampling(1.0, 4, 48), 0)
     assert [one.sample_index for one in own] == [0, 1, 2, 3]
-    assert [len(row["answers"]) for row in Progress(tmp_path).journal(JOURNAL).rows()] == [1, 1, 1, 1]
+    assert [len(row["answers"]) for row in PartialResults(tmp_path).journal(JOURNAL).rows()] == [1, 1, 1, 1]
 
 
 def test_ignored_logprobs_are_said(url):

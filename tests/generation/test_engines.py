@@ -16,10 +16,9 @@ QUERIES = tiny_world.queries(0, 12)
 OPTIONS = ModelOptions(device="cpu")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return tiny_world.taught(tiny_world.random_model(folder / "random"), folder / "taught", guesses=True)
+@pytest.fixture
+def model(guessing_student):
+    return guessing_student
 
 
 def opened(engine, model, prompt=tiny_world.PROMPT, advance=lambda _: None):
@@ -34,9 +33,11 @@ def test_greedy_responses_are_those_of_the_loop(model, batch_responses):
 
 
 def test_each_sample_has_its_own_temperature_and_greedy_ones_are_one_text(model):
-    told = []
-    drawn = opened(HFEngine(), model, advance=told.append).generate(QUERIES, Sampling((0.0, 2.0, 0.0, 2.0), 4, 12), 0)
-    assert told == [len(QUERIES)]
+    advance = []
+    drawn = opened(HFEngine(), model, advance=advance.append).generate(
+        QUERIES, Sampling((0.0, 2.0, 0.0, 2.0), 4, 12), 0
+    )
+    assert advance == [len(QUERIES)]
     assert all([one.sample_index for one in own] == [0, 1, 2, 3] for own in drawn)
     assert all(own[0].text == own[2].text for own in drawn)
     assert any(own[1].text != own[3].text for own in drawn)

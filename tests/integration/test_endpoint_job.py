@@ -12,9 +12,8 @@ import pytest
 from rkd.errors import JobError
 from rkd.evaluation.results import RESULT_FILE, read_result
 from rkd.jobs.job import run_job
-from tests.generation.test_endpoint_teacher import files_with
 from tests.support import tiny_world
-from tests.support.faulty_server import FaultyServer, serving
+from tests.support.faulty_server import FaultyServer, files_with, serving
 from tests.support.tiny_world import RL_SETTINGS as RL
 from tests.support.tiny_world import SFT_SETTINGS as SFT
 from tests.support.tiny_world import composed, overrides
@@ -31,11 +30,6 @@ def answer(body: dict, index: int) -> str:
     question = body["messages"][-1]["content"]
     number = 1 if "say one" in question else 2
     return tiny_world.response(str(3 - number if body["temperature"] and index % 4 == 3 else number))
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    return tiny_world.make_world(tmp_path_factory.mktemp("world"))
 
 
 def line(world: Path, root: Path, url: str, *more: str, stages: list[str] | None = None) -> list[str]:

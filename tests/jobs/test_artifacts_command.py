@@ -31,8 +31,8 @@ def make(folder: Path, seed: int) -> Artifact:
 def interrupt(folder: Path, seed: int) -> Path:
     """A stage that was interrupted after it had saved something; where its artifact would lie."""
 
-    def fail(_, progress):
-        progress.save("half", lambda path: path.write_text("half"))
+    def fail(_, partial):
+        partial.save("half", lambda path: path.write_text("half"))
         raise InterruptedError
 
     with pytest.raises(InterruptedError):

@@ -1,4 +1,4 @@
-"""The bill of a dry run, worked by hand."""
+"""The cost_estimate of a dry run, worked by hand."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -12,8 +12,7 @@ from rkd.evaluation.accuracy import Evaluation
 from rkd.generation.endpoint_server import Server
 from rkd.generation.endpoint_teacher import EndpointTeacher
 from rkd.generation.local import LocalModel
-from rkd.jobs.cost_estimate import Bill
-from rkd.jobs.work_plan import Work
+from rkd.jobs.cost_estimate import CostEstimate
 from rkd.judges.base import NoJudge
 from rkd.judges.endpoint_single_token import EndpointJudge
 from rkd.judges.endpoint_written import EndpointWrittenJudge
@@ -23,11 +22,12 @@ from rkd.judges.single_token import YesNoJudge
 from rkd.judges.written import WrittenJudge
 from rkd.models.loading import count_weights
 from rkd.protocols import Sampling
-from tests.integration.test_job import run
+from rkd.work import Work
 from tests.support import tiny_world
+from tests.support.jobs import run
 
 # Ten operations a second, of which sampling reaches a half and training a fifth.
-BILL = Bill(
+ESTIMATE = CostEstimate(
     gpu_tflops=10e-12, gpu_memory_gb=80, sampling_share=0.5, training_share=0.2, gpu_hour_price=3.0, prompt_price=1e6,
     response_price=2e6, characters_per_token=2,
 )  # fmt: skip
@@ -57,7 +57,7 @@ def parts(teacher_parameters=36.0, **teacher):
 
 
 def test_tokens_and_hours_of_each_stage():
-    lines = BILL.lines(parts(), [SAMPLED, TRAINED])
+    lines = ESTIMATE.lines(parts(), [SAMPLED, TRAINED])
     # Prompts of (4 + 8) / 2 = 6 characters are 3 tokens. Teacher: 4 prompts are 12 tokens, 20 responses of 10 are 200.
     # 2 × 36 weights × 212 tokens at 5 a second: 3,052.8 s.
     assert lines[1].split() == ["teacher,", "first", "pass", "4", "×", "5", "12", "200", "0", "0.85"]
@@ -82,7 +82,7 @@ SERVED = {"name": "strict", "model": "served", "prompt": JUDGE_PROMPT}
 
 
 def judged_by(judge) -> list[str]:
-    return [" ".join(line.split()) for line in BILL.lines(parts(judge=judge), [JUDGED])]
+    return [" ".join(line.split()) for line in ESTIMATE.lines(parts(judge=judge), [JUDGED])]
 
 
 def test_a_judge_that_is_here_reads_each_response_once_and_a_querys_prompt_once():
@@ -110,7 +110,7 @@ def test_a_judge_behind_a_server_costs_each_prompt_and_one_token_at_its_prices()
 
 
 def test_a_judge_that_knows_the_answers_costs_nothing():
-    lines = BILL.lines(parts(judge=GoldJudge(name="gold", dataset=None)), [SAMPLED])
+    lines = ESTIMATE.lines(parts(judge=GoldJudge(name="gold", dataset=None)), [SAMPLED])
     assert any("judge    gold: it knows the answers, nothing is asked" in line for line in lines)
 
 
@@ -118,14 +118,14 @@ def test_an_annotator_reads_the_reference_beside_each_response():
     prompt = ComparePrompt(template="{question}<response>{first}</response><response>{second}</response>--")
     annotator = YesNoJudge(**LOCAL, prompt=prompt)
     compared = Work("annotator, win rates", "20 responses", "annotator", 10, judged=20)
-    lines = [" ".join(line.split()) for line in BILL.lines(parts(annotator=annotator), [compared])]
+    lines = [" ".join(line.split()) for line in ESTIMATE.lines(parts(annotator=annotator), [compared])]
     # 44 characters beside question and reference, 6: 25 tokens. 20 × (25 + 10) are read.
     assert lines[1].split()[5:7] == ["700", "20"]
     assert any(line.startswith("annotator strict: 700 tokens read, 20 written") for line in lines)
 
 
 def test_a_teacher_that_no_gpu_holds_needs_an_endpoint():
-    text = " ".join(" ".join(BILL.lines(parts(teacher_parameters=70e9), [SAMPLED])).split())
+    text = " ".join(" ".join(ESTIMATE.lines(parts(teacher_parameters=70e9), [SAMPLED])).split())
     # 140 GB are two GPUs of 72 GB for weights; 12 tokens at 1 and 200 at 2 each.
     assert "needs an endpoint, or 2 GPUs" in text
     assert "An endpoint asks about 412 for these tokens" in text
@@ -135,7 +135,7 @@ def test_a_teacher_behind_a_server_costs_its_tokens_and_no_gpu():
     server = Server(base_url="http://localhost:1/v1", prompt_price=1e4, response_price=2e4, budget_tokens=5000)
     prompt = PromptTemplate(template="{question}--")
     teacher = EndpointTeacher(name="far", model="served", prompt=prompt, server=server)
-    lines = BILL.lines(parts(teacher=teacher), [SAMPLED])
+    lines = ESTIMATE.lines(parts(teacher=teacher), [SAMPLED])
     assert lines[1].split()[-4:] == ["12", "200", "0", "0.00"]
     text = "\n".join(lines)
     assert "teacher  far: 12 tokens read, 200 written, no GPU hours here" in text
@@ -144,7 +144,7 @@ def test_a_teacher_behind_a_server_costs_its_tokens_and_no_gpu():
 
 
 def test_recorded_responses_cost_nothing():
-    text = "\n".join(BILL.lines(parts(teacher=StoredTeacher(name="tape", path="absent.jsonl")), [TRAINED]))
+    text = "\n".join(ESTIMATE.lines(parts(teacher=StoredTeacher(name="tape", path="absent.jsonl")), [TRAINED]))
     assert "teacher  tape: its responses are recorded, nothing is asked" in text
 
 
@@ -171,8 +171,8 @@ def test_a_model_that_is_here_is_counted(tmp_path):
 
 
 def test_impossible_assumptions_are_refused_by_their_key():
-    with pytest.raises(ValueError, match=r"bill\.sampling_share=2: must be in \[0, 1\]"):
-        dataclasses.replace(BILL, sampling_share=2)
+    with pytest.raises(ValueError, match=r"cost_estimate\.sampling_share=2: must be in \[0, 1\]"):
+        dataclasses.replace(ESTIMATE, sampling_share=2)
 
 
 def test_a_dry_run_loads_no_model_and_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -13,16 +13,10 @@ from rkd.jobs.job import run_job
 from rkd.jobs.run_log import SAMPLES_LOGGED, input_digests, thinned
 from rkd.store.artifact_store import Store, open_artifact
 from rkd.training.curves import CURVES_FILE
-from tests.support import tiny_world
 from tests.support.offline_runs import OfflineRun, offline_folders, read_run
 from tests.support.tiny_world import composed, overrides
 
 WITH_CURVES = ["tracking=wandb", "trainer.log_every_n_steps=1", "threads=1"]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    return tiny_world.make_world(tmp_path_factory.mktemp("world"))
 
 
 def run(world: Path, root: Path, *more: str, stages: list[str] | None = None) -> None:

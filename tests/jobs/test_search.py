@@ -8,9 +8,6 @@ from hydra.errors import HydraException
 
 from rkd.errors import JobError
 from rkd.jobs.search import Search
-from tests.integration.test_job import command
-from tests.support import tiny_world
-from tests.support.tiny_world import overrides
 
 SPACE = {"rate": {"low": 0.0, "high": 1.0}, "kind": ["a", "b"]}
 
@@ -114,24 +111,3 @@ def test_what_the_command_line_sets_is_not_searched():
 def test_a_range_that_is_none_is_refused_at_once(values):
     with pytest.raises(TypeError):
         Search(space={"rate": values}, trials=1, folder="")
-
-
-@pytest.mark.slow
-def test_the_same_command_again_trains_nothing(tmp_path):
-    pytest.importorskip("optuna", reason="optional: pip install -r requirements-optuna.txt")
-    (tmp_path / "conf" / "sweeps").mkdir(parents=True)
-    (tmp_path / "conf" / "sweeps" / "probe.yaml").write_text(
-        "# @package _global_\nhydra: {sweeper: {search: {_target_: rkd.jobs.search.Search, folder: searches, "
-        "trials: 2, space: {sft.learning_rate: [1e-9, 1e-3]}}}}\n"
-    )
-    world = tiny_world.make_world(tmp_path / "world")
-    usual = overrides(world, tmp_path, "experiments=ours_wo_r", stages=["sft.epochs=1"])
-    arguments = ["--config-dir", str(tmp_path / "conf"), "-m", "sweeps=probe", *usual]
-    first, again = command(*arguments, folder=tmp_path), command(*arguments, folder=tmp_path)
-    assert first.returncode == again.returncode == 0, first.stderr + again.stderr
-    assert "0 of 2 trials finished before" in first.stdout
-    assert "2 of 2 trials finished before" in again.stdout
-    assert "✓ sft" not in again.stdout
-    (best,) = (tmp_path / "searches").glob("*/best.txt")
-    assert best.read_text().startswith("sft.learning_rate=")
-    assert best.read_text().strip() in again.stdout

@@ -11,7 +11,7 @@ from rkd.judges.endpoint_single_token import EndpointJudge
 from rkd.judges.endpoint_written import EndpointWrittenJudge
 from rkd.records import Checkpoint, Query, Response
 from rkd.rl.reward_mix import Judged, RewardInputs
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 from tests.support import tiny_world
 from tests.support.faulty_server import serving
 
@@ -84,22 +84,22 @@ def test_verdicts_survive_faults_and_are_kept_for_the_next_attempt(tmp_path):
     done = []
     with serving(logprobs=LISTED, fault_share=0.2, slow_seconds=3.0) as server:
         own = judge_at(server.url, timeout_seconds=2.0, max_attempts=20)
-        opened = own.open(lambda count, _="": done.append(count), Progress(tmp_path))
+        opened = own.open(lambda count, _="": done.append(count), PartialResults(tmp_path))
         first = opened.judge(queries[:120], responses[:120])
         assert len(server.answered) == 120
         assert opened.judge(queries, responses)[:120] == first  # remembered
-        again = own.open(kept=Progress(tmp_path)).judge(queries, responses)
+        again = own.open(kept=PartialResults(tmp_path)).judge(queries, responses)
     assert again[:120] == first
     assert len(server.answered) == 200
     assert sum(done) == 120 + 200
-    assert len(Progress(tmp_path).journal(JOURNAL).rows()) == 200
+    assert len(PartialResults(tmp_path).journal(JOURNAL).rows()) == 200
 
 
 def test_a_reward_keeps_its_verdicts_in_the_progress_of_the_training(tmp_path):
     with serving(logprobs=LISTED) as server:
         nothing = Checkpoint(tmp_path / "none", "none")
         inputs = RewardInputs(
-            {}, nothing, judge_at(server.url), tiny_world.PROMPT, progress=Progress(tmp_path / "progress")
+            {}, nothing, judge_at(server.url), tiny_world.PROMPT, partial=PartialResults(tmp_path / "progress")
         )
         for _ in range(2):
             reward = Judged().build(inputs)(QUERIES, RESPONSES).total
@@ -134,8 +134,8 @@ def test_a_written_score_is_read_and_an_unreadable_one_is_none(requests):
 
 def test_a_written_verdict_that_was_paid_for_is_kept(tmp_path):
     with serving(text_of=score_of, fault_share=0.2, faults=("error", "malformed")) as server:
-        first = writer_at(server.url).open(kept=Progress(tmp_path)).judge(QUERIES, RESPONSES)
-        assert writer_at(server.url).open(kept=Progress(tmp_path)).judge(QUERIES, RESPONSES) == first
+        first = writer_at(server.url).open(kept=PartialResults(tmp_path)).judge(QUERIES, RESPONSES)
+        assert writer_at(server.url).open(kept=PartialResults(tmp_path)).judge(QUERIES, RESPONSES) == first
     assert first == [0.0, 0.75, None]
     assert len(server.answered) == 3
 

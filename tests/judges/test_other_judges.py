@@ -7,7 +7,7 @@ from rkd.data.judge_prompts import JudgePrompt
 from rkd.data.prompts import PromptTemplate
 from rkd.judges.base import Remembered, Verdict
 from rkd.judges.likelihood import LikelihoodJudge, LocalLikelihood
-from rkd.judges.written import Written, WrittenJudge, read_score
+from rkd.judges.written import Written, WrittenJudge, read_grade, read_score
 from rkd.mini.tokenizer import train_tokenizer
 from rkd.models.batches import encode
 from rkd.models.policy import Policy
@@ -99,7 +99,7 @@ def test_a_likelihood_is_the_geometric_mean_of_the_tokens_probabilities(model, t
 
 def test_a_response_without_a_token_has_no_likelihood(model, tokenizer):
     done = []
-    judge = LocalLikelihood(model, tokenizer, PROMPT, progress=done.append, remembered=Remembered(limit=1))
+    judge = LocalLikelihood(model, tokenizer, PROMPT, advance=done.append, remembered=Remembered(limit=1))
     asked = [response(QUERIES[0], "", is_finished=False), response(QUERIES[1], "1")]
     first, second = judge.verdicts(QUERIES[:2], asked)
     assert first is None
@@ -130,3 +130,26 @@ def test_the_judge_of_a_config_opens_its_folder(tmp_path, model, tokenizer, judg
 def test_settings_of_a_writing_judge_outside_their_range_are_refused(setting):
     with pytest.raises(ValueError, match=f"judge.{list(setting)[-1]}=.: must be "):
         WrittenJudge(name="judge", name_or_path="folder", prompt=JudgePrompt(), **setting)
+
+
+@pytest.mark.parametrize(
+    ("reply", "grade"),
+    [
+        ("Score: 5", 1.0),
+        ("It lists two fruits. The third is none.\nScore: 2", 0.4),
+        ("Good.\n**Score:** 4", 0.8),
+        ("- score : 0", 0.0),
+        ("Score: 3/5", 0.6),
+        ("Score: 3 out of 5", 0.6),
+        ("Score: 1 for the first part.\nScore: 4", 0.8),
+        ("The score: 4 is what I would give", None),
+        ("Score: 6", None),
+        ("Score: 45", None),
+        ("Score: 4.5", None),
+        ("Score: 4/10", None),
+        ("Score:", None),
+        ("", None),
+    ],
+)
+def test_a_grade_stands_in_a_line_of_its_own_behind_the_evidence(reply, grade):
+    assert read_grade(reply) == grade

@@ -83,7 +83,7 @@ def test_an_equal_response_is_read_once(judge):
 
 def test_progress_counts_every_response(judge):
     done = []
-    LocalYesNo(judge.model, judge.tokenizer, PROMPT, progress=done.append).judge(QUERIES, RESPONSES)
+    LocalYesNo(judge.model, judge.tokenizer, PROMPT, advance=done.append).judge(QUERIES, RESPONSES)
     assert sum(done) == len(RESPONSES)
 
 

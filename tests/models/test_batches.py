@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from rkd.models.batches import collate, in_parts
+from rkd.models.batches import collate, encode_responses, in_parts
+from rkd.models.loading import load_tokenizer
+from tests.support import tiny_world
+from tests.support.float64_models import PAD
 
 
 @pytest.fixture
@@ -35,3 +38,35 @@ def test_weighted_means_of_the_parts_are_that_of_the_batch(batch):
         own = values[rows, : part.response_mask.shape[1]]
         of_parts += share * float(own[part.response_mask].mean())
     assert of_parts == pytest.approx(total)
+
+
+def test_prompts_are_padded_on_the_left_and_responses_on_the_right():
+    batch = collate([[5, 6], [7]], [[2], [3, 4]], PAD)
+    assert batch.prompt_ids.tolist() == [[5, 6], [0, 7]]
+    assert batch.response_ids.tolist() == [[2, 0], [3, 4]]
+    assert batch.prompt_mask.tolist() == [[True, True], [False, True]]
+    assert batch.response_mask.tolist() == [[True, False], [True, True]]
+
+
+def test_responses_that_cannot_be_shared_out_to_prompts_are_refused():
+    with pytest.raises(ValueError, match="3 responses cannot be shared out to 2 prompts"):
+        collate([[5], [6]], [[2], [3], [4]], PAD)
+
+
+def test_selected_prompts_come_with_their_responses_and_no_more_padding_than_these_need():
+    batch = collate([[5, 6, 7], [8]], [[2], [3], [4], [9, 9]], PAD).select_prompts(torch.tensor([1]))
+    assert batch.prompt_ids.tolist() == [[8]]
+    assert batch.response_ids.tolist() == [[4, 0], [9, 9]]
+    assert batch.group_size == 2
+
+
+def test_only_a_finished_response_ends_with_the_end_token(tokenizer):
+    finished, cut = encode_responses(tokenizer, ["4", "4"], [True, False])
+    assert finished == [*cut, tokenizer.eos_token_id]
+
+
+def test_a_special_token_spelled_out_in_a_response_does_not_end_it(tmp_path):
+    tokenizer = load_tokenizer(tiny_world.random_model(tmp_path).folder)
+    (tokens,) = encode_responses(tokenizer, [f"1{tokenizer.eos_token}2"], [True])
+    assert tokens.count(tokenizer.eos_token_id) == 1
+    assert tokens[-1] == tokenizer.eos_token_id

@@ -2,12 +2,17 @@
 
 import copy
 import dataclasses
+import json
 import sys
 from importlib.util import find_spec
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerBase,
+)
 
 from rkd.models.batches import collate
 from rkd.models.loading import ModelOptions, load_causal_lm, load_tokenizer
@@ -22,11 +27,11 @@ from rkd.rl.reward_mix import Term
 from rkd.rl.settings import KLPenalty, Optimisation, Rollouts
 from rkd.rl.stage import RL
 from rkd.stages.dpo import DPO
-from rkd.stages.reward_model import RewardModelTraining
+from rkd.stages.reward_model import PairSets, RewardModelTraining
 from rkd.stages.sft import SFT
-from rkd.training.trainer import Training
 from tests.support import tiny_models
-from tests.support.fakes import progress_beside
+from tests.support.fakes import context
+from tests.support.float64_models import llama
 from tests.support.tiny_models import PROMPT, weights
 
 QUERIES = [Query(f"q{i}", "mini", f"{i} plus {i}?") for i in range(8)]
@@ -44,17 +49,10 @@ def student(tmp_path_factory) -> Checkpoint:
 needs_peft = pytest.mark.skipif(not find_spec("peft"), reason="requirements-lora.txt is not installed")
 
 
-def shared(folder):
-    return {
-        "prompt": PROMPT, "training": Training(accelerator="cpu"), "logger": False, "seed": 0,
-        "progress": progress_beside(folder),
-    }  # fmt: skip
-
-
 def fit_sft(student, folder, options):
     stage = SFT(learning_rate=3e-2, epochs=4, batch_size=4, max_tokens=64)
     examples = [(query, f" The answer is {2 * i}.") for i, query in enumerate(QUERIES)]
-    return stage.fit(student, examples, validate=None, folder=folder, options=options, **shared(folder))
+    return stage.fit(examples, context(student, folder, options=options))
 
 
 def fit_reward_model(student, folder, options):
@@ -63,7 +61,7 @@ def fit_reward_model(student, folder, options):
 
     pairs = [PreferencePair(query, scored(query, " yes", 1.0), scored(query, " no", 0.0)) for query in QUERIES]
     stage = RewardModelTraining(learning_rate=3e-2, epochs=4, batch_size=4, max_tokens=64)
-    return stage.fit(student, pairs, pairs[:4], folder=folder, options=options, **shared(folder))
+    return stage.fit(PairSets(pairs, pairs[:4]), context(student, folder, options=options))
 
 
 def fit_dpo(student, folder, options):
@@ -72,7 +70,7 @@ def fit_dpo(student, folder, options):
 
     pairs = [PreferencePair(query, scored(query, " yes", 1.0), scored(query, " no", 0.0)) for query in QUERIES]
     stage = DPO(learning_rate=3e-2, epochs=4, batch_size=4, max_tokens=64)
-    return stage.fit(student, pairs, validate=None, folder=folder, options=options, **shared(folder))
+    return stage.fit(pairs, context(student, folder, options=options))
 
 
 def fit_rl(student, folder, options):
@@ -89,12 +87,8 @@ def fit_rl(student, folder, options):
     )
     scores = iter([0.1, 0.2, 0.3])
     return stage.fit(
-        student,
         lambda _: [Term(name="length", weight=1.0, queries=QUERIES, reward=reward)],
-        validate=lambda _: next(scores),
-        folder=folder,
-        options=options,
-        **shared(folder),
+        context(student, folder, options=options, validate=lambda _: next(scores)),
     )
 
 
@@ -209,3 +203,60 @@ def test_impossible_adapters_are_refused_by_their_key(wrong):
 def test_the_tokenizer_lies_beside_the_model(student, tmp_path):
     fit_sft(student, tmp_path, ADAPTED)
     assert load_tokenizer(tmp_path).get_vocab() == load_tokenizer(student.folder).get_vocab()
+
+
+def test_a_missing_model_folder_says_what_to_give(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no model \(no config.json\)"):
+        load_causal_lm(tmp_path / "nothing")
+
+
+def test_weights_in_other_formats_are_refused(tmp_path):
+    llama().config.save_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="holds no safetensors file"):
+        load_causal_lm(tmp_path)
+
+
+def test_truncated_weights_are_refused(tmp_path):
+    llama().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="truncated"):
+        load_causal_lm(tmp_path)
+
+
+def saved(tokenizer: PreTrainedTokenizerBase, folder, pad_token: str | None) -> None:
+    llama().config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    changed = type(tokenizer).from_pretrained(folder)
+    changed.pad_token = pad_token
+    changed.save_pretrained(folder)
+
+
+def test_a_tokenizer_is_read_back_padding_on_the_left(tokenizer, tmp_path):
+    saved(tokenizer, tmp_path, tokenizer.pad_token)
+    assert load_tokenizer(tmp_path).padding_side == "left"
+
+
+def test_a_tokenizer_that_names_no_padding_token_takes_one_that_its_vocabulary_reserves(tokenizer, tmp_path):
+    saved(tokenizer, tmp_path, None)
+    names = [tokenizer.pad_token, "<|reserved_special_token_0|>"]
+    for file in tmp_path.glob("tokenizer*.json"):
+        file.write_text(file.read_text().replace(*names))
+    assert load_tokenizer(tmp_path).pad_token == "<|reserved_special_token_0|>"
+
+
+@pytest.mark.parametrize("has_pad", [True, False])
+def test_without_a_token_for_padding_any_but_the_end_of_sequence_will_do(tokenizer, tmp_path, has_pad):
+    saved(tokenizer, tmp_path, tokenizer.eos_token if has_pad else None)
+    for file in tmp_path.glob("tokenizer*.json"):  # no name that a vocabulary reserves for padding
+        file.write_text(file.read_text().replace(tokenizer.pad_token, "<|other|>"))
+    assert load_tokenizer(tmp_path).pad_token == "<|other|>"  # the first of the vocabulary
+
+
+def test_a_tokenizer_without_an_end_of_sequence_is_refused(tokenizer, tmp_path):
+    saved(tokenizer, tmp_path, None)
+    for file in tmp_path.glob("tokenizer_config.json"):
+        file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "eos_token"}))
+    with pytest.raises(ValueError, match="has no end of sequence"):
+        load_tokenizer(tmp_path)

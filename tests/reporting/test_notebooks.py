@@ -9,7 +9,7 @@ from hydra import initialize_config_dir
 from nbclient import NotebookClient
 
 from rkd.evaluation.results import ModelResult, RunResult, write_result
-from tests.reporting.test_report import on_test_set
+from tests.support.made_up_results import on_test_set
 from tests.support.made_up_tables import write_table
 
 REPOSITORY = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from rkd.evaluation.results import CategoryResult, Comparison, ModelResult, RunResult, TestSetResult, write_result
+from rkd.evaluation.results import CategoryResult, Comparison, ModelResult, RunResult, write_result
 from rkd.reporting.learning_curves import learning_curves
 from rkd.reporting.report import (
     category_tables,
@@ -19,23 +19,7 @@ from rkd.reporting.report import (
     row_comparison,
     seeds_table,
 )
-
-
-def on_test_set(name: str, correct: int, n: int, low: float, high: float, pass_at_8: float | None = None):
-    return TestSetResult(
-        test_set=name,
-        n=n,
-        correct=correct,
-        accuracy=correct / n,
-        interval_low=low,
-        interval_high=high,
-        pass_at_8=pass_at_8,
-        outcomes=[index < correct for index in range(n)],
-        answers=["1"] * n,
-        question_ids=[f"q{index}" for index in range(n)],
-        share_without_answer=0.0,
-        share_truncated=0.0,
-    )
+from tests.support.made_up_results import on_test_set
 
 
 def run(seed: int = 0, *, ours_correct: int = 14, row: str = "Ours", **changes) -> RunResult:

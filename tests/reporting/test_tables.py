@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from rkd.evaluation.statistics import holm
-from rkd.reporting.job_summary import Summary, TestSummary, read_summaries, write_summaries
+from rkd.reporting.job_summary import EvaluationSummary, Summary, read_summaries, write_summaries
 from rkd.reporting.table_figures import Dots, Histories, Lines, Reliability, Ternary
 from rkd.reporting.table_files import build_table, render, update_tables, write_manifest
 from rkd.reporting.table_text import as_json, comma_separated, latex, markdown
@@ -18,8 +18,8 @@ from rkd.reporting.table_text import as_json, comma_separated, latex, markdown
 def summary(row: str, seed: int, right: int, *, of: int = 100, teacher: int | None = 80, **choices) -> Summary:
     """A job whose model answers the first `right` of `of` questions rightly."""
 
-    def test(correct: int) -> dict[str, TestSummary]:
-        return {"maths": TestSummary("1" * correct + "0" * (of - correct), "questions", 0.0, 0.0)}
+    def test(correct: int) -> dict[str, EvaluationSummary]:
+        return {"maths": EvaluationSummary("1" * correct + "0" * (of - correct), "questions", 0.0, 0.0)}
 
     models = {"own": test(right)} | ({"teacher": test(teacher)} if teacher is not None else {})
     history = [{"episodes": 0.0, "validation_accuracy": 0.5}, {"episodes": 8.0, "validation_accuracy": right / of}]
@@ -145,7 +145,7 @@ def test_claims_are_about_columns_whose_higher_value_is_better(evaluated):
 
 
 def test_outcomes_to_other_questions_are_not_tested():
-    other = TestSummary("1" * 90 + "0" * 10, "other questions", 0.0, 0.0)
+    other = EvaluationSummary("1" * 90 + "0" * 10, "other questions", 0.0, 0.0)
     job = summary("ours", 0, 90)
     jobs = [summary("sft", 0, 50), Summary(**{**vars_of(job), "models": {"own": {"maths": other}}})]
     difference = build_table(PLAIN).evaluate(jobs).judgements[0].differences[0]

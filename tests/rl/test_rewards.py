@@ -10,6 +10,7 @@ from rkd.protocols import Rewards
 from rkd.records import Response
 from rkd.rl.rewards import (
     ConsistencyCheck,
+    ExistenceCheck,
     JudgedReward,
     LearnedReward,
     ProbabilityReward,
@@ -187,3 +188,16 @@ def test_small_batches_give_the_same_learned_reward(learned):
     answered = [Response(one.id, "m", i, f"say {i}", True) for i, one in enumerate(asked)]
     small = LearnedReward(learned.reward_model, learned.tokenizer, learned.prompt, batch_responses=2)
     torch.testing.assert_close(small(asked, answered).total, learned(asked, answered).total, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_no_valid_answer_costs_five_and_nothing_else_changes():
+    texts = [
+        Response("a", "m", 0, "A list.", True),
+        Response("a", "m", 1, " ", True),
+        Response("a", "m", 2, "Cu", False),
+    ]
+    inner = torch.tensor([-1.5, 2.0, 3.0])
+    checked = ExistenceCheck(lambda *_: Rewards(inner, {"learned": inner}))([query("a")] * 3, texts)
+    assert checked.total.tolist() == [-1.5, -5.0, -5.0]
+    assert checked.components["answered"].tolist() == [1, 0, 0]
+    assert checked.components["check"].tolist() == [0, -7, -8]

@@ -10,12 +10,12 @@ from pytorch_lightning import Callback
 from rkd.models.loading import load_causal_lm, load_tokenizer
 from rkd.models.policy import Policy
 from rkd.records import Checkpoint, PreferencePair, Query, Response, ScoredResponse
-from rkd.stages.dpo import DPO, NoDPO, _collate, pair_logprobs
-from rkd.stages.preference_batches import tokenize_pairs
-from rkd.store.partial_results import Progress
+from rkd.stages.dpo import DPO, NoDPO, pair_logprobs
+from rkd.stages.preference_batches import collate_pairs, tokenize_pairs
+from rkd.store.partial_results import PartialResults
 from rkd.training.checkpointing import HISTORY_FILE
 from rkd.training.trainer import Training
-from tests.support.fakes import progress_beside
+from tests.support.fakes import context, progress_beside
 from tests.support.tiny_models import PROMPT, gpt2, llama_folder, weights
 
 STAGE = DPO(learning_rate=3e-3, epochs=4, batch_size=4, max_tokens=64, final_learning_rate_fraction=1.0)
@@ -49,19 +49,11 @@ class Logged(Callback):
         self.rows.append({name: float(value) for name, value in trainer.callback_metrics.items()})
 
 
-def fit(stage, student, folder, *, pairs=PAIRS, validate=None, rows=None, progress=None, **training):
+def fit(stage, student, folder, *, pairs=PAIRS, validate=None, rows=None, partial=None, **training):
     callbacks = {"logged": lambda: Logged([] if rows is None else rows)}
-    return stage.fit(
-        student,
-        pairs,
-        prompt=PROMPT,
-        validate=validate,
-        training=Training(accelerator="cpu", callbacks=callbacks, log_every_n_steps=1, **training),
-        logger=False,
-        folder=folder,
-        progress=progress or progress_beside(folder),
-        seed=0,
-    )
+    own = Training(**{"accelerator": "cpu", "callbacks": callbacks, "log_every_n_steps": 1, **training})
+    kept = partial or progress_beside(folder)
+    return stage.fit(pairs, context(student, folder, validate=validate, training=own, partial=kept))
 
 
 def logprobs(folder, pairs=PAIRS):
@@ -69,9 +61,7 @@ def logprobs(folder, pairs=PAIRS):
     tokenizer = load_tokenizer(folder)
     tokenized, _ = tokenize_pairs(tokenizer, PROMPT, pairs, 64)
     with torch.no_grad():
-        return pair_logprobs(
-            Policy(load_causal_lm(folder)), _collate(list(enumerate(tokenized)), tokenizer.pad_token_id)
-        )
+        return pair_logprobs(Policy(load_causal_lm(folder)), collate_pairs(tokenized, tokenizer.pad_token_id))
 
 
 def test_chosen_responses_become_likelier_than_rejected_ones_beside_the_reference(student, tmp_path):
@@ -107,11 +97,7 @@ def test_the_reference_stays_what_the_student_was(student, tmp_path):
         def on_train_batch_end(self, _, module, *__):
             seen.append(module.reference_logprobs.clone())
 
-    STAGE.fit(
-        student, PAIRS, prompt=PROMPT, validate=None, logger=False, folder=tmp_path / "a", seed=0,
-        progress=progress_beside(tmp_path / "a"),
-        training=Training(accelerator="cpu", callbacks={"reference": Reference}),
-    )  # fmt: skip
+    fit(STAGE, student, tmp_path / "a", callbacks={"reference": Reference})
     assert all(torch.equal(one, seen[0]) for one in seen)
     torch.testing.assert_close(seen[0], logprobs(student.folder), rtol=1e-4, atol=1e-4)
     assert all(torch.equal(value, weights(student.folder)[name]) for name, value in before.items())
@@ -165,14 +151,10 @@ def test_an_interrupted_fit_ends_as_one_that_was_not(student, tmp_path, step):
                 raise Killed
 
     fit(STAGE, student, tmp_path / "whole", validate=validate)
-    progress = Progress(tmp_path / "progress")
+    resumable = {"validate": validate, "progress": PartialResults(tmp_path / "kept"), "seconds_between_checkpoints": 0}
     with pytest.raises(Killed):
-        STAGE.fit(
-            student, PAIRS, prompt=PROMPT, validate=validate, logger=False, folder=tmp_path / "killed", seed=0,
-            progress=progress,
-            training=Training(accelerator="cpu", seconds_between_checkpoints=0, callbacks={"kill": Kill}),
-        )  # fmt: skip
-    fit(STAGE, student, tmp_path / "killed", validate=validate, progress=progress, seconds_between_checkpoints=0)
+        fit(STAGE, student, tmp_path / "killed", callbacks={"kill": Kill}, **resumable)
+    fit(STAGE, student, tmp_path / "killed", **resumable)
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert (tmp_path / "whole" / HISTORY_FILE).read_text() == (tmp_path / "killed" / HISTORY_FILE).read_text()
@@ -199,3 +181,14 @@ def test_no_dpo_hands_the_student_on(student, tmp_path):
     assert dataclasses.astuple(fit(NoDPO(), student, tmp_path)) == (0, 0, 0, None)
     before = weights(student.folder)
     assert all(torch.equal(value, before[name]) for name, value in weights(tmp_path).items())
+
+
+def test_pairs_are_numbered_among_those_that_are_kept(student):
+    tokenizer = load_tokenizer(student.folder)
+    long = pair_of(99, " good" * 100, " bad")
+    kept, dropped = tokenize_pairs(tokenizer, PROMPT, [PAIRS[0], long, PAIRS[1], PAIRS[2]], 64)
+    assert ([pair.number for pair in kept], dropped) == ([0, 1, 2], 1)
+    batch = collate_pairs([kept[2], kept[0], kept[1]], tokenizer.pad_token_id)
+    part = batch.select_prompts(torch.tensor([0, 2]))
+    assert (batch.numbers.tolist(), part.numbers.tolist()) == ([2, 0, 1], [2, 1])
+    assert part.is_correct.tolist() == [True, False, True, False]

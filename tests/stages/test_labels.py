@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from rkd.records import PseudoLabel
-from rkd.stages.labels import AllResponses, CorrectResponses, GoldLabels, MajorityVote, score, two_pass
+from rkd.stages.labels import AllResponses, CorrectResponses, GoldLabels, MajorityVote, RubricGrades, score, two_pass
 from rkd.stages.preferences import Pairs
 from rkd.stages.student_samples import balanced
 from tests.support.fakes import query, responses, says, scored
@@ -196,3 +196,12 @@ def test_what_was_withheld_is_never_taught():
     filtered = replace(texts[0], response=replace(texts[0].response, withheld="content_filter"))
     for sft_data, taught in ((CorrectResponses(), ["b"]), (AllResponses(), ["b", "c"])):
         assert [one.response.text for one in sft_data.select([[filtered, *texts[1:]]])[0]] == taught
+
+
+def test_grades_are_whole_and_an_unreadable_one_is_none():
+    own = [responses("a", ["x", "y"]), [], responses("b", ["z"])]
+    graded = RubricGrades().scored(own, [0.6, None, 1.0])
+    assert [[one.score for one in of_query] for of_query in graded] == [[3.0, None], [], [5.0]]
+    assert graded[0][0].response.text == "x"
+    with pytest.raises(ValueError, match="at least 1"):
+        RubricGrades(highest=0)

@@ -7,14 +7,12 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rkd.evaluation.statistics import area_under_curve
-from rkd.losses import reward_model_loss
 from rkd.models.loading import load_tokenizer
 from rkd.models.reward_model import load_reward_model, new_reward_model
 from rkd.records import Checkpoint, PreferencePair, Query, Response, ScoredResponse
 from rkd.stages.preference_batches import collate_pairs, ranking_metrics, tokenize_pairs
-from rkd.stages.reward_model import NoRewardModel, RewardModelModule, RewardModelTraining, score_pairs
-from rkd.training.trainer import Training
-from tests.support.fakes import progress_beside
+from rkd.stages.reward_model import NoRewardModel, PairSets, RewardModelModule, RewardModelTraining, score_pairs
+from tests.support.fakes import context
 from tests.support.tiny_models import PROMPT, llama_folder
 
 STAGE = RewardModelTraining(
@@ -51,17 +49,7 @@ def sft(tmp_path_factory) -> Checkpoint:
 
 
 def fit(stage, sft, folder, *, pairs=PAIRS, held_out=HELD_OUT, seed=0):
-    return stage.fit(
-        sft,
-        pairs,
-        held_out,
-        prompt=PROMPT,
-        training=Training(accelerator="cpu"),
-        logger=False,
-        folder=folder,
-        progress=progress_beside(folder),
-        seed=seed,
-    )
+    return stage.fit(PairSets(pairs, held_out), context(sft, folder, seed=seed))
 
 
 def tokenized(sft, pairs):
@@ -134,13 +122,10 @@ def test_loss_is_equation_9_and_its_gradient_lifts_the_chosen(sft):
     batch = collate_pairs(tokenized(sft, PAIRS), load_tokenizer(sft.folder).pad_token_id)
     loss = module.training_step(batch, 0)
     rewards = reward_model(batch.responses)
-    expected = reward_model_loss(
-        rewards[0::2],
-        rewards[1::2],
-        torch.ones(8, dtype=torch.bool),
-        torch.zeros(8, dtype=torch.bool),
-        classification_weight=0.5,
-    )
+    # Eq. 9 by hand: −log σ(r) = log(1 + e⁻ʳ), over pairs for L_pref, over responses for L_cls with λ_cls = 0.5.
+    r = rewards.detach().double()
+    margins, signed = r[0::2] - r[1::2], torch.cat([r[0::2], -r[1::2]])
+    expected = torch.log1p(torch.exp(-margins)).mean() + 0.5 * torch.log1p(torch.exp(-signed)).mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     (gradient,) = torch.autograd.grad(STAGE.losses(rewards, batch.is_correct)["loss"], rewards)
     assert (gradient[0::2] < 0).all()

@@ -13,7 +13,7 @@ from rkd.models.policy import Policy
 from rkd.records import Checkpoint, Query
 from rkd.stages.sft import SFT, NoSFT, SFTModule
 from rkd.training.trainer import Training
-from tests.support.fakes import progress_beside
+from tests.support.fakes import context
 from tests.support.tiny_models import PROMPT, llama_folder, weights
 
 EXAMPLES = [(Query(f"q{i}", "mini", f"{i} plus {i}?"), f" Step 1: The answer is {2 * i}.") for i in range(8)]
@@ -27,17 +27,8 @@ def student(tmp_path_factory) -> Checkpoint:
 
 
 def fit(stage, student, folder, *, examples=EXAMPLES, validate=None, seed=0, training=None):
-    return stage.fit(
-        student,
-        examples,
-        prompt=PROMPT,
-        validate=validate,
-        training=training or Training(accelerator="cpu"),
-        logger=False,
-        folder=folder,
-        progress=progress_beside(folder),
-        seed=seed,
-    )
+    own = training or Training(accelerator="cpu")
+    return stage.fit(examples, context(student, folder, validate=validate, training=own, seed=seed))
 
 
 def mean_nll(folder, examples=EXAMPLES) -> float:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from rkd.errors import ArtifactError
-from rkd.store.artifact_store import Artifact, Store, progress_folder
+from rkd.store.artifact_store import Artifact, Store, partial_folder
 from rkd.store.fingerprint import as_fingerprint, fingerprint_digest
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -160,8 +160,8 @@ def test_killed_process_leaves_nothing_that_looks_complete_and_the_next_run_succ
 
 
 def test_failing_make_keeps_nothing_and_its_own_error_reaches_the_caller(tmp_path):
-    def fail(folder: Path, progress: object) -> None:
-        write_answer(folder, progress)
+    def fail(folder: Path, partial: object) -> None:
+        write_answer(folder, partial)
         raise ValueError("teacher=stored found no responses")
 
     with pytest.raises(ValueError, match="teacher=stored"):
@@ -224,37 +224,37 @@ def test_error_of_make_about_a_file_elsewhere_is_not_blamed_on_the_store(tmp_pat
 
 
 def test_an_attempt_finds_what_the_one_before_it_saved_and_costs_are_those_of_both(tmp_path):
-    told = []
+    advance = []
 
-    def first(_: Path, progress: Progress) -> None:
+    def first(_: Path, partial: PartialResults) -> None:
         time.sleep(0.2)
-        progress.save("half", lambda path: path.write_text("half"))
+        partial.save("half", lambda path: path.write_text("half"))
         raise KeyboardInterrupt
 
-    def second(folder: Path, progress: Progress) -> None:
+    def second(folder: Path, partial: PartialResults) -> None:
         assert list(folder.iterdir()) == []
-        (folder / "whole.txt").write_text(progress.find("half").read_text() + " and half")
+        (folder / "whole.txt").write_text(partial.find("half").read_text() + " and half")
 
     with pytest.raises(KeyboardInterrupt):
         Store(tmp_path).get_or_make("sft", {}, first)
-    store = Store(tmp_path, told.append)
+    store = Store(tmp_path, advance.append)
     assert store.folders() == []
     assert len(store.unfinished()) == 1
     artifact = store.get_or_make("sft", {}, second)
     assert (artifact.folder / "whole.txt").read_text() == "half and half"
     assert 0.2 <= artifact.manifest["seconds"] < 5
     assert artifact.manifest["attempts"] == 2
-    assert "going on where an earlier job ended" in told[0]
+    assert "going on where an earlier job ended" in advance[0]
     assert store.unfinished() == []
 
 
 def test_waiting_for_another_process_is_told(tmp_path):
-    process, told = start_process(tmp_path, pause=1.0), []
+    process, advance = start_process(tmp_path, pause=1.0), []
     while not list(tmp_path.glob("teacher/.*/first.txt")):
         time.sleep(0.02)
-    Store(tmp_path, told.append).get_or_make("teacher", {"seed": 0}, make_nothing)
+    Store(tmp_path, advance.append).get_or_make("teacher", {"seed": 0}, make_nothing)
     process.communicate(timeout=10)
-    assert [line for line in told if line.startswith("Waiting for another process")]
+    assert [line for line in advance if line.startswith("Waiting for another process")]
 
 
 def test_what_is_being_made_is_not_removed(tmp_path):
@@ -271,6 +271,6 @@ def test_what_is_being_made_is_not_removed(tmp_path):
 def test_progress_that_a_kill_left_beside_a_finished_artifact_is_removed_when_it_is_found(tmp_path):
     store = Store(tmp_path)
     artifact = store.get_or_make("sft", {}, write_answer)
-    Progress(progress_folder(artifact.folder)).save("half", lambda path: path.write_text("half"))
+    PartialResults(partial_folder(artifact.folder)).save("half", lambda path: path.write_text("half"))
     assert store.get_or_make("sft", {}, make_nothing) == artifact
-    assert not progress_folder(artifact.folder).exists()
+    assert not partial_folder(artifact.folder).exists()

@@ -5,7 +5,7 @@ import multiprocessing
 import pytest
 
 from rkd.store.journal import Journal
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 ROWS = [{"key": "a", "text": "ü\n\u2028"}, {"key": "b", "text": ""}]
 
@@ -48,10 +48,10 @@ def test_processes_do_not_cut_each_others_rows(tmp_path):
 
 
 def test_a_stages_journal_goes_with_its_progress_and_its_clock_is_kept(tmp_path):
-    progress = Progress(tmp_path / "stage")
-    progress.journal("requests").append(ROWS[0])
-    progress.keep_clock()
-    again = Progress(tmp_path / "stage")
+    partial = PartialResults(tmp_path / "stage")
+    partial.journal("requests").append(ROWS[0])
+    partial.keep_clock()
+    again = PartialResults(tmp_path / "stage")
     assert again.attempts == 2
     assert again.journal("requests").rows() == ROWS[:1]
     again.remove()

@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rkd.protocols import Sampling
-from rkd.records import Query, Response, ScoredResponse
-from rkd.store.partial_results import Progress
+from rkd.records import Checkpoint, Query, Response, ScoredResponse
+from rkd.store.partial_results import PartialResults
+from rkd.training.stage import TrainingContext
+from rkd.training.trainer import Training
+from tests.support.tiny_models import PROMPT
 
 
 @dataclass
@@ -59,6 +63,12 @@ def scored(query_id: str, *text_and_score: tuple[str, float | None]) -> list[Sco
     return [ScoredResponse(response, None, score) for response, (_, score) in zip(own, text_and_score, strict=True)]
 
 
-def progress_beside(folder: Path) -> Progress:
+def progress_beside(folder: Path) -> PartialResults:
     """The progress of a stage that fills `folder`, as the store would place it."""
-    return Progress(folder.with_name(f".{folder.name}.progress"))
+    return PartialResults(folder.with_name(f".{folder.name}.progress"))
+
+
+def context(start: Checkpoint, folder: Path, **settings: Any) -> TrainingContext:
+    """What a training on a CPU is given, its progress beside the folder."""
+    usual = {"prompt": PROMPT, "training": Training(accelerator="cpu"), "logger": False, "seed": 0}
+    return TrainingContext(start=start, folder=folder, **{**usual, "progress": progress_beside(folder), **settings})

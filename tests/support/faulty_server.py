@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 FAULTS = ("rate_limit", "error", "slow", "cut", "malformed", "no_choices")
@@ -169,3 +170,8 @@ def serving(**how: Any) -> Iterator[FaultyServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def files_with(text: str, folder: Path) -> list[Path]:
+    """Files that hold the text."""
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]

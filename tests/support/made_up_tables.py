@@ -10,7 +10,7 @@ from typing import Any
 from hydra import compose
 from omegaconf import OmegaConf
 
-from rkd.reporting.job_summary import OWN, Summary, TestSummary, write_summaries
+from rkd.reporting.job_summary import OWN, EvaluationSummary, Summary, write_summaries
 from rkd.reporting.table_files import MANIFEST, RESULTS
 
 QUESTIONS = 200
@@ -41,7 +41,7 @@ def _summary(job: str, choices: dict[str, Any], table: dict[str, Any], draw: ran
     level = 0.2 + 0.1 * len(choices["experiments"]) / 4
     tests = {
         role: {
-            name: TestSummary("".join(str(int(draw.random() < share)) for _ in range(QUESTIONS)), name, 0.0, 0.0)
+            name: EvaluationSummary("".join(str(int(draw.random() < share)) for _ in range(QUESTIONS)), name, 0.0, 0.0)
             for name in names
         }
         for role, share in ((OWN, level), ("teacher", 0.8))

@@ -12,8 +12,7 @@ from omegaconf import DictConfig
 
 from rkd.records import Checkpoint, Query
 from rkd.stages.sft import SFT
-from rkd.training.trainer import Training
-from tests.support.fakes import progress_beside
+from tests.support.fakes import context
 from tests.support.tiny_models import PROMPT, llama_folder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -51,17 +50,8 @@ def taught(base: Checkpoint, folder: Path, *, guesses: bool) -> Checkpoint:
     asked = queries(0, 128)
     answers = [[response("1"), response("2")] if guesses else [response(query.gold_answer)] * 2 for query in asked]
     stage = SFT(learning_rate=1e-2, epochs=6, batch_size=16, max_tokens=128)
-    stage.fit(
-        base,
-        [(query, text) for query, texts in zip(asked, answers, strict=True) for text in texts],
-        prompt=PROMPT,
-        validate=None,
-        training=Training(accelerator="cpu"),
-        logger=False,
-        folder=folder,
-        progress=progress_beside(folder),
-        seed=0,
-    )
+    examples = [(query, text) for query, texts in zip(asked, answers, strict=True) for text in texts]
+    stage.fit(examples, context(base, folder, prompt=PROMPT))
     return Checkpoint(folder, f"taught-{guesses}")
 
 

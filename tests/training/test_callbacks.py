@@ -68,15 +68,15 @@ def test_finite_stage_runs_to_its_end():
 
 def test_without_a_terminal_a_short_stage_prints_one_line():
     output = io.StringIO()
-    progress = StageProgress("rl", shown_metrics=("reward",), console=Console(file=output, width=200))
-    fit(ScriptedModule([1.0, 2.0, 2.5]), progress, batches=3)
+    partial = StageProgress("rl", shown_metrics=("reward",), console=Console(file=output, width=200))
+    fit(ScriptedModule([1.0, 2.0, 2.5]), partial, batches=3)
     assert output.getvalue().splitlines() == ["rl: step 3/3, 0 s, reward 2.5"]
 
 
 def test_without_a_terminal_lines_come_no_faster_than_asked():
     output = io.StringIO()
-    progress = StageProgress("rl", seconds_between_lines=0, console=Console(file=output, width=200))
-    fit(ScriptedModule([1.0, 2.0, 2.5]), progress, batches=3)
+    partial = StageProgress("rl", seconds_between_lines=0, console=Console(file=output, width=200))
+    fit(ScriptedModule([1.0, 2.0, 2.5]), partial, batches=3)
     # One for each of three batches, and the last one.
     assert [line.split(",")[0] for line in output.getvalue().splitlines()] == [
         "rl: step 1/3",
@@ -89,9 +89,9 @@ def test_without_a_terminal_lines_come_no_faster_than_asked():
 def test_on_a_terminal_there_is_one_bar_that_is_closed_when_the_stage_fails():
     output = io.StringIO()
     console = Console(file=output, width=120, force_terminal=True)
-    progress = StageProgress("sft", console=console)
+    partial = StageProgress("sft", console=console)
     with pytest.raises(IndexError):
-        fit(ScriptedModule([1.0, 2.0]), progress, batches=3)
+        fit(ScriptedModule([1.0, 2.0]), partial, batches=3)
     assert "sft" in output.getvalue()
     assert "2/3" in output.getvalue()
     assert output.getvalue().endswith("\x1b[?25h")  # the cursor is shown again: the bar is closed

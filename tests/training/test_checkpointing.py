@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 from rkd.training.checkpointing import Batches, KeepBest, fit
 from rkd.training.trainer import Training, one_validation
 
@@ -55,16 +55,16 @@ class Regression(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def attempt(folder, progress, *, steps=None, patience=None, validations=1.0, rises=True):
+def attempt(folder, partial, *, steps=None, patience=None, validations=1.0, rises=True):
     """One attempt at the training: the module, the keeper of its best weights, and its trainer."""
-    module, best = Regression(steps, rises=rises), KeepBest("score", "max", progress, patience)
+    module, best = Regression(steps, rises=rises), KeepBest("score", "max", partial, patience)
     trainer = EVERY_BATCH.trainer(
         "sft", logger=False, folder=folder, max_epochs=EPOCHS, callbacks=[best], val_check_interval=validations,
-        progress=progress, seed=1,
+        partial=partial, seed=1,
     )  # fmt: skip
     loader = Batches([[float(i)] for i in range(BATCHES)], torch.tensor, seed=3)
     try:
-        fit(trainer, module, loader, one_validation(), progress)
+        fit(trainer, module, loader, one_validation(), partial)
     except Killed:
         return None
     return module, best, trainer
@@ -82,36 +82,36 @@ def state(module, best, trainer):
 @pytest.mark.parametrize("validations", [1.0, 2, 0.5], ids=["once an epoch", "every second batch", "twice an epoch"])
 def test_a_training_that_was_killed_at_any_step_or_validation_ends_like_one_that_was_not(tmp_path, validations, rises):
     how = {"validations": validations, "rises": rises}
-    whole = attempt(tmp_path, Progress(tmp_path / "whole"), **how)
+    whole = attempt(tmp_path, PartialResults(tmp_path / "whole"), **how)
     expected, total = state(*whole), len(whole[0].seen) + whole[0].validated
     for steps in range(total):
         folder = tmp_path / f"killed{steps}"
-        assert attempt(tmp_path, Progress(folder), steps=steps, **how) is None
-        resumed = attempt(tmp_path, Progress(folder), **how)
+        assert attempt(tmp_path, PartialResults(folder), steps=steps, **how) is None
+        resumed = attempt(tmp_path, PartialResults(folder), **how)
         assert state(*resumed) == expected, steps
         # Nothing is done twice but the step before a validation that did not end.
         assert len(resumed[0].seen) + resumed[0].validated <= total - steps + 1
 
 
 def test_a_training_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_path):
-    progress = Progress(tmp_path / "killed")
+    partial = PartialResults(tmp_path / "killed")
     seen = []
-    while (done := attempt(tmp_path, progress, steps=3)) is None:
-        seen.append(progress.find(STATE))
-    assert state(*done) == state(*attempt(tmp_path, Progress(tmp_path / "whole")))
+    while (done := attempt(tmp_path, partial, steps=3)) is None:
+        seen.append(partial.find(STATE))
+    assert state(*done) == state(*attempt(tmp_path, PartialResults(tmp_path / "whole")))
     assert 4 <= len(seen) <= 9  # of 15 steps and 3 validations, two or three at a time
 
 
 def test_a_training_that_was_killed_after_its_last_step_does_no_step_more(tmp_path):
-    whole = state(*attempt(tmp_path, Progress(tmp_path)))
-    again = attempt(tmp_path, Progress(tmp_path))
+    whole = state(*attempt(tmp_path, PartialResults(tmp_path)))
+    again = attempt(tmp_path, PartialResults(tmp_path))
     assert again[0].seen == []
     assert state(*again) == whole
 
 
 def test_patience_that_had_run_out_stays_so(tmp_path):
     def run():
-        return attempt(tmp_path, Progress(tmp_path), patience=1, validations=2, rises=False)
+        return attempt(tmp_path, PartialResults(tmp_path), patience=1, validations=2, rises=False)
 
     assert run()[2].global_step == 4  # two validations, the second one no better
     again = run()
@@ -120,20 +120,20 @@ def test_patience_that_had_run_out_stays_so(tmp_path):
 
 
 def test_a_checkpoint_that_was_altered_is_not_used(tmp_path, caplog):
-    progress = Progress(tmp_path / "killed")
-    attempt(tmp_path, progress, steps=9)
-    saved = progress.find(STATE)
+    partial = PartialResults(tmp_path / "killed")
+    attempt(tmp_path, partial, steps=9)
+    saved = partial.find(STATE)
     saved.write_bytes(saved.read_bytes()[:-1])
-    assert len(attempt(tmp_path, progress)[0].seen) == BATCHES * EPOCHS
+    assert len(attempt(tmp_path, partial)[0].seen) == BATCHES * EPOCHS
     assert "was altered" in caplog.text
 
 
 def test_tries_save_nothing(tmp_path):
-    progress = Progress(tmp_path / "progress")
+    partial = PartialResults(tmp_path / "progress")
     for training in (Training(accelerator="cpu", fast_dev_run=True), Training(accelerator="cpu", overfit_batches=1)):
         assert not any(
             type(callback).__name__ == "Checkpoints"
-            for callback in training.trainer("sft", logger=False, folder=tmp_path, progress=progress).callbacks
+            for callback in training.trainer("sft", logger=False, folder=tmp_path, partial=partial).callbacks
         )
 
 

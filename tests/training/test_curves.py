@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from rkd.io import read_rows
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 from rkd.training.checkpointing import Batches, fit
 from rkd.training.curves import CURVES_FILE, Curves, replay
 from rkd.training.trainer import Training
@@ -19,10 +19,10 @@ class Recorder(Logger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told = []
+        self.advance = []
 
     def log_metrics(self, metrics, step=None) -> None:
-        self.told.append((step, dict(metrics)))
+        self.advance.append((step, dict(metrics)))
 
     def log_hyperparams(self, *_, **__) -> None: ...
 
@@ -47,9 +47,9 @@ class Probe(pl.LightningModule):
 
 def train(folder, recorder, fails_at: int | None = None) -> None:
     training = Training(accelerator="cpu", log_every_n_steps=1, seconds_between_checkpoints=0)
-    progress = Progress(folder / "progress")
-    trainer = training.trainer("probe", logger=recorder, folder=folder / "model", max_epochs=1, progress=progress)
-    fit(trainer, Probe(fails_at), Batches([1.0] * 6, lambda raw: torch.tensor([raw]), seed=None), None, progress)
+    partial = PartialResults(folder / "progress")
+    trainer = training.trainer("probe", logger=recorder, folder=folder / "model", max_epochs=1, partial=partial)
+    fit(trainer, Probe(fails_at), Batches([1.0] * 6, lambda raw: torch.tensor([raw]), seed=None), None, partial)
 
 
 WHOLE = [(step, {"batch": float(step), "epoch": 0}) for step in range(6)]
@@ -58,7 +58,7 @@ WHOLE = [(step, {"batch": float(step), "epoch": 0}) for step in range(6)]
 def test_what_the_tracker_is_told_lies_beside_the_model(tmp_path):
     recorder = Recorder()
     train(tmp_path, recorder)
-    assert recorder.told == WHOLE
+    assert recorder.advance == WHOLE
     rows = read_rows(tmp_path / "model" / CURVES_FILE)
     assert [(row["step"], row["metrics"]) for row in rows] == WHOLE
 
@@ -68,8 +68,8 @@ def test_an_interrupted_training_tells_the_next_tracker_the_whole_of_it(tmp_path
     with pytest.raises(InterruptedError):
         train(tmp_path, first, fails_at=4)
     train(tmp_path, second)
-    assert first.told == WHOLE[:4]
-    assert second.told == WHOLE
+    assert first.advance == WHOLE[:4]
+    assert second.advance == WHOLE
     assert len(read_rows(tmp_path / "model" / CURVES_FILE)) == 6
 
 
@@ -77,7 +77,7 @@ def test_curves_are_kept_where_nobody_tracks(tmp_path):
     train(tmp_path, False)
     recorder = Recorder()
     replay(read_rows(tmp_path / "model" / CURVES_FILE), recorder)
-    assert recorder.told == WHOLE
+    assert recorder.advance == WHOLE
 
 
 def test_a_training_whose_progress_is_not_kept_keeps_no_curves(tmp_path):

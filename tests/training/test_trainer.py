@@ -7,7 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 from rkd.training.callbacks import LogLearningRate
 from rkd.training.checkpointing import Batches, KeepBest
 from rkd.training.supervised import length_batches
@@ -78,7 +78,7 @@ def test_divergence_names_the_key_of_the_learning_rate(tmp_path):
     [("max", [0.1, 0.5, 0.5, 0.2], 0.5, 2), ("min", [0.9, 0.3, 0.1, 0.1], 0.1, 3)],
 )
 def test_best_weights_are_restored(tmp_path, mode, scores, best, epoch):
-    module, keep = Counting(scores), KeepBest("validation/score", mode, Progress(tmp_path))
+    module, keep = Counting(scores), KeepBest("validation/score", mode, PartialResults(tmp_path))
     fit(module, keep, tmp_path, epochs=4)
     assert module.weight.item() == 8  # 4 epochs of 2 steps
     keep.restore(module)
@@ -89,20 +89,20 @@ def test_best_weights_are_restored(tmp_path, mode, scores, best, epoch):
 
 def test_patience_counts_validations_without_a_better_one(tmp_path):
     # Better at validations 1 and 3; then two without: training ends after the fifth.
-    keep = KeepBest("validation/score", "max", Progress(tmp_path), patience=2)
+    keep = KeepBest("validation/score", "max", PartialResults(tmp_path), patience=2)
     trainer = fit(Counting([0.1, 0.0, 0.3, 0.2, 0.3, 0.9, 0.9]), keep, tmp_path, epochs=7)
     assert trainer.global_step == 10
 
 
 def test_without_validation_the_module_keeps_its_weights(tmp_path):
-    module, keep = Counting(), KeepBest("validation/score", "max", Progress(tmp_path))
+    module, keep = Counting(), KeepBest("validation/score", "max", PartialResults(tmp_path))
     keep.restore(module)
     assert module.weight.item() == 0
     assert keep.best is None
 
 
 def test_more_validations_than_batches_validate_after_each(tmp_path):
-    keep = KeepBest("validation/score", "max", Progress(tmp_path))
+    keep = KeepBest("validation/score", "max", PartialResults(tmp_path))
     trainer = CPU.trainer(
         "sft", logger=False, folder=tmp_path, max_epochs=1, callbacks=[keep], val_check_interval=1 / 4
     )

@@ -29,7 +29,7 @@ from rkd.models.loading import load_tokenizer
 from rkd.records import Query
 from rkd.store.artifact_store import Artifact, Store
 from rkd.store.fingerprint import digest_of_files
-from rkd.store.partial_results import Progress
+from rkd.store.partial_results import PartialResults
 
 TOKENIZER_DOCUMENTS = 2000  # of each kind: the merges hardly change with more
 POOL_DOCUMENTS = 16  # among which the packer looks for the one that fits best
@@ -119,7 +119,7 @@ class Corpus:
         if self.samples is not None:
             fingerprint["sampled"] = self.samples.digests(checkpoints)
 
-        def make(folder: Path, _: Progress) -> None:
+        def make(folder: Path, _: PartialResults) -> None:
             texts = {kind: self._texts(kind, forms) for kind in self.documents_per_kind}
             if self.samples is not None:
                 sampled = self.samples.documents(self.seed, forms.zero_shot, checkpoints)

@@ -1,0 +1,121 @@
+"""Rows of the table: the models each is tested beside, and what each stage was made from."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from rkd.evaluation.results import read_result
+from tests.support.jobs import JUDGE_WORDS, ROLES, fingerprint_of, only_result, pairs_of, run, weights
+from tests.support.tiny_world import REWARD_MODEL_SETTINGS as REWARD_MODEL
+from tests.support.tiny_world import RL_SETTINGS as RL
+from tests.support.tiny_world import SFT_SETTINGS as SFT
+
+
+@pytest.fixture(scope="module")
+def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
+    """Rows of the table in the store of `finished`: the folders of their jobs."""
+    root = tmp_path_factory.mktemp("rows")
+    shutil.copytree(finished[0], root, dirs_exist_ok=True)
+    errs = [f"teacher.name_or_path={world / 'student'}", "labels.threshold=0.1"]  # a teacher that is right and wrong
+    dpo = ["dpo.epochs=1", "dpo.learning_rate=1e-3", "dpo.validations_per_epoch=2"]
+    jobs = {
+        "dpo": [*SFT, *dpo],
+        "ours_wo_d": [*SFT, *REWARD_MODEL, *RL],
+        "orm_s": [*SFT, *REWARD_MODEL, *RL],
+        "orm_t": [*SFT, *REWARD_MODEL, *RL, *errs],
+        "best_of_n": [*SFT, *REWARD_MODEL, "evaluation.inference.samples_per_query=4"],
+        "noisy_labels": [*SFT, *REWARD_MODEL, *RL, "labels.noise=0.4"],
+        "judge_reward": [*SFT, *RL, f"judge.name_or_path={world / 'teacher'}", *JUDGE_WORDS],
+    }
+    folders = {}
+    for row, stages in jobs.items():
+        before = set((root / "outputs").iterdir())
+        run(world, root, f"experiments={row}", stages=stages)
+        (folders[row],) = set((root / "outputs").iterdir()) - before
+    return folders
+
+
+@pytest.mark.parametrize("row", ["dpo", "ours_wo_d", "orm_s", "orm_t", "best_of_n", "noisy_labels", "judge_reward"])
+def test_each_row_is_tested_beside_the_models_it_comes_of(rows, row):
+    result = read_result(rows[row])
+    assert result.failure is None
+    assert [model.role for model in result.models] == [*ROLES[:4], result.row]
+    assert result.models[-1].test_sets["svamp"].n == 12
+
+
+def test_dpo_starts_from_the_sft_student_and_is_the_rows_model(rows, finished):
+    result, ours = read_result(rows["dpo"]), only_result(finished[0])
+    assert fingerprint_of(rows["dpo"], "dpo")["student"] == fingerprint_of(ours[1], "reward_model")["student"]
+    assert result.counts["dpo/pairs"] == result.counts["training_pairs"] == ours[0].counts["training_pairs"]
+    # The start, and two validations of one epoch.
+    assert [row["share"] for row in result.histories["dpo"]][::2] == [0.0, 1.0]
+    assert len(result.histories["dpo"]) == 3
+    assert result.reward_model == {}
+
+
+def test_without_warm_up_the_policy_alone_starts_from_the_untuned_student(rows, finished):
+    ours, untuned = only_result(finished[0])[1], rows["ours_wo_d"]
+    a, b = fingerprint_of(ours, "rl"), fingerprint_of(untuned, "rl")
+    assert {name for name in a if a[name] != b[name]} == {"student"}
+    assert b["student"] == fingerprint_of(ours, "sft")["student"]
+
+
+def test_outcome_reward_models_learn_right_and_wrong_responses_of_one_source(rows):
+    for row, source in (("orm_t", "teacher"), ("orm_s", "student")):
+        pairs = pairs_of(rows[row])
+        assert {pair[f"{side}_generator"] for pair in pairs for side in ("chosen", "rejected")} == {source}
+        assert {(pair["chosen_score"], pair["rejected_score"]) for pair in pairs} == {(1.0, 0.0)}
+        assert fingerprint_of(rows[row], "reward_model")["stage"]["preference_weight"] == 0.0
+
+
+def test_every_reward_model_is_judged_by_the_same_pairs(rows, finished):
+    ours, folder = only_result(finished[0])
+    used = [fingerprint_of(rows[row], "reward_model") for row in ("orm_s", "ours_wo_d", "best_of_n")]
+    assert {fingerprint["validation_pairs"] for fingerprint in used} == {
+        fingerprint_of(folder, "reward_model")["validation_pairs"]
+    }
+    kinds = {"pos_neg_accuracy", "student_pos_neg_accuracy", "pos_pos_accuracy"} & ours.reward_model.keys()
+    assert "student_pos_neg_accuracy" in kinds
+    assert all(0 <= ours.reward_model[name] <= 1 for name in kinds)
+    assert ours.counts["reward_model/validation_pairs_of/pair_accuracy"] == ours.counts["validation_pairs"]
+    history = ours.histories["reward_model"]
+    assert ours.reward_model in [{name: row[name] for name in ours.reward_model} for row in history]
+
+
+def test_the_best_of_n_asks_the_reward_model_of_ours_and_trains_no_policy(rows, finished):
+    result, ours = read_result(rows["best_of_n"]), only_result(finished[0])[1]
+    assert fingerprint_of(rows["best_of_n"], "reward_model") == fingerprint_of(ours, "reward_model")
+    assert "rl/episodes" not in result.counts or result.counts["rl/episodes"] == 0
+    assert result.models[-1].test_sets["svamp"].pass_at_8 is None
+
+
+def test_the_judges_verdict_can_be_the_reward_without_a_reward_model(rows):
+    result = read_result(rows["judge_reward"])
+    assert result.judge is not None
+    assert result.reward_model == {}
+    assert result.counts["rl/episodes"] > 0
+
+
+def test_noisy_labels_are_wrong_and_the_teacher_is_asked_once(rows, finished):
+    noisy, ours = read_result(rows["noisy_labels"]), only_result(finished[0])[0]
+    assert noisy.labels.labelled == ours.labels.labelled
+    assert noisy.labels.right < ours.labels.right
+    assert fingerprint_of(rows["noisy_labels"], "teacher_first_training") == fingerprint_of(
+        only_result(finished[0])[1], "teacher_first_training"
+    )
+
+
+def test_a_row_without_any_training_evaluates_the_student_with_its_examples(world, finished, tmp_path):
+    run(world, tmp_path, "experiments=icl", stages=[])
+    result, folder = only_result(tmp_path)
+    assert result.row == "ICL"
+    assert [model.role for model in result.models] == ["teacher", "student zero-shot", "ICL"]
+    few_shot = only_result(finished[0])[0].models[ROLES.index("student few-shot")]
+    assert result.models[-1].test_sets == few_shot.test_sets
+    assert not (folder / "learning_curves.png").exists()
+    assert not list((tmp_path / "artifacts").glob("teacher_*"))  # nobody was asked for labels
+    assert result.labels is None
+    untouched = load_file(world / "student" / "model.safetensors")
+    assert all(untouched[name].equal(value) for name, value in weights(tmp_path, "rl").items())

@@ -1,0 +1,160 @@
+"""Rollouts: log-probabilities, rewards of tokens, metrics, and which queries are kept."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from rkd.protocols import Rewards
+from rkd.rl.kl_controller import FixedKL
+from rkd.rl.settings import KLPenalty, RewardScaling
+from tests.support.tiny_rl import QUERIES, STAGE, Recording, changed, collect, module, says_two, uneven
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_log_probabilities_of_a_rollout_are_those_that_were_sampled_from(student, temperature):
+    own = module(student, changed(STAGE, temperature=temperature))
+    rollout = collect(own, QUERIES[:4])
+    batch = rollout.batch
+    for row in range(len(batch.response_ids)):
+        prompt = batch.prompt_ids[row // 4][batch.prompt_mask[row // 4]]
+        response = batch.response_ids[row][batch.response_mask[row]]
+        logits = own.policy.lm(torch.cat([prompt, response])[None]).logits[0, len(prompt) - 1 : -1]
+        expected = (logits / temperature).log_softmax(-1).gather(1, response[:, None]).squeeze(1)
+        torch.testing.assert_close(rollout.old_logprobs[row][batch.response_mask[row]], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_reward_stands_on_the_last_response_token_and_not_on_padding(student):
+    recorder = Recording()
+    no_kl = KLPenalty(controller=FixedKL(0.0))
+    own = module(student, dataclasses.replace(STAGE, advantages=recorder, kl=no_kl))
+    rollout = collect(own)
+    token_rewards, lengths = recorder.token_rewards, recorder.response_mask.sum(1)
+    for row, reward in enumerate(rollout.rewards.total):
+        expected = torch.zeros(token_rewards.shape[1])
+        expected[lengths[row] - 1] = reward
+        assert token_rewards[row].equal(expected)
+
+
+def test_a_response_cut_at_the_limit_loses_the_penalty(student):
+    recorder = Recording()
+    stage = changed(STAGE, max_response_tokens=3, missing_eos_penalty=2.5)
+    stage = dataclasses.replace(stage, advantages=recorder, kl=KLPenalty(controller=FixedKL(0.0)))
+    rollout = collect(module(student, stage, reward=uneven))
+    assert rollout.metrics()["share_truncated"] == 1.0
+    assert rollout.metrics()["reward/missing_end"] == -2.5
+    assert rollout.metrics()["reward_trained_on"] == rollout.metrics()["reward"] - 2.5
+    # The reward itself is reported as it was given; 2.5 is taken off what is trained on.
+    assert rollout.rewards.total.tolist() == list(range(32))
+    torch.testing.assert_close(recorder.token_rewards[:, 2], torch.arange(32.0) - 2.5)
+
+
+def test_rewards_are_clipped_before_the_penalty_and_whitened_tokens_keep_their_mean(student):
+    recorder = Recording()
+    stage = dataclasses.replace(STAGE, advantages=recorder, kl=KLPenalty(controller=FixedKL(0.0)))
+    clipped = dataclasses.replace(stage, scaling=RewardScaling(clip=5.0))
+    collect(module(student, clipped, reward=uneven))
+    assert recorder.token_rewards.sum(1).tolist() == [min(row, 5) for row in range(32)]
+    collect(module(student, stage, reward=uneven))
+    plain = recorder.token_rewards[recorder.response_mask]
+    collect(module(student, dataclasses.replace(stage, scaling=RewardScaling(whiten=True)), reward=uneven))
+    whitened = recorder.token_rewards[recorder.response_mask]
+    assert float(whitened.mean()) == pytest.approx(float(plain.mean()), abs=1e-4)
+    assert float(whitened.std()) == pytest.approx(1, abs=0.01)
+
+
+def test_a_kl_in_the_reward_is_taken_off_every_token(student, other):
+    recorder = Recording()
+    stage = dataclasses.replace(STAGE, advantages=recorder, kl=KLPenalty(controller=FixedKL(0.5)))
+    own = module(student, stage, reference=other, reward=lambda _, responses: Rewards(torch.zeros(len(responses)), {}))
+    rollout = collect(own)
+    mask = rollout.batch.response_mask
+    difference = (rollout.old_logprobs - rollout.reference_logprobs) * mask
+    torch.testing.assert_close(recorder.token_rewards, -0.5 * difference)
+    assert rollout.metrics()["kl"] == pytest.approx(float(difference.sum(1).mean()), rel=1e-5)
+    assert rollout.metrics()["kl"] > 1  # nats: the reference is another model
+    assert rollout.metrics()["kl_trained_on"] == pytest.approx(
+        rollout.metrics()["kl"], rel=1e-5
+    )  # k1 is the difference
+    assert rollout.metrics()["reward/kl_penalty"] == pytest.approx(-0.5 * rollout.metrics()["kl"], rel=1e-5)
+    assert rollout.metrics()["reward_trained_on"] == rollout.metrics()["reward/kl_penalty"]
+    _, measured = own.loss(rollout)
+    assert "kl_trained_on" not in measured
+
+
+def test_every_process_measures_the_same_metrics_whatever_its_rewards(student):
+    def alike(_, responses) -> Rewards:
+        return Rewards(torch.ones(len(responses)), {})
+
+    rollouts = [collect(module(student, reward=reward)) for reward in (says_two, alike)]
+    assert rollouts[0].metrics().keys() - {"reward/two", "reward/length"} == rollouts[1].metrics().keys()
+
+
+def test_a_selection_keeps_the_rows_of_a_prompt_together(student):
+    own = module(student, reward=uneven)
+    rollout = collect(own)
+    part = rollout.select_prompts(torch.tensor([6, 1]))
+    rows = [24, 25, 26, 27, 4, 5, 6, 7]  # four responses each
+    assert part.rewards.total.tolist() == rows
+    assert part.rewards.components["row"].tolist() == rows
+    width = part.batch.response_ids.shape[1]
+    for name in ("old_logprobs", "reference_logprobs", "values", "advantages", "returns"):
+        assert getattr(part, name).equal(getattr(rollout, name)[rows, :width]), name
+    assert part.batch.response_ids.equal(rollout.batch.response_ids[rows, :width])
+    # Cut no further than the longest response: what is left out is padding.
+    assert rollout.batch.response_mask[rows].sum() == part.batch.response_mask.sum()
+
+
+def test_a_query_that_stands_twice_in_a_rollout_is_answered_anew(other):
+    # Random weights: two responses are alike only if their noise is.
+    rollout = collect(module(other), [*QUERIES[:2], QUERIES[0]])
+    assert [response.sample_index for response in rollout.responses] == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7]
+    assert len({tuple(tokens) for tokens in rollout.batch.response_ids.tolist()}) == 12
+    once = collect(module(other), QUERIES[:2])
+    assert rollout.responses[:8] == once.responses
+
+
+def test_responses_without_an_answer_are_counted(student, other):
+    assert collect(module(student)).metrics()["share_without_answer"] < 0.3
+    assert collect(module(other)).metrics()["share_without_answer"] == 1.0
+
+
+def only_of(*ids):
+    """Rewards that differ for these queries alone."""
+
+    def reward(_, responses) -> Rewards:
+        rewards = torch.tensor([float(one.query_id in ids and one.sample_index % 2) for one in responses])
+        return Rewards(rewards, {"own": rewards})
+
+    return reward
+
+
+def test_queries_without_signal_are_drawn_again(student):
+    with_signal = [QUERIES[1].id, QUERIES[4].id, QUERIES[5].id]
+    own = module(student, changed(STAGE, queries_per_rollout=4, dynamic_sampling=1), reward=only_of(*with_signal))
+    rollout = collect(own, QUERIES[:8])  # four, and four more
+    asked = list(dict.fromkeys(one.id for one in rollout.queries))
+    # 1 of the first four; 4 and 5 of the next three; 7, the last of the eight, has none, so 0 makes up the number.
+    assert asked == [QUERIES[1].id, QUERIES[4].id, QUERIES[5].id, QUERIES[0].id]
+    assert rollout.sampled == 8 * 4
+    assert rollout.metrics()["share_with_signal"] == 0.75
+    for row, (one, response) in enumerate(zip(rollout.queries, rollout.responses, strict=True)):
+        assert response.query_id == one.id
+        assert float(rollout.rewards.total[row]) == float(one.id in with_signal and response.sample_index % 2)
+        tokens = rollout.batch.response_ids[row][rollout.batch.response_mask[row]]
+        assert own.terms[0].collector.generator.tokenizer.decode(tokens, skip_special_tokens=True) == response.text
+
+
+def test_no_more_is_drawn_than_is_needed(student):
+    own = module(
+        student, changed(STAGE, queries_per_rollout=4, dynamic_sampling=1), reward=only_of(*(q.id for q in QUERIES))
+    )
+    rollout = collect(own, QUERIES[:8])
+    assert [one.id for one in rollout.queries[::4]] == [one.id for one in QUERIES[:4]]
+    assert rollout.sampled == 16
+
+
+def test_the_temperature_decides_what_is_sampled(student):
+    cold, warm = (collect(module(student, changed(STAGE, temperature=t))) for t in (1e-6, 1.0))
+    assert float(cold.metrics()["entropy"]) == pytest.approx(0, abs=1e-3)
+    assert float(warm.metrics()["entropy"]) > 0.01
