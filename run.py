@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 import rkd.config  # noqa: F401, what `${published:…}` in a config stands for
+from rkd.errors import JobError
 
 # Hydra then hands its errors on instead of printing them, and `run` below says what to do about them.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -25,8 +26,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(map(str, filter(None, (FOLDER, PLUGIN
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> float | None:
     """Build the stages that the config names, run them, leave the result behind."""
-    from rkd.errors import JobError
-    from rkd.jobs.job import run_job
+    from rkd.jobs.job import run_job  # here: it loads PyTorch, which a typo in a key need not wait for
 
     hydra_config = HydraConfig.get()
     is_multirun = hydra_config.mode == RunMode.MULTIRUN
@@ -58,9 +58,7 @@ def run() -> None:
             )
         lines.append("`python run.py --help` lists groups and options, `python run.py --cfg job` all values.")
         sys.exit("\n".join(lines))
-    except Exception as error:
-        if type(error).__name__ != "JobError":  # by name: importing it would load torch to say that a key has a typo
-            raise
+    except JobError:
         sys.exit("Not every job finished; what is above says why. The same command makes the rest once that is mended.")
 
 

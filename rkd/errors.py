@@ -1,25 +1,32 @@
-"""Errors that a user can mend: the message says what went wrong, why, and what to do next."""
+"""Errors that a user can mend: the message says what went wrong, why, and what to do next.
+
+This module imports nothing, so that a command can name these errors before it loads PyTorch.
+"""
 
 
-class JobError(RuntimeError):
+class UserError(RuntimeError):
+    """The base of all errors that a user can mend; the message is complete, and no traceback is needed."""
+
+
+class JobError(UserError):
     """The job failed for a reason that its message tells in full."""
 
 
-class ArtifactError(RuntimeError):
+class ArtifactError(UserError):
     """An artifact is damaged, or its folder cannot be written; the message says what to do."""
 
 
-class TrainingDivergedError(RuntimeError):
+class TrainingDivergedError(UserError):
     """A logged metric is no longer finite; the message names stage, step, metric and what to change."""
 
 
-class TrackingError(RuntimeError):
+class TrackingError(UserError):
     """The backend refused to start; the message says what to do."""
 
 
-class FollowerError(RuntimeError):
+class FollowerError(UserError):
     """A process that was started to help has failed; the message has its last words."""
 
 
-class EndpointError(RuntimeError):
+class EndpointError(UserError):
     """A server cannot be used, or its budget is spent; the message says what to do, and holds no key."""

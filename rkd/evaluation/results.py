@@ -7,12 +7,10 @@ In: counts and outcomes of the stages. Out: frozen records and their JSON form. 
 import dataclasses
 import datetime
 import json
-import types
-import typing
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from rkd.decoding import decode
 from rkd.evaluation.verdict_counts import GradeStatistics, JudgeQuality, LabelStatistics, VerdictCounts
 from rkd.io import write_whole
 
@@ -209,32 +207,11 @@ def read_result(path: Path) -> RunResult:
             "result.json that `python run.py` wrote at its end."
         )
     try:
-        return result_from_json(RunResult, json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return decode(RunResult, json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
         raise ValueError(
             f"{file} is no result file of this version ({error}). Run its job again: finished stages are reused."
         ) from error
-
-
-_Kind = TypeVar("_Kind")
-
-
-def result_from_json(kind: type[_Kind], value: Any) -> _Kind:
-    """Build `kind` from JSON by its annotations: records, lists and dictionaries of records; anything else stays."""
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        if unknown := sorted(set(value) - set(hints)):
-            raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}")
-        return kind(**{name: result_from_json(hints[name], item) for name, item in value.items()})
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    records = [one for one in arguments if dataclasses.is_dataclass(one)]
-    if origin is types.UnionType and records and value is not None:  # a record or None
-        return result_from_json(records[0], value)
-    if origin is list and not isinstance(arguments[0], types.UnionType):
-        return [result_from_json(arguments[0], item) for item in value]
-    if origin in (dict, Mapping):
-        return {key: result_from_json(arguments[1], item) for key, item in value.items()}
-    return value
 
 
 def failed_result(

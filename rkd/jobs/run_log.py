@@ -170,6 +170,6 @@ def summary_of(result: RunResult) -> dict[str, float]:
         f"costs/{name}": sum(cost.get(name, 0) for cost in result.costs.values())
         for name in ("seconds", "seconds_this_job", "tokens")
     }
-    others = {name.replace(".", "/"): value for name, value in numbers(result).items()}
+    others: dict[str, float | None] = {name.replace(".", "/"): value for name, value in numbers(result).items()}
     others["validation_accuracy"] = result.validation_accuracy
     return {key: value for key, value in (accuracies | compared | totals | others).items() if value is not None}

@@ -23,6 +23,7 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
+from rkd.errors import JobError
 from rkd.io import write_whole
 from rkd.store.fingerprint import fingerprint_digest
 
@@ -102,7 +103,6 @@ class Search:
         return space
 
     def _digest(self, space: Mapping[str, Any], config: DictConfig) -> str:
-        from rkd.errors import JobError
         from rkd.jobs.job import place_of
 
         try:
@@ -111,8 +111,6 @@ class Search:
             raise HydraException(str(error)) from error
 
     def _go_on(self, folder: Path, space: Mapping[str, Any], arguments: Sequence[str], launcher: Launcher) -> float:
-        from rkd.errors import JobError
-
         study = _stored_study(folder / "study.journal")
         again = _unfinished(study)
         missing = self.trials - len(_finished(study))

@@ -44,8 +44,8 @@ def build_stages(config: DictConfig) -> Stages:
 def run_experiment(stages: Stages, runner: StageRunner, config: Mapping[str, Any]) -> RunResult:
     """The method of paper D, in the order of its section 4; docs/method.md, section 2, numbers the steps."""
     notes = Notes()
-    steps = (Labelling, Pairing, Fitting, Evaluating)
-    labelling, pairing, fitting, evaluating = (step(stages, runner, notes) for step in steps)
+    labelling, pairing = Labelling(stages, runner, notes), Pairing(stages, runner, notes)
+    fitting, evaluating = Fitting(stages, runner, notes), Evaluating(stages, runner, notes)
     overlaps = evaluating.overlaps()
     # 1, 2: the teacher answers, and its votes are the labels.
     training, validation = labelling.label("training"), labelling.label("validation")
@@ -61,7 +61,13 @@ def run_experiment(stages: Stages, runner: StageRunner, config: Mapping[str, Any
     # 7: reinforcement learning under the reward.
     policy = fitting.fit_policy(dpo, reward_model, pairing.streams(training, queries), training, validation)
     # 8: evaluation.
-    made = {"teacher": stages.teacher.source(), "student": fitting.student, "sft": sft, "dpo": dpo, "rl": policy}
+    made: dict[str, Source] = {
+        "teacher": stages.teacher.source(),
+        "student": fitting.student,
+        "sft": sft,
+        "dpo": dpo,
+        "rl": policy,
+    }
     models = [evaluating.evaluate(line, made[line.model], reward_model) for line in table_lines(stages)]
     if not stages.evaluation.bound.is_left_out:  # appendix A: what the gain in reward promised
         notes.bound = evaluating.measure_bound(sft, policy, reward_model, validation)

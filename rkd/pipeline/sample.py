@@ -26,7 +26,7 @@ from rkd.store.partial_results import PartialResults
 Source = Checkpoint | StoredTeacher | EndpointTeacher
 """What answers as a model of a row: a checkpoint, recorded responses, or a model behind a server."""
 
-Draw = Callable[[TextGenerator | StoredTeacher, Sequence[Query], int], list[list[Response]]]
+Draw = Callable[[TextGenerator, Sequence[Query], int], list[list[Response]]]
 """Samples responses to the queries from a generator, with a seed."""
 
 
@@ -88,13 +88,14 @@ class Step:
         prompt: PromptTemplate | None,
         partial: PartialResults,
         advance: Advance,
-    ) -> TextGenerator | StoredTeacher:
+    ) -> TextGenerator:
         """What answers queries under this name: recorded responses, or a model whose shards `partial` keeps."""
         if isinstance(source, StoredTeacher):
             return source
         if isinstance(source, EndpointTeacher):
             generator = source.open(name, partial, advance)
             return InShards(generator, partial, advance, self.runner.responses_per_shard)
+        assert prompt is not None  # only recorded responses have none
         own = self.stages.generation.open(source, prompt, name, advance, self._options(model))
         return InShards(own, partial, advance, self.runner.responses_per_shard, own.tokenizer)
 

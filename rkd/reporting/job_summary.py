@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rkd.evaluation.results import EvaluationResult, RunResult, WinRate, result_from_json
+from rkd.decoding import decode
+from rkd.evaluation.results import EvaluationResult, RunResult, WinRate
 from rkd.io import write_whole
 
 OWN = "own"
@@ -117,14 +118,14 @@ def write_summaries(path: Path, summaries: Iterable[Summary]) -> None:
 def read_summaries(path: Path) -> list[Summary]:
     """What `write_summaries` wrote."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [result_from_json(Summary, json.loads(line)) for line in lines]
+    return [decode(Summary, json.loads(line)) for line in lines]
 
 
 def _evaluation_summary(test: EvaluationResult) -> EvaluationSummary:
     if test.win_rate:
         outcomes = " ".join(f"{outcome:.3f}" for outcome in test.outcomes)
     else:
-        outcomes = "".join("01"[outcome] for outcome in test.outcomes)
+        outcomes = "".join(str(int(outcome)) for outcome in test.outcomes)
     return EvaluationSummary(
         outcomes=outcomes,
         questions=_digest(test.question_ids),
