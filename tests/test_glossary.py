@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import test_open_ended
 import tiny_world
-from tiny_world import REWARD_MODEL_SETTINGS, RL_SETTINGS, SFT_SETTINGS, composed, overrides
-
 from rkd.job import run_job
+from tiny_world import REWARD_MODEL_SETTINGS, RL_SETTINGS, SFT_SETTINGS, composed, overrides
 
 PAGE = (tiny_world.REPOSITORY / "docs" / "tracking.md").read_text(encoding="utf-8")
 KINDS = {"curve": "Curves", "summary": "Summary", "table": "Tables and images"}

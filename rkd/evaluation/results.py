@@ -136,20 +136,42 @@ class Overlap:
         )
 
 
+@dataclasses.dataclass(slots=True)
+class Notes:
+    """What the steps of a row note for its result, each as it goes.
+
+    Args:
+        counts: queries, samples, pairs, dropped, …; what a training reported, as "sft/steps".
+        labels, verdicts: of the training queries, and of the teacher's first-pass responses to them; None where a job
+            makes no labels.
+        judge: the judge's verdicts on the same responses; None without one.
+        reward_model: what its kept weights reach on the validation pairs (`rkd.stages.preference_batches.kinds`).
+        histories: by stage, a row for each validation: of sft, dpo and reward_model with `step` and the `share` of all
+            steps, of rl with `episodes`, and there about forty rollouts' `reward`, `kl`, `response_tokens` and
+            `repetition`, too.
+        bound: by what stands for the true reward, "label" or "learned"; empty where it was not asked for.
+        grades: of an open-ended task, by what was graded.
+        stopped: why a stage was ended before its time, by stage.
+    """
+
+    counts: dict[str, int | float] = dataclasses.field(default_factory=dict)
+    labels: LabelStatistics | None = None
+    verdicts: VerdictCounts | None = None
+    judge: JudgeQuality | None = None
+    reward_model: dict[str, float] = dataclasses.field(default_factory=dict)
+    histories: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
+    bound: dict[str, BoundSides] = dataclasses.field(default_factory=dict)
+    grades: dict[str, GradeStatistics] = dataclasses.field(default_factory=dict)
+    stopped: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunResult:
-    """One job. `counts`: queries, samples, pairs, dropped, …; `costs`: of each stage `seconds`, `seconds_this_job`
-    and `tokens`, those of the responses that it sampled.
+    """One job.
 
-    `failure` is the reason why the job ended early, None for a finished one; `created` is an ISO 8601 time; `overlaps`:
-    of each test set with the training questions. `labels`, `verdicts`: of the training queries, and of the teacher's
-    first-pass responses to them; None where a job makes no labels. `judge`: the judge's verdicts on the same responses;
-    None without one. `reward_model`: what its kept weights reach on the validation pairs
-    (`rkd.stages.preference_batches.kinds`); empty without one. `histories`: by stage, a row for each validation: of
-    sft, dpo and reward_model with `step` and the `share` of all steps, of rl with `episodes`, and there about forty
-    rollouts' `reward`, `kl`, `response_tokens` and `repetition`, too. `grades`: of an open-ended task, by what was
-    graded. `bound`: by what stands for the true reward, "label" or "learned"; empty where it was not asked for.
-    `stopped`: why a stage was ended before its time, by stage.
+    `costs`: of each stage `seconds`, `seconds_this_job` and `tokens`, those of the responses that it sampled. `failure`
+    is the reason why the job ended early, None for a finished one; `created` is an ISO 8601 time; `overlaps`: of each
+    test set with the training questions.
     """
 
     row: str
@@ -157,26 +179,18 @@ class RunResult:
     config: dict[str, Any]
     revision: str | None
     versions: dict[str, str]
-    counts: dict[str, int | float]
     costs: dict[str, dict[str, int | float]]
     models: list[ModelResult]
     comparisons: list[Comparison]
     failure: str | None
     created: str
     overlaps: dict[str, Overlap] = dataclasses.field(default_factory=dict)
-    judge: JudgeQuality | None = None
-    labels: LabelStatistics | None = None
-    verdicts: VerdictCounts | None = None
-    reward_model: dict[str, float] = dataclasses.field(default_factory=dict)
-    histories: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
-    bound: dict[str, BoundSides] = dataclasses.field(default_factory=dict)
-    grades: dict[str, GradeStatistics] = dataclasses.field(default_factory=dict)
-    stopped: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: Notes = dataclasses.field(default_factory=Notes)
 
     @property
     def validation_accuracy(self) -> float | None:
         """What the last training of the student reached in validation, a fraction; None in a row without training."""
-        reached = (self.counts.get(f"{stage}/best_validation") for stage in ("rl", "dpo", "sft"))
+        reached = (self.notes.counts.get(f"{stage}/best_validation") for stage in ("rl", "dpo", "sft"))
         return next((accuracy for accuracy in reached if accuracy is not None), None)
 
 
@@ -207,11 +221,20 @@ def read_result(path: Path) -> RunResult:
             "result.json that `python run.py` wrote at its end."
         )
     try:
-        return decode(RunResult, json.loads(file.read_text(encoding="utf-8")))
+        return decode(RunResult, _with_notes(json.loads(file.read_text(encoding="utf-8"))))
     except ValueError as error:
         raise ValueError(
             f"{file} is no result file of this version ({error}). Run its job again: finished stages are reused."
         ) from error
+
+
+def _with_notes(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a result; one of before there were `notes` has theirs beside the others."""
+    names = {field.name for field in dataclasses.fields(Notes)} & fields.keys()
+    if "notes" in fields or not names:
+        return fields
+    others = {name: value for name, value in fields.items() if name not in names}
+    return {**others, "notes": {name: fields[name] for name in names}}
 
 
 def failed_result(
@@ -224,7 +247,6 @@ def failed_result(
         config=config,
         revision=revision,
         versions=versions,
-        counts={},
         costs={},
         models=[],
         comparisons=[],

@@ -72,12 +72,12 @@ class RunLog:
             for name, test in model.test_sets.items()
         ]
         self.tracker.log_table("results", ["model", "test_set", *MEASURES], rows)
-        if result.labels is not None:
+        if result.notes.labels is not None:
             of_labels = [
                 [name, value] for name, value in summary.items() if name.startswith(("labels/", "verdicts/", "judge/"))
             ]
             self.tracker.log_table("labels/statistics", ["what", "value"], of_labels)
-            self.tracker.log_table("labels/consensus", ["from", "to", "queries"], consensus_rows(result.labels))
+            self.tracker.log_table("labels/consensus", ["from", "to", "queries"], consensus_rows(result.notes.labels))
         self.tracker.log_summary(summary)
 
     def _replay(self, stage: str, artifact: Artifact) -> None:

@@ -87,17 +87,17 @@ def row_of(s: Stages, *, evaluate_only: bool) -> str:
 
 
 def result_of(
-    row: str, asking: Step, config: Mapping[str, Any], models: list[ModelResult], overlaps: dict[str, Overlap]
+    row: str, step: Step, config: Mapping[str, Any], models: list[ModelResult], overlaps: dict[str, Overlap]
 ) -> RunResult:
     """The result of the job; its last model is compared with each other one on the same questions."""
     own, others = models[-1], models[:-1]
     return RunResult(
         row=row,
-        seed=asking.stages.seed,
+        seed=step.stages.seed,
         config=dict(config),
         revision=code_revision(),
         versions=package_versions(),
-        costs=asking.runner.costs,
+        costs=step.runner.costs,
         models=models,
         comparisons=[
             compare(own, other, name) for other in others for name in own.test_sets if name in other.test_sets
@@ -105,7 +105,7 @@ def result_of(
         failure=None,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         overlaps=overlaps,
-        **vars(asking.notes),
+        notes=step.notes,
     )
 
 

@@ -93,7 +93,7 @@ def summarize(result: RunResult, job: str, choices: Mapping[str, Any]) -> Summar
             for role, model in models.items()
         },
         values=numbers(result),
-        histories=result.histories,
+        histories=result.notes.histories,
         failure=result.failure,
     )
 
@@ -101,8 +101,14 @@ def summarize(result: RunResult, job: str, choices: Mapping[str, Any]) -> Summar
 def numbers(result: RunResult) -> dict[str, float]:
     """Every number of the result that is no test outcome, by dotted name; `voting` is maj@8 of the row's model."""
     values: dict[str, float] = {}
-    for name in ("counts", "costs", "labels", "verdicts", "judge", "grades", "reward_model", "bound", "overlaps"):
-        _collect(name, getattr(result, name, None), values)
+    notes = result.notes
+    records: dict[str, Any] = {
+        "counts": notes.counts, "costs": result.costs, "labels": notes.labels, "verdicts": notes.verdicts,
+        "judge": notes.judge, "grades": notes.grades, "reward_model": notes.reward_model, "bound": notes.bound,
+        "overlaps": result.overlaps,
+    }  # fmt: skip
+    for name, value in records.items():
+        _collect(name, value, values)
     if result.models:  # a test set may have samples to vote with
         own = result.models[-1].test_sets
         values |= {f"voting.{name}": test.maj_at_8 for name, test in own.items() if test.maj_at_8 is not None}
