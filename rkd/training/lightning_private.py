@@ -24,13 +24,14 @@ def metrics_to_log(trainer: Trainer) -> dict[str, Tensor]:
 
 def logged_step(trainer: Trainer) -> int:
     """The step that Lightning logs the batch under: how many batches before it ended with an optimiser step."""
-    return _private(trainer.fit_loop.epoch_loop, "_batches_that_stepped")
+    step: int = _private(trainer.fit_loop.epoch_loop, "_batches_that_stepped")
+    return step
 
 
 def is_validated_next(trainer: Trainer) -> bool:
     """Whether a validation follows the batch that ends."""
     loop = trainer.fit_loop
-    return _private(loop.epoch_loop, "_should_check_val_fx")(_private(loop, "_data_fetcher"))
+    return bool(_private(loop.epoch_loop, "_should_check_val_fx")(_private(loop, "_data_fetcher")))
 
 
 def _private(owner: object, name: str) -> Any:
