@@ -24,7 +24,8 @@ def metrics_to_log(trainer: Trainer) -> dict[str, Tensor]:
 
 def logged_step(trainer: Trainer) -> int:
     """The step that Lightning logs the batch under: how many batches before it ended with an optimiser step."""
-    return int(_private(trainer.fit_loop.epoch_loop, "_batches_that_stepped"))
+    step: int = _private(trainer.fit_loop.epoch_loop, "_batches_that_stepped")
+    return step
 
 
 def is_validated_next(trainer: Trainer) -> bool:

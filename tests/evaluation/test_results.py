@@ -66,11 +66,11 @@ def test_a_judges_quality_reads_back_with_and_without_what_older_results_lack(tm
     bins = {"0": ReliabilityBin(0, None, None), "1": ReliabilityBin(10, 0.15, 0.5)}
     full = JudgeQuality(counts, 0.8, None, bins, 0.7, 200, {"colon": 0.25, "yes": 0.0})
     for name, quality in (("full", full), ("older", JudgeQuality(counts, 0.8, 0.99))):
-        path = write_result(dataclasses.replace(RESULT, judge=quality), tmp_path / name)
+        path = write_result(dataclasses.replace(RESULT, notes=Notes(judge=quality)), tmp_path / name)
         assert read_result(path).notes.judge == quality
     written = json.loads(path.read_text(encoding="utf-8"))
     for field in ("reliability", "agreement_with_label", "attacked_queries", "attacks_accepted"):
-        del written["judge"][field]
+        del written["notes"]["judge"][field]
     path.write_text(json.dumps(written), encoding="utf-8")
     assert read_result(path).notes.judge == JudgeQuality(counts, 0.8, 0.99)
 
@@ -90,7 +90,7 @@ def test_writing_again_replaces_the_result(tmp_path):
 def test_number_that_is_not_finite_is_refused_and_leaves_the_old_result(tmp_path):
     write_result(RESULT, tmp_path)
     with pytest.raises(ValueError, match="Out of range float"):
-        write_result(dataclasses.replace(RESULT, counts={"reward": float("nan")}), tmp_path)
+        write_result(dataclasses.replace(RESULT, notes=Notes(counts={"reward": float("nan")})), tmp_path)
     assert read_result(tmp_path) == RESULT
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
