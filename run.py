@@ -6,12 +6,10 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-import rkd.config  # noqa: F401, what `${published:…}` in a config stands for
+from rkd.config import REFUSALS, refusal
 from rkd.errors import JobError
 
 # Hydra then hands its errors on instead of printing them, and `run` below says what to do about them.
@@ -46,18 +44,8 @@ def run() -> None:
     """`main`, its failures told in one message each; the exit code is not 0 then."""
     try:
         main()
-    except (HydraException, OmegaConfBaseException) as error:
-        said = f"{error}\n{error.__cause__ or ''}".splitlines()
-        # Appending an unknown key would only be refused later, and OmegaConf's inner names help nobody.
-        noise = ("To append to your config", "    full_key:", "    object_type=", "Config search path", "\tprovider=")
-        lines = [line for line in dict.fromkeys(said) if line and not line.startswith(noise)]
-        if "hydra/launcher" in said[0]:
-            lines.append(
-                "Jobs side by side need a plugin: `pip install -r requirements-joblib.txt` for joblib, "
-                "requirements-submitit.txt for submitit_…, requirements-ray.txt for ray_…."
-            )
-        lines.append("`python run.py --help` lists groups and options, `python run.py --cfg job` all values.")
-        sys.exit("\n".join(lines))
+    except REFUSALS as error:
+        sys.exit(refusal(error, "python run.py"))
     except JobError:
         sys.exit("Not every job finished; what is above says why. The same command makes the rest once that is mended.")
 

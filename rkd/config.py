@@ -10,8 +10,10 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Literal, Protocol, Union
 
+from hydra.errors import HydraException
 from hydra.utils import get_method, get_object
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 Range = tuple[Callable[[Any], bool], str]
@@ -185,3 +187,27 @@ def plain_values(config: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(name): value for name, value in values.items()}
+
+
+REFUSALS = (HydraException, OmegaConfBaseException)
+"""What Hydra raises of a command line that it cannot compose; with HYDRA_FULL_ERROR=1 it reaches the caller."""
+
+
+def refusal(error: Exception, command: str) -> str:
+    """What to tell a user whose command line was refused: Hydra's reason, without its noise, and where to look.
+
+    Args:
+        error: one of `REFUSALS`.
+        command: how the user calls the command.
+    """
+    said = f"{error}\n{error.__cause__ or ''}".splitlines()
+    # Appending an unknown key would only be refused later, and OmegaConf's inner names help nobody.
+    noise = ("To append to your config", "    full_key:", "    object_type=", "Config search path", "\tprovider=")
+    lines = [line for line in dict.fromkeys(said) if line and not line.startswith(noise)]
+    if "hydra/launcher" in said[0]:
+        lines.append(
+            "Jobs side by side need a plugin: `pip install -r requirements-joblib.txt` for joblib, "
+            "requirements-submitit.txt for submitit_…, requirements-ray.txt for ray_…."
+        )
+    lines.append(f"`{command} --help` lists groups and options, `{command} --cfg job` all values.")
+    return "\n".join(lines)

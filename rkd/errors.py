@@ -30,3 +30,7 @@ class FollowerError(UserError):
 
 class EndpointError(UserError):
     """A server cannot be used, or its budget is spent; the message says what to do, and holds no key."""
+
+
+class UsageError(UserError):
+    """A command was given arguments that do not fit; the message says what to give."""

@@ -24,6 +24,8 @@ def test_every_error_here_is_a_user_error():
     [
         (["run.py", "--help"], "GROUP=OPTION"),
         (["run.py", "sft.epoks=1"], "Could not override 'sft.epoks'"),
+        (["-m", "rkd", "--help"], "alpaca-eval"),
+        (["-m", "rkd", "artifacts", "gc", "--help"], "--outputs"),
     ],
 )
 def test_help_and_a_typo_are_answered_before_pytorch_is_loaded(arguments, words):

@@ -12,10 +12,8 @@ s: standard deviation of the differences; γ_x: how difficult instruction x is, 
     python -m rkd alpaca-eval ANNOTATIONS.jsonl --difficulty instruction_difficulty.csv [--weights lc_glm_weights.csv]
 """
 
-import argparse
 import csv
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +137,32 @@ def read_weights(path: Path) -> dict[str, LengthControl]:
     return {row["name"]: LengthControl(*(_number(path, row, column) for column in columns)) for row in rows}
 
 
+def win_rate_table(paths: Sequence[Path], difficulty: Path, weights: Path | None) -> str:
+    """Both win rates of each file of annotations, in percent, as a Markdown table.
+
+    Args:
+        difficulty: CSV file with the columns index and instruction_difficulty.
+        weights: CSV file of published coefficients; None: they are fitted.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: a file lacks what it must hold; the message says where.
+    """
+    difficulties = read_difficulty(difficulty)
+    published = read_weights(weights) if weights else {}
+    rows = []
+    for path in paths:
+        annotations = read_annotations(path)
+        name = annotations[0].model
+        given = published.get(name)
+        controlled = length_controlled_win_rate(annotations, difficulties, given)
+        rates = [
+            f"{100 * one.rate:.2f} ± {100 * one.standard_error:.2f}" for one in (win_rate(annotations), controlled)
+        ]
+        rows.append([name, len(annotations), *rates, "given" if given else "fitted"])
+    return markdown_table(["model", "n", "win rate %", "length-controlled %", "coefficients"], rows)
+
+
 def _annotation(row: Row) -> Annotation:
     index, characters = value_in(row, "index"), [value_in(row, column) for column in ("len_1", "len_2")]
     if not all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in (index, *characters)):
@@ -187,34 +211,3 @@ def _number(path: Path, row: Mapping[str, str | None], column: str) -> float:
         return float(row[column] or "")
     except ValueError as error:
         raise ValueError(f"{path}: {column!r} is {row[column]!r} instead of a number in the row {row}.") from error
-
-
-def main() -> int:
-    """The command: both win rates of each file."""
-    parser = argparse.ArgumentParser(prog="python -m rkd alpaca-eval", description="Win rates of AlpacaEval 2.")
-    parser.add_argument("annotations", nargs="+", type=Path, help="JSONL files, one for each model")
-    parser.add_argument("--difficulty", type=Path, required=True, help="CSV file: index, instruction_difficulty")
-    parser.add_argument("--weights", type=Path, help="CSV file of published coefficients; without it they are fitted")
-    arguments = parser.parse_args()
-    try:
-        difficulty = read_difficulty(arguments.difficulty)
-        published = read_weights(arguments.weights) if arguments.weights else {}
-        rows = []
-        for path in arguments.annotations:
-            annotations = read_annotations(path)
-            name = annotations[0].model
-            weights = published.get(name)
-            controlled = length_controlled_win_rate(annotations, difficulty, weights)
-            rates = [
-                f"{100 * one.rate:.2f} ± {100 * one.standard_error:.2f}" for one in (win_rate(annotations), controlled)
-            ]
-            rows.append([name, len(annotations), *rates, "given" if weights else "fitted"])
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    print(markdown_table(["model", "n", "win rate %", "length-controlled %", "coefficients"], rows))
-    print("±: standard error over the instructions.")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

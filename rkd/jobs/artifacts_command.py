@@ -1,16 +1,14 @@
-"""The command that looks after the stage store: a store and the folders of its jobs enter, a list or fewer files leave.
+"""What looks after the stage store: a store and the folders of its jobs enter, a list or fewer files leave.
 
-    python -m rkd artifacts list                 what is stored: size, seconds it took, and the jobs that
-    use it python -m rkd artifacts show sft/DIGEST      what one artifact was made from, and with python -m
-    rkd.jobs.artifacts_command verify [--repair]    compare every checksum; --repair removes what is damaged python -m
-    rkd.jobs.artifacts_command gc [--dry-run]       remove what no job under --outputs uses
+    python -m rkd artifacts list                    what is stored: size, seconds it took, and the jobs that use it
+    python -m rkd artifacts show sft/DIGEST         what one artifact was made from, and with
+    python -m rkd artifacts verify [--repair]       compare every checksum; --repair removes what is damaged
+    python -m rkd artifacts gc [--dry-run]          remove what no job under --outputs uses
 
 A job notes in `artifacts.json` what it uses before it uses it, so a job that runs, failed or was interrupted counts.
 """
 
-import argparse
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,13 +16,24 @@ from pathlib import Path
 
 import yaml
 
-from rkd.errors import ArtifactError
+from rkd.errors import ArtifactError, UsageError
 from rkd.evaluation.results import RESULT_FILE
 from rkd.pipeline.stage_runner import ARTIFACTS_FILE
 from rkd.store.artifact_store import Store, label_of, open_artifact, partial_folder
 
 Jobs = Mapping[str, Sequence[str]]
 """An artifact's label to the names of the jobs that use it."""
+
+
+def open_store(root: Path) -> Store:
+    """The store in a folder that is there.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    if not root.is_dir():
+        raise UsageError(f"--root {root} is no folder; give the config's artifacts.root.")
+    return Store(root)
 
 
 def jobs_of(outputs: Path) -> dict[str, list[str]]:
@@ -73,11 +82,11 @@ def show(store: Store, label: str) -> None:
 
     Raises:
         ArtifactError: it is damaged.
-        ValueError: there is none of this label.
+        UsageError: there is none of this label.
     """
     folder = store.root / label
     if folder not in store.folders():
-        raise ValueError(f"{store.root} holds no artifact {label!r}; `python -m rkd artifacts list` names them.")
+        raise UsageError(f"{store.root} holds no artifact {label!r}; `python -m rkd artifacts list` names them.")
     print(yaml.safe_dump(open_artifact(folder).manifest, sort_keys=False, allow_unicode=True, width=120), end="")
 
 
@@ -102,11 +111,14 @@ def collect_garbage(store: Store, outputs: Path, *, dry_run: bool) -> None:
     """Remove artifacts and unfinished stages that no job under `outputs` uses; what a process is making now stays.
 
     Raises:
-        ValueError: there is no job, or one that does not say what it uses.
+        UsageError: there is no job, so everything would be removed.
+        ValueError: a job does not say what it uses.
     """
+    if not outputs.is_dir():
+        raise UsageError(f"--outputs {outputs} is no folder: without the jobs, every artifact would be removed.")
     jobs, freed = jobs_of(outputs), 0
     if not jobs:
-        raise ValueError(
+        raise UsageError(
             f"{outputs} holds no job, so everything in {store.root} would be removed. Give the config's output_root "
             f"with --outputs, or remove {store.root} yourself."
         )
@@ -128,52 +140,9 @@ def _is_used(label: str, outputs: Path) -> bool:
     return label in jobs_of(outputs)
 
 
-def main() -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rkd artifacts",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("command", choices=["list", "show", "verify", "gc"])
-    parser.add_argument("artifact", nargs="?", help="show: stage/digest, as `list` prints it")
-    parser.add_argument("--root", type=Path, default=Path("artifacts"), help="the store (the config's artifacts.root)")
-    parser.add_argument(
-        "--outputs", type=Path, default=Path("outputs"), help="where the jobs lie (the config's output_root)"
-    )
-    parser.add_argument("--repair", action="store_true", help="verify: remove damaged artifacts")
-    parser.add_argument("--dry-run", action="store_true", help="gc: only say what would be removed")
-    arguments = parser.parse_args()
-    if not arguments.root.is_dir():
-        parser.error(f"--root {arguments.root} is no folder; give the config's artifacts.root.")
-    if (arguments.command == "show") != (arguments.artifact is not None):
-        parser.error("`show` takes an artifact, as `show sft/DIGEST`; the other commands take none.")
-    if arguments.command == "gc" and not arguments.outputs.is_dir():
-        parser.error(f"--outputs {arguments.outputs} is no folder: without the jobs, every artifact would be removed.")
-    store = Store(arguments.root)
-    try:
-        match arguments.command:
-            case "list":
-                list_artifacts(store, jobs_of(arguments.outputs))
-            case "show":
-                show(store, arguments.artifact)
-            case "gc":
-                collect_garbage(store, arguments.outputs, dry_run=arguments.dry_run)
-            case "verify":
-                return int(verify(store, repair=arguments.repair) > 0)
-    except (ValueError, ArtifactError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
 def _users(folder: Path, jobs: Jobs) -> str:
     return ", ".join(jobs.get(label_of(folder), ["no job"]))
 
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,12 +3,11 @@
 In: `RunResult` records. Out: a table for the terminal, Markdown.
 Fractions become percent here.
 
-    python -m rkd report RESULT_FOLDER... [--output report.md] [--compare "Ours" "Ours w/o R"]
+    python -m rkd report FOLDER... [--output report.md]
+    python -m rkd compare FOLDER "Ours" "Ours w/o R"
 """
 
-import argparse
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from rkd.errors import UsageError
 from rkd.evaluation.results import RESULT_FILE, EvaluationResult, ModelResult, RunResult, read_result
 from rkd.evaluation.statistics import bootstrap_over_seeds_and_questions, paired_comparison
 from rkd.markdown import markdown_table
@@ -290,6 +290,26 @@ def _over_seeds(results: Sequence[RunResult], names: Sequence[str]) -> list[str]
     return ["Over seeds and questions (bootstrap of both, 95 %): " + "; ".join(lines) + "."]
 
 
+def read_results(folders: Sequence[Path]) -> list[RunResult]:
+    """The results of all jobs whose folders lie in or under these.
+
+    Raises:
+        UsageError: there is none.
+    """
+    paths = sorted({path for folder in folders for path in folder.rglob(RESULT_FILE)})
+    if not paths:
+        raise UsageError(f"no {RESULT_FILE} under {', '.join(map(str, folders))}; `python run.py` writes one.")
+    return [read_result(path) for path in paths]
+
+
+def write_report(results: Sequence[RunResult], output: Path) -> str:
+    """Write the table over seeds and every job's own table to a Markdown file; returns the table over seeds."""
+    table = seeds_table(results)
+    jobs = [part for result in results for part in (final_table_markdown(result), category_tables(result)) if part]
+    output.write_text("\n\n".join(["# Results", table, "# Each job", *jobs]) + "\n", encoding="utf-8")
+    return table
+
+
 def _outcomes(results: Sequence[RunResult], name: str) -> dict[str, list[Sequence[float]]]:
     """Of each role, its outcomes on a test set under each seed, where all answered the same questions."""
     outcomes: dict[str, list[Sequence[float]]] = {}
@@ -340,29 +360,3 @@ def _percent(fraction: float | None) -> str:
 
 def _with_interval(test: EvaluationResult) -> str:
     return f"{_percent(test.accuracy)} [{_percent(test.interval_low)}, {_percent(test.interval_high)}]"
-
-
-def main() -> int:
-    """The command: print the table over seeds, and write it with every job's own table."""
-    parser = argparse.ArgumentParser(prog="python -m rkd report", description="Tables from result files.")
-    parser.add_argument("folders", nargs="+", type=Path, help="job folders, or folders above them")
-    parser.add_argument("--output", type=Path, default=Path("report.md"), help="Markdown file (default: report.md)")
-    parser.add_argument("--compare", nargs=2, metavar="ROW", help="two rows, by their labels, on the same questions")
-    arguments = parser.parse_args()
-    paths = sorted({path for folder in arguments.folders for path in folder.rglob(RESULT_FILE)})
-    if not paths:
-        parser.error(f"no {RESULT_FILE} under {', '.join(map(str, arguments.folders))}; `python run.py` writes one.")
-    results = [read_result(path) for path in paths]
-    try:
-        table = row_comparison(results, *arguments.compare) if arguments.compare else seeds_table(results)
-    except ValueError as error:
-        parser.error(str(error))
-    jobs = [part for result in results for part in (final_table_markdown(result), category_tables(result)) if part]
-    arguments.output.write_text("\n\n".join(["# Results", table, "# Each job", *jobs]) + "\n", encoding="utf-8")
-    print(table)
-    print(f"\nWritten to {arguments.output}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,12 +4,11 @@ tables/NAME.jobs.json       the table's description, and its jobs with their cho
 tables/NAME.results.jsonl   a summary of each job that has ended
 tables/NAME.md .csv .tex .json .png     made anew from these whenever a job ends
 
-python -m rkd.reporting.table_files tables/table3.jobs.json      make them anew, without any job
+    python -m rkd tables list [FOLDER]                what tables there are, and how many of their jobs have finished
+    python -m rkd tables render FOLDER [NAME...]      make them anew, without any job
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from filelock import FileLock
 from hydra.utils import instantiate
 
+from rkd.errors import UsageError
 from rkd.evaluation.results import RESULT_FILE, read_result
 from rkd.io import write_whole
 from rkd.reporting.job_summary import Summary, read_summaries, summarize, write_summaries
@@ -107,9 +107,34 @@ def update_tables(root: Path, folder: Path) -> list[str]:
     return made
 
 
+def manifests_of(folder: Path, names: Sequence[str] = ()) -> list[Path]:
+    """The manifests of the tables in a folder, in order of their names.
+
+    Args:
+        names: those of the tables that are wanted; without names, all.
+
+    Raises:
+        UsageError: the folder holds no table, or none of a name.
+    """
+    there = {name_of(path): path for path in sorted(folder.glob(f"*{MANIFEST}"))}
+    if not there:
+        raise UsageError(
+            f"{folder} holds no table (NAME{MANIFEST}); `python run.py -m sweeps=NAME` writes one to the config's "
+            "table_root."
+        )
+    if unknown := [name for name in names if name not in there]:
+        raise UsageError(f"{folder} holds no table {unknown[0]}; there are {', '.join(there)}.")
+    return [there[name] for name in names or there]
+
+
+def name_of(manifest: Path) -> str:
+    """The name of a manifest's table."""
+    return manifest.name.removesuffix(MANIFEST)
+
+
 def markdown_file(manifest: Path) -> Path:
     """Where the table of a manifest is."""
-    return manifest.with_name(manifest.name.removesuffix(MANIFEST) + ".md")
+    return manifest.with_name(f"{name_of(manifest)}.md")
 
 
 def render(manifest: Path) -> Evaluated:
@@ -118,7 +143,7 @@ def render(manifest: Path) -> Evaluated:
     Where a job's folder is not here, its summary beside the manifest is taken.
     """
     evaluated, summaries = read_table(manifest)
-    table, stem = evaluated.table, manifest.name.removesuffix(MANIFEST)
+    table, stem = evaluated.table, name_of(manifest)
     write_summaries(manifest.with_name(stem + RESULTS), [one for one in summaries if _has_ended(one)])
     texts = {"md": markdown(evaluated), "csv": comma_separated(evaluated), "tex": latex(evaluated)}
     texts["json"] = as_json(evaluated)
@@ -137,13 +162,24 @@ def read_table(manifest: Path) -> tuple[Evaluated, list[Summary]]:
         FileNotFoundError: there is no such table.
     """
     if not manifest.is_file():
-        name = manifest.name.removesuffix(MANIFEST)
+        name = name_of(manifest)
         raise FileNotFoundError(f"{name} is not in {manifest.parent}: `python run.py -m sweeps={name}` makes it.")
+    table, summaries = _read(manifest)
+    return build_table(table).evaluate(summaries), summaries
+
+
+def progress(manifest: Path) -> tuple[str, int, int]:
+    """A table's title, how many of its jobs have finished, and how many there are; no cell is computed."""
+    table, summaries = _read(manifest)
+    return table["title"], sum(map(_has_finished, summaries)), len(summaries)
+
+
+def _read(manifest: Path) -> tuple[dict[str, Any], list[Summary]]:
+    """A table's description, and its jobs with what is known of them."""
     content = json.loads(manifest.read_text(encoding="utf-8"))
-    results = manifest.with_name(manifest.name.removesuffix(MANIFEST) + RESULTS)
+    results = manifest.with_name(name_of(manifest) + RESULTS)
     kept = {one.job: one for one in read_summaries(results)} if results.is_file() else {}
-    summaries = [_summary(Path(folder), choices, kept) for folder, choices in content["jobs"].items()]
-    return build_table(content["table"]).evaluate(summaries), summaries
+    return content["table"], [_summary(Path(folder), choices, kept) for folder, choices in content["jobs"].items()]
 
 
 def _summary(folder: Path, choices: Mapping[str, Any], kept: Mapping[str, Summary]) -> Summary:
@@ -155,27 +191,13 @@ def _summary(folder: Path, choices: Mapping[str, Any], kept: Mapping[str, Summar
     )
 
 
+def _has_finished(summary: Summary) -> bool:
+    return summary.failure is None and bool(summary.models or summary.values)
+
+
 def _has_ended(summary: Summary) -> bool:
     return bool(summary.models or summary.values or summary.failure)
 
 
 def _lock(manifest: Path) -> FileLock:
     return FileLock(manifest.with_name(f".{manifest.name}.lock"))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command: make tables anew from what their jobs left."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rkd.reporting.table_files", description="Make tables from result files."
-    )
-    parser.add_argument("manifests", nargs="+", type=Path, help="tables/NAME.jobs.json")
-    for manifest in parser.parse_args(arguments).manifests:
-        if not manifest.is_file() or not manifest.name.endswith(MANIFEST):
-            parser.error(f"{manifest}: give a file NAME{MANIFEST}, as `python run.py -m sweeps=NAME` writes it.")
-        render(manifest)
-        print(markdown_file(manifest).read_text(encoding="utf-8"))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,21 +1,19 @@
 """A W&B workspace of one table, by code: the table's manifest enters, a saved view of its runs leaves.
 
-    python -m rkd workspace tables/table3.jobs.json --entity NAME      make the view, and print its
-    address python -m rkd workspace tables/table3.jobs.json --entity NAME --dry-run     print what would
-    be saved
+    python -m rkd workspace tables/table3.jobs.json --entity NAME              make the view, and print its address
+    python -m rkd workspace tables/table3.jobs.json --entity NAME --dry-run    print what would be saved
 
 It shows the runs of the table's jobs alone, by row: the columns of the table, curves of all stages, costs, samples.
 Needs `pip install -r requirements-workspaces.txt`. A table may share jobs with another, under whose name their runs
 are grouped, so runs are chosen by their ids, the digests of the jobs.
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rkd.errors import UsageError
 from rkd.reporting.table_files import MANIFEST
 from rkd.reporting.tables import Column
 
@@ -67,6 +65,23 @@ def workspace_of(manifest: Mapping[str, Any], *, entity: str, project: str) -> A
     )
 
 
+def save_workspace(path: Path, *, entity: str, project: str, dry_run: bool) -> str:
+    """Save the workspace of the table whose manifest lies at `path`; its address, or for a dry run what it holds.
+
+    Raises:
+        UsageError: there is no manifest at `path`.
+        ModuleNotFoundError: wandb-workspaces is not installed.
+    """
+    if not path.is_file() or not path.name.endswith(MANIFEST):
+        raise UsageError(f"{path}: give a file NAME{MANIFEST}, as `python run.py -m sweeps=NAME` writes it.")
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    workspace = workspace_of(manifest, entity=entity, project=project)
+    if dry_run:
+        content = workspace._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
+        return json.dumps(content, indent=1, ensure_ascii=False)
+    return str(workspace.save().url)
+
+
 def _summary_key(column: Column) -> str:
     """Where a run's summary has what a column of the table shows (`rkd.jobs.run_log`)."""
     if column.test_set:
@@ -84,37 +99,3 @@ def _wandb_workspaces() -> tuple[Any, Any]:
             "a workspace needs wandb-workspaces: `pip install -r requirements-workspaces.txt`."
         ) from error
     return workspaces, panels
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rkd workspace",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "manifest", type=Path, help="tables/NAME.jobs.json, as `python run.py -m sweeps=NAME` writes it"
-    )
-    parser.add_argument("--entity", required=True, help="the user or team whose runs they are")
-    parser.add_argument("--project", default="rkd", help="the config's tracking.project")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be saved, without network")
-    given = parser.parse_args(arguments)
-    if not given.manifest.is_file() or not given.manifest.name.endswith(MANIFEST):
-        parser.error(f"{given.manifest}: give a file NAME{MANIFEST}, as `python run.py -m sweeps=NAME` writes it.")
-    manifest = json.loads(given.manifest.read_text(encoding="utf-8"))
-    try:
-        workspace = workspace_of(manifest, entity=given.entity, project=given.project)
-    except ModuleNotFoundError as error:
-        print(error, file=sys.stderr)
-        return 1
-    if given.dry_run:
-        content = workspace._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
-        print(json.dumps(content, indent=1, ensure_ascii=False))
-    else:
-        print(workspace.save().url)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

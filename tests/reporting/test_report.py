@@ -2,9 +2,6 @@
 
 import dataclasses
 import io
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from matplotlib.image import imread
@@ -20,6 +17,7 @@ from rkd.reporting.report import (
     seeds_table,
 )
 from tests.support.made_up_results import on_test_set
+from tests.support.rkd_command import rkd_command
 
 
 def run(seed: int = 0, *, ours_correct: int = 14, row: str = "Ours", **changes) -> RunResult:
@@ -250,9 +248,16 @@ def test_command_finds_results_below_a_folder_prints_the_table_and_writes_markdo
     for seed in (0, 1):
         write_result(run(seed), tmp_path / "jobs" / f"job{seed}")
     output = tmp_path / "report.md"
-    command = [sys.executable, "-m", "rkd.reporting.report", str(tmp_path / "jobs"), "--output", str(output)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    done = rkd_command("report", str(tmp_path / "jobs"), "--output", str(output))
     assert "**Ours**, seeds 0, 1" in done.stdout
     text = output.read_text(encoding="utf-8")
     assert "70.0 [48.0, 85.5] (n = 20), each seed" in text
     assert "**Ours, seed 1: accuracy in %**" in text
+
+
+def test_command_compares_two_rows_and_writes_only_where_it_is_told(tmp_path):
+    write_result(run(0), tmp_path / "jobs" / "job0")
+    done = rkd_command("compare", str(tmp_path / "jobs"), "Ours", "Theirs", folder=tmp_path)
+    assert done.returncode == 2
+    assert "Theirs" in done.stderr
+    assert not (tmp_path / "report.md").exists()

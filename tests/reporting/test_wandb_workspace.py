@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 from omegaconf import OmegaConf
 
-from rkd.reporting.wandb_workspace import main
+from rkd.__main__ import main
 from tests.support.tiny_world import composed
 
 needs_package = pytest.mark.skipif(
@@ -26,7 +26,7 @@ def manifest(folder, table: str):
 
 
 def specification(folder, table: str, capsys) -> dict:
-    assert main([str(manifest(folder, table)), "--entity", "me", "--dry-run"]) == 0
+    assert main(["workspace", str(manifest(folder, table)), "--entity", "me", "--dry-run"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -66,11 +66,10 @@ def test_a_value_that_several_columns_show_has_one_panel(tmp_path, capsys):
 
 def test_without_the_package_it_says_what_to_install(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
-    assert main([str(manifest(tmp_path, "table3")), "--entity", "me", "--dry-run"]) == 1
+    assert main(["workspace", str(manifest(tmp_path, "table3")), "--entity", "me", "--dry-run"]) == 1
     assert "pip install -r requirements-workspaces.txt" in capsys.readouterr().err
 
 
 def test_what_is_no_manifest_is_refused(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main([str(tmp_path / "table3"), "--entity", "me"])
+    assert main(["workspace", str(tmp_path / "table3"), "--entity", "me"]) == 2
     assert "python run.py -m sweeps=NAME" in capsys.readouterr().err

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import hydra
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -290,8 +289,7 @@ def weighted_token_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Ten
     return (losses * weights.flatten()).sum() / weights.sum()
 
 
-@hydra.main(version_base="1.3", config_path=str(Path(__file__).parents[3] / "conf"), config_name="pretrain")
-def main(config: DictConfig) -> None:
+def make_model(config: DictConfig) -> None:
     """Make one model, and print what it can do."""
     transformers_logging.disable_progress_bar()
     stage, forms = (instantiate(config[key], _convert_="all") for key in ("pretrain", "forms"))
@@ -370,7 +368,3 @@ def _print_verdicts(judge: Path, prompt: PromptTemplate, judge_prompt: JudgeProm
         accuracy, auc = judging_accuracy(judge, judge_prompt, responses)
         right = sum(response.is_right for response in responses) / len(responses)
         print(f"{judge.name}: {name} ({right:.1%} right): {accuracy:.1%} of the verdicts are right, AUC {auc:.3f}")
-
-
-if __name__ == "__main__":
-    main()
