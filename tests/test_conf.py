@@ -269,7 +269,7 @@ def _sweeps() -> list[str]:
     return [path.stem for path in sorted((REPOSITORY / "sweeps").glob("*.yaml"))]
 
 
-@pytest.mark.parametrize("scale", ["mini", "paper"])
+@pytest.mark.parametrize("scale", ["mini", pytest.param("paper", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sweep", _sweeps())
 def test_every_sweep_has_jobs_for_each_cell_of_its_table(sweep, scale):
     config = compose("config", overrides=[f"sweeps={sweep}", f"scale={scale}"], return_hydra_config=True)

@@ -137,6 +137,7 @@ def test_expressions_match_by_value_in_either_order(a, b, is_match):
     assert answers_match(b, a, "gsm8k") is is_match
 
 
+@pytest.mark.slow
 def test_an_endless_expression_is_given_up_and_the_next_one_is_compared():
     start = time.monotonic()
     assert not have_same_value("9^{9^{9^{9}}}", "7")

@@ -210,6 +210,7 @@ def test_every_dataset_takes_a_labelled_fraction_and_a_limit():
         assert (data.labelled_fraction, data.max_unlabelled_queries) == (0.5, 7), path.stem
 
 
+@pytest.mark.slow
 def test_mini_math_aug_asks_new_problems_besides_those_of_mini_math():
     data, whole = dataset_of("mini_math_aug"), dataset_of("mini_math")
     labelled, unlabelled = data.training_queries(), data.unlabelled_queries()

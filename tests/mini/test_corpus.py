@@ -81,6 +81,7 @@ def test_told_plans_belong_to_the_pretraining_split(kind, plans):
     assert all(split_of(plan) in SPLIT_SHARES["pretrain"] for plan in plans)
 
 
+@pytest.mark.slow
 def test_corpus_holds_no_question_of_another_split():
     known = {p.question for split in SPLIT_SHARES if split != "pretrain" for p in generate_split(split, 1000, 0)}
     for kind in corpus.KINDS:

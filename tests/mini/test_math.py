@@ -213,6 +213,7 @@ def test_unseen_split_shares_no_family_and_no_wording_with_training_text(stories
     assert told <= set(UNSEEN_DISTRACTORS)
 
 
+@pytest.mark.slow
 def test_no_pretraining_text_holds_a_sentence_of_the_unseen_split():
     rng = random.Random(2)
     documents = [kind(rng) for kind in KINDS.values() for _ in range(1000)]

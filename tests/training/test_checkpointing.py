@@ -79,7 +79,14 @@ def state(module, best, trainer):
 
 
 @pytest.mark.parametrize("rises", [True, False], ids=["better and better", "worse and worse"])
-@pytest.mark.parametrize("validations", [1.0, 2, 0.5], ids=["once an epoch", "every second batch", "twice an epoch"])
+@pytest.mark.parametrize(
+    "validations",
+    [
+        pytest.param(1.0, id="once an epoch"),
+        pytest.param(2, id="every second batch", marks=pytest.mark.slow),
+        pytest.param(0.5, id="twice an epoch", marks=pytest.mark.slow),
+    ],
+)
 def test_a_training_that_was_killed_at_any_step_or_validation_ends_like_one_that_was_not(tmp_path, validations, rises):
     how = {"validations": validations, "rises": rises}
     whole = attempt(tmp_path, PartialResults(tmp_path / "whole"), **how)
