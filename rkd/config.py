@@ -177,12 +177,12 @@ def without_environment(config: DictConfig) -> dict[str, Any]:
     """
     OmegaConf.register_new_resolver("oc.env", lambda *name: f"${{oc.env:{','.join(map(str, name))}}}", replace=True)
     try:
-        return plain(config)
+        return plain_values(config)
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
+def plain_values(config: DictConfig) -> dict[str, Any]:
     """The resolved config as plain values."""
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)

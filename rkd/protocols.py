@@ -56,7 +56,10 @@ class Rewards:
 class TextGenerator(Protocol):
     """Draws texts from a language model, local or remote."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Recorded with each response."""
+        ...
 
     def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
         """`sampling.samples_per_query` responses for each query, in the order of the queries."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rkd.decoding import decode
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Query:
@@ -91,21 +93,6 @@ class Checkpoint:
 
 Record = TypeVar("Record", Query, Response, ScoredResponse, PseudoLabel, PreferencePair)
 
-_NESTED: dict[type[Any], dict[str, type[Any]]] = {
-    ScoredResponse: {"response": Response},
-    PreferencePair: {"query": Query, "chosen": ScoredResponse, "rejected": ScoredResponse},
-}
-
-
-def from_json(record_type: type[Record], fields: dict[str, Any]) -> Record:
-    """Build a record from the dictionary that `dataclasses.asdict` made of it.
-
-    Raises:
-        TypeError: a field is missing or unknown.
-    """
-    nested = {name: from_json(kind, fields[name]) for name, kind in _NESTED.get(record_type, {}).items()}
-    return record_type(**(fields | nested))
-
 
 def to_json_line(record: Record) -> str:
     """One record as one line of JSON, without the line break."""
@@ -133,8 +120,8 @@ def read_jsonl(path: Path, record_type: type[Record]) -> list[Record]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
-                records.append(from_json(record_type, json.loads(line)))
-            except (json.JSONDecodeError, TypeError, KeyError) as error:
+                records.append(decode(record_type, json.loads(line)))
+            except ValueError as error:
                 raise ValueError(f"{path}, line {number}, is no {record_type.__name__}: {error}") from error
     return records
 

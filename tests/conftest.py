@@ -33,6 +33,18 @@ def wandb_files(tmp_path_factory) -> None:
     os.environ["WANDB_DATA_DIR"] = str(tmp_path_factory.mktemp("wandb"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def config_files_parsed_once():
+    """Whatever composes configs parses each file once."""
+    from omegaconf import OmegaConf
+
+    from tests.support.config_files import parsing_once
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", parsing_once(OmegaConf.load))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with the public datasets: the environment variable RKD_DATA, or `../shared/data` of the repository."""

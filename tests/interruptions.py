@@ -133,7 +133,7 @@ def contents(root: Path) -> dict[str, str]:
     (result,) = (root / "outputs").rglob("result.json")
     read = read_result(result)
     found |= {name: (result.parent / name).read_text() for name in ("splits.json", "table.md")}
-    found["result"] = json.dumps([read.counts, [str(model) for model in read.models]])
+    found["result"] = json.dumps([read.notes.counts, [str(model) for model in read.models]])
     return found
 
 

@@ -13,7 +13,7 @@ MOST_MODULES = 12  # directly in rkd/
 FLOORS = [
     set(floor.split())
     for floor in (
-        "records protocols losses config io markdown errors distributed work",
+        "records protocols losses config decoding io markdown errors distributed work",
         "store",
         "models",
         "data",

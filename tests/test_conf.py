@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from rkd.pipeline.pipeline import build_stages, job_digest
 from rkd.reporting.table_files import build_table
+from rkd.store.fingerprint import as_fingerprint
 from rkd.training.trainer import Training
 
 REPOSITORY = Path(__file__).parents[1]
@@ -139,6 +142,18 @@ def test_help_names_every_group_with_a_line_and_its_options_in_the_order_of_the_
         assert set(" ".join(shown).split()) == files - {COMMON}, group
     stages = ["teacher", "labels", "sft", "student_samples", "pairs", "reward_model", "rl", "evaluation/annotator"]
     assert [group for group in named if group in stages] == stages
+
+
+def test_help_is_shown_without_loading_torch():
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['run.py', '--help']\n"
+        "try:\n    runpy.run_path('run.py', run_name='__main__')\n"
+        "finally:\n    print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "rl/guard  " in done.stdout
+    assert done.stderr.split()[-1] == "False"
 
 
 @pytest.mark.parametrize(
@@ -332,6 +347,24 @@ def test_every_row_has_a_label_of_its_own():
 def test_the_row_sft_takes_the_responses_of_the_first_pass_alone(overrides, samples):
     config = compose("config", overrides=["experiments=sft", *overrides])
     assert instantiate(config.sft.data, _convert_="all").first_pass.samples_per_query == samples
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("evaluation/inference=best_of_n", "evaluation"),
+        ("evaluation/bound=sampled", "evaluation"),
+        ("evaluation/annotator=teacher", "evaluation"),
+        ("sft/data=all", "sft"),
+    ],
+)
+def test_what_only_the_whole_job_depends_on_is_in_its_digest_and_not_in_the_fingerprint_of_a_stage(
+    digests, override, part
+):
+    """Rows share the tests of teacher and student, and an SFT student is named by its examples."""
+    usual, other = (build_stages(compose("config", [UNLABELLED, *own])) for own in ([], [override]))
+    assert as_fingerprint(getattr(usual, part)) == as_fingerprint(getattr(other, part))
+    assert job_digest(other) != digests["ours"] == job_digest(usual)
 
 
 def test_tracking_callbacks_and_hardware_do_not_change_the_digest(digests):

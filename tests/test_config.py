@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rkd.config import ABOVE_0, check_ranges, check_types, without_environment
+from tests.support import tiny_world
 
 
 @dataclass(frozen=True)
@@ -115,3 +116,14 @@ def test_what_is_written_down_names_variables_and_not_their_values(monkeypatch):
         "key": "${oc.env:RKD_TEST_KEY}", "header": "Bearer ${oc.env:RKD_TEST_KEY}", "seed": 0, "again": 0,
     }  # fmt: skip
     assert config.key == OmegaConf.create(plain).key == "hush"  # a process that is started with it reads it again
+
+
+def test_files_that_are_parsed_once_give_the_config_that_hydra_gives():
+    own = ["experiments=dpo", "scale=paper"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", OmegaConf.load.__wrapped__)
+        alone = tiny_world.composed(own)
+    for _ in range(2):
+        again = tiny_world.composed(own)
+        assert again == alone
+        again.sft.epochs = 99  # a copy: the next one does not have it

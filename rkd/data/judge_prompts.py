@@ -47,8 +47,14 @@ class VerdictPrompt(ABC):
         if self.is_chat and tokenizer.chat_template:
             turns = ([{"role": "user", "content": text}] for text in texts)
             # The next token is the verdict: a template that would open a thought there (Qwen3's) is told not to.
-            options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-            texts = [str(tokenizer.apply_chat_template(turn, **options)) for turn in turns]
+            texts = [
+                str(
+                    tokenizer.apply_chat_template(
+                        turn, tokenize=False, add_generation_prompt=True, enable_thinking=False
+                    )
+                )
+                for turn in turns
+            ]
             return tokenizer(texts, add_special_tokens=False)["input_ids"]
         return tokenizer(texts)["input_ids"]
 

@@ -37,11 +37,19 @@ class ChatTokenizer(Protocol):
         """The tokens that were added to the vocabulary, by number."""
         ...
 
-    def apply_chat_template(self, conversation: list[dict[str, str]], /, **options: Any) -> object:
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, str]],
+        /,
+        *,
+        tokenize: bool,
+        add_generation_prompt: bool,
+        enable_thinking: bool = ...,
+    ) -> object:
         """The conversation as one text, with `tokenize=False`."""
         ...
 
-    def __call__(self, texts: list[str], /, **options: Any) -> Mapping[str, list[list[int]]]:
+    def __call__(self, texts: list[str], /, *, add_special_tokens: bool = ...) -> Mapping[str, list[list[int]]]:
         """The tokens of each text, as `input_ids`."""
         ...
 

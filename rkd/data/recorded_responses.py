@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from rkd.data.jsonl import id_in, question_key, rows_of, text_in
 from rkd.protocols import Sampling
@@ -37,8 +37,8 @@ class StoredTeacher:
         rewrite: makes of a response the text that is taught, or None, which leaves it out; None takes it as it is.
     """
 
-    is_remote: ClassVar[bool] = False
-    is_recorded: ClassVar[bool] = True
+    is_remote: ClassVar[Literal[False]] = False
+    is_recorded: ClassVar[Literal[True]] = True
 
     name: str
     path: str

@@ -146,10 +146,11 @@ def judge_quality(
     read = [(score, is_right) for score, is_right in zip(scores, truth, strict=True) if score is not None]
     has_both = len({is_right for _, is_right in read}) == 2
     of_tokens = [mass for mass in masses if mass is not None]
-    tried, accepted = Counter(kind for kind, _ in attacks), defaultdict(list)
+    tried = Counter(kind for kind, _ in attacks)
+    accepted: dict[str, list[bool]] = defaultdict(list)
     for kind, score in attacks:
         if score is not None:
-            accepted[kind].append(_called(score, threshold))
+            accepted[kind].append(score > threshold)
     return JudgeQuality(
         verdicts=verdict_counts(labelled_queries, called),
         area_under_curve=area_under_curve(*map(torch.tensor, zip(*read, strict=True))) if has_both else None,

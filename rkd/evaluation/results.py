@@ -7,12 +7,10 @@ In: counts and outcomes of the stages. Out: frozen records and their JSON form. 
 import dataclasses
 import datetime
 import json
-import types
-import typing
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from rkd.decoding import decode
 from rkd.evaluation.verdict_counts import GradeStatistics, JudgeQuality, LabelStatistics, VerdictCounts
 from rkd.io import write_whole
 
@@ -138,20 +136,42 @@ class Overlap:
         )
 
 
+@dataclasses.dataclass(slots=True)
+class Notes:
+    """What the steps of a row note for its result, each as it goes.
+
+    Args:
+        counts: queries, samples, pairs, dropped, …; what a training reported, as "sft/steps".
+        labels, verdicts: of the training queries, and of the teacher's first-pass responses to them; None where a job
+            makes no labels.
+        judge: the judge's verdicts on the same responses; None without one.
+        reward_model: what its kept weights reach on the validation pairs (`rkd.stages.preference_batches.kinds`).
+        histories: by stage, a row for each validation: of sft, dpo and reward_model with `step` and the `share` of all
+            steps, of rl with `episodes`, and there about forty rollouts' `reward`, `kl`, `response_tokens` and
+            `repetition`, too.
+        bound: by what stands for the true reward, "label" or "learned"; empty where it was not asked for.
+        grades: of an open-ended task, by what was graded.
+        stopped: why a stage was ended before its time, by stage.
+    """
+
+    counts: dict[str, int | float] = dataclasses.field(default_factory=dict)
+    labels: LabelStatistics | None = None
+    verdicts: VerdictCounts | None = None
+    judge: JudgeQuality | None = None
+    reward_model: dict[str, float] = dataclasses.field(default_factory=dict)
+    histories: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
+    bound: dict[str, BoundSides] = dataclasses.field(default_factory=dict)
+    grades: dict[str, GradeStatistics] = dataclasses.field(default_factory=dict)
+    stopped: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunResult:
-    """One job. `counts`: queries, samples, pairs, dropped, …; `costs`: of each stage `seconds`, `seconds_this_job`
-    and `tokens`, those of the responses that it sampled.
+    """One job.
 
-    `failure` is the reason why the job ended early, None for a finished one; `created` is an ISO 8601 time; `overlaps`:
-    of each test set with the training questions. `labels`, `verdicts`: of the training queries, and of the teacher's
-    first-pass responses to them; None where a job makes no labels. `judge`: the judge's verdicts on the same responses;
-    None without one. `reward_model`: what its kept weights reach on the validation pairs
-    (`rkd.stages.preference_batches.kinds`); empty without one. `histories`: by stage, a row for each validation: of
-    sft, dpo and reward_model with `step` and the `share` of all steps, of rl with `episodes`, and there about forty
-    rollouts' `reward`, `kl`, `response_tokens` and `repetition`, too. `grades`: of an open-ended task, by what was
-    graded. `bound`: by what stands for the true reward, "label" or "learned"; empty where it was not asked for.
-    `stopped`: why a stage was ended before its time, by stage.
+    `costs`: of each stage `seconds`, `seconds_this_job` and `tokens`, those of the responses that it sampled. `failure`
+    is the reason why the job ended early, None for a finished one; `created` is an ISO 8601 time; `overlaps`: of each
+    test set with the training questions.
     """
 
     row: str
@@ -159,26 +179,18 @@ class RunResult:
     config: dict[str, Any]
     revision: str | None
     versions: dict[str, str]
-    counts: dict[str, int | float]
     costs: dict[str, dict[str, int | float]]
     models: list[ModelResult]
     comparisons: list[Comparison]
     failure: str | None
     created: str
     overlaps: dict[str, Overlap] = dataclasses.field(default_factory=dict)
-    judge: JudgeQuality | None = None
-    labels: LabelStatistics | None = None
-    verdicts: VerdictCounts | None = None
-    reward_model: dict[str, float] = dataclasses.field(default_factory=dict)
-    histories: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
-    bound: dict[str, BoundSides] = dataclasses.field(default_factory=dict)
-    grades: dict[str, GradeStatistics] = dataclasses.field(default_factory=dict)
-    stopped: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: Notes = dataclasses.field(default_factory=Notes)
 
     @property
     def validation_accuracy(self) -> float | None:
         """What the last training of the student reached in validation, a fraction; None in a row without training."""
-        reached = (self.counts.get(f"{stage}/best_validation") for stage in ("rl", "dpo", "sft"))
+        reached = (self.notes.counts.get(f"{stage}/best_validation") for stage in ("rl", "dpo", "sft"))
         return next((accuracy for accuracy in reached if accuracy is not None), None)
 
 
@@ -209,32 +221,20 @@ def read_result(path: Path) -> RunResult:
             "result.json that `python run.py` wrote at its end."
         )
     try:
-        return result_from_json(RunResult, json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return decode(RunResult, _with_notes(json.loads(file.read_text(encoding="utf-8"))))
+    except ValueError as error:
         raise ValueError(
             f"{file} is no result file of this version ({error}). Run its job again: finished stages are reused."
         ) from error
 
 
-_Kind = TypeVar("_Kind")
-
-
-def result_from_json(kind: type[_Kind], value: Any) -> _Kind:
-    """Build `kind` from JSON by its annotations: records, lists and dictionaries of records; anything else stays."""
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        if unknown := sorted(set(value) - set(hints)):
-            raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}")
-        return kind(**{name: result_from_json(hints[name], item) for name, item in value.items()})
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    records = [one for one in arguments if dataclasses.is_dataclass(one)]
-    if origin is types.UnionType and records and value is not None:  # a record or None
-        return result_from_json(records[0], value)
-    if origin is list and not isinstance(arguments[0], types.UnionType):
-        return [result_from_json(arguments[0], item) for item in value]
-    if origin in (dict, Mapping):
-        return {key: result_from_json(arguments[1], item) for key, item in value.items()}
-    return value
+def _with_notes(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a result; one of before there were `notes` has theirs beside the others."""
+    names = {field.name for field in dataclasses.fields(Notes)} & fields.keys()
+    if "notes" in fields or not names:
+        return fields
+    others = {name: value for name, value in fields.items() if name not in names}
+    return {**others, "notes": {name: fields[name] for name in names}}
 
 
 def failed_result(
@@ -247,7 +247,6 @@ def failed_result(
         config=config,
         revision=revision,
         versions=versions,
-        counts={},
         costs={},
         models=[],
         comparisons=[],

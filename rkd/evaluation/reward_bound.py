@@ -9,7 +9,7 @@ r*|, the sum of both policies' mean errors. Shapes: n responses of each policy.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from rkd.records import Query, Response
 class Bound:
     """The responses that the bound is measured on, to the validation queries that have a label."""
 
-    is_left_out: ClassVar[bool] = False
+    is_left_out: ClassVar[Literal[False]] = False
 
     samples_per_query: int
     temperature: float
@@ -38,7 +38,7 @@ class Bound:
 class NoBound:
     """The bound is not measured."""
 
-    is_left_out: ClassVar[bool] = True
+    is_left_out: ClassVar[Literal[True]] = True
 
 
 def sides(true_before: Tensor, proxy_before: Tensor, true_after: Tensor, proxy_after: Tensor) -> BoundSides:

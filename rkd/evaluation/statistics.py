@@ -170,14 +170,16 @@ def _resampled_differences(
     per_question = _seed_means(a, replicates, generator) - _seed_means(b, replicates, generator)
     questions = a.shape[1]
     times_drawn = generator.multinomial(questions, np.full(questions, 1 / questions), size=replicates)
-    return np.einsum("rn,rn->r", per_question, times_drawn.astype(np.float64)) / questions
+    differences: NDArray[np.float64] = np.einsum("rn,rn->r", per_question, times_drawn.astype(np.float64)) / questions
+    return differences
 
 
 def _seed_means(outcomes: NDArray[np.float64], replicates: int, generator: np.random.Generator) -> NDArray[np.float64]:
     """Mean outcome of each question over the seeds drawn, (replicates, N)."""
     seeds = outcomes.shape[0]
     times_drawn = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=replicates)
-    return times_drawn.astype(np.float64) @ outcomes / seeds
+    means: NDArray[np.float64] = times_drawn.astype(np.float64) @ outcomes / seeds
+    return means
 
 
 def _outcomes(outcomes: ArrayLike, *, dimensions: int) -> NDArray[np.float64]:

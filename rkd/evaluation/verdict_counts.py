@@ -65,7 +65,8 @@ class VerdictCounts:
         right = self.right_called_right + self.right_called_wrong
         called = self.right_called_right + self.wrong_called_right
         by_chance = (right * called + (total - right) * (total - called)) / total**2
-        return (self.accuracy - by_chance) / (1 - by_chance) if by_chance < 1 else None
+        agreement = (self.right_called_right + self.wrong_called_wrong) / total
+        return (agreement - by_chance) / (1 - by_chance) if by_chance < 1 else None
 
     @property
     def right_accepted(self) -> float | None:
@@ -148,9 +149,13 @@ class JudgeQuality:
     @property
     def expected_calibration_error(self) -> float | None:
         """Σ_b n_b/n |mean score − share right| over the bins (arXiv:1706.04599, Eq. 3); None without a score."""
-        filled = [one for one in self.reliability.values() if one.count]
-        total = sum(one.count for one in filled)
-        return sum(one.count * abs(one.mean_score - one.share_right) for one in filled) / total if total else None
+        filled = [
+            (one.count, abs(one.mean_score - one.share_right))
+            for one in self.reliability.values()
+            if one.mean_score is not None and one.share_right is not None  # of an empty bin both are None
+        ]
+        total = sum(count for count, _ in filled)
+        return sum(count * error for count, error in filled) / total if total else None
 
     @property
     def mean_attacks_accepted(self) -> float | None:
@@ -160,7 +165,7 @@ class JudgeQuality:
 
 
 def _with_verdict(counts: VerdictCounts) -> int:
-    return sum(dataclasses.astuple(counts)) - counts.without_verdict
+    return int(sum(dataclasses.astuple(counts))) - counts.without_verdict
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from rkd.data.judge_prompts import ComparePrompt
 from rkd.evaluation.accuracy import Evaluation, by_category
 from rkd.evaluation.alpaca_eval import Annotation, length_controlled_win_rate, read_difficulty, win_rate
+from rkd.evaluation.annotators import OpenAnnotator
 from rkd.evaluation.results import EvaluationResult, WinRate
 from rkd.judges.endpoint_single_token import EndpointYesNo
 from rkd.judges.single_token import LocalYesNo
@@ -24,9 +26,6 @@ from rkd.records import Query, Response
 
 EVEN = 0.5
 NORMAL_95 = 1.96  # standard errors to either side
-
-OpenAnnotator = LocalYesNo | EndpointYesNo | Written
-"""An annotator with its model loaded."""
 
 Rubric = Callable[[str, str], float]
 """The score of a response to an instruction by the rubric of a generated world."""
@@ -54,9 +53,12 @@ def evaluate_open_ended(
     texts = [response.text for response in responses]
     if without := [query.id for query in queries if query.gold_answer is None]:
         raise ValueError(f"test set {test_set}: {len(without)} queries have no reference (first: {without[0]}).")
-    references = [query.gold_answer for query in queries]
-    preferred = _compared if annotator.is_single_token else _graded
-    preferences, of_annotator = preferred(annotator, queries, responses)
+    references = [_reference(query) for query in queries]
+    preferences, of_annotator = (
+        _compared(annotator, queries, responses)
+        if annotator.is_single_token
+        else _graded(annotator, queries, responses)
+    )
     annotations = [
         Annotation(_index(query, place), "model", 1 + preference, len(reference), len(text))
         for place, (query, preference, reference, text) in enumerate(
@@ -94,8 +96,10 @@ def _compared(
     annotator: LocalYesNo | EndpointYesNo, queries: Sequence[Query], responses: Sequence[Response]
 ) -> tuple[list[float], dict[str, Any]]:
     """The preference for each response, even where it is unreadable, and what `WinRate` tells of the annotator."""
+    prompt = annotator.prompt
+    assert isinstance(prompt, ComparePrompt)  # `check_annotator` refuses others
     verdicts = [
-        annotator.with_prompt(replace(annotator.prompt, reference_first=reference_first)).judge(queries, responses)
+        annotator.with_prompt(replace(prompt, reference_first=reference_first)).judge(queries, responses)
         for reference_first in (True, False)
     ]
     second, first = (np.array([EVEN if one is None else one for one in own]) for own in verdicts)
@@ -110,14 +114,21 @@ def _graded(
     annotator: Written, queries: Sequence[Query], responses: Sequence[Response]
 ) -> tuple[list[float], dict[str, Any]]:
     """The same by the grades of both responses: equal grades, or one that cannot be read, prefer none."""
-    references = [replace(own, text=query.gold_answer) for query, own in zip(queries, responses, strict=True)]
+    references = [replace(own, text=_reference(query)) for query, own in zip(queries, responses, strict=True)]
     graded, of_references = (annotator.judge(queries, texts) for texts in (responses, references))
-    pairs = [None if None in pair else pair for pair in zip(graded, of_references, strict=True)]
-    preferences = [EVEN if pair is None else EVEN + float(np.sign(pair[0] - pair[1])) / 2 for pair in pairs]
+    preferences = [
+        EVEN if own is None or other is None else EVEN + float(np.sign(own - other)) / 2
+        for own, other in zip(graded, of_references, strict=True)
+    ]
     return preferences, {
         "even": sum(preference == EVEN for preference in preferences) / len(preferences),
         "unreadable": sum(grade is None for own in (graded, of_references) for grade in own),
     }
+
+
+def _reference(query: Query) -> str:
+    assert query.gold_answer is not None  # an open-ended test has references
+    return query.gold_answer
 
 
 def _index(query: Query, place: int) -> int:

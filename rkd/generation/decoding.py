@@ -6,12 +6,12 @@ Shapes: Q prompts of P tokens, B = Q × G responses of at most T tokens, V vocab
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, Cache, DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from rkd.models.attention import attends_plainly
 from rkd.protocols import Sampling
@@ -85,6 +85,7 @@ class _Decoding:
         beginning = common_beginning(prompt_ids, prompt_mask) if is_plain else 0
         prefilled, prompt_mask, self.logits = _read_prompts(model, prompt_ids, prompt_mask, beginning)
         self.model, self.pad_id, self.step = model, pad_id, 0
+        self.context: _SharedPrompts | _CopiedPrompts
         if is_plain and (samples > 1 or beginning):
             self.context = _SharedPrompts(prefilled, prompt_mask, limit, beginning)
         else:
@@ -201,7 +202,7 @@ class _CopiedPrompts:
     """What every row has read: a copy of its prompt, and its own tokens. At first a row for each prompt."""
 
     def __init__(self, prefilled: DynamicCache, prompt_mask: Tensor, room: int) -> None:
-        self.cache = _preallocated([(layer.keys, layer.values) for layer in prefilled.layers], room)
+        self.cache = _preallocated(_keys_and_values(prefilled), room)
         self.prompt_width = prompt_mask.shape[1]
         self.attention = torch.nn.functional.pad(prompt_mask.long(), (0, room), value=1)
 
@@ -216,13 +217,14 @@ class _CopiedPrompts:
 
     def read(self, model: PreTrainedModel, ids: Tensor, positions: Tensor, step: int) -> Tensor:
         """Read token `step` of each row, (rows, 1); the logits after it, (rows, V)."""
-        return model(
+        logits: Tensor = model(
             input_ids=ids,
             attention_mask=self.attention[:, : self.prompt_width + step],
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
-        ).logits[:, -1]
+        ).logits
+        return logits[:, -1]
 
 
 class _SharedPrompts:
@@ -233,18 +235,18 @@ class _SharedPrompts:
     """
 
     def __init__(self, prefilled: DynamicCache, prompt_mask: Tensor, room: int, beginning: int) -> None:
-        nothing = [(layer.keys[:, :, :0], layer.values[:, :, :0]) for layer in prefilled.layers]
-        self.cache = _preallocated(nothing, room)
+        read = _keys_and_values(prefilled)
+        self.cache = _preallocated([(keys[:, :, :0], values[:, :, :0]) for keys, values in read], room)
         self.beginning = beginning
         # Keys and values of each layer: of the beginning, (H, D, C) and (H, C, D), and of what follows it in each
         # prompt, (Q, H, D, P − C) and (Q, H, P − C, D).
         self.common = [
-            (layer.keys[0, :, :beginning].transpose(-1, -2).contiguous(), layer.values[0, :, :beginning].contiguous())
-            for layer in prefilled.layers
+            (keys[0, :, :beginning].transpose(-1, -2).contiguous(), values[0, :, :beginning].contiguous())
+            for keys, values in read
         ]
         self.layers = [
-            (layer.keys[:, :, beginning:].transpose(-1, -2).contiguous(), layer.values[:, :, beginning:].contiguous())
-            for layer in prefilled.layers
+            (keys[:, :, beginning:].transpose(-1, -2).contiguous(), values[:, :, beginning:].contiguous())
+            for keys, values in read
         ]
         prompt_mask = prompt_mask[:, beginning:]
         hidden = torch.zeros(prompt_mask.shape, dtype=self.layers[0][0].dtype, device=prompt_mask.device)
@@ -277,9 +279,10 @@ class _SharedPrompts:
 
     def read(self, model: PreTrainedModel, ids: Tensor, positions: Tensor, step: int) -> Tensor:  # noqa: ARG002
         """Read a token of each row, (rows, 1); the logits after it, (rows, V)."""
-        return model(
+        logits: Tensor = model(
             input_ids=ids, position_ids=positions, past_key_values=self.cache, use_cache=True, shared_prompts=self
-        ).logits[:, -1]
+        ).logits
+        return logits[:, -1]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention over the common beginning, the prompt and the t own tokens.
@@ -292,30 +295,32 @@ class _SharedPrompts:
         prompt_keys, prompt_values = self.layers[layer]
         of_prompt = self._by_row(self._by_prompt(query) @ prompt_keys + self.bias, per_head)
         scores = [of_prompt, query @ key.transpose(-1, -2)]
+        common_keys, common_values = self.common[layer]
         if self.beginning:
-            common_keys, common_values = self.common[layer]
             scores.append(_for_all_rows(query, common_keys))
         sizes = [own.shape[-1] for own in scores]
         on_prompt, on_own, *on_common = torch.cat(scores, -1).softmax(-1).split(sizes, -1)
-        attended = self._by_row(self._by_prompt(on_prompt) @ prompt_values, per_head) + on_own @ value
-        return attended + _for_all_rows(*on_common, common_values) if self.beginning else attended
+        attended: Tensor = self._by_row(self._by_prompt(on_prompt) @ prompt_values, per_head) + on_own @ value
+        return attended + _for_all_rows(on_common[0], common_values) if self.beginning else attended
 
     def _by_prompt(self, rows: Tensor) -> Tensor:
         """(rows, H, R, X) as (Q, H, slots × R, X), zeros where a slot is empty."""
         slots = rows.new_zeros((len(self.bias), self.slots, *rows.shape[1:]))
         slots[self.prompt_of, self.slot_of] = rows
-        return slots.transpose(1, 2).flatten(2, 3)
+        by_prompt: Tensor = slots.transpose(1, 2).flatten(2, 3)
+        return by_prompt
 
     def _by_row(self, prompts: Tensor, per_head: int) -> Tensor:
         """(Q, H, slots × R, X) as (rows, H, R, X)."""
-        return prompts.unflatten(2, (self.slots, per_head)).transpose(1, 2)[self.prompt_of, self.slot_of]
+        by_slot: Tensor = prompts.unflatten(2, (self.slots, per_head)).transpose(1, 2)
+        return by_slot[self.prompt_of, self.slot_of]
 
 
 def _for_all_rows(rows: Tensor, matrices: Tensor) -> Tensor:
     """(rows, H, R, X) by the (H, X, Y) that all rows share, as one product for each head: (rows, H, R, Y)."""
     count, _heads, per_head, _width = rows.shape
-    product = rows.transpose(0, 1).flatten(1, 2) @ matrices
-    return product.unflatten(1, (count, per_head)).transpose(0, 1)
+    products: Tensor = (rows.transpose(0, 1).flatten(1, 2) @ matrices).unflatten(1, (count, per_head))
+    return products.transpose(0, 1)
 
 
 def _shared_prefix_attention(
@@ -333,7 +338,9 @@ def _shared_prefix_attention(
     rows, heads, _one, width = query.shape
     scaling = width**-0.5 if scaling is None else scaling
     grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], width) * scaling
-    attended = shared_prompts.attend(module.layer_idx, grouped, key, value)
+    layer: object = module.layer_idx
+    assert isinstance(layer, int)
+    attended = shared_prompts.attend(layer, grouped, key, value)
     return attended.reshape(rows, 1, heads, width), None
 
 
@@ -361,6 +368,8 @@ class _PreallocatedLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        assert self.keys is not None
+        assert self.values is not None
         self._keys, self._values = self._buffer(self.keys[indices]), self._buffer(self.values[indices])
         self.keys, self.values = self._keys[..., : self.length, :], self._values[..., : self.length, :]
 
@@ -371,6 +380,17 @@ class _PreallocatedLayer(DynamicLayer):
         return buffer
 
 
-def _preallocated(layers: Sequence[Iterable[Tensor]], room: int) -> Cache:
+def _keys_and_values(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+    """Of each layer, (rows, H, t, D) each."""
+    pairs = []
+    for layer in cache.layers:
+        assert isinstance(layer, CacheLayerMixin)
+        assert layer.keys is not None
+        assert layer.values is not None
+        pairs.append((layer.keys, layer.values))
+    return pairs
+
+
+def _preallocated(layers: Sequence[tuple[Tensor, Tensor]], room: int) -> Cache:
     """A cache that begins with these keys and values, (rows, H, t, D) each, and has room for so many tokens more."""
-    return Cache(layers=[_PreallocatedLayer(*keys_and_values, room) for keys_and_values in layers])
+    return Cache(layers=[_PreallocatedLayer(keys, values, room) for keys, values in layers])

@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from rkd.errors import EndpointError
 from rkd.generation.endpoint_replies import FILTERED, MalformedReplyError, Reply, read_reply
@@ -81,7 +81,7 @@ class Kept:
     def add(self, key: str, answers: Sequence[Any], reply: Reply) -> None:
         """Keep further answers."""
         row = {"key": key, "answers": answers, "read": reply.read, "written": reply.written}
-        if self._journal is not None:
+        if self._journal is not None and self._progress is not None:
             self._journal.append(row)
             if time.monotonic() - self._last_clock >= SECONDS_BETWEEN_CLOCKS:
                 self._last_clock = time.monotonic()
@@ -155,7 +155,8 @@ class _Asking:
             base_url=self.server.base_url,
             # Of itself the client would take all these from the environment, and send them to any server.
             api_key=key or "none",
-            default_headers=None if key else dict.fromkeys(of_account, openai.Omit()),
+            # Its types know texts alone here; `Omit` takes a header out, as in the headers of one request.
+            default_headers=None if key else cast(Mapping[str, str], dict.fromkeys(of_account, openai.Omit())),
             max_retries=0,
             timeout=openai.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds)),
         )
@@ -187,6 +188,7 @@ class _Asking:
         body = {**task.body, **({"n": count} if count > 1 else {})}
         if server.sends_seed:
             body["seed"] = task.seed_of(first)
+        last = _PassingError("no attempt")
         for attempt in range(server.max_attempts):
             try:
                 reply, answers = await self._attempt(client, body, count)

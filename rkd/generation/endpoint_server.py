@@ -177,8 +177,8 @@ class EndpointModel:
         extra_body: further fields of each request, as {"chat_template_kwargs": {"enable_thinking": false}}.
     """
 
-    is_remote: ClassVar[bool] = True
-    is_recorded: ClassVar[bool] = False
+    is_remote: ClassVar[Literal[True]] = True
+    is_recorded: ClassVar[Literal[False]] = False
 
     name: str
     model: str

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
@@ -33,6 +34,15 @@ Drawn = tuple[str, bool]
 """A generated text, and whether the model has ended it."""
 
 
+class LocalTextGenerator(TextGenerator, Protocol):
+    """A generator over a model that is here."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Of its model."""
+        ...
+
+
 class Engine(Protocol):
     """A way of sampling from a model folder; `batches_decide`: whether samples depend on what is drawn with them."""
 
@@ -46,7 +56,7 @@ class Engine(Protocol):
 
     def open(
         self, model: Checkpoint, prompt: PromptTemplate, name: str, advance: Advance, options: ModelOptions
-    ) -> TextGenerator:
+    ) -> LocalTextGenerator:
         """A generator over the model; `name` is recorded with each response."""
         ...
 
@@ -217,9 +227,11 @@ class HFGenerator(ByTemperature):
         drawn_alike = samples if temperature == 0 else 1  # greedy samples are one text
         how = {"do_sample": True, "temperature": temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
         stop = {"stop_strings": self.prompt.stop, "tokenizer": self.tokenizer} if self.prompt.stop else {}
+        generate: object = self.model.generate
+        assert callable(generate)  # every causal language model has it
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(seed)
-            rows = self.model.generate(
+            rows: Tensor = generate(
                 input_ids=ids.to(self.model.device),
                 attention_mask=mask.to(self.model.device).long(),
                 num_return_sequences=samples // drawn_alike,
@@ -228,7 +240,8 @@ class HFGenerator(ByTemperature):
                 pad_token_id=self.tokenizer.pad_token_id,
                 **(how if temperature else {"do_sample": False}),
                 **stop,
-            )[:, ids.shape[1] :]
+            )
+        rows = rows[:, ids.shape[1] :]
         finished = torch.isin(rows, torch.tensor(ends, device=rows.device)).any(1).tolist()
         texts = list(zip(self.tokenizer.batch_decode(rows, skip_special_tokens=True), finished, strict=True))
         per_prompt = samples // drawn_alike

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rkd.data.prompts import PromptTemplate
-from rkd.data.recorded_responses import StoredTeacher
 from rkd.generation.decoding import sample_tokens
 from rkd.models.batches import ResponseBatch, join, pad
 from rkd.models.cpu_workers import is_small, map_over_forks, part_count
@@ -190,24 +189,22 @@ def _seed_sequence(seed: int, query_id: str, index: int) -> np.random.SeedSequen
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalModel:
-    """A model folder to sample from: the role of teacher or student in a config.
+class ModelFolder:
+    """A model of a config that is here, or on the hub.
 
     Args:
         name: recorded with each response and printed in tables.
         name_or_path: a folder in `save_pretrained` form, given from the current folder or from the repository's, or
             else a name on the Hugging Face hub.
-        prompt: how queries are put to it.
         parameters: how many weights it has, for estimates where it is not here; None: as its name says ("…-1.5B").
         options: how it is loaded, placed and, a student, trained.
     """
 
-    is_remote: ClassVar[bool] = False
-    is_recorded: ClassVar[bool] = False
+    is_remote: ClassVar[Literal[False]] = False
+    is_recorded: ClassVar[Literal[False]] = False
 
     name: str
     name_or_path: str
-    prompt: PromptTemplate
     parameters: float | None = None
     options: ModelOptions = field(default_factory=ModelOptions)
 
@@ -264,20 +261,29 @@ class LocalModel:
             ) from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class LocalModel(ModelFolder):
+    """A model folder to sample from: the role of teacher or student in a config.
+
+    Args:
+        prompt: how queries are put to it.
+    """
+
+    prompt: PromptTemplate
+
+
 def content_files(folder: Path) -> list[Path]:
     """The files of a model folder that decide what it answers; what the store keeps beside them does not."""
     return [file for file in folder.iterdir() if file.suffix in DIGESTED and file.name not in NOT_DIGESTED]
 
 
 def open_generator(
-    source: Checkpoint | StoredTeacher,
-    prompt: PromptTemplate | None,
+    source: Checkpoint,
+    prompt: PromptTemplate,
     name: str,
     advance: Callable[[int], None] = lambda _: None,
     options: ModelOptions = ModelOptions(),
-) -> LocalGenerator | StoredTeacher:
-    """What answers queries: a generator over the model of a checkpoint, or the recorded responses themselves."""
-    if isinstance(source, StoredTeacher):
-        return source
+) -> LocalGenerator:
+    """A generator over the model of a checkpoint."""
     model = load_causal_lm(source.folder, options, placed=True)
     return LocalGenerator(name, model, load_tokenizer(source.folder), prompt, advance=advance)

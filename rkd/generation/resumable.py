@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
@@ -51,7 +52,7 @@ class InShards:
             if kept is None:
                 own = self.generator.generate(shard, sampling, seed)
                 self.partial.tokens += self._tokens(own)
-                self.partial.save(name, lambda path, own=own: write_jsonl(path, (r for group in own for r in group)))
+                self.partial.save(name, partial(write_jsonl, records=[r for group in own for r in group]))
             else:
                 flat = read_jsonl(kept, Response)
                 own = [flat[at : at + samples] for at in range(0, len(flat), samples)]

@@ -11,6 +11,7 @@ A job notes in `artifacts.json` what it uses before it uses it, so a job that ru
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -127,12 +128,16 @@ def collect_garbage(store: Store, outputs: Path, *, dry_run: bool) -> None:
             continue
         size = _size(folder) + _size(partial_folder(folder))
         # A job may have begun meanwhile.
-        if dry_run or store.remove(folder, is_needed=lambda label=label: label in jobs_of(outputs)):
+        if dry_run or store.remove(folder, is_needed=partial(_is_used, label, outputs)):
             freed += size
             print(f"{'would remove' if dry_run else 'removed'} {label}, {size / 1e6:.1f} MB")
         else:
             print(f"{label} is in use and stays")
     print(f"{freed / 1e6:.1f} MB {'would be ' if dry_run else ''}freed in {store.root}.")
+
+
+def _is_used(label: str, outputs: Path) -> bool:
+    return label in jobs_of(outputs)
 
 
 def _users(folder: Path, jobs: Jobs) -> str:

@@ -9,14 +9,15 @@ arXiv:2001.08361), and from the shares of a GPU's peak that sampling and trainin
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeGuard
 
 from rkd.config import ABOVE_0, NOT_NEGATIVE, SHARE, check_ranges
-from rkd.data.judge_prompts import ComparePrompt, JudgePrompt
+from rkd.data.judge_prompts import VerdictPrompt
 from rkd.data.prompts import PromptTemplate
 from rkd.generation.endpoint_server import EndpointModel
 from rkd.generation.local import LocalModel
 from rkd.jobs.work_plan import aligned
+from rkd.judges.base import ModelJudge, asks_model
 from rkd.pipeline.experiment import Stages
 from rkd.work import ANNOTATOR, FEW_SHOT, JUDGE, STUDENT, TEACHER, Work, short_number
 
@@ -56,7 +57,7 @@ class CostEstimate:
     def lines(self, s: Stages, work: Sequence[Work]) -> list[str]:
         """The estimate of a job, to be printed."""
         entries = [self._entry(s, one) for one in work]
-        rows = [("stage", "size, about", "tokens read", "written", "trained on", "GPU hours")]
+        rows: list[tuple[str, ...]] = [("stage", "size, about", "tokens read", "written", "trained on", "GPU hours")]
         for one, entry in zip(work, entries, strict=True):
             tokens = map(short_number, (entry.read, entry.written, entry.trained))
             rows.append((one.stage, one.amount, *tokens, f"{entry.hours:.2f}"))
@@ -69,7 +70,7 @@ class CostEstimate:
         read, written = work.queries * prompt, work.sampled * work.max_response_tokens
         judged = 0.0
         if work.judged:
-            judge = _model_of(s, work.model)
+            judge = _judge_of(s, work.model)
             shared = work.group_size if judge.shares_prompts else 1
             judged = work.judged * (prompt / shared + work.max_response_tokens)
             written += work.judged * judge.reply_tokens
@@ -88,9 +89,10 @@ class CostEstimate:
     def _prompt_tokens(self, s: Stages, model: str) -> float:
         """Tokens of a prompt, on average over some queries."""
         if model in (JUDGE, ANNOTATOR):
-            prompt: PromptTemplate | JudgePrompt | ComparePrompt = _model_of(s, model).prompt
+            prompt: PromptTemplate | VerdictPrompt | None = _judge_of(s, model).prompt
         else:
             prompt = {TEACHER: s.teacher.prompt, FEW_SHOT: s.student.prompt, STUDENT: s.zero_shot}[model]
+        assert prompt is not None  # recorded responses alone have none, and nobody is asked for them
         response = () if isinstance(prompt, PromptTemplate) else ("",)  # its tokens are counted by their limit
         queries = s.dataset.training_queries()
         if model == ANNOTATOR:  # whose prompt holds a reference, which the tests alone have
@@ -106,22 +108,23 @@ class CostEstimate:
         else:
             lines = self._of_model(TEACHER, s.teacher, teacher)
         lines.append(f"  student  {s.student.name}: {student}")
-        lines += (
-            self._of_model(JUDGE, s.judge, judge) if s.judge.asks_model else [f"  judge    {s.judge.without_model}"]
-        )
+        if asks_model(s.judge):
+            lines += self._of_model(JUDGE, s.judge, judge)
+        else:
+            lines.append(f"  judge    {s.judge.without_model}")
         return (
             lines
             if s.dataset.is_verifiable
-            else [*lines, *self._of_model(ANNOTATOR, s.evaluation.annotator, annotator)]
+            else [*lines, *self._of_model(ANNOTATOR, _judge_of(s, ANNOTATOR), annotator)]
         )
 
-    def _of_model(self, role: str, model: LocalModel | EndpointModel, total: "Entry") -> list[str]:
+    def _of_model(self, role: str, model: LocalModel | EndpointModel | ModelJudge, total: "Entry") -> list[str]:
         """What a teacher or judge reads and writes, and where."""
-        if model.is_remote:
+        if _is_endpoint(model):
             return _of_endpoint(role, model, total)
         return [f"  {role + ' ':<9}{model.name}: {total}", *self._where_it_runs(role, model, total)]
 
-    def _where_it_runs(self, role: str, model: LocalModel, total: "Entry") -> list[str]:
+    def _where_it_runs(self, role: str, model: LocalModel | EndpointModel | ModelJudge, total: "Entry") -> list[str]:
         gigabytes = BYTES * model.weights() / 1e9
         if gigabytes < self.gpu_memory_gb:
             return []
@@ -180,8 +183,20 @@ def _of_endpoint(role: str, model: EndpointModel, total: Entry) -> list[str]:
 
 def _weights(s: Stages, model: str) -> int:
     """How many weights work here; a model behind a server has none."""
-    return _model_of(s, model).weights()
+    if model in (JUDGE, ANNOTATOR):
+        return _judge_of(s, model).weights()
+    if model != TEACHER:
+        return s.student.weights()
+    assert not s.teacher.is_recorded  # nobody is asked
+    return s.teacher.weights()
 
 
-def _model_of(s: Stages, model: str) -> Any:
-    return {TEACHER: s.teacher, JUDGE: s.judge, ANNOTATOR: s.evaluation.annotator}.get(model, s.student)
+def _judge_of(s: Stages, role: str) -> ModelJudge:
+    """The judge, or the annotator, that has something to do."""
+    judge = s.judge if role == JUDGE else s.evaluation.annotator
+    assert asks_model(judge)
+    return judge
+
+
+def _is_endpoint(model: LocalModel | EndpointModel | ModelJudge) -> TypeGuard[EndpointModel]:
+    return model.is_remote

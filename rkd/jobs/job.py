@@ -12,10 +12,10 @@ from typing import Any
 
 import transformers
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
-from rkd.config import without_environment
+from rkd.config import plain_values, without_environment
 from rkd.data.recorded_responses import StoredTeacher
 from rkd.distributed import followers
 from rkd.errors import JobError, UserError
@@ -27,6 +27,7 @@ from rkd.jobs.cost_estimate import CostEstimate
 from rkd.jobs.run_log import RunLog
 from rkd.jobs.time_estimate import measure, plan_lines
 from rkd.jobs.work_plan import describe, planned_work
+from rkd.judges.base import ModelJudge, asks_model
 from rkd.models.cpu_workers import cores, is_small
 from rkd.models.loading import count_weights
 from rkd.pipeline.experiment import Stages
@@ -56,11 +57,12 @@ def run_job(config: DictConfig) -> float | None:
     console = Console(highlight=False, soft_wrap=True)
     with _quiet():
         try:
-            _check(OmegaConf.to_container(config, resolve=True))
+            _check(plain_values(config))
             plain = without_environment(config)  # for files and dashboards
             stages = build_stages(config)
             if config.dry_run:
-                return _dry_run(stages, instantiate(config.cost_estimate), console, evaluate_only=config.evaluate_only)
+                _dry_run(stages, instantiate(config.cost_estimate), console, evaluate_only=config.evaluate_only)
+                return None
             place = _place_of(stages, config)
             cores_of_process = _cores(stages, config, place.models)
         except Exception as error:  # Hydra wraps what a constructor refused in an exception of its own
@@ -99,7 +101,7 @@ def place_of(config: DictConfig) -> Place:
         JobError: there can be no such job; the message says why.
     """
     try:
-        _check(OmegaConf.to_container(config, resolve=True))
+        _check(plain_values(config))
         return _place_of(build_stages(config), config)
     except Exception as error:
         raise JobError(_reason(error)) from error
@@ -115,7 +117,7 @@ def _place_of(stages: Stages, config: DictConfig) -> Place:
 
 def follow_job(config: DictConfig) -> None:
     """Take part in the training stages of a job that another process leads; nothing is left behind."""
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = plain_values(config)
     with _quiet():
         stages = dataclasses.replace(build_stages(config), tracking=NoTracker())
         models = [model.source() for model in _models(stages, config)]
@@ -259,9 +261,9 @@ def _cores(
     return cores(config.threads, processes=processes, small_models=are_small)
 
 
-def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher | EndpointModel]:
+def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher | EndpointModel | ModelJudge]:
     judges = [] if config.evaluate_only else [stages.judge]
-    asked = [one for one in (*judges, stages.evaluation.annotator) if one.asks_model]
+    asked = [one for one in (*judges, stages.evaluation.annotator) if asks_model(one)]
     return [stages.student, *([] if config.evaluate_only else [stages.teacher]), *asked]
 
 

@@ -72,12 +72,12 @@ class RunLog:
             for name, test in model.test_sets.items()
         ]
         self.tracker.log_table("results", ["model", "test_set", *MEASURES], rows)
-        if result.labels is not None:
+        if result.notes.labels is not None:
             of_labels = [
                 [name, value] for name, value in summary.items() if name.startswith(("labels/", "verdicts/", "judge/"))
             ]
             self.tracker.log_table("labels/statistics", ["what", "value"], of_labels)
-            self.tracker.log_table("labels/consensus", ["from", "to", "queries"], consensus_rows(result.labels))
+            self.tracker.log_table("labels/consensus", ["from", "to", "queries"], consensus_rows(result.notes.labels))
         self.tracker.log_summary(summary)
 
     def _replay(self, stage: str, artifact: Artifact) -> None:
@@ -170,6 +170,6 @@ def summary_of(result: RunResult) -> dict[str, float]:
         f"costs/{name}": sum(cost.get(name, 0) for cost in result.costs.values())
         for name in ("seconds", "seconds_this_job", "tokens")
     }
-    others = {name.replace(".", "/"): value for name, value in numbers(result).items()}
+    others: dict[str, float | None] = {name.replace(".", "/"): value for name, value in numbers(result).items()}
     others["validation_accuracy"] = result.validation_accuracy
     return {key: value for key, value in (accuracies | compared | totals | others).items() if value is not None}

@@ -24,8 +24,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from rkd.config import plain_values
 from rkd.errors import JobError
 from rkd.jobs.search import Search
 
@@ -77,6 +78,11 @@ class UnionSweeper(Sweeper):
         max_batch_size: jobs that the launcher gets at once, for one that starts all that it gets; None: all.
     """
 
+    # `setup` sets them, before anything is asked for.
+    config: DictConfig
+    context: HydraContext
+    launcher: Launcher
+
     def __init__(
         self,
         products: Sequence[Mapping[str, Any]] = (),
@@ -86,9 +92,6 @@ class UnionSweeper(Sweeper):
     ) -> None:
         super().__init__()
         self.products, self.sweeps, self.search, self.max_batch_size = products, sweeps, search, max_batch_size
-        self.config: DictConfig | None = None
-        self.context: HydraContext | None = None
-        self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """See Hydra's `Sweeper`."""
@@ -162,12 +165,13 @@ class UnionSweeper(Sweeper):
                     raise HydraException(f"sweeps={name} is a search: run it alone, `python run.py -m sweeps={name}`.")
                 named = [*sweeper.sweeps, *named]
                 if sweeper.products:
-                    table = OmegaConf.to_container(config.table, resolve=True) if config.get("table") else None
+                    table = plain_values(config.table) if config.get("table") else None
                     yield Sweep(name, table, sweeper.products)
 
     def _config_of(self, name: str, given: Sequence[Override]) -> DictConfig:
         """The configuration with the sweep chosen, whatever else the command line sets, lists apart."""
-        plain = [one.input_line for one in given if one.key_or_group != "sweeps" and not one.is_sweep_override()]
+        others = (one for one in given if one.key_or_group != "sweeps" and not one.is_sweep_override())
+        plain = [line for one in others if (line := one.input_line) is not None]
         return self.context.config_loader.load_configuration(
             config_name=self.config.hydra.job.config_name,
             overrides=[*self.config.hydra.overrides.hydra, f"sweeps={name}", *plain],

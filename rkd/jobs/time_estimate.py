@@ -13,12 +13,12 @@ from itertools import cycle, islice
 from transformers import PreTrainedTokenizerBase
 
 from rkd.data.recorded_responses import StoredTeacher
+from rkd.generation.endpoint_server import EndpointModel
 from rkd.generation.local import LocalGenerator, LocalModel, open_generator
-from rkd.jobs.work_plan import aligned
-from rkd.judges.base import ConfiguredJudge
+from rkd.jobs.work_plan import aligned, first_pass_sampling
+from rkd.judges.base import ConfiguredJudge, NoJudge, asks_model
 from rkd.models.batches import ResponseBatch, collate, encode_responses, in_parts
 from rkd.models.cpu_workers import SMALL, mean_loss, part_count, worker_count
-from rkd.models.loading import ModelOptions
 from rkd.models.policy import Policy
 from rkd.pipeline.experiment import Stages
 from rkd.protocols import Sampling
@@ -71,21 +71,23 @@ def measure(s: Stages, work: Sequence[Work], *, largest: int = SMALL) -> Speed |
         STUDENT: open_generator(s.student.source(), s.zero_shot, STUDENT, options=s.student.options),
     }
     several = {FEW_SHOT: s.student_samples.sampling, STUDENT: s.student_samples.sampling}
-    options = ModelOptions() if s.teacher.is_recorded else s.teacher.options
-    teacher = open_generator(s.teacher.source(), s.teacher.prompt, TEACHER, options=options)
-    if not s.teacher.is_recorded:
-        generators[TEACHER] = teacher
-        several[TEACHER] = s.teacher_samples.sampling(s.teacher_samples.first_pass)
+    teacher: LocalGenerator | StoredTeacher
+    if s.teacher.is_recorded:
+        teacher = s.teacher.source()
+    else:
+        own = s.teacher
+        teacher = generators[TEACHER] = open_generator(own.source(), own.prompt, TEACHER, options=own.options)
+        several[TEACHER] = first_pass_sampling(s)
     measured = {
         model: _sampling_cost(generator, queries, s.evaluation.greedy, several[model])
         for model, generator in generators.items()
     }
     # SFT teaches the student to answer as its teacher does, and so at the same length.
     tokenizer = generators[STUDENT].tokenizer
-    taught, own = (
+    taught, students = (
         _tokens(generator, queries, s.evaluation.greedy, tokenizer) for generator in (teacher, generators[STUDENT])
     )
-    student, longer = measured[STUDENT], sum(map(len, taught)) / sum(map(len, own))
+    student, longer = measured[STUDENT], sum(map(len, taught)) / sum(map(len, students))
     sampling = {**measured, STUDENT: SamplingCost(student.query, student.response * longer)}
     prompts = s.zero_shot.encode(queries, tokenizer)
     policy = Policy(generators[STUDENT].model)
@@ -107,11 +109,11 @@ def _first_test(s: Stages) -> list[Query]:
 
 
 def _verdict_seconds(
-    judge: ConfiguredJudge, queries: Sequence[Query], s: Stages, student: LocalGenerator, largest: int
+    judge: ConfiguredJudge | NoJudge, queries: Sequence[Query], s: Stages, student: LocalGenerator, largest: int
 ) -> float | None:
     """Of a judge that is here and small, on responses of the student, one to a query."""
     try:
-        if judge.is_remote or not judge.asks_model or judge.weights() > largest:
+        if not asks_model(judge) or judge.is_remote or judge.weights() > largest:
             return None
     except ValueError:  # it is not here, and nobody says how large it is
         return None
@@ -195,7 +197,7 @@ def plan_lines(work: Sequence[Work], speed: Speed | None) -> list[str]:
     return aligned(rows, left=2)
 
 
-def _loaded(s: Stages) -> list[LocalModel]:
+def _loaded(s: Stages) -> list[LocalModel | EndpointModel]:
     """The models of the row that are loaded."""
     return [s.student] if s.teacher.is_recorded else [s.teacher, s.student]
 

@@ -76,6 +76,12 @@ def _sizes(s: Stages, expected: Expected) -> Sizes:
     )
 
 
+def first_pass_sampling(s: Stages) -> Sampling:
+    """How a teacher that is asked answers first."""
+    assert not s.teacher_samples.is_recorded
+    return s.teacher_samples.sampling(s.teacher_samples.first_pass)
+
+
 def _judged_labels_work(s: Stages, sizes: Sizes) -> list[Work]:
     """The grades that stand for labels, or the comparison of a judge with them."""
     if s.labels.is_graded:
@@ -85,11 +91,9 @@ def _judged_labels_work(s: Stages, sizes: Sizes) -> list[Work]:
     queries = s.dataset.training_queries()
     attacks = min(ATTACKED_QUERIES, len(queries)) * len(KINDS)
     if s.teacher.is_recorded:
-        # Nobody knows how long recorded responses are before they are taught.
-        limit = s.evaluation.max_response_tokens if s.sft.is_left_out else s.sft.max_tokens
-        responses = sum(map(len, s.teacher.recorded(queries)))
+        responses, limit = sum(map(len, s.teacher.recorded(queries))), _recorded_limit(s)
     else:
-        sampling = s.teacher_samples.sampling(s.teacher_samples.first_pass)
+        sampling = first_pass_sampling(s)
         responses, limit = len(queries) * sampling.samples_per_query, sampling.max_response_tokens
     amount, group_size = f"{responses:,} responses, {attacks:,} attacks", max(1, round(responses / len(queries)))
     return [Work("judge, labels", amount, JUDGE, limit, judged=responses + attacks, group_size=group_size)]
@@ -97,15 +101,25 @@ def _judged_labels_work(s: Stages, sizes: Sizes) -> list[Work]:
 
 def _grades_work(s: Stages, sizes: Sizes) -> Work:
     """The grades of an open-ended task: of the teacher's responses, the student's samples, and each validation's."""
-    sampling = s.teacher_samples.sampling(s.teacher_samples.first_pass)
-    graded = sizes.answered * sampling.samples_per_query
+    graded: float
+    if s.teacher.is_recorded:
+        queries = [*s.dataset.training_queries(), *s.dataset.validation_queries()]
+        graded, limit = sum(map(len, s.teacher.recorded(queries))), _recorded_limit(s)
+    else:
+        sampling = first_pass_sampling(s)
+        graded, limit = sizes.answered * sampling.samples_per_query, sampling.max_response_tokens
     if samples_student(s):
         graded += sizes.expected.labelled * sizes.answered * s.student_samples.samples_per_query
     if not s.sft.is_left_out:
         graded += s.sft.epochs * s.sft.validations_per_epoch * sizes.validated
     if not s.rl.is_left_out:
         graded += s.rl.validations * sizes.validated
-    return Work("judge, grades", f"{about(graded)} responses", JUDGE, sampling.max_response_tokens, judged=graded)
+    return Work("judge, grades", f"{about(graded)} responses", JUDGE, limit, judged=graded)
+
+
+def _recorded_limit(s: Stages) -> int:
+    """Nobody knows how long recorded responses are before they are taught."""
+    return s.evaluation.max_response_tokens if s.sft.is_left_out else s.sft.max_tokens
 
 
 def _judged_rewards_work(s: Stages) -> list[Work]:
@@ -165,7 +179,7 @@ def _sampled_as(line: Line) -> str:
     """Which of the measured models a line of the table costs as much as."""
     if line.model == "teacher":
         return TEACHER
-    return FEW_SHOT if line.prompt.examples else STUDENT
+    return FEW_SHOT if line.prompt is not None and line.prompt.examples else STUDENT
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: int) -> list[str]:

@@ -115,7 +115,7 @@ def _plausible(query: Query, gold_answer: str) -> str:
     if is_choice(query.dataset):
         return next(letter for letter in LETTERS if letter != gold_answer)
     candidates = [*reversed(_NUMBER.findall(query.question)), "12", "13"]
-    return next(number for number in candidates if not answers_match(number, gold_answer, query.dataset))
+    return next(str(number) for number in candidates if not answers_match(number, gold_answer, query.dataset))
 
 
 def _is_question(query: Query, words: list[str]) -> bool:

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeGuard, TypeVar
 
-from rkd.generation.endpoint_server import Advance, no_advance
+from rkd.data.judge_prompts import VerdictPrompt
+from rkd.data.prompts import PromptTemplate
+from rkd.generation.endpoint_server import Advance, EndpointModel, no_advance
 from rkd.protocols import Judge
-from rkd.records import Query, Response
+from rkd.records import Checkpoint, Query, Response
 from rkd.store.partial_results import PartialResults
 
 REMEMBERED = 100_000  # verdicts: those of some hundred rollouts, in tens of megabytes
@@ -27,7 +29,7 @@ class Verdict:
 class OpenJudge(Judge, Protocol):
     """A judge whose model is loaded."""
 
-    def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict | None]:
+    def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> Sequence[Verdict | None]:
         """The verdict on each response, `queries[i]` being the query of `responses[i]`; None where it is unreadable."""
         ...
 
@@ -35,7 +37,7 @@ class OpenJudge(Judge, Protocol):
 class ConfiguredJudge(Protocol):
     """The judge of a configuration, its model not loaded yet. What it says of itself here holds of most."""
 
-    is_left_out: ClassVar[bool] = False
+    is_left_out: ClassVar[Literal[False]] = False
     asks_model: ClassVar[bool] = True
     """Whether a verdict costs anything."""
     shares_prompts: ClassVar[bool] = False
@@ -44,14 +46,17 @@ class ConfiguredJudge(Protocol):
     """Whether its verdict is one token; as an annotator it then compares two responses, others grade each."""
     annotates: ClassVar[bool] = False
     """Whether it can say which of two responses is better."""
-    is_remote: ClassVar[bool] = False
-    """Whether its model is behind a server."""
     without_model: ClassVar[str] = "a program, no model is asked"
     """What an estimate says of a judge that asks no model."""
     threshold: float = 0.5
     """It calls a response right whose score is above."""
 
     name: str
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether its model is behind a server."""
+        return False
 
     @property
     def reply_tokens(self) -> int:
@@ -62,28 +67,64 @@ class ConfiguredJudge(Protocol):
         """What decides its verdicts."""
         ...
 
-    def open(self, advance: Callable[[int], None] = ...) -> OpenJudge:
+    def open(self, advance: Advance = ...) -> OpenJudge:
         """The judge, its model loaded; `advance` is called with the number of responses just judged."""
         ...
 
 
+class ModelJudge(ConfiguredJudge, Protocol):
+    """A judge that asks a model."""
+
+    @property
+    def prompt(self) -> VerdictPrompt | PromptTemplate:
+        """How it is asked; of a judge by likelihood, how the query is put to it."""
+        ...
+
+    def source(self) -> Checkpoint | EndpointModel:
+        """Its model."""
+        ...
+
+    def weights(self) -> int:
+        """How many weights work here."""
+        ...
+
+
+def asks_model(judge: "ConfiguredJudge | NoJudge") -> TypeGuard[ModelJudge]:
+    """Whether it asks a model: there is a judge, and it does not know the answers itself."""
+    return judge.asks_model
+
+
+class RemoteJudge(ConfiguredJudge, Protocol):
+    """A judge behind a server."""
+
+    def open(self, advance: Advance = ..., partial: PartialResults | None = None) -> OpenJudge:
+        """The judge; what it is answered is kept in `partial`, if there is that."""
+        ...
+
+
+def _is_remote(judge: ConfiguredJudge) -> TypeGuard[RemoteJudge]:
+    return judge.is_remote
+
+
 def open_judge(
-    judge: ConfiguredJudge, advance: Advance = no_advance, partial: PartialResults | None = None
+    judge: "ConfiguredJudge | NoJudge", advance: Advance = no_advance, partial: PartialResults | None = None
 ) -> OpenJudge:
     """A judge, its model loaded; one behind a server keeps what it was answered in `partial`."""
-    return judge.open(advance, partial) if judge.is_remote else judge.open(advance)
+    assert not isinstance(judge, NoJudge)  # a row that asks a judge has one
+    return judge.open(advance, partial) if _is_remote(judge) else judge.open(advance)
+
+
+Known = TypeVar("Known", bound=Verdict | None)
 
 
 @dataclass(frozen=True)
-class Remembered:
+class Remembered(Generic[Known]):
     """Verdicts by what was judged, the `limit` that were asked for last: a long training would fill the memory."""
 
     limit: int = REMEMBERED
-    _known: dict[Hashable, Verdict | None] = field(default_factory=dict, repr=False)
+    _known: dict[Hashable, Known] = field(default_factory=dict, repr=False)
 
-    def recall(
-        self, keys: Sequence[Hashable], read: Callable[[list[int]], Sequence[Verdict | None]]
-    ) -> list[Verdict | None]:
+    def recall(self, keys: Sequence[Hashable], read: Callable[[list[int]], Sequence[Known]]) -> list[Known]:
         """The verdict of each key; `read` is given the places of those that are not known, each once."""
         places = {key: place for place, key in reversed(list(enumerate(keys))) if key not in self._known}
         asked = sorted(places.values())
@@ -99,8 +140,8 @@ class Remembered:
 class NoJudge:
     """No judge: pseudo-labels come from the vote, and rewards without verdicts."""
 
-    is_left_out: ClassVar[bool] = True
-    asks_model: ClassVar[bool] = False
+    is_left_out: ClassVar[Literal[True]] = True
+    asks_model: ClassVar[Literal[False]] = False
     annotates: ClassVar[bool] = False
     is_single_token: ClassVar[bool] = False
     without_model: ClassVar[str] = "none in this row"

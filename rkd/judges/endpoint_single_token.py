@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from rkd.config import AT_LEAST_1, check_ranges
 from rkd.data.judge_prompts import ComparePrompt, JudgePrompt
@@ -60,12 +60,12 @@ class EndpointYesNo:
         remembered: the verdicts that need not be looked up again.
     """
 
-    is_single_token: ClassVar[bool] = True
+    is_single_token: ClassVar[Literal[True]] = True
 
     own: EndpointJudge
     kept: Kept
     advance: Advance = no_advance
-    remembered: Remembered = field(default_factory=Remembered, repr=False)
+    remembered: Remembered[Verdict | None] = field(default_factory=Remembered, repr=False)
 
     @property
     def prompt(self) -> JudgePrompt | ComparePrompt:
@@ -78,7 +78,7 @@ class EndpointYesNo:
 
     def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:
         """See `rkd.protocols.Judge`."""
-        return [verdict and verdict.score for verdict in self.verdicts(queries, responses)]
+        return [None if verdict is None else verdict.score for verdict in self.verdicts(queries, responses)]
 
     def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict | None]:
         """The verdict on each response, `queries[i]` being the query of `responses[i]`.
@@ -99,7 +99,7 @@ class EndpointYesNo:
         verdicts = self.remembered.recall(keys, read)
         if not self.own.is_hard:
             return verdicts
-        return [verdict and replace(verdict, score=float(verdict.score > 0.5)) for verdict in verdicts]
+        return [one if one is None else replace(one, score=float(one.score > 0.5)) for one in verdicts]
 
     def _task(self, query: Query, text: str) -> Task:
         prompt = self.own.prompt.render(query.rewritten(without_control_tokens), without_control_tokens(text))
@@ -108,7 +108,7 @@ class EndpointYesNo:
             return Task(self.own.body([{"role": "user", "content": prompt}], 1, temperature=0.0, **listed))
         return Task(self.own.body(prompt, 1, temperature=0.0, logprobs=self.own.top_logprobs))
 
-    def _read(self, choice: Mapping[str, Any]) -> list[float] | None:
+    def _read(self, choice: Mapping[str, Any]) -> list[float | None] | None:
         """A verdict's score and mass."""
         _, ending = text_of(choice)
         if (logprobs := logprobs_of(choice)) is not None:

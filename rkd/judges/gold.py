@@ -42,7 +42,7 @@ class GoldJudge(ConfiguredJudge):
         """See `rkd.protocols.Judge`."""
         return [verdict.score for verdict in self.verdicts(queries, responses)]
 
-    def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict | None]:
+    def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict]:
         """The verdict on each response, `queries[i]` being the query of `responses[i]`."""
         return [
             Verdict(float(answers_match(extract_answer(r.text, q.dataset), self._gold[q.question], q.dataset)))
@@ -51,7 +51,8 @@ class GoldJudge(ConfiguredJudge):
 
     @cached_property
     def _gold(self) -> dict[str, str]:
-        return {query.question: query.gold_answer for query in self._queries}
+        golds = ((query.question, query.gold_answer) for query in self._queries)
+        return {question: gold for question, gold in golds if gold is not None}  # none is, see `_queries`
 
     @cached_property
     def _queries(self) -> list[Query]:

@@ -43,11 +43,11 @@ class LocalLikelihood:
     prompt: PromptTemplate
     batch_responses: int = BATCH_RESPONSES
     advance: Callable[[int], None] = lambda _: None
-    remembered: Remembered = field(default_factory=Remembered, repr=False)
+    remembered: Remembered[Verdict | None] = field(default_factory=Remembered, repr=False)
 
     def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:
         """See `rkd.protocols.Judge`."""
-        return [verdict and verdict.score for verdict in self.verdicts(queries, responses)]
+        return [None if verdict is None else verdict.score for verdict in self.verdicts(queries, responses)]
 
     def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict | None]:
         """The verdict on each response, `queries[i]` being the query of `responses[i]`.
@@ -62,7 +62,7 @@ class LocalLikelihood:
             in_order = sorted(places, key=lambda place: keys[place][0])  # a question's responses stand together
             scores = self._read([queries[place] for place in in_order], [responses[place] for place in in_order])
             by_place = dict(zip(in_order, scores, strict=True))
-            return [None if by_place[place] is None else Verdict(by_place[place]) for place in places]
+            return [None if (score := by_place[place]) is None else Verdict(score) for place in places]
 
         return self.remembered.recall(keys, read)
 
@@ -74,7 +74,8 @@ class LocalLikelihood:
         def read(model: Policy, batch: ResponseBatch) -> Tensor:
             batch = batch.to(model.lm.device)
             logprobs, mask = model(batch).logprobs, batch.response_mask
-            return ((logprobs * mask).sum(1) / mask.sum(1)).exp().cpu()
+            scores: Tensor = ((logprobs * mask).sum(1) / mask.sum(1)).exp().cpu()
+            return scores
 
         readable = [row for row, tokens in enumerate(rows) if tokens]
         size, pad_id = self.batch_responses, self.tokenizer.pad_token_id

@@ -7,14 +7,14 @@ equal responses are judged once. Shapes: B responses, V vocabulary.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rkd.data.judge_prompts import ComparePrompt, JudgePrompt
-from rkd.generation.local import LocalModel
+from rkd.generation.local import ModelFolder
 from rkd.judges.base import ConfiguredJudge, Remembered, Verdict
 from rkd.models.cpu_workers import map_over_copies
 from rkd.models.hidden_states import last_states
@@ -55,7 +55,7 @@ class LocalYesNo:
         remembered: the verdicts that need not be read again.
     """
 
-    is_single_token: ClassVar[bool] = True
+    is_single_token: ClassVar[Literal[True]] = True
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -63,7 +63,7 @@ class LocalYesNo:
     is_hard: bool = False
     batch_responses: int = BATCH_RESPONSES
     advance: Callable[[int], None] = lambda _: None
-    remembered: Remembered = field(default_factory=Remembered, repr=False)
+    remembered: Remembered[Verdict] = field(default_factory=Remembered, repr=False)
 
     def with_prompt(self, prompt: JudgePrompt | ComparePrompt) -> "LocalYesNo":
         """The same model under another prompt."""
@@ -107,7 +107,7 @@ class LocalYesNo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class YesNoJudge(LocalModel, ConfiguredJudge):
+class YesNoJudge(ModelFolder, ConfiguredJudge):
     """The judge, or annotator, of a configuration: a model folder that is asked in its prompt; see `LocalYesNo`."""
 
     shares_prompts: ClassVar[bool] = True

@@ -8,12 +8,12 @@ evidence first, and then a score from 0 to 5 (docs/method.md 2.2).
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from rkd.config import AT_LEAST_1, SHARE, check_ranges
 from rkd.data.judge_prompts import JudgePrompt
 from rkd.data.prompts import PromptTemplate
-from rkd.generation.local import LocalModel, open_generator
+from rkd.generation.local import ModelFolder, open_generator
 from rkd.judges.base import ConfiguredJudge, Remembered, Verdict
 from rkd.protocols import Sampling, TextGenerator
 from rkd.records import Query, Response
@@ -63,18 +63,18 @@ class Written:
         read_reply: the score in a reply, in [0, 1]; None where it states none.
     """
 
-    is_single_token: ClassVar[bool] = False
+    is_single_token: ClassVar[Literal[False]] = False
 
     generator: TextGenerator
     prompt: JudgePrompt
     max_reply_tokens: int
     advance: Callable[[int], None] = lambda _: None
     read_reply: ReadReply = read_score
-    remembered: Remembered = field(default_factory=Remembered, repr=False)
+    remembered: Remembered[Verdict | None] = field(default_factory=Remembered, repr=False)
 
     def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:
         """See `rkd.protocols.Judge`."""
-        return [verdict and verdict.score for verdict in self.verdicts(queries, responses)]
+        return [None if verdict is None else verdict.score for verdict in self.verdicts(queries, responses)]
 
     def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict | None]:
         """The verdict on each response, `queries[i]` being the query of `responses[i]`; None where it is unreadable."""
@@ -92,7 +92,7 @@ class Written:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WrittenJudge(LocalModel, ConfiguredJudge):
+class WrittenJudge(ModelFolder, ConfiguredJudge):
     """The judge of a configuration that writes its verdict; see `Written`.
 
     Args:

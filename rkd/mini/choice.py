@@ -133,6 +133,7 @@ def units(rng: random.Random) -> Puzzle:
 def remainders(rng: random.Random) -> Puzzle:
     """What a division leaves, what a clock shows after many hours, or which day it is after many days."""
     kind = rng.choice(["division", "division", "clock", "days"])
+    before: tuple[str, ...]
     match kind:
         case "division":
             divisor = rng.randint(4, 12)
@@ -149,7 +150,7 @@ def remainders(rng: random.Random) -> Puzzle:
     if kind == "clock" and left == taken:
         taken -= divisor  # a clock shows 12, not 0
     right = left - taken
-    steps = (*before, f"{left} - {taken} = {right}")
+    steps: tuple[str, ...] = (*before, f"{left} - {taken} = {right}")
     if kind == "division":
         steps = (f"{left // divisor} × {divisor} = {taken}", *steps)
     possible = range(divisor) if kind == "division" else range(1, divisor + 1)
@@ -301,7 +302,8 @@ def _unlike(rng: random.Random, numbers: range, count: int) -> list[int]:
 
 @functools.cache
 def _wordings() -> Mapping[str, Any]:
-    return read_yaml("choice.yaml")
+    wordings: Mapping[str, Any] = read_yaml("choice.yaml")
+    return wordings
 
 
 @functools.cache

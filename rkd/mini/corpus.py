@@ -229,6 +229,7 @@ def _draw_general(rng: random.Random, min_steps: int, max_steps: int) -> Story:
             break
     if rng.random() < DISTRACTOR_SHARE:
         plan = with_distractor(rng, plan, general()["distractors"])
+        assert plan.distractor is not None
         plan = dataclasses.replace(plan, distractor=_expanded(rng, plan.distractor))
     return dataclasses.replace(plan, sentences=tuple(_expanded(rng, sentence) for sentence in plan.sentences))
 

@@ -33,6 +33,12 @@ class Document:
     is_graded: bool = False
 
 
+def question_of(document: Document) -> str:
+    """The question of a document that responds to one."""
+    assert document.question is not None
+    return document.question
+
+
 def marked(question: str, solution: str, response: str) -> Document:
     """A solution of the problem, which of its results the response has and which it lacks, and what that is worth.
 

@@ -18,8 +18,8 @@ def expression(rng: random.Random) -> str:
         other = rng.randint(1, int(result) - 1) if symbol == "-" else _amount(rng)
         outer = Operation(symbol, result, other, apply(symbol, result, other), 0)
     else:  # c ∘ a × b
-        other = result + _amount(rng) if symbol == "-" else _amount(rng)
-        outer = Operation(symbol, other, result, apply(symbol, other, result), None, 0)
+        larger = result + _amount(rng) if symbol == "-" else _amount(rng)
+        outer = Operation(symbol, larger, result, apply(symbol, larger, result), None, 0)
     return _first_line((product, outer), "joined")
 
 

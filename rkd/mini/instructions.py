@@ -9,7 +9,7 @@ import functools
 import random
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from rkd.mini.wording import read_yaml, words
 
@@ -56,7 +56,9 @@ class Grade:
 
 
 class Instruction(Protocol):
-    """One instruction: how it is asked, answered with faults, and graded."""
+    """One instruction, a dataclass: how it is asked, answered with faults, and graded."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     @property
     def about(self) -> str:
@@ -335,7 +337,8 @@ def _opening(sentence: str) -> str:
 
 @functools.cache
 def open_world() -> Mapping[str, Any]:
-    return read_yaml("open.yaml")
+    world: Mapping[str, Any] = read_yaml("open.yaml")
+    return world
 
 
 @functools.cache

@@ -129,7 +129,8 @@ class MathProblem:
 @functools.cache
 def families() -> dict[str, dict[str, Any]]:
     """The story families by name, as families.yaml describes them."""
-    return read_yaml("families.yaml")
+    named: dict[str, dict[str, Any]] = read_yaml("families.yaml")
+    return named
 
 
 def written(number: Number) -> str:
@@ -170,10 +171,13 @@ def tell(story: Story, problem_id: str, category: str | None = None) -> MathProb
 def solve(sentences: tuple[Sentence, ...]) -> tuple[Operation, ...]:
     """The operations that the sentences ask for, in order of telling."""
     operations: list[Operation] = []
-    value, made_by = sentences[0].numbers[0], None
+    value = sentences[0].numbers[0]
+    made_by: int | None = None
     for sentence in sentences:
         for symbol, left, right in CHANGES[sentence.kind]:
-            operands = dict(zip("ab", ((number, None) for number in sentence.numbers), strict=False))
+            operands: dict[str, tuple[Number, int | None]] = {
+                name: (number, None) for name, number in zip("ab", sentence.numbers, strict=False)
+            }
             operands["v"] = (value, made_by)
             if operations:
                 operands["last"] = (operations[-1].result, len(operations) - 1)
@@ -296,6 +300,7 @@ def draw_numbers(rng: random.Random, kind: str, value: int | None) -> tuple[int,
         case "total":
             return ()
     assert value is not None
+    numbers: tuple[int, ...]
     match kind:
         case "gain":
             numbers, allowed = (amount,), value + amount <= LARGEST_VALUE

@@ -40,8 +40,8 @@ def slip(rng: random.Random, operations: Operations, numbers: Sequence[Number]) 
     result = operations[index].result
     wrong = result + rng.choice([-10, -2, -1, 1, 2, 10, rng.randint(-9, 9), 10 * rng.randint(-3, 3)])
     if rng.random() < 0.1 and result.denominator == 1 and result >= 10:
-        first, second, *rest = str(result)
-        wrong = int("".join([second, first, *rest]))
+        digits = str(result)
+        wrong = int(digits[1] + digits[0] + digits[2:])
     if wrong == result or wrong < 0:
         return None
     return _carried_on(operations, index, dataclasses.replace(operations[index], result=wrong))

@@ -12,7 +12,7 @@ import itertools
 import random
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rkd.mini.instructions import (
@@ -48,9 +48,9 @@ def draw_list(rng: random.Random) -> ListInstruction:
 
 def draw_description(rng: random.Random) -> DescribeInstruction:
     """Two to four sentences."""
-    things = tuple(rng.sample(words()["things"], 2))
+    first, second = rng.sample(words()["things"], 2)
     without = rng.choice(open_world()["adjectives"].split())
-    return DescribeInstruction(rng.choice(words()["places"]), rng.randint(2, 4), things, without)
+    return DescribeInstruction(rng.choice(words()["places"]), rng.randint(2, 4), (first, second), without)
 
 
 def draw_rewriting(rng: random.Random) -> RewriteInstruction:
@@ -58,10 +58,16 @@ def draw_rewriting(rng: random.Random) -> RewriteInstruction:
     old, new = rng.sample([*words()["women"], *words()["men"]], 2)
     amounts = (rng.randint(2, 40), rng.randint(2, 40))
     start = rng.choice(open_world()["starts"].split("|"))
-    return RewriteInstruction(old, new, start, rng.randint(2, 9), amounts, tuple(rng.sample(words()["things"], 2)))
+    more = rng.randint(2, 9)
+    first, second = rng.sample(words()["things"], 2)
+    return RewriteInstruction(old, new, start, more, amounts, (first, second))
 
 
-DRAW = {"list": draw_list, "describe": draw_description, "rewrite": draw_rewriting}
+DRAW: dict[str, Callable[[random.Random], Instruction]] = {
+    "list": draw_list,
+    "describe": draw_description,
+    "rewrite": draw_rewriting,
+}
 _KIND = {"list": ListInstruction, "describe": DescribeInstruction, "rewrite": RewriteInstruction}
 
 
@@ -194,7 +200,11 @@ def _read_rewriting(found: Mapping[str, str]) -> RewriteInstruction:
     return RewriteInstruction(found["old"], found["new"], found["start"], int(found["more"]), amounts, things)
 
 
-_READ = {"list": _read_list, "describe": _read_description, "rewrite": _read_rewriting}
+_READ: dict[str, Callable[[Mapping[str, str]], Instruction]] = {
+    "list": _read_list,
+    "describe": _read_description,
+    "rewrite": _read_rewriting,
+}
 _SLOTS = {
     "given": r"[a-z, ]+",
     "start": r"[A-Za-z ]+",

@@ -49,8 +49,9 @@ def generate(size: int, seed: int) -> list[MathProblem]:
     for place, story in enumerate(stories("test", seed)):
         if len(problems) >= size:
             break
-        perturbed = [] if story.distractor else [_tried(perturb, story, rng) for perturb in PERTURBATIONS.values()]
-        if perturbed and None not in perturbed:
+        tried = [] if story.distractor else [_tried(perturb, story, rng) for perturb in PERTURBATIONS.values()]
+        perturbed = [problem for problem in tried if problem is not None]
+        if tried and len(perturbed) == len(tried):
             problems += [
                 dataclasses.replace(problem, id=f"mini_math_plus-{seed}-{place}-{way}", category=category)
                 for way, (category, problem) in enumerate(zip(PERTURBATIONS, perturbed, strict=True))
@@ -109,7 +110,8 @@ def add_operation(story: Story, rng: random.Random) -> MathProblem | None:
 
 def reverse_operation(story: Story, rng: random.Random) -> MathProblem | None:  # noqa: ARG001
     """The first number is hidden, the answer is told, and the hidden number is asked for."""
-    value, made_by = solve(story.sentences)[-1].result, None
+    value = solve(story.sentences)[-1].result
+    made_by: int | None = None
     asked = f'{_with_hidden_number(story, 0)} The answer to this is {written(value)}. How many is "some"?'
     operations: list[Operation] = []
     for sentence in reversed(story.sentences):
@@ -121,6 +123,7 @@ def reverse_operation(story: Story, rng: random.Random) -> MathProblem | None:  
         for aside_symbol, aside_left, aside_right in asides:
             side, side_from = apply(aside_symbol, numbers[aside_left], numbers[aside_right]), len(operations)
             operations.append(Operation(aside_symbol, numbers[aside_left], numbers[aside_right], side))
+        assert side is not None  # a number of the sentence, or what its asides make of its numbers
         if right == "v":  # r = a − v, so v = a − r
             operations.append(Operation("-", side, value, side - value, side_from, made_by))
         else:

@@ -52,9 +52,9 @@ def draw_scene_problem(rng: random.Random) -> tuple[str, tuple[Operation, ...]]:
         told = {(phase, sort) for phase in PHASES for sort in range(sorts) if rng.random() < TOLD_SHARE}
         phase = rng.choice(PHASES)
         if sorts == 2 and rng.random() < 0.5:
-            symbol, asked = rng.choice("+-"), _larger_first(scene, phase)
+            symbol, asked = rng.choice("+-"), [*_larger_first(scene, phase)]
         else:
-            symbol, asked = "", ((phase, 0), (phase, 1))[:sorts]
+            symbol, asked = "", [(phase, sort) for sort in range(sorts)]
         operations = _solve(scene, told, asked, symbol)
         if operations:
             return _tell(rng, scene, told, asked, symbol), operations
@@ -135,10 +135,9 @@ def _labels(rng: random.Random, slots: Mapping[str, str]) -> tuple[str, str]:
 def _question(rng: random.Random, phase: str, symbol: str) -> str:
     wordings = _wordings()
     if not symbol:
-        return rng.choice(wordings["asks"][phase])
-    return rng.choice(wordings["sums" if symbol == "+" else "differences"]).replace(
-        "{both}", wordings["of_both"][phase]
-    )
+        return str(rng.choice(wordings["asks"][phase]))
+    question = str(rng.choice(wordings["sums" if symbol == "+" else "differences"]))
+    return question.replace("{both}", wordings["of_both"][phase])
 
 
 def _joined(rng: random.Random, sentences: Sequence[str], question: str) -> str:
@@ -161,4 +160,5 @@ def _with_people(rng: random.Random, text: str, slots: Mapping[str, str]) -> str
 
 @functools.cache
 def _wordings() -> Mapping[str, Any]:
-    return read_yaml("scenes.yaml")
+    wordings: Mapping[str, Any] = read_yaml("scenes.yaml")
+    return wordings

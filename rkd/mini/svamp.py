@@ -90,10 +90,9 @@ def problems(split: str, seed: int) -> Iterator[MathProblem]:
     rng = random.Random(f"mini_svamp {split} {seed}")
     told: set[str] = set()
     for place, kind in enumerate(itertools.cycle(wordings())):
-        question = ""
-        while not question or question in told:
+        plan = draw_plan(rng, kind, split)
+        while (question := tell(plan, rng)) in told:
             plan = draw_plan(rng, kind, split)
-            question = tell(plan, rng)
         told.add(question)
         operation = plan.operation()
         yield MathProblem(

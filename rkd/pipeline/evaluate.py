@@ -7,12 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from rkd.data.recorded_responses import StoredTeacher
+from rkd.decoding import decode
 from rkd.evaluation.accuracy import Evaluation
+from rkd.evaluation.annotators import open_annotator
 from rkd.evaluation.contamination import summarize_overlap
-from rkd.evaluation.results import BoundSides, EvaluationResult, ModelResult, Overlap, result_from_json
+from rkd.evaluation.results import BoundSides, EvaluationResult, ModelResult, Overlap
 from rkd.evaluation.reward_bound import sides
 from rkd.evaluation.win_rate import evaluate_open_ended
-from rkd.judges.base import open_judge
 from rkd.pipeline.experiment import Line
 from rkd.pipeline.label import Labelled
 from rkd.pipeline.sample import Source, Step, content_of
@@ -40,7 +41,8 @@ class Evaluating(Step):
                 texts = ([query.question for query in own] for own in (queries, training))
                 return dataclasses.asdict(summarize_overlap(*texts))
 
-            found[name] = Overlap(**self.runner.value("overlap", fingerprint, measure, shown=f"overlap of {name}"))
+            value = self.runner.value("overlap", fingerprint, measure, shown=f"overlap of {name}")
+            found[name] = decode(Overlap, value)
             self.runner.say(f"    {name}: {found[name]}")
         return found
 
@@ -78,7 +80,7 @@ class Evaluating(Step):
         """Both sides of appendix A's bound, by what stands for the true reward: the label, and R where there is one."""
         s, known = self.stages, validation.with_label()
         gold = {query.id: query.gold_answer for query in s.dataset.validation_queries(labelled=True)}
-        rewards = {"true": _is_right(gold), "label": _is_right(known.answers)}
+        rewards: dict[str, Measure] = {"true": _is_right(gold), "label": _is_right(known.answers)}
         if not s.reward_model.is_left_out:
             learned = learned_reward(reward_model.folder, s.zero_shot, s.student.options)
             rewards["learned"] = lambda queries, responses: learned(queries, responses).total.sigmoid()
@@ -89,12 +91,13 @@ class Evaluating(Step):
         self, name: str, policy: Checkpoint, known: Labelled, rewards: Mapping[str, Measure]
     ) -> dict[str, Tensor]:
         """What each reward gives the responses that a policy samples."""
-        s = self.stages
+        s, bound = self.stages, self.stages.evaluation.bound
+        assert not bound.is_left_out
         fingerprint = {
-            "stage": s.evaluation.bound, "model": policy, "prompt": s.zero_shot, "sampling_seed": s.sampling_seed,
+            "stage": bound, "model": policy, "prompt": s.zero_shot, "sampling_seed": s.sampling_seed,
             "options": s.student.options, "generation": self._generation_fingerprint(policy),
         }  # fmt: skip
-        asked = ("student", policy, s.zero_shot, s.evaluation.bound.sample)
+        asked = ("student", policy, s.zero_shot, bound.sample)
         responses = self._responses(f"bound_samples_{name}", fingerprint, known.queries, asked)
         queries = [query for query, own in zip(known.queries, responses, strict=True) for _ in own]
         flat = [response for own in responses for response in own]
@@ -125,6 +128,8 @@ class Evaluating(Step):
             fingerprint |= {"inference": line.inference, "reward_model": reward_model}
 
         def build_reward() -> RewardFunction:
+            assert reward_model is not None  # `Stages` refuses a row without one
+            assert line.prompt is not None
             return learned_reward(reward_model.folder, line.prompt, self._options(line.model))
 
         def measure(partial: PartialResults) -> dict[str, Any]:
@@ -134,17 +139,17 @@ class Evaluating(Step):
                 if s.dataset.is_verifiable:
                     result = stage.evaluate(generator, queries, s.sampling_seed, test_set=name)
                 else:
-                    annotator = open_judge(s.evaluation.annotator, partial=partial)
+                    annotator = open_annotator(s.evaluation.annotator, partial)
                     result = evaluate_open_ended(
                         stage, generator, queries, annotator, test_set=name, rubric=s.dataset.rubric
                     )
                 return dataclasses.asdict(result)
 
         value = self.runner.value("evaluation", fingerprint, measure, shown=f"{line.role} on {name}")
-        return result_from_json(EvaluationResult, value)
+        return decode(EvaluationResult, value)
 
 
-def _is_right(answers: Mapping[str, str]) -> Measure:
+def _is_right(answers: Mapping[str, str | None]) -> Measure:
     """1 for the answer that is given here, else 0."""
     reward = VerifiableReward(answers, right=1.0, wrong=0.0)
     return lambda queries, responses: reward(queries, responses).total

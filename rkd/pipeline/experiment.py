@@ -15,7 +15,7 @@ from rkd.judges.base import ConfiguredJudge, NoJudge
 from rkd.rl.reward_mix import RewardMix
 from rkd.rl.stage import RL, NoRL
 from rkd.stages.dpo import DPO, NoDPO
-from rkd.stages.labels import Labels
+from rkd.stages.labels import Labels, RubricGrades
 from rkd.stages.preferences import OneSourcePairs, Pairs, StoredPairs, ValidationPairs
 from rkd.stages.reward_model import NoRewardModel, RewardModelTraining
 from rkd.stages.sft import SFT, NoSFT
@@ -48,7 +48,7 @@ class Stages:
     dataset: Data
     teacher: LocalModel | StoredTeacher | EndpointTeacher
     teacher_samples: TeacherSamples | RecordedSamples
-    labels: Labels
+    labels: Labels | RubricGrades
     judge: ConfiguredJudge | NoJudge
     student: LocalModel
     sft: SFT | NoSFT
@@ -80,12 +80,10 @@ class Stages:
             self.rl.check_processes(self.trainer.devices, terms)
             self._check_mix()
         if not self.evaluation.bound.is_left_out and self.rl.is_left_out:
-            raise ValueError("bound=sampled compares the student before and after RL: it does not go with rl=none.")
-        if self.evaluation.inference.needs_reward_model and self.reward_model.is_left_out:
             raise ValueError(
                 "evaluation/bound=sampled compares the student before and after RL: it does not go with rl=none."
             )
-        if self.evaluation.inference.needs_reward_model and isinstance(self.reward_model, NoRewardModel):
+        if self.evaluation.inference.needs_reward_model and self.reward_model.is_left_out:
             raise ValueError(
                 "evaluation/inference=best_of_n needs a reward model, and reward_model=none makes none. Take "
                 "`python run.py reward_model=mini`, or greedy responses, `python run.py evaluation/inference=as_asked`."
@@ -128,7 +126,7 @@ class Stages:
         parts = {"sft.data": self.sft.data, "pairs": self.pairs, "validation_pairs": self.validation_pairs}
         for name, part in parts.items():
             best = part.best_score
-            if best not in (None, self.highest_score):
+            if best is not None and best != self.highest_score:
                 raise ValueError(
                     f"{name}.best_score={best:g}: with these labels the highest score is {self.highest_score:g}. Leave "
                     "it to `highest_score`, which labels= sets."
@@ -178,7 +176,7 @@ class Stages:
         """What of `training` decides the weights; loggers do not, and how many devices does by the size of batches."""
         usual = {"precision": "32-true", "devices": 1}
         used = {"precision": self.trainer.used_precision, "devices": self.trainer.devices}
-        return self.shortened | {name: value for name, value in used.items() if value != usual[name]}
+        return {**self.shortened, **{name: value for name, value in used.items() if value != usual[name]}}
 
 
 @dataclass(frozen=True)

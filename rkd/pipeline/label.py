@@ -39,8 +39,13 @@ class Labelled:
 
     def at(self, places: Sequence[int]) -> "Labelled":
         """The queries at these places."""
-        columns = ([column[i] for i in places] for column in (self.queries, self.labels, self.scored))
-        return Labelled(self.split, *columns, self.highest)
+        return Labelled(
+            self.split,
+            [self.queries[i] for i in places],
+            [self.labels[i] for i in places],
+            [self.scored[i] for i in places],
+            self.highest,
+        )
 
     def _is_taught(self, place: int) -> bool:
         if self.highest is None:

@@ -44,8 +44,8 @@ def build_stages(config: DictConfig) -> Stages:
 def run_experiment(stages: Stages, runner: StageRunner, config: Mapping[str, Any]) -> RunResult:
     """The method of paper D, in the order of its section 4; docs/method.md, section 2, numbers the steps."""
     notes = Notes()
-    steps = (Labelling, Pairing, Fitting, Evaluating)
-    labelling, pairing, fitting, evaluating = (step(stages, runner, notes) for step in steps)
+    labelling, pairing = Labelling(stages, runner, notes), Pairing(stages, runner, notes)
+    fitting, evaluating = Fitting(stages, runner, notes), Evaluating(stages, runner, notes)
     overlaps = evaluating.overlaps()
     # 1, 2: the teacher answers, and its votes are the labels.
     training, validation = labelling.label("training"), labelling.label("validation")
@@ -61,7 +61,13 @@ def run_experiment(stages: Stages, runner: StageRunner, config: Mapping[str, Any
     # 7: reinforcement learning under the reward.
     policy = fitting.fit_policy(dpo, reward_model, pairing.streams(training, queries), training, validation)
     # 8: evaluation.
-    made = {"teacher": stages.teacher.source(), "student": fitting.student, "sft": sft, "dpo": dpo, "rl": policy}
+    made: dict[str, Source] = {
+        "teacher": stages.teacher.source(),
+        "student": fitting.student,
+        "sft": sft,
+        "dpo": dpo,
+        "rl": policy,
+    }
     models = [evaluating.evaluate(line, made[line.model], reward_model) for line in table_lines(stages)]
     if not stages.evaluation.bound.is_left_out:  # appendix A: what the gain in reward promised
         notes.bound = evaluating.measure_bound(sft, policy, reward_model, validation)
@@ -81,17 +87,17 @@ def row_of(s: Stages, *, evaluate_only: bool) -> str:
 
 
 def result_of(
-    row: str, asking: Step, config: Mapping[str, Any], models: list[ModelResult], overlaps: dict[str, Overlap]
+    row: str, step: Step, config: Mapping[str, Any], models: list[ModelResult], overlaps: dict[str, Overlap]
 ) -> RunResult:
     """The result of the job; its last model is compared with each other one on the same questions."""
     own, others = models[-1], models[:-1]
     return RunResult(
         row=row,
-        seed=asking.stages.seed,
+        seed=step.stages.seed,
         config=dict(config),
         revision=code_revision(),
         versions=package_versions(),
-        costs=asking.runner.costs,
+        costs=step.runner.costs,
         models=models,
         comparisons=[
             compare(own, other, name) for other in others for name in own.test_sets if name in other.test_sets
@@ -99,7 +105,7 @@ def result_of(
         failure=None,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         overlaps=overlaps,
-        **vars(asking.notes),
+        notes=step.notes,
     )
 
 

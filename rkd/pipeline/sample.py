@@ -4,13 +4,11 @@ A step's fingerprint names everything that decides what it makes, so that rows a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from rkd.data.prompts import PromptTemplate
 from rkd.data.recorded_responses import StoredTeacher
-from rkd.evaluation.results import BoundSides
-from rkd.evaluation.verdict_counts import GradeStatistics, JudgeQuality, LabelStatistics, VerdictCounts
+from rkd.evaluation.results import Notes
 from rkd.generation.endpoint_server import Advance
 from rkd.generation.endpoint_teacher import EndpointTeacher
 from rkd.generation.local import LocalModel, content_files
@@ -26,23 +24,8 @@ from rkd.store.partial_results import PartialResults
 Source = Checkpoint | StoredTeacher | EndpointTeacher
 """What answers as a model of a row: a checkpoint, recorded responses, or a model behind a server."""
 
-Draw = Callable[[TextGenerator | StoredTeacher, Sequence[Query], int], list[list[Response]]]
+Draw = Callable[[TextGenerator, Sequence[Query], int], list[list[Response]]]
 """Samples responses to the queries from a generator, with a seed."""
-
-
-@dataclass
-class Notes:
-    """What the steps of a row note for its result (`rkd.evaluation.results.RunResult` describes the fields)."""
-
-    counts: dict[str, int | float] = field(default_factory=dict)
-    labels: LabelStatistics | None = None
-    verdicts: VerdictCounts | None = None
-    judge: JudgeQuality | None = None
-    reward_model: dict[str, float] = field(default_factory=dict)
-    histories: dict[str, list[dict[str, float]]] = field(default_factory=dict)
-    bound: dict[str, BoundSides] = field(default_factory=dict)
-    grades: dict[str, GradeStatistics] = field(default_factory=dict)
-    stopped: dict[str, str] = field(default_factory=dict)
 
 
 class Step:
@@ -88,13 +71,14 @@ class Step:
         prompt: PromptTemplate | None,
         partial: PartialResults,
         advance: Advance,
-    ) -> TextGenerator | StoredTeacher:
+    ) -> TextGenerator:
         """What answers queries under this name: recorded responses, or a model whose shards `partial` keeps."""
         if isinstance(source, StoredTeacher):
             return source
         if isinstance(source, EndpointTeacher):
             generator = source.open(name, partial, advance)
             return InShards(generator, partial, advance, self.runner.responses_per_shard)
+        assert prompt is not None  # only recorded responses have none
         own = self.stages.generation.open(source, prompt, name, advance, self._options(model))
         return InShards(own, partial, advance, self.runner.responses_per_shard, own.tokenizer)
 

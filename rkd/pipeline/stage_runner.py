@@ -127,11 +127,11 @@ class StageRunner:
             (folder / REPORT_FILE).write_text(json.dumps(make(partial)), encoding="utf-8")
 
         artifact = self._get_or_make(name, fingerprint, write, shown)
-        return json.loads((artifact.folder / REPORT_FILE).read_text(encoding="utf-8"))
+        return _report_in(artifact.folder)
 
     def report(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """What the fit of a checkpoint reported."""
-        return json.loads((checkpoint.folder / REPORT_FILE).read_text(encoding="utf-8"))
+        return _report_in(checkpoint.folder)
 
     def history(self, checkpoint: Checkpoint) -> list[dict[str, float]]:
         """What the fit of a checkpoint measured on the way; nothing where it did not train."""
@@ -249,3 +249,8 @@ def _noted(job: Path | None) -> set[str]:
     with contextlib.suppress(OSError, ValueError):
         return set(json.loads((job / ARTIFACTS_FILE).read_text(encoding="utf-8")))
     return set()
+
+
+def _report_in(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    return report

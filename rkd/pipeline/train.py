@@ -58,7 +58,7 @@ class Fitting:
     ) -> Checkpoint:
         """Reward distillation: R learns the pairs, starting from the SFT student."""
         s = self.stages
-        inputs = {"pairs": digest_of(pairs), "validation_pairs": digest_of(validation_pairs)}
+        inputs: dict[str, Any] = {"pairs": digest_of(pairs), "validation_pairs": digest_of(validation_pairs)}
         if s.highest_score != 1:
             inputs["highest_score"] = s.highest_score
         sets = PairSets(pairs, validation_pairs, s.highest_score)
@@ -172,7 +172,7 @@ class Fitting:
         tokenizer, limit = load_tokenizer(self.student.folder), s.evaluation.max_response_tokens
         judges: list[OpenJudge] = []  # opened by the first validation: a stage left out has none
 
-        def score(generator: LocalGenerator, queries: list[Query], labels: list[PseudoLabel]) -> float:
+        def score(generator: LocalGenerator, queries: Sequence[Query], labels: Sequence[PseudoLabel]) -> float:
             if validation.highest is None:
                 return accuracy(generator, queries, labels, max_response_tokens=limit)
             if not judges:

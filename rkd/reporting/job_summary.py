@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rkd.evaluation.results import EvaluationResult, RunResult, WinRate, result_from_json
+from rkd.decoding import decode
+from rkd.evaluation.results import EvaluationResult, RunResult, WinRate
 from rkd.io import write_whole
 
 OWN = "own"
@@ -92,7 +93,7 @@ def summarize(result: RunResult, job: str, choices: Mapping[str, Any]) -> Summar
             for role, model in models.items()
         },
         values=numbers(result),
-        histories=result.histories,
+        histories=result.notes.histories,
         failure=result.failure,
     )
 
@@ -100,8 +101,14 @@ def summarize(result: RunResult, job: str, choices: Mapping[str, Any]) -> Summar
 def numbers(result: RunResult) -> dict[str, float]:
     """Every number of the result that is no test outcome, by dotted name; `voting` is maj@8 of the row's model."""
     values: dict[str, float] = {}
-    for name in ("counts", "costs", "labels", "verdicts", "judge", "grades", "reward_model", "bound", "overlaps"):
-        _collect(name, getattr(result, name, None), values)
+    notes = result.notes
+    records: dict[str, Any] = {
+        "counts": notes.counts, "costs": result.costs, "labels": notes.labels, "verdicts": notes.verdicts,
+        "judge": notes.judge, "grades": notes.grades, "reward_model": notes.reward_model, "bound": notes.bound,
+        "overlaps": result.overlaps,
+    }  # fmt: skip
+    for name, value in records.items():
+        _collect(name, value, values)
     if result.models:  # a test set may have samples to vote with
         own = result.models[-1].test_sets
         values |= {f"voting.{name}": test.maj_at_8 for name, test in own.items() if test.maj_at_8 is not None}
@@ -117,14 +124,14 @@ def write_summaries(path: Path, summaries: Iterable[Summary]) -> None:
 def read_summaries(path: Path) -> list[Summary]:
     """What `write_summaries` wrote."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [result_from_json(Summary, json.loads(line)) for line in lines]
+    return [decode(Summary, json.loads(line)) for line in lines]
 
 
 def _evaluation_summary(test: EvaluationResult) -> EvaluationSummary:
     if test.win_rate:
         outcomes = " ".join(f"{outcome:.3f}" for outcome in test.outcomes)
     else:
-        outcomes = "".join("01"[outcome] for outcome in test.outcomes)
+        outcomes = "".join(str(int(outcome)) for outcome in test.outcomes)
     return EvaluationSummary(
         outcomes=outcomes,
         questions=_digest(test.question_ids),

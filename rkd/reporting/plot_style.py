@@ -3,9 +3,11 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 # Okabe and Ito's palette, black last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -15,11 +17,13 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure; sizes in inches."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    layout = figure.get_layout_engine()
+    assert isinstance(layout, ConstrainedLayoutEngine)
+    layout.set(w_pad=0.08, h_pad=0.08)
     return figure
 
 
-def bare(axes: Axes, *, grid: str) -> None:
+def bare(axes: Axes, *, grid: Literal["both", "x", "y"]) -> None:
     """Take away what tells nothing; keep a faint grid along the axis `grid`."""
     axes.grid(axis=grid, color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)

@@ -114,8 +114,10 @@ def row_comparison(results: Sequence[RunResult], first: str, second: str) -> str
         raise ValueError(f"{first} and {second} have no seed in common: run both with the same `seed=`.")
     parts = [f"**{first} − {second}**, the same questions"]
     for name in _test_set_names([by_row[first][seeds[0]]]):
-        pairs = [(by_row[first][seed].test_sets[name], by_row[second][seed].test_sets.get(name)) for seed in seeds]
-        if any(b is None or a.question_ids != b.question_ids for a, b in pairs):
+        ours = [by_row[first][seed].test_sets[name] for seed in seeds]
+        others = [test for seed in seeds if (test := by_row[second][seed].test_sets.get(name)) is not None]
+        pairs = list(zip(ours, others, strict=False))
+        if len(others) < len(ours) or any(a.question_ids != b.question_ids for a, b in pairs):
             raise ValueError(f"{first} and {second} were not tested on the same questions of {name}.")
         lines = []
         for seed, (a, b) in zip(seeds, pairs, strict=True):
@@ -308,9 +310,9 @@ def write_report(results: Sequence[RunResult], output: Path) -> str:
     return table
 
 
-def _outcomes(results: Sequence[RunResult], name: str) -> dict[str, list[list[bool]]]:
+def _outcomes(results: Sequence[RunResult], name: str) -> dict[str, list[Sequence[float]]]:
     """Of each role, its outcomes on a test set under each seed, where all answered the same questions."""
-    outcomes: dict[str, list[list[bool]]] = {}
+    outcomes: dict[str, list[Sequence[float]]] = {}
     ids = {tuple(model.test_sets[name].question_ids) for r in results for model in r.models if name in model.test_sets}
     if len(ids) == 1:
         for result in results:

@@ -95,8 +95,8 @@ class Stacks:
         ends = [0.0] * len(lines)
         for place, column in enumerate(evaluated.table.columns):
             means = [_scaled(column, line.cells[place].mean or 0.0) for line in lines]
-            look = {"color": COLOURS[self.colours[place]], "edgecolor": "white", "label": column.label}
-            bars = axes.barh(heights, means, 0.66, ends, **look)
+            colour = COLOURS[self.colours[place]]
+            bars = axes.barh(heights, means, 0.66, ends, color=colour, edgecolor="white", label=column.label)
             shown = [f"{mean:.0f}" if mean >= SMALLEST_NAMED else "" for mean in means]
             axes.bar_label(bars, shown, label_type="center", fontsize=8, color="white")
             ends = [end + mean for end, mean in zip(ends, means, strict=True)]
@@ -172,7 +172,8 @@ class Ternary:
             weights = [[float(line.row.jobs[key]) for key in MIX] for line in lines]
             points = [(rho + lambda_ / 2, TRIANGLE_HEIGHT * lambda_) for lambda_, _, rho in weights]
             _triangle(axes, self.corners)
-            _heat(axes, points, [_scaled(column, line.cells[place].mean) for line in lines], _axis_label(column))
+            means = [mean for line in lines if (mean := line.cells[place].mean) is not None]
+            _heat(axes, points, [_scaled(column, mean) for mean in means], _axis_label(column))
             for (x, y), line in zip(points, lines, strict=True):
                 axes.annotate(_mean_and_spread(column, line.cells[place]), (x, y), **LABEL_OF_A_POINT)
             axes.set_title(column.label, loc="left", fontsize=10, fontweight="bold")
@@ -198,10 +199,12 @@ def _heat(axes: Axes, points: Sequence[tuple[float, float]], values: Sequence[fl
         return
     xs, ys = zip(*points, strict=True)
     middle, half = (max(values) + min(values)) / 2, max(SMALLEST_SPAN, max(values) - min(values)) / 2
-    scale = {"cmap": "cividis", "vmin": middle - half, "vmax": middle + half}
+    low, high = middle - half, middle + half
     if len(set(xs)) > 2 and len(set(ys)) > 1:
-        axes.tripcolor(xs, ys, values, shading="gouraud", alpha=0.85, **scale)
-    drawn = axes.scatter(xs, ys, c=values, s=42, edgecolors="white", linewidths=1.0, zorder=3, **scale)
+        axes.tripcolor(xs, ys, values, shading="gouraud", alpha=0.85, cmap="cividis", vmin=low, vmax=high)
+    drawn = axes.scatter(
+        xs, ys, c=values, s=42, edgecolors="white", linewidths=1.0, zorder=3, cmap="cividis", vmin=low, vmax=high
+    )
     bar = axes.figure.colorbar(drawn, ax=axes, shrink=0.7, pad=0.02)
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=8)
@@ -209,6 +212,7 @@ def _heat(axes: Axes, points: Sequence[tuple[float, float]], values: Sequence[fl
 
 
 def _mean_and_spread(column: Column, cell: Cell) -> str:
+    assert cell.mean is not None
     mean = f"{_scaled(column, cell.mean):.1f}"
     return mean if cell.deviation is None else f"{mean}\n±{_scaled(column, cell.deviation):.1f}"
 
@@ -286,15 +290,15 @@ class Reliability:
 
 def _reliability(axes: Axes, values: Sequence[Mapping[str, float]]) -> None:
     """One panel, from the numbers of its jobs: bars of counts, the diagonal, and a line through the filled bins."""
-    bins = []
+    bins: list[tuple[int, float, float]] = []
     for place in range(RELIABILITY_BINS):
         name = f"judge.reliability.{place}"
         filled = [(own[f"{name}.count"], own) for own in values if own.get(f"{name}.count")]
         count = sum(n for n, _ in filled)
-        means = [
+        score, right = (
             sum(n * own[f"{name}.{of}"] for n, own in filled) / max(1, count) for of in ("mean_score", "share_right")
-        ]
-        bins.append((count, *means))
+        )
+        bins.append((round(count), score, right))
     total = max(1, sum(count for count, *_ in bins))
     width = 100 / RELIABILITY_BINS
     starts = [width * place for place in range(RELIABILITY_BINS)]
@@ -377,7 +381,13 @@ def _dot(axes: Axes, column: Column, cell: Cell, height: float, *, is_teacher: b
 
 
 def _legend_of_dots(figure: Figure, axes: Axes, entries: Sequence[tuple[str, Mapping[str, str]]]) -> None:
-    handles = [axes.plot([], [], linestyle="", **look)[0] for _, look in entries]
+    handles = [
+        axes.plot(
+            [], [], linestyle="", marker=look["marker"], color=look["color"],
+            markerfacecolor=look.get("markerfacecolor", look["color"]),
+        )[0]
+        for _, look in entries
+    ]  # fmt: skip
     labels = [label for label, _ in entries]
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
 

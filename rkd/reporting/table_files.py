@@ -82,7 +82,11 @@ def _without_places(choices: Mapping[str, Any], table: Table) -> dict[str, Any]:
 
     What the table tells its jobs apart by stays as it is.
     """
-    parts = [*table.columns, *table.groups, *(row for group in table.groups for row in group.rows.values())]
+    parts: list[Column | Group | Row] = [
+        *table.columns,
+        *table.groups,
+        *(row for group in table.groups for row in group.rows.values()),
+    ]
     telling = {key for part in parts for key in part.jobs}
 
     def shown(key: str, value: Any) -> Any:

@@ -149,11 +149,11 @@ def _gain(evaluated: Evaluated, line: TableLine, place: int) -> str:
     if over is None or line.row.model != OWN or over == line.label:
         return ""
     base = next((o for o in evaluated.lines if o.group is line.group and o.label == over), None)
-    if base is None or base.cells[place].mean is None:
+    mean = line.cells[place].mean
+    if base is None or mean is None or (of_base := base.cells[place].mean) is None:
         return ""
     column = evaluated.table.columns[place]
-    mean = line.cells[place].mean
-    gain = mean - base.cells[place].mean
+    gain = mean - of_base
     return f" ({'+' if gain >= 0 else '−'}{_number(column, abs(gain), mean)})"
 
 
@@ -163,7 +163,7 @@ def _columns(evaluated: Evaluated) -> list[tuple[Cell, ...]]:
 
 def _header(column: Column, evaluated: Evaluated) -> str:
     place = list(evaluated.table.columns).index(column)
-    sizes = sorted({line.cells[place].n for line in evaluated.lines} - {None})
+    sizes = sorted({n for line in evaluated.lines if (n := line.cells[place].n) is not None})
     size = f", n = {'/'.join(f'{n:,}' for n in sizes)}" if sizes else ""
     return _both(column.label, column.paper) + size
 
@@ -198,9 +198,9 @@ def _claim_line(evaluated: Evaluated, judgement: Judgement) -> str:
     significant = sum(one.is_significant for one in holding)
     text = f"- *{judgement.claim.says}*: {_verdict(len(holding), len(all_of_them), significant)}"
     text += _comparisons(len(all_of_them), len(holding), significant)
-    published = [one for one in all_of_them if one.published is not None]
+    published = [one.published for one in all_of_them if one.published is not None]
     if published:
-        text += f" In the paper {sum(one.published > 0 for one in published)} of {len(published)}."
+        text += f" In the paper {sum(own > 0 for own in published)} of {len(published)}."
     if against:
         text += " Not: " + "; ".join(_difference_text(evaluated, one) for one in against) + "."
     return text
@@ -237,7 +237,7 @@ def _difference_text(evaluated: Evaluated, one: Difference) -> str:
     where = ", ".join(part for part in (one.column, one.group) if part)
     decimals = 2 if column.unit == "number" else 1
     text = f"{one.better} − {one.worse} on {where}: {_scaled(column, one.difference):+.{decimals}f}"
-    if one.p_value is None:
+    if one.p_value is None or one.low is None or one.high is None:  # not tested
         return text
     p = "p < 0.001" if one.p_value < 0.001 else f"p = {one.p_value:.3f}"
     return f"{text} [{100 * one.low:+.1f}, {100 * one.high:+.1f}], {p}"

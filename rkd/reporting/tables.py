@@ -180,7 +180,7 @@ class Evaluated:
         """The best mean of a column among the group's rows, the teacher apart; None where none is to be marked."""
         higher = self.table.columns[place].higher_is_better
         lines = [line for line in self.lines if line.group is group and line.row.model == OWN]
-        means = [line.cells[place].mean for line in lines if line.cells[place].mean is not None]
+        means = [mean for line in lines if (mean := line.cells[place].mean) is not None]
         return None if higher is None or len(means) < 2 else (max if higher else min)(means)
 
     def teacher_mean(self, group: Group, place: int) -> float | None:
@@ -223,7 +223,8 @@ class Table:
         if repeated := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"table {self.name}: two of its columns are called {repeated[0]!r}.")
         known = {label for group in self.groups for label in group.rows}
-        named = {name for claim in self.claims for name in (claim.better, *claim.worse)} | {self.gain_over} - {None}
+        named = {name for claim in self.claims for name in (claim.better, *claim.worse)}
+        named |= set() if self.gain_over is None else {self.gain_over}
         if unknown := sorted(named - known):
             raise ValueError(f"table {self.name}: its claims name the row {unknown[0]!r}, which it does not have.")
         named = {name for claim in self.claims for name in claim.columns}
@@ -263,12 +264,11 @@ class Table:
         for one in chosen:
             if column.test_set is not None:
                 test = one.models.get(row.model, {}).get(column.test_set)
-                number = None if test is None else operator.attrgetter(column.shows)(test)
-                if number is not None:
+                if test is not None and (number := operator.attrgetter(column.shows)(test)) is not None:
                     values[one.seed] = number
                     if column.shows == "accuracy":
                         tests[one.seed] = test
-            elif column.value in one.values:
+            elif column.value is not None and column.value in one.values:
                 values[one.seed] = one.values[column.value]
         return Cell(values, tests, len({one.seed for one in chosen} - set(values)), published)
 
@@ -292,15 +292,15 @@ class Table:
             if claim.groups and group.label not in claim.groups:
                 continue
             for worse in claim.worse:
-                pair = [by_label.get((group.label, label)) for label in (claim.better, worse)]
-                if None in pair:
+                of_better, of_worse = (by_label.get((group.label, label)) for label in (claim.better, worse))
+                if of_better is None or of_worse is None:
                     continue
                 for place, column in enumerate(self.columns):
                     if not column.higher_is_better or (claim.columns and column.label not in claim.columns):
                         continue
-                    a, b = (line.cells[place] for line in pair)
+                    a, b = of_better.cells[place], of_worse.cells[place]
                     if a.mean is not None and b.mean is not None:
-                        yield _difference(group.label, column.label, claim.better, worse, a, b)
+                        yield _difference(group.label, column.label, claim.better, worse, a, b, a.mean - b.mean)
 
 
 def matching(summaries: Sequence[Summary], wanted: Mapping[str, Any]) -> list[Summary]:
@@ -309,7 +309,7 @@ def matching(summaries: Sequence[Summary], wanted: Mapping[str, Any]) -> list[Su
     return [one for one in summaries if all(one.choices.get(key) == value for key, value in set_ones.items())]
 
 
-def _difference(group: str, column: str, better: str, worse: str, a: Cell, b: Cell) -> Difference:
+def _difference(group: str, column: str, better: str, worse: str, a: Cell, b: Cell, of_means: float) -> Difference:
     published = None if a.published is None or b.published is None else a.published - b.published
     low = high = p_value = None
     tests = [*a.tests.values(), *b.tests.values()]
@@ -317,4 +317,4 @@ def _difference(group: str, column: str, better: str, worse: str, a: Cell, b: Ce
         outcomes = [[test.marks for test in cell.tests.values()] for cell in (a, b)]
         interval = bootstrap_over_seeds_and_questions(*outcomes)
         low, high, p_value = interval.low, interval.high, interval.p_value
-    return Difference(group, column, better, worse, a.mean - b.mean, low, high, p_value, published)
+    return Difference(group, column, better, worse, of_means, low, high, p_value, published)

@@ -86,6 +86,7 @@ def _summary_key(column: Column) -> str:
     """Where a run's summary has what a column of the table shows (`rkd.jobs.run_log`)."""
     if column.test_set:
         return f"test/{column.test_set}/{column.shows.replace('.', '/')}"
+    assert column.value is not None  # a column shows a test set or a value
     return column.value.replace(".", "/")
 
 

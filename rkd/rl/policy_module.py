@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from rkd.distributed import count, mean_over_processes, share_of_weight
@@ -121,6 +122,7 @@ class PolicyModule(LightningModule):
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
         """Greedy accuracy on the validation queries, against the labels that the training may see."""
+        assert self.validate is not None
         accuracy = self.validate(self.policy.lm)
         self.history.append({"episodes": float(self.episodes), "validation_accuracy": accuracy})
         self.log("validation_accuracy", accuracy, batch_size=1, sync_dist=True)
@@ -145,7 +147,7 @@ class PolicyModule(LightningModule):
         """Epochs of minibatches over a rollout of each term; the means of what they measured, by the terms' weights."""
         # Gradient checkpoints are only made in training mode; dropout is off in both, or the ratio would be noise.
         self.policy.train(self.policy.lm.is_activation_checkpointing)
-        options, optimizer = self.optimisation, self.optimizers()
+        options, optimizer = self.optimisation, self._optimizer
         order = torch.Generator().manual_seed(self._rollout_seed)
         totals: dict[str, float] = {}
         updates = 0
@@ -193,7 +195,7 @@ class PolicyModule(LightningModule):
             "ratio": masked_mean(ratio, mask),
             "clip_fraction": masked_mean(clipped.float(), mask),
         }
-        if output.values is not None:
+        if output.values is not None and part.values is not None:
             clip = options.value_clip_range
             of_values = value_loss(output.values, part.values, part.returns, mask, value_clip_range=clip, reduce=reduce)
             loss = loss + options.value_coefficient * of_values
@@ -221,6 +223,12 @@ class PolicyModule(LightningModule):
             self.trainer.should_stop = True
 
     @property
+    def _optimizer(self) -> LightningOptimizer:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
+
+    @property
     def _rollout_seed(self) -> int:
         return self.seed * 1_000_003 + self.rollouts_done
 
@@ -230,7 +238,7 @@ class PolicyModule(LightningModule):
         factor = 1 - partial * (1 - options.final_learning_rate_fraction)
         if self.rollouts_done < options.warmup_rollouts:
             factor *= (self.rollouts_done + 1) / options.warmup_rollouts
-        for group in self.optimizers().param_groups:
+        for group in self._optimizer.param_groups:
             group["lr"] = options.learning_rate * factor
 
 

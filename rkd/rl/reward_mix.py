@@ -65,7 +65,10 @@ class RewardInputs:
 class Source(Protocol):
     """One of the three rewards, before there are labels, a judge and a reward model."""
 
-    queries: Stream
+    @property
+    def queries(self) -> Stream:
+        """The stream that it trains on."""
+        ...
 
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """The reward function."""
@@ -102,6 +105,7 @@ class Verifiable:
 
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """See `Source`."""
+        assert inputs.labels is not None  # a row whose mix compares answers has labels
         return VerifiableReward(inputs.labels, self.right, self.wrong, self.unanswered)
 
 
@@ -226,7 +230,7 @@ class RewardMix:
     @property
     def used(self) -> dict[str, tuple[float, Source]]:
         """The weight and the reward of each term that has a weight."""
-        terms = {
+        terms: dict[str, tuple[float, Source]] = {
             "verifiable": (self.lambda_, self.verifiable),
             "judge": (self.mu, self.judge),
             "learned": (self.rho, self.learned),

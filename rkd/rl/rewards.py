@@ -33,7 +33,7 @@ class VerifiableReward:
             1, 0.1 and 0.
     """
 
-    labels: Mapping[str, str]
+    labels: Mapping[str, str | None]
     right: float = 1.0
     wrong: float = 0.1
     unanswered: float = 0.0
@@ -59,7 +59,8 @@ class LearnedReward:
 
         @torch.no_grad()
         def score(reward_model: RewardModel, batch: ResponseBatch) -> Tensor:
-            return reward_model(batch.to(reward_model.model.device)).cpu()
+            rewards: Tensor = reward_model(batch.to(reward_model.model.device))
+            return rewards.cpu()
 
         prompts = self.prompt.encode(queries, self.tokenizer)
         texts, finished = [response.text for response in responses], [response.is_finished for response in responses]
@@ -226,11 +227,14 @@ class WeightedReward:
             if rows:
                 own = reward([queries[row] for row in rows], [responses[row] for row in rows])
                 components[name][rows] = own.total.float()
-        return Rewards(sum(weight * components[name] for name, (weight, *_) in self.parts.items()), components)
+        total = torch.zeros(len(responses))
+        for name, (weight, *_) in self.parts.items():
+            total = total + weight * components[name]
+        return Rewards(total, components)
 
 
 def _answers(
-    queries: Sequence[Query], responses: Sequence[Response], labels: Mapping[str, str]
+    queries: Sequence[Query], responses: Sequence[Response], labels: Mapping[str, str | None]
 ) -> tuple[Tensor, Tensor]:
     """Whether each response has an answer, and whether it is the label; (B,) booleans."""
     answers = [extract_answer(response.text, query.dataset) for query, response in zip(queries, responses, strict=True)]

@@ -207,6 +207,7 @@ class Collector:
         token_rewards = self._token_rewards(drawn.rewards, adjustments, batch.response_mask, penalty)
         if self.kl.place == "reward":
             adjustments["kl_penalty"] = -self.kl.controller.coefficient * penalty.sum(1).cpu()
+        assert old.entropy is not None
         advantages, returns = self.estimate_advantages(token_rewards, old.values, batch.response_mask)
         return Rollout(
             value_head=self.value_head,
@@ -232,7 +233,9 @@ class Collector:
         if not self.rollouts.dynamic_sampling:
             drawn = self._sample(queries, seed)
             return drawn, len(drawn.responses)
-        kept, dull, left, sampled, missing = [], [], list(queries), 0, wanted
+        kept: list[Drawn] = []
+        dull: list[Drawn] = []
+        left, sampled, missing = list(queries), 0, wanted
         while missing and left:
             block, left = left[:missing], left[missing:]
             drawn = self._sample(block, seed)
@@ -294,8 +297,11 @@ def in_minibatches(policy: Policy, batch: ResponseBatch, prompts_per_pass: int, 
         return [None if f is None else torch.nn.functional.pad(f, (0, width - f.shape[1])) for f in fields]
 
     parts = map_over_copies(evaluate, policy, torch.arange(len(batch.prompt_ids)).split(prompts_per_pass))
-    joined = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
-    return PolicyOutput(*joined)
+    logprobs, values, entropy = (
+        None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)
+    )
+    assert logprobs is not None
+    return PolicyOutput(logprobs, values, entropy)
 
 
 def _has_signal(rewards: Rewards, prompts: int) -> Tensor:

@@ -7,7 +7,8 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, Literal
 
 from pytorch_lightning import Trainer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,7 +68,7 @@ class RL:
         guard: ends a training whose policy collapses.
     """
 
-    is_left_out: ClassVar[bool] = False
+    is_left_out: ClassVar[Literal[False]] = False
 
     rollouts: Rollouts
     optimisation: Optimisation
@@ -184,21 +185,22 @@ class RL:
         without_dropout(lm)
         heads = len(terms) if self.advantages.needs_values else 0
         policy = Policy(lm, value_heads=heads, temperature=temperature)
-        shared = {
-            "policy": policy,
-            "reference": (AdaptersOff if reference is lm else Policy)(reference, temperature=temperature).eval(),
-            "generator": LocalGenerator("policy", lm, tokenizer, prompt, batch_responses=at_once),
-            "estimate_advantages": self.advantages,
-            "rollouts": self.rollouts,
-            "kl": copy.deepcopy(self.kl),  # its controller moves, and the next row starts from this one
-            "scaling": self.scaling,
-            "reduction": self.optimisation.reduction,
-        }
+        collector_of = partial(
+            Collector,
+            policy=policy,
+            reference=(AdaptersOff if reference is lm else Policy)(reference, temperature=temperature).eval(),
+            generator=LocalGenerator("policy", lm, tokenizer, prompt, batch_responses=at_once),
+            estimate_advantages=self.advantages,
+            rollouts=self.rollouts,
+            kl=copy.deepcopy(self.kl),  # its controller moves, and the next row starts from this one
+            scaling=self.scaling,
+            reduction=self.optimisation.reduction,
+        )
         minibatches = self.optimisation.minibatches_per_epoch
         loss_terms = []
         for place, (term, size) in enumerate(zip(terms, shares(self.rollouts, len(terms), count()), strict=True)):
             per_pass = math.ceil(size / count() / minibatches)
-            own = Collector(**shared, reward=term.reward, value_head=place, prompts_per_pass=per_pass)
+            own = collector_of(reward=term.reward, value_head=place, prompts_per_pass=per_pass)
             loss_terms.append(LossTerm(name=term.name, weight=term.weight, collector=own))
         return PolicyModule(loss_terms, self.optimisation, validate, seed, self.guard)
 
@@ -222,7 +224,7 @@ class RL:
 class NoRL:
     """The stage left out: the student stays as it is."""
 
-    is_left_out: ClassVar[bool] = True
+    is_left_out: ClassVar[Literal[True]] = True
 
     def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
         """None."""

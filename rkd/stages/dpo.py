@@ -6,9 +6,10 @@ r(q, a) = β log π(a | q) / π_ref(a | q); the reference policy is the student 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from rkd.config import ABOVE_0, check_ranges
@@ -20,7 +21,7 @@ from rkd.models.loading import copy_model, load_causal_lm, load_tokenizer
 from rkd.models.policy import Policy, without_dropout
 from rkd.records import PreferencePair
 from rkd.stages.preference_batches import NO_PAIR, PairBatch, collate_pairs, tokenize_pairs
-from rkd.training.checkpointing import KeepBest
+from rkd.training.checkpointing import KeepBest, batches_of
 from rkd.training.fsdp import ShardableModule
 from rkd.training.stage import TrainingContext
 from rkd.training.supervised import SupervisedTraining
@@ -59,7 +60,7 @@ class DPOModule(ShardableModule):
         """Let the policy, which is still the reference, say once how likely all responses are."""
         if self.reference_logprobs is not None:
             return  # an interrupted fit goes on: its policy is the reference no more
-        loader, own = self.trainer.train_dataloader, torch.zeros(self.pairs, 2, device=self.device)
+        loader, own = batches_of(self.trainer), torch.zeros(self.pairs, 2, device=self.device)
         batches = [loader.collate(batch) for batch in loader.batches]
 
         @torch.no_grad()
@@ -67,7 +68,7 @@ class DPOModule(ShardableModule):
             with self.trainer.precision_plugin.forward_context():
                 return pair_logprobs(policy, batch.to(self.device))
 
-        for batch, logprobs in zip(batches, map_over_copies(measure, self.whole().policy, batches), strict=True):
+        for batch, logprobs in zip(batches, map_over_copies(measure, self.whole_part(Policy), batches), strict=True):
             own[batch.numbers] = logprobs.float()
         self.reference_logprobs = sum_over_processes(own)  # each process has read its share
 
@@ -80,6 +81,7 @@ class DPOModule(ShardableModule):
     def loss(self, part: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss on some pairs, and what is logged of them; log-probabilities are sums over a response's tokens."""
         chosen, rejected = pair_logprobs(self.policy, part).T  # (B,), (B,)
+        assert self.reference_logprobs is not None  # `on_train_start` measured them
         reference = self.reference_logprobs.to(chosen.device)[part.numbers]
         loss = dpo_loss(chosen, rejected, *reference.T, beta=self.settings.beta)
         margins = self.settings.beta * ((chosen - rejected).detach() - (reference[:, 0] - reference[:, 1]))
@@ -92,7 +94,8 @@ class DPOModule(ShardableModule):
         }
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
-        self.log("validation/accuracy", self.validate(self.whole().policy.lm), batch_size=1, sync_dist=True)
+        assert self.validate is not None  # without it there is no validation
+        self.log("validation/accuracy", self.validate(self.whole_part(Policy).lm), batch_size=1, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the reference's log-probabilities: the weights that gave them have changed since."""
@@ -102,7 +105,7 @@ class DPOModule(ShardableModule):
         """Take them from the interrupted fit."""
         self.reference_logprobs = checkpoint["reference_logprobs"]
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         return self.settings.adamw(self)
 
 
@@ -167,7 +170,7 @@ class DPO(SupervisedTraining):
 class NoDPO:
     """No direct preference optimisation: the student goes on as it came."""
 
-    is_left_out: ClassVar[bool] = True
+    is_left_out: ClassVar[Literal[True]] = True
 
     def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
         """None."""

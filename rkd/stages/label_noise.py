@@ -45,6 +45,16 @@ class NoisyLabels:
         """See `Labels`."""
         return self.labels.uses_gold
 
+    @property
+    def is_graded(self) -> bool:
+        """See `Labels`."""
+        return self.labels.is_graded
+
+    @property
+    def highest_score(self) -> float:
+        """See `Labels`."""
+        return self.labels.highest_score
+
     def label(self, queries: Sequence[Query], responses: Sequence[Sequence[Response]]) -> list[PseudoLabel]:
         """The labels; a query without one gets none."""
         right = self.labels.label(queries, responses)

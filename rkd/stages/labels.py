@@ -6,7 +6,7 @@ place only: by `GoldLabels`, which says so in its name.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from rkd.data.answers import answers_match, count_votes, extract_answer, majority
 from rkd.records import PseudoLabel, Query, Response, ScoredResponse
@@ -17,6 +17,8 @@ class Labels(Protocol):
     """Who makes y*; `uses_gold` says whether the queries must carry their gold answers."""
 
     uses_gold: ClassVar[bool]
+    is_graded: ClassVar[Literal[False]]
+    highest_score: ClassVar[float]
 
     def label(self, queries: Sequence[Query], responses: Sequence[Sequence[Response]]) -> list[PseudoLabel]:
         """One label for each query."""
@@ -36,7 +38,7 @@ class MajorityVote:
     """
 
     uses_gold: ClassVar[bool] = False
-    is_graded: ClassVar[bool] = False
+    is_graded: ClassVar[Literal[False]] = False
     highest_score: ClassVar[float] = 1.0
 
     threshold: float = 0.7
@@ -64,7 +66,7 @@ class GoldLabels:
     """The label is the gold answer: for rows that the papers train with labels."""
 
     uses_gold: ClassVar[bool] = True
-    is_graded: ClassVar[bool] = False
+    is_graded: ClassVar[Literal[False]] = False
     highest_score: ClassVar[float] = 1.0
 
     def label(self, queries: Sequence[Query], responses: Sequence[Sequence[Response]]) -> list[PseudoLabel]:
@@ -87,7 +89,7 @@ class RubricGrades:
     """
 
     uses_gold: ClassVar[bool] = False
-    is_graded: ClassVar[bool] = True
+    is_graded: ClassVar[Literal[True]] = True
 
     highest: int = 5
 

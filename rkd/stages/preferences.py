@@ -82,7 +82,7 @@ class Pairs:
     ) -> tuple[list[_Side], list[_Side]]:
         best_of_teacher, best_of_student = (_right_and_wrong(own, self.best_score)[0] for own in (teacher, student))
         teacher_pairs = _product(best_of_teacher, best_of_student)
-        student_pairs = [(a, b) for a in student for b in student if a.score > b.score]
+        student_pairs = [(a, b) for a in student for b in student if _score_of(a) > _score_of(b)]
         return teacher_pairs, student_pairs
 
 
@@ -221,13 +221,19 @@ class StoredPairs:
 
     def _of_query(self, side: ScoredResponse, query: Query) -> ScoredResponse:
         response = replace(side.response, query_id=query.id)
-        return replace(side, response=response, score=self.best_score * side.score)
+        return replace(side, response=response, score=self.best_score * _score_of(side))
 
     def _file(self) -> Path:
         path = Path(self.path).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"pairs.path={self.path} is no file. Name a JSONL file of preference pairs.")
         return path
+
+
+def _score_of(one: ScoredResponse) -> float:
+    """ℓ of a response that has a verdict."""
+    assert one.score is not None
+    return one.score
 
 
 def _judged(scored: Sequence[ScoredResponse]) -> list[ScoredResponse]:

@@ -7,9 +7,10 @@ chosen, rejected, chosen, ….
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from rkd.data.preference_files import write_pairs
@@ -36,7 +37,7 @@ from rkd.training.supervised import SupervisedTraining
 from rkd.work import FORWARD, STUDENT, Sizes, Work, about, epochs_said
 
 # What the best validation can be chosen by, and which way is better.
-CRITERIA = {
+CRITERIA: dict[str, Literal["max", "min"]] = {
     "student_pos_neg_accuracy": "max",
     "right_over_wrong_accuracy": "max",
     "pair_accuracy": "max",
@@ -106,10 +107,11 @@ class RewardModelModule(ShardableModule):
         return losses["loss"], measured
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
-        metrics = self.validate(self.whole().reward_model)
+        assert self.validate is not None  # without it there is no validation
+        metrics = self.validate(self.whole_part(RewardModel))
         self.log_dict({f"validation/{name}": value for name, value in metrics.items()}, batch_size=1, sync_dist=True)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         return self.settings.adamw(self)
 
 
@@ -219,7 +221,7 @@ class RewardModelTraining(SupervisedTraining):
 class NoRewardModel:
     """No learned reward: rows whose reinforcement learning, if any, needs none."""
 
-    is_left_out: ClassVar[bool] = True
+    is_left_out: ClassVar[Literal[True]] = True
 
     def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
         """None."""
@@ -239,7 +241,8 @@ def score_pairs(reward_model: RewardModel, pairs: Sequence[TokenizedPair], pad_i
     @torch.no_grad()
     def score(own: RewardModel, rows: list[int]) -> Tensor:
         batch = collate_pairs([pairs[index] for index in rows], pad_id).to(own.model.device)
-        return own(batch.responses).view(-1, 2).cpu()
+        scores: Tensor = own(batch.responses)
+        return scores.view(-1, 2).cpu()
 
     rewards = torch.empty(len(pairs), 2)
     for rows, scores in zip(batches, map_over_copies(score, reward_model, batches), strict=True):

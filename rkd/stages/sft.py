@@ -6,8 +6,9 @@ token included, so that it learns to stop. Which responses those are (voted, unf
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -70,9 +71,10 @@ class SFTModule(ShardableModule):
         return loss
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
-        self.log("validation/accuracy", self.validate(self.whole().policy.lm), batch_size=1, sync_dist=True)
+        assert self.validate is not None  # without it there is no validation
+        self.log("validation/accuracy", self.validate(self.whole_part(Policy).lm), batch_size=1, sync_dist=True)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         return self.settings.adamw(self)
 
 
@@ -116,7 +118,7 @@ class SFT(SupervisedTraining):
             tokens,
             # The longer part: prompts and responses are padded apart (GSM8K: 22 % of padding; by their sum 43 %).
             lambda example: max(map(len, example)),
-            lambda batch: collate(*zip(*batch, strict=True), pad_id),
+            lambda batch: collate([prompt for prompt, _ in batch], [response for _, response in batch], pad_id),
             best,
             context,
             has_validation=context.validate is not None,
@@ -146,7 +148,7 @@ class NoSFT:
         """Nothing: without a training no setting decides what is left."""
         return {}
 
-    is_left_out: ClassVar[bool] = True
+    is_left_out: ClassVar[Literal[True]] = True
 
     def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
         """None."""

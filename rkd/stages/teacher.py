@@ -7,7 +7,7 @@ teacher has answered already.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class TeacherSamples:
         max_response_tokens: tokens of the teacher's tokenizer.
     """
 
-    is_recorded: ClassVar[bool] = False
+    is_recorded: ClassVar[Literal[False]] = False
 
     first_pass: Schedule
     second_pass: Schedule | None
@@ -105,7 +105,7 @@ class TeacherSamples:
 class RecordedSamples:
     """What a stored teacher answered: every recorded response, in one pass."""
 
-    is_recorded: ClassVar[bool] = True
+    is_recorded: ClassVar[Literal[True]] = True
 
     first_pass: None = None  # how they were drawn is not known
     second_pass: None = None
@@ -115,7 +115,7 @@ class RecordedSamples:
         """None: nobody is asked."""
         return []
 
-    def first(self, generator: StoredTeacher, queries: Sequence[Query], seed: int) -> list[list[Response]]:  # noqa: ARG002
+    def first(self, generator: TextGenerator, queries: Sequence[Query], seed: int) -> list[list[Response]]:  # noqa: ARG002
         """All responses to each query.
 
         Raises:
@@ -132,7 +132,7 @@ class RecordedSamples:
             )
         return responses
 
-    def second(self, generator: StoredTeacher, queries: Sequence[Query], seed: int) -> list[list[Response]]:  # noqa: ARG002
+    def second(self, generator: TextGenerator, queries: Sequence[Query], seed: int) -> list[list[Response]]:  # noqa: ARG002
         """No further responses."""
         return [[] for _ in queries]
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from rkd.store.partial_results import PartialResults
+from rkd.training.lightning_private import is_validated_next
 
 BEST = "best"  # the weights of the best validations, numbered
 HISTORY_FILE = "history.jsonl"  # beside a trained model: what was measured on the way
@@ -163,7 +164,7 @@ class Checkpoints(Callback):
         self._place: dict[str, int] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        checkpoint["batches"] = _loader_of(trainer).state_dict()
+        checkpoint["batches"] = batches_of(trainer).state_dict()
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         self._place = checkpoint["batches"]
@@ -171,7 +172,7 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         # Lightning does the same, but not where an optimiser has asked for the number of steps before.
         if self._place is not None:
-            _loader_of(trainer).load_state_dict(self._place)
+            batches_of(trainer).load_state_dict(self._place)
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         place = [self.seed, trainer.fit_loop.total_batch_idx, trainer.global_rank]
@@ -179,10 +180,7 @@ class Checkpoints(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         # Where a validation follows, a checkpoint before it would be gone on from without that validation.
-        loop = trainer.fit_loop
-        assert loop._data_fetcher is not None  # it gave out the batch
-        is_due = time.monotonic() - self._last >= self.seconds
-        is_due = is_due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+        is_due = time.monotonic() - self._last >= self.seconds and not is_validated_next(trainer)
         if trainer.strategy.broadcast(is_due):  # the clocks of two processes differ
             self._save(trainer)
 
@@ -198,7 +196,8 @@ class Checkpoints(Callback):
         self._last = time.monotonic()
 
 
-def _loader_of(trainer: Trainer) -> Batches[Any, Any]:
+def batches_of(trainer: Trainer) -> Batches[Any, Any]:
+    """The training batches of a trainer."""
     loader = trainer.train_dataloader
     assert isinstance(loader, Batches)
     return loader

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from rkd.io import write_rows
+from rkd.training.lightning_private import logged_step, metrics_to_log
 
 CURVES_FILE = "curves.jsonl"  # a row for each call of the logger: its step, and its metrics
 
@@ -63,11 +64,10 @@ class Curves(OfStage, Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         # Lightning logs the batch behind this hook, in which a checkpoint may be saved that goes on behind the batch.
-        connector = trainer._logger_connector
         self._pending = []
-        if connector.should_update_logs and (measured := connector.metrics["log"]):
+        if measured := metrics_to_log(trainer):
             metrics = {name: float(value) for name, value in measured.items()} | {"epoch": trainer.current_epoch}
-            self._pending = [{"step": trainer.fit_loop.epoch_loop._batches_that_stepped, "metrics": metrics}]
+            self._pending = [{"step": logged_step(trainer), "metrics": metrics}]
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": [*self.rows, *self._pending]}

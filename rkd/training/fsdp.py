@@ -5,13 +5,15 @@ from the model, to score with it or to save it, all processes gather a whole cop
 """
 
 import copy
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from pytorch_lightning import LightningModule
 from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
+
+Part = TypeVar("Part", bound=nn.Module)
 
 
 class ShardableModule(LightningModule):
@@ -40,6 +42,12 @@ class ShardableModule(LightningModule):
         state = get_model_state_dict(getattr(self, self.part), options=StateDictOptions(full_state_dict=True))
         copied[self.part].load_state_dict(state)
         return copied.to(self.device)
+
+    def whole_part(self, kind: type[Part]) -> Part:
+        """Its part with all weights; all processes call it together."""
+        part = self.whole().get_submodule(self.part)
+        assert isinstance(part, kind)
+        return part
 
 
 def sharded(processes: int) -> Strategy:

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from pytorch_lightning.loggers import Logger
 
@@ -48,7 +48,10 @@ Data = TypeVar("Data", contravariant=True)
 class TrainingStage(Protocol[Data]):
     """A stage of the method that trains: SFT, DPO, reward model, RL; each has a stand-in that leaves it out."""
 
-    is_left_out: ClassVar[bool]
+    @property
+    def is_left_out(self) -> bool:
+        """Whether it does nothing."""
+        ...
 
     def fit(self, data: Data, context: TrainingContext) -> Any:
         """Train on the data, write the model to `context.folder`, and return a report, a dataclass of numbers."""

@@ -7,11 +7,12 @@ and settings are these.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 
 from rkd.config import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
 from rkd.distributed import count, own_share
@@ -60,7 +61,7 @@ class SupervisedTraining:
     """
 
     stage: ClassVar[str]  # its config group
-    is_left_out: ClassVar[bool] = False
+    is_left_out: ClassVar[Literal[False]] = False
 
     learning_rate: float
     epochs: int
@@ -165,7 +166,7 @@ class SupervisedTraining:
             raise ValueError(f"{self.stage}: {len(whole[-1])} examples are too few for {count()} processes.")
         return [own_share(batch) for batch in whole]
 
-    def adamw(self, module: LightningModule) -> dict[str, Any]:
+    def adamw(self, module: LightningModule) -> OptimizerLRSchedulerConfig:
         """What `configure_optimizers` returns: AdamW, its rate by `learning_rate_factor` over the trainer's own steps.
 
         Vectors (biases and norms) are not decayed.

@@ -10,6 +10,7 @@ from rkd.evaluation.results import (
     Comparison,
     EvaluationResult,
     ModelResult,
+    Notes,
     RunResult,
     read_result,
     write_result,
@@ -37,12 +38,12 @@ RESULT = RunResult(
     config={"rl": {"lr": 1e-5, "betas": [0.9, 0.95]}, "dataset": None},
     revision=None,
     versions={"torch": "2.13"},
-    counts={"queries": 100, "pairs_per_query": 2.5},
     costs={"rl": {"seconds": 12.5, "tokens": 1000}},
     models=[ModelResult(role="Ours", test_sets={"mini_math": MATH})],
     comparisons=[Comparison("Ours", "SFT", "mini_math", 3, 1, 0.5, 0.625)],
     failure=None,
     created="2030-01-01T00:00:00+00:00",
+    notes=Notes(counts={"queries": 100, "pairs_per_query": 2.5}),
 )
 
 
@@ -53,18 +54,25 @@ def test_result_reads_back_as_it_was_written_from_folder_or_file(tmp_path):
     assert [file.name for file in (tmp_path / "job").iterdir()] == ["result.json"]
 
 
+def test_a_result_of_before_there_were_notes_is_read(tmp_path):
+    path = write_result(RESULT, tmp_path / "job")
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**fields.pop("notes"), **fields}), encoding="utf-8")
+    assert read_result(path) == RESULT
+
+
 def test_a_judges_quality_reads_back_with_and_without_what_older_results_lack(tmp_path):
     counts = VerdictCounts(3, 1, 2, 4, 1)
     bins = {"0": ReliabilityBin(0, None, None), "1": ReliabilityBin(10, 0.15, 0.5)}
     full = JudgeQuality(counts, 0.8, None, bins, 0.7, 200, {"colon": 0.25, "yes": 0.0})
     for name, quality in (("full", full), ("older", JudgeQuality(counts, 0.8, 0.99))):
-        path = write_result(dataclasses.replace(RESULT, judge=quality), tmp_path / name)
-        assert read_result(path).judge == quality
+        path = write_result(dataclasses.replace(RESULT, notes=Notes(judge=quality)), tmp_path / name)
+        assert read_result(path).notes.judge == quality
     written = json.loads(path.read_text(encoding="utf-8"))
     for field in ("reliability", "agreement_with_label", "attacked_queries", "attacks_accepted"):
-        del written["judge"][field]
+        del written["notes"]["judge"][field]
     path.write_text(json.dumps(written), encoding="utf-8")
-    assert read_result(path).judge == JudgeQuality(counts, 0.8, 0.99)
+    assert read_result(path).notes.judge == JudgeQuality(counts, 0.8, 0.99)
 
 
 def test_failed_job_keeps_its_reason(tmp_path):
@@ -82,7 +90,7 @@ def test_writing_again_replaces_the_result(tmp_path):
 def test_number_that_is_not_finite_is_refused_and_leaves_the_old_result(tmp_path):
     write_result(RESULT, tmp_path)
     with pytest.raises(ValueError, match="Out of range float"):
-        write_result(dataclasses.replace(RESULT, counts={"reward": float("nan")}), tmp_path)
+        write_result(dataclasses.replace(RESULT, notes=Notes(counts={"reward": float("nan")})), tmp_path)
     assert read_result(tmp_path) == RESULT
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
@@ -102,7 +110,7 @@ def test_missing_result_names_what_is_there(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"sed": 1}, "RunResult has no field 'sed'"), ({"row": None}, "missing 1 required .*argument")],
+    [({"sed": 1}, "RunResult has no field 'sed'"), ({"row": None}, "field 'row' is missing")],
 )
 def test_file_of_other_fields_is_refused_by_name(tmp_path, change, words):
     fields = dataclasses.asdict(RESULT) | change

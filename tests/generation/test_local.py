@@ -31,7 +31,7 @@ SAMPLING = Sampling(temperature=1.0, samples_per_query=3, max_response_tokens=12
 def test_few_queries_are_two_batches_on_however_many_cores(tokenizer: PreTrainedTokenizerBase, cores: int):
     done: list[int] = []
     with side_by_side.cores(cores, small_models=True):
-        generator(tokenizer, partial=done.append).generate(QUERIES, SAMPLING, 0)
+        generator(tokenizer, advance=done.append).generate(QUERIES, SAMPLING, 0)
     assert done == [2, 2]
 
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -21,6 +23,7 @@ def test_readme_shows_the_tables_of_the_results() -> None:
     assert [row for row in rows if row not in readme] == []
 
 
+@pytest.mark.slow
 def test_benchmarks_find_what_they_import_and_the_calls_they_time() -> None:
     names = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "trl_rl")  # which needs TRL
     assert "shares" in names

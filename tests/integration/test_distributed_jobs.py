@@ -1,6 +1,7 @@
 """Jobs whose trainings take several processes: what they leave, what is refused, and how they end."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -109,8 +110,7 @@ def test_rl_in_shards_is_refused_with_what_to_do_instead(world, tmp_path):
 
 
 def test_when_the_rollout_cannot_be_shared_out_the_job_says_so_at_once(world, tmp_path):
-    process = started(with_ddp(world, tmp_path, "rl.optimisation.minibatches_per_epoch=4"), tmp_path)
-    seen, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "rl.rollouts.queries_per_rollout=4 must be a multiple of the 2 processes" in seen
+    message = "rl.rollouts.queries_per_rollout=4 must be a multiple of the 2 processes"
+    with pytest.raises(JobError, match=re.escape(message)):
+        run_job(tiny_world.composed(with_ddp(world, tmp_path, "rl.optimisation.minibatches_per_epoch=4")))
     assert not (tmp_path / "artifacts").exists()

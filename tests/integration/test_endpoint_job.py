@@ -73,11 +73,11 @@ def test_a_row_is_distilled_from_a_server_and_judged_by_one(world, tmp_path, mon
     assert "tokens/s" in seen
     assert "reused, made before" in again
     # All labels are right; the wrong samples are a minority.
-    assert first.counts["training_without_label"] == 0
-    assert first.labels.precision == 1.0
+    assert first.notes.counts["training_without_label"] == 0
+    assert first.notes.labels.precision == 1.0
     assert first.models[0].test_sets["svamp"].accuracy == 1.0
     assert first.costs["teacher_first_training"]["tokens"] > 0
-    assert first.judge.mean_yes_no_mass == pytest.approx(0.75)
+    assert first.notes.judge.mean_yes_no_mass == pytest.approx(0.75)
     assert not files_with(KEY, tmp_path)
     assert KEY not in seen + again
     assert files_with("TINY_KEY", tmp_path)
@@ -110,7 +110,7 @@ def test_a_killed_job_ends_as_one_that_was_left_alone_and_pays_once(world, tmp_p
     assert "going on where an earlier job ended" in seen
     (alone,), (resumed,) = results(tmp_path / "whole"), results(tmp_path / "killed")
     assert resumed.models == alone.models
-    assert resumed.judge == alone.judge
+    assert resumed.notes.judge == alone.notes.judge
     tokens = [{name: cost.get("tokens") for name, cost in one.costs.items()} for one in (alone, resumed)]
     assert tokens[0] == tokens[1]
 
@@ -222,5 +222,5 @@ def test_a_row_is_judged_and_rewarded_by_scores_that_a_server_writes(world, tmp_
         run(world, tmp_path, server.url, *written, stages=[*SFT, *RL])
     (result,) = results(tmp_path)
     assert result.failure is None
-    assert result.judge.verdicts.without_verdict > 0
-    assert result.judge.mean_yes_no_mass is None
+    assert result.notes.judge.verdicts.without_verdict > 0
+    assert result.notes.judge.mean_yes_no_mass is None

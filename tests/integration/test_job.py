@@ -38,9 +38,9 @@ def test_a_job_leaves_result_table_and_figure(finished):
     assert [model.role for model in result.models] == ROLES
     assert result.failure is None
     # The best of RL's validations, whatever the test says.
-    assert accuracy == max(row["validation_accuracy"] for row in result.histories["rl"])
+    assert accuracy == max(row["validation_accuracy"] for row in result.notes.histories["rl"])
     # 40 distinct questions, a tenth of them kept for validation; 12 test questions.
-    assert (result.counts["training_queries"], result.counts["validation_queries"]) == (36, 4)
+    assert (result.notes.counts["training_queries"], result.notes.counts["validation_queries"]) == (36, 4)
     assert result.models[0].test_sets["svamp"].n == 12
     assert result.config["dataset"]["name"] == "svamp"
 
@@ -80,7 +80,7 @@ def test_recorded_responses_teach_as_a_model_does_and_are_tested_where_they_answ
     assert "52 recorded responses" in seen
     assert [model.role for model in result.models] == ROLES
     assert result.models[0].test_sets["svamp"].accuracy == 1.0
-    assert result.labels.precision == 1.0
+    assert result.notes.labels.precision == 1.0
     assert {comparison.second for comparison in result.comparisons} == set(ROLES[:4])
 
 
@@ -88,8 +88,8 @@ def test_queries_without_a_recorded_response_are_left_out(world, tmp_path):
     teacher = stored_teacher(tmp_path, (200, 30))
     _, seen = run(world, tmp_path, *teacher, "experiments=sft", stages=SFT, without=WITHOUT_MODEL)
     result, _ = only_result(tmp_path)
-    answered = result.counts["training_queries"] - result.counts["training_without_response"]
-    assert result.counts["sft_examples"] == answered < 36
+    answered = result.notes.counts["training_queries"] - result.notes.counts["training_without_response"]
+    assert result.notes.counts["sft_examples"] == answered < 36
     assert "0 of 12 queries of svamp have a recorded response, so it is not evaluated there" in seen
     assert result.models[0].test_sets == {}
     assert "teacher" not in {comparison.second for comparison in result.comparisons}
@@ -151,10 +151,10 @@ def test_the_overlap_with_the_training_questions_is_printed_and_kept(finished):
 
 def test_a_result_has_the_validations_of_each_stage(finished):
     result, _ = only_result(finished[0])
-    assert result.histories.keys() == {"sft", "reward_model", "rl"}
-    assert [set(row) for row in result.histories["sft"]] == [{"step", "share", "accuracy"}]
+    assert result.notes.histories.keys() == {"sft", "reward_model", "rl"}
+    assert [set(row) for row in result.notes.histories["sft"]] == [{"step", "share", "accuracy"}]
     # Before reinforcement learning, and after each of two rollouts; the rollouts themselves stay with the policy.
-    assert [row["episodes"] for row in result.histories["rl"]] == [0, 32, 64]
+    assert [row["episodes"] for row in result.notes.histories["rl"]] == [0, 32, 64]
 
 
 def test_evaluate_only_makes_nothing_but_evaluations(world, tmp_path):
@@ -188,7 +188,7 @@ def test_poisoned_gold_answers_change_no_weight_of_a_label_free_row(world, finis
     clean, _, _ = finished
     run(world, tmp_path, f"dataset.source={world / 'poisoned'}")
     result, _ = only_result(tmp_path)
-    assert result.labels.precision == 0.0  # the poison is there, and only the report has seen it
+    assert result.notes.labels.precision == 0.0  # the poison is there, and only the report has seen it
     for stage in ("sft", "reward_model", "rl"):
         a, b = weights(clean, stage), weights(tmp_path, stage)
         assert all(a[name].equal(b[name]) for name in a), stage

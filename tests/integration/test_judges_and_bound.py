@@ -13,15 +13,15 @@ def test_a_judge_is_asked_about_the_first_pass_and_trains_nobody(world, same_sto
     _, seen = run(world, same_store, "judge=hf", f"judge.name_or_path={world / 'teacher'}", *JUDGE_WORDS)
     made = [line for line in seen.splitlines() if "✓" in line and "reused" not in line]
     assert [line.split()[1] for line in made] == ["judge_training", "judge_attacks"]
-    (judged,) = [r for r in map(read_result, (same_store / "outputs").iterdir()) if r.judge is not None]
-    counts = judged.judge.verdicts
+    (judged,) = [r for r in map(read_result, (same_store / "outputs").iterdir()) if r.notes.judge is not None]
+    counts = judged.notes.judge.verdicts
     assert counts.without_verdict == 0
-    verdicts = judged.verdicts
+    verdicts = judged.notes.verdicts
     right = verdicts.right_called_right + verdicts.right_called_wrong
     assert counts.right_called_right + counts.right_called_wrong >= right  # those without a label are judged, too
-    assert 0 <= judged.judge.mean_yes_no_mass <= 1
-    assert set(judged.judge.attacks_accepted) == set(KINDS)
-    assert sum(one.count for one in judged.judge.reliability.values()) == sum(dataclasses.astuple(counts))
+    assert 0 <= judged.notes.judge.mean_yes_no_mass <= 1
+    assert set(judged.notes.judge.attacks_accepted) == set(KINDS)
+    assert sum(one.count for one in judged.notes.judge.reliability.values()) == sum(dataclasses.astuple(counts))
 
 
 def test_a_row_that_trains_nothing_labels_its_training_queries_for_a_judge_alone(world, same_store):
@@ -37,11 +37,11 @@ def test_a_row_that_trains_nothing_labels_its_training_queries_for_a_judge_alone
 def test_other_judges_are_asked_about_the_same_responses(world, same_store, judge, has_mass):
     words = JUDGE_WORDS if judge == "student" else []
     run(world, same_store, f"judge={judge}", *words, stages=["sft=none", "reward_model=none", "rl=none"])
-    (judged,) = [r for r in map(read_result, (same_store / "outputs").iterdir()) if r.judge is not None]
-    assert (judged.judge.mean_yes_no_mass is not None) == has_mass
-    unreadable = judged.judge.verdicts.without_verdict
-    scored = sum(one.count for one in judged.judge.reliability.values())
-    assert scored + unreadable == sum(dataclasses.astuple(judged.judge.verdicts))
+    (judged,) = [r for r in map(read_result, (same_store / "outputs").iterdir()) if r.notes.judge is not None]
+    assert (judged.notes.judge.mean_yes_no_mass is not None) == has_mass
+    unreadable = judged.notes.judge.verdicts.without_verdict
+    scored = sum(one.count for one in judged.notes.judge.reliability.values())
+    assert scored + unreadable == sum(dataclasses.astuple(judged.notes.judge.verdicts))
     assert unreadable == 0 or judge == "written"  # of random weights
 
 
@@ -55,7 +55,7 @@ def test_the_bound_is_measured_on_samples_of_both_policies(world, same_store):
     )
     made = [line.split()[1] for line in seen.splitlines() if "✓" in line and "reused" not in line]
     assert made == ["bound_samples_sft", "bound_samples_rl"]
-    (measured,) = [r for r in map(read_result, (same_store / "outputs").iterdir()) if r.bound]
-    assert set(measured.bound) == {"label", "learned"}
-    assert measured.bound["label"].true_gain == measured.bound["learned"].true_gain
+    (measured,) = [r for r in map(read_result, (same_store / "outputs").iterdir()) if r.notes.bound]
+    assert set(measured.notes.bound) == {"label", "learned"}
+    assert measured.notes.bound["label"].true_gain == measured.notes.bound["learned"].true_gain
     assert measured.costs["bound_samples_rl"]["tokens"] > 0

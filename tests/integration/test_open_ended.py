@@ -46,15 +46,15 @@ def test_a_whole_job_is_graded_trained_and_compared(job):
         assert test.win_rate.rubric is not None
         assert all(0 <= outcome <= 1 for outcome in test.outcomes)
         assert (test.pass_at_8, test.maj_at_8) == (None, None)
-    teacher, student = result.grades["teacher_training"], result.grades["student_samples_training"]
+    teacher, student = result.notes.grades["teacher_training"], result.notes.grades["student_samples_training"]
     assert teacher.mean > student.mean
     assert student.exact == 1
     assert student.unreadable > 0
     assert f"{student.unreadable} of " in seen
-    assert result.labels is None
-    assert result.counts["training_pairs"] > 0
-    assert result.counts["sft/best_validation"] <= 1
-    rewarded = result.histories["rl"]
+    assert result.notes.labels is None
+    assert result.notes.counts["training_pairs"] > 0
+    assert result.notes.counts["sft/best_validation"] <= 1
+    rewarded = result.notes.histories["rl"]
     assert all(row["reward"] > -5 for row in rewarded if "reward" in row)
 
 
@@ -72,7 +72,7 @@ def test_a_result_with_win_rates_is_tabulated_and_summarized(job):
     assert own.n == len(result.models[-1].test_sets["svamp"].outcomes)
     assert own.accuracy == pytest.approx(result.models[-1].test_sets["svamp"].accuracy, abs=1e-3)
     assert own.win_rate.length_controlled == result.models[-1].test_sets["svamp"].win_rate.length_controlled
-    assert summary.values["grades.teacher_training.unreadable"] == result.grades["teacher_training"].unreadable
+    assert summary.values["grades.teacher_training.unreadable"] == result.notes.grades["teacher_training"].unreadable
 
 
 @pytest.mark.parametrize(

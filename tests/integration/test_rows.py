@@ -48,11 +48,15 @@ def test_each_row_is_tested_beside_the_models_it_comes_of(rows, row):
 def test_dpo_starts_from_the_sft_student_and_is_the_rows_model(rows, finished):
     result, ours = read_result(rows["dpo"]), only_result(finished[0])
     assert fingerprint_of(rows["dpo"], "dpo")["student"] == fingerprint_of(ours[1], "reward_model")["student"]
-    assert result.counts["dpo/pairs"] == result.counts["training_pairs"] == ours[0].counts["training_pairs"]
+    assert (
+        result.notes.counts["dpo/pairs"]
+        == result.notes.counts["training_pairs"]
+        == ours[0].notes.counts["training_pairs"]
+    )
     # The start, and two validations of one epoch.
-    assert [row["share"] for row in result.histories["dpo"]][::2] == [0.0, 1.0]
-    assert len(result.histories["dpo"]) == 3
-    assert result.reward_model == {}
+    assert [row["share"] for row in result.notes.histories["dpo"]][::2] == [0.0, 1.0]
+    assert len(result.notes.histories["dpo"]) == 3
+    assert result.notes.reward_model == {}
 
 
 def test_without_warm_up_the_policy_alone_starts_from_the_untuned_student(rows, finished):
@@ -76,32 +80,32 @@ def test_every_reward_model_is_judged_by_the_same_pairs(rows, finished):
     assert {fingerprint["validation_pairs"] for fingerprint in used} == {
         fingerprint_of(folder, "reward_model")["validation_pairs"]
     }
-    kinds = {"pos_neg_accuracy", "student_pos_neg_accuracy", "pos_pos_accuracy"} & ours.reward_model.keys()
+    kinds = {"pos_neg_accuracy", "student_pos_neg_accuracy", "pos_pos_accuracy"} & ours.notes.reward_model.keys()
     assert "student_pos_neg_accuracy" in kinds
-    assert all(0 <= ours.reward_model[name] <= 1 for name in kinds)
-    assert ours.counts["reward_model/validation_pairs_of/pair_accuracy"] == ours.counts["validation_pairs"]
-    history = ours.histories["reward_model"]
-    assert ours.reward_model in [{name: row[name] for name in ours.reward_model} for row in history]
+    assert all(0 <= ours.notes.reward_model[name] <= 1 for name in kinds)
+    assert ours.notes.counts["reward_model/validation_pairs_of/pair_accuracy"] == ours.notes.counts["validation_pairs"]
+    history = ours.notes.histories["reward_model"]
+    assert ours.notes.reward_model in [{name: row[name] for name in ours.notes.reward_model} for row in history]
 
 
 def test_the_best_of_n_asks_the_reward_model_of_ours_and_trains_no_policy(rows, finished):
     result, ours = read_result(rows["best_of_n"]), only_result(finished[0])[1]
     assert fingerprint_of(rows["best_of_n"], "reward_model") == fingerprint_of(ours, "reward_model")
-    assert "rl/episodes" not in result.counts or result.counts["rl/episodes"] == 0
+    assert "rl/episodes" not in result.notes.counts or result.notes.counts["rl/episodes"] == 0
     assert result.models[-1].test_sets["svamp"].pass_at_8 is None
 
 
 def test_the_judges_verdict_can_be_the_reward_without_a_reward_model(rows):
     result = read_result(rows["judge_reward"])
-    assert result.judge is not None
-    assert result.reward_model == {}
-    assert result.counts["rl/episodes"] > 0
+    assert result.notes.judge is not None
+    assert result.notes.reward_model == {}
+    assert result.notes.counts["rl/episodes"] > 0
 
 
 def test_noisy_labels_are_wrong_and_the_teacher_is_asked_once(rows, finished):
     noisy, ours = read_result(rows["noisy_labels"]), only_result(finished[0])[0]
-    assert noisy.labels.labelled == ours.labels.labelled
-    assert noisy.labels.right < ours.labels.right
+    assert noisy.notes.labels.labelled == ours.notes.labels.labelled
+    assert noisy.notes.labels.right < ours.notes.labels.right
     assert fingerprint_of(rows["noisy_labels"], "teacher_first_training") == fingerprint_of(
         only_result(finished[0])[1], "teacher_first_training"
     )
@@ -116,6 +120,6 @@ def test_a_row_without_any_training_evaluates_the_student_with_its_examples(worl
     assert result.models[-1].test_sets == few_shot.test_sets
     assert not (folder / "learning_curves.png").exists()
     assert not list((tmp_path / "artifacts").glob("teacher_*"))  # nobody was asked for labels
-    assert result.labels is None
+    assert result.notes.labels is None
     untouched = load_file(world / "student" / "model.safetensors")
     assert all(untouched[name].equal(value) for name, value in weights(tmp_path, "rl").items())

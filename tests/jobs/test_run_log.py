@@ -69,7 +69,7 @@ def test_the_summary_holds_what_the_result_says(job):
         assert own.summary[f"{role}/svamp/accuracy"] == tested.accuracy
         assert own.summary[f"{role}/svamp/interval_low"] == tested.interval_low
     assert own.summary["teacher/svamp/n"] == 12
-    assert own.summary["labels/precision"] == result.labels.precision
+    assert own.summary["labels/precision"] == result.notes.labels.precision
     assert own.summary["costs/rl/seconds"] == result.costs["rl"]["seconds"]
     assert own.summary["costs/tokens"] == sum(cost["tokens"] for cost in result.costs.values())
 

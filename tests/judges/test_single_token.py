@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rkd.data.judge_prompts import JudgePrompt
-from rkd.generation.local import LocalModel
+from rkd.generation.local import ModelFolder
 from rkd.judges.base import Remembered, Verdict
 from rkd.judges.single_token import LocalYesNo, YesNoJudge, verdict_of
 from rkd.mini.tokenizer import train_tokenizer
@@ -164,5 +164,5 @@ def test_the_judge_of_a_config_opens_its_folder(tmp_path, tokenizer):
     llama(vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     stage = YesNoJudge(name="judge", name_or_path=str(tmp_path), prompt=PROMPT, is_hard=True)
-    assert isinstance(stage, LocalModel)
+    assert isinstance(stage, ModelFolder)
     assert set(stage.open().judge(QUERIES, RESPONSES)) <= {0.0, 1.0}

@@ -289,11 +289,16 @@ def test_examples_of_the_prompt_are_right(prompts):
         assert named.removesuffix(".") in example.question.partition("Options: ")[2].removesuffix(".").split(", ")
 
 
+@pytest.fixture(scope="module")
+def questions_of_other_splits() -> set[str]:
+    """800 questions of each split but that of pretraining."""
+    return {query.question for split in SPLITS[1:] for query in queries(split, 800, 0)}
+
+
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_each_category_is_a_kind_of_pretraining_text_from_the_pretraining_split(category):
+def test_each_category_is_a_kind_of_pretraining_text_from_the_pretraining_split(category, questions_of_other_splits):
     documents = list(itertools.islice(corpus.stream({f"choice_{category}": 1.0}, 0), 200))
-    others = {query.question for split in SPLITS[1:] for query in queries(split, 800, 0)}
-    assert others.isdisjoint(document.question for document in documents)
+    assert questions_of_other_splits.isdisjoint(document.question for document in documents)
     assert all(document.dataset == "mini_choice" and document.judged is None for document in documents)
 
 

@@ -125,14 +125,14 @@ def test_a_warning_is_shown_and_remembered(tmp_path):
 
 def test_without_a_terminal_short_work_shows_no_progress(tmp_path):
     own = runner(tmp_path)
-    with own.partial("sampling", 10) as advance:
+    with own.progress("sampling", 10) as advance:
         advance(10)
     assert seen(own) == ""
 
 
 def test_without_a_terminal_long_work_prints_a_line(tmp_path):
     own = runner(tmp_path, seconds_between_lines=0.0)
-    with own.partial("sampling", 10) as advance:
+    with own.progress("sampling", 10) as advance:
         advance(4)
         advance(3)
     assert "sampling: 4/10" in seen(own)
@@ -143,14 +143,14 @@ def test_on_a_terminal_a_bar_is_drawn_and_closed_when_the_work_fails(tmp_path):
     own = runner(tmp_path, terminal=True)
 
     def fail_half_way():
-        with own.partial("sampling", 10) as advance:
+        with own.progress("sampling", 10) as advance:
             advance(5)
             raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
         fail_half_way()
     assert "sampling" in seen(own)
-    with own.partial("again", 1):  # Rich refuses a second bar while one is open
+    with own.progress("again", 1):  # Rich refuses a second bar while one is open
         pass
 
 
@@ -199,7 +199,7 @@ def test_a_watcher_is_told_what_is_made_what_is_reused_and_what_it_was_made_from
 @pytest.mark.parametrize("terminal", [False, True])
 def test_how_it_goes_stands_beside_the_progress_and_is_said_at_the_end(tmp_path, terminal):
     own = runner(tmp_path, terminal=terminal, seconds_between_lines=0)
-    with own.partial("sampling", 3) as advance:
+    with own.progress("sampling", 3) as advance:
         advance(1)
         advance(1, "12 tokens/s, 0.5 spent")
         advance(1, "14 tokens/s, 0.7 spent")
@@ -211,7 +211,7 @@ def test_a_stage_that_fails_says_how_far_it_came(tmp_path):
     own = runner(tmp_path)
 
     def fail() -> None:
-        with own.partial("sampling", 3) as advance:
+        with own.progress("sampling", 3) as advance:
             advance(1, "0.5 spent")
             raise InterruptedError
 

@@ -78,7 +78,7 @@ def test_a_notebook_runs_on_the_committed_results(name):
 def test_jobs_are_compared_question_by_question(tmp_path):
     # Of 20 questions Ours solves the first 12, SFT the first 9.
     models = [ModelResult(role, {"math": on_test_set("math", right, 20, 0, 1)}) for role, right in SOLVED.items()]
-    values = {"row": "Ours", "seed": 0, "config": {}, "revision": None, "versions": {}, "counts": {}, "costs": {}}
+    values = {"row": "Ours", "seed": 0, "config": {}, "revision": None, "versions": {}, "costs": {}}
     made = {"models": models, "comparisons": [], "failure": None, "created": "2030-01-01T00:00:00+00:00"}
     write_result(RunResult(**values, **made), tmp_path / "job")
     text, _ = run("compare_runs", tmp_path, "OUTPUTS")

@@ -36,7 +36,6 @@ def run(seed: int = 0, *, ours_correct: int = 14, row: str = "Ours", **changes) 
         config={"seed": seed, "rl": {"lr": 1e-5}},
         revision=None,
         versions={},
-        counts={},
         costs={},
         models=models,
         comparisons=[

@@ -18,7 +18,9 @@ RIGHT_WRONG_NONE = responses("q", [says(8, "a"), says(9, "b"), "I do not know"])
 class OpenJudge:
     """A judge that is half sure of everything."""
 
-    def open(self, partial):  # noqa: ARG002
+    is_remote = False
+
+    def open(self, advance):  # noqa: ARG002
         return self
 
     def judge(self, queries, responses):  # noqa: ARG002

@@ -151,7 +151,7 @@ def test_an_interrupted_fit_ends_as_one_that_was_not(student, tmp_path, step):
                 raise Killed
 
     fit(STAGE, student, tmp_path / "whole", validate=validate)
-    resumable = {"validate": validate, "progress": PartialResults(tmp_path / "kept"), "seconds_between_checkpoints": 0}
+    resumable = {"validate": validate, "partial": PartialResults(tmp_path / "kept"), "seconds_between_checkpoints": 0}
     with pytest.raises(Killed):
         fit(STAGE, student, tmp_path / "killed", callbacks={"kill": Kill}, **resumable)
     fit(STAGE, student, tmp_path / "killed", **resumable)

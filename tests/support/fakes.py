@@ -71,4 +71,4 @@ def progress_beside(folder: Path) -> PartialResults:
 def context(start: Checkpoint, folder: Path, **settings: Any) -> TrainingContext:
     """What a training on a CPU is given, its progress beside the folder."""
     usual = {"prompt": PROMPT, "training": Training(accelerator="cpu"), "logger": False, "seed": 0}
-    return TrainingContext(start=start, folder=folder, **{**usual, "progress": progress_beside(folder), **settings})
+    return TrainingContext(start=start, folder=folder, **{**usual, "partial": progress_beside(folder), **settings})

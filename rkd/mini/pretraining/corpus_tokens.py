@@ -128,6 +128,7 @@ class Corpus:
                 tokenizer = load_tokenizer(checkpoints / self.tokenizer_of)
             else:
                 sample = ("".join(map("".join, turns)) for own in texts.values() for turns in own[:TOKENIZER_DOCUMENTS])
+                assert self.vocabulary_size is not None
                 tokenizer = train_tokenizer(sample, self.vocabulary_size)
             tokenizer.save_pretrained(folder)
             for kind, own in texts.items():
@@ -142,6 +143,7 @@ class Corpus:
         return store.get_or_make("pretrain_corpus", fingerprint, make)
 
     def _tokenizer_file(self, checkpoints: Path) -> Path:
+        assert self.tokenizer_of is not None
         path = checkpoints / self.tokenizer_of / "tokenizer.json"
         if not path.is_file():
             raise FileNotFoundError(
@@ -303,7 +305,7 @@ def _draw(
     orders: dict[str, list[int]] = {kind: [] for kind in mixture}
     kinds = list(mixture)
     # Shares are of tokens: a kind with long documents is drawn less often.
-    chances = [mixture[kind] / np.mean([len(tokens) for tokens, _ in documents[kind]]) for kind in kinds]
+    chances = [mixture[kind] / float(np.mean([len(tokens) for tokens, _ in documents[kind]])) for kind in kinds]
     while True:
         kind = rng.choices(kinds, chances)[0]
         if not orders[kind]:

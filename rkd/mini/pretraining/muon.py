@@ -8,7 +8,7 @@ took 200 ms a step on a CPU where this one, in float32 and stacked by shape, too
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -50,8 +50,14 @@ class Muon(torch.optim.Optimizer):
                         f"Muon takes matrices, not a parameter of shape {tuple(parameter.shape)}: give it to AdamW."
                     )
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step of every parameter that has a gradient; returns what `closure` returns."""
         loss = None
         if closure is not None:
@@ -73,11 +79,13 @@ class Muon(torch.optim.Optimizer):
 
     def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
         """Nesterov's momentum, in float32."""
+        assert parameter.grad is not None
         state, gradient = self.state[parameter], parameter.grad.float()
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(gradient)
         state["momentum"].lerp_(gradient, 1 - momentum)
-        return gradient.lerp(state["momentum"], momentum)
+        direction: Tensor = gradient.lerp(state["momentum"], momentum)
+        return direction
 
 
 def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
@@ -89,4 +97,5 @@ def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
     for _ in range(iterations):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if is_tall else x
+    orthogonal: Tensor = x.mT if is_tall else x
+    return orthogonal

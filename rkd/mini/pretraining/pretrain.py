@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from hydra.utils import instantiate
@@ -20,7 +21,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -92,7 +93,11 @@ class PretrainModule(LightningModule):
         loss = weighted_token_loss(logits, tokens[:, 1:], weights[:, 1:])
         self.manual_backward(loss)
         torch.nn.utils.clip_grad_norm_(self.parameters(), self.settings.gradient_clip)
-        for optimizer, schedule in zip(self.optimizers(), self.lr_schedulers(), strict=True):
+        optimizers, schedules = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizers, list)
+        assert isinstance(schedules, list)
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
@@ -179,7 +184,9 @@ class Pretrain:
         """Optimiser steps."""
         return self.tokens // (self.batch_sequences * self.sequence_tokens)
 
-    def fit(self, corpus: Artifact, *, training: Training, logger: Logger | bool, folder: Path) -> PretrainReport:
+    def fit(
+        self, corpus: Artifact, *, training: Training, logger: Logger | Literal[False], folder: Path
+    ) -> PretrainReport:
         """Train a model on the tokenised corpus, and write it (bfloat16) with its tokenizer to `folder`.
 
         Raises:
@@ -198,7 +205,7 @@ class Pretrain:
             trainer.fit(module, self._loader(rows))
             seconds = time.monotonic() - start
         if trainer.is_global_zero:
-            module.lm.to(torch.bfloat16).save_pretrained(folder)
+            module.lm.bfloat16().save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         steps = trainer.fit_loop.total_batch_idx + 1
         return PretrainReport(
@@ -233,7 +240,7 @@ class Pretrain:
                 f"pretrain.continue_from={self.continue_from}: {start} holds no model. Make it first: "
                 f"`python -m rkd pretrain pretrain={self.continue_from}`."
             )
-        model = load_causal_lm(start).float()
+        model: PreTrainedModel = load_causal_lm(start).float()
         shape = (model.config.hidden_size, model.config.num_hidden_layers, model.config.num_attention_heads)
         if shape != (self.hidden_size, self.layers, self.heads):
             raise ValueError(
@@ -253,9 +260,21 @@ class Pretrain:
         rows, width = self.steps * self.batch_sequences, self.sequence_tokens + 1
         return pack(documents, self.mixture, rows=rows, width=width, pad_id=pad_id, seed=self.seed)
 
-    def _loader(self, rows: PackedRows) -> DataLoader:
-        batches = zip(rows.tokens.split(self.batch_sequences), rows.weights.split(self.batch_sequences), strict=True)
-        return DataLoader(list(batches), batch_size=None, shuffle=False)
+    def _loader(self, rows: PackedRows) -> DataLoader[tuple[Tensor, Tensor]]:
+        return DataLoader(_RowBatches(rows, self.batch_sequences), batch_size=None, shuffle=False)
+
+
+class _RowBatches(Dataset[tuple[Tensor, Tensor]]):
+    """Tokens and weights of so many rows at a time."""
+
+    def __init__(self, rows: PackedRows, size: int) -> None:
+        self.batches = list(zip(rows.tokens.split(size), rows.weights.split(size), strict=True))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.batches[index]
 
 
 def weighted_token_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

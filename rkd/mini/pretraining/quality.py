@@ -20,7 +20,7 @@ from rkd.mini import choice as mini_choice
 from rkd.mini import corpus as mini_corpus
 from rkd.mini import math as mini_math
 from rkd.mini import open as mini_open
-from rkd.mini.documents import YES
+from rkd.mini.documents import YES, question_of
 from rkd.mini.pretraining.corpus_tokens import Forms
 from rkd.mini.pretraining.sampled_documents import GradedSamples, JudgedSamples, answers_rightly
 from rkd.models.batches import encode, pad
@@ -60,9 +60,15 @@ def written_responses(problems: int) -> list[JudgedResponse]:
     rng = random.Random("judged validation")
     documents = [mini_corpus.judged(rng, "validation") for _ in range(problems)]
     return [
-        JudgedResponse(Query("", "mini_math", document.question), document.judged, document.text == YES)
+        JudgedResponse(Query("", "mini_math", question_of(document)), judged, document.text == YES)
         for document in documents
+        if (judged := document.judged) is not None
     ]
+
+
+def _groups(query: Query) -> tuple[str, str]:
+    assert query.category is not None  # every query of the mini world has one
+    return "all", query.category
 
 
 def solving_accuracy(
@@ -71,7 +77,7 @@ def solving_accuracy(
     """The share of greedy responses that solve a validation problem: of "all", and of each category."""
     is_right: dict[str, list[bool]] = defaultdict(list)
     for response in sampled_responses(folder, prompt, problems, 0.0, dataset):
-        for group in ("all", response.query.category):
+        for group in _groups(response.query):
             is_right[group].append(response.is_right)
     return {group: float(np.mean(own)) for group, own in is_right.items()}
 
@@ -124,7 +130,7 @@ def rubric_scores(folder: Path, prompt: PromptTemplate, problems: int) -> Rubric
     for query, (own,) in zip(
         queries, generator.generate(queries, Sampling(0.0, 1, GradedSamples.max_response_tokens), seed=0), strict=True
     ):
-        for group in ("all", query.category):
+        for group in _groups(query):
             scores[group].append(mini_open.score(query.question, own.text))
     sampled = generator.generate(
         queries[:100], Sampling(1.0, SPREAD_SAMPLES, GradedSamples.max_response_tokens), seed=0
@@ -202,11 +208,12 @@ def marking_quality(folder: Path, forms: Forms, responses: Sequence[JudgedRespon
 def grading_quality(folder: Path, forms: Forms, answered: Sequence[AnsweredInstruction]) -> GradingQuality:
     """How well the model in `folder` grades these responses, and compares them with the others."""
     queries, texts = [one.query for one in answered], [one.text for one in answered]
+    references = [reference for query in queries if (reference := query.gold_answer) is not None]
     true, other = (
         np.array([mini_open.score(query.question, text) for query, text in zip(queries, side, strict=True)])
-        for side in (texts, [query.gold_answer for query in queries])
+        for side in (texts, references)
     )
-    grades, of_others = (_grades(folder, forms, queries, own) for own in (texts, [q.gold_answer for q in queries]))
+    grades, of_others = (_grades(folder, forms, queries, own) for own in (texts, references))
     is_read = ~np.isnan(grades)
     errors = np.abs(grades - true)[is_read].round()
     responses = [Response(query.id, "", 0, text, True) for query, text in zip(queries, texts, strict=True)]

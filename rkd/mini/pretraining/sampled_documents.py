@@ -17,7 +17,7 @@ from rkd.data.prompts import PromptTemplate
 from rkd.generation.local import content_files, open_generator
 from rkd.mini import corpus as mini_corpus
 from rkd.mini import open as mini_open
-from rkd.mini.documents import NO, YES, Document, compared, graded, marked
+from rkd.mini.documents import NO, YES, Document, compared, graded, marked, question_of
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query
 from rkd.store.fingerprint import digest_of_files
@@ -81,7 +81,7 @@ class PretrainSamples(ABC):
         sampling = Sampling(tuple(self.temperatures), len(self.temperatures), self.max_response_tokens)
         for name, count in self.problems.items():
             asked = list(itertools.islice(drawn, count))
-            queries = [Query(f"{name}-{at}", self.dataset, one.question) for at, one in enumerate(asked)]
+            queries = [Query(f"{name}-{at}", self.dataset, question_of(one)) for at, one in enumerate(asked)]
             generator = open_generator(Checkpoint(checkpoints / name, name), prompt, name)
             for one, responses in zip(asked, generator.generate(queries, sampling, seed), strict=True):
                 yield one, list(dict.fromkeys(response.text for response in responses))
@@ -106,7 +106,7 @@ class JudgedSamples(SolutionSamples):
 
     def told(self, asked: Document, texts: list[str]) -> Iterator[tuple[str, Document]]:
         """See `PretrainSamples`."""
-        query = Query("", self.dataset, asked.question, extract_answer(asked.text, self.dataset))
+        query = Query("", self.dataset, question_of(asked), extract_answer(asked.text, self.dataset))
         for text in texts:
             verdict = YES if answers_rightly(query, text) else NO
             yield "judged_samples", Document(query.question, verdict, judged=text)
@@ -121,7 +121,7 @@ class MarkedSamples(SolutionSamples):
     def told(self, asked: Document, texts: list[str]) -> Iterator[tuple[str, Document]]:
         """See `PretrainSamples`."""
         for text in texts:
-            yield "marked_samples", marked(asked.question, asked.text, text)
+            yield "marked_samples", marked(question_of(asked), asked.text, text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +140,9 @@ class GradedSamples(PretrainSamples):
     def told(self, asked: Document, texts: list[str]) -> Iterator[tuple[str, Document]]:
         """See `PretrainSamples`."""
         for text in texts:
-            yield "graded_samples", graded(asked.question, text)
+            yield "graded_samples", graded(question_of(asked), text)
         for pair in _turned(itertools.combinations(texts, 2)):
-            if (document := compared(asked.question, *pair)) is not None:
+            if (document := compared(question_of(asked), *pair)) is not None:
                 yield "compared_samples", document
 
 

@@ -457,6 +457,7 @@ def test_sampled_responses_are_judged_by_their_answers(tmp_path):
     assert not any(one.is_right for one in sampled)
 
 
+@pytest.mark.slow
 def test_the_shipped_judge_tells_right_from_wrong_responses_of_the_shipped_teachers():
     prompt, areas = instantiate(composed("mini_judge").forms, _convert_="all").zero_shot["mini_math"], {}
     for name in ("mini_large", "mini_small"):
