@@ -129,7 +129,8 @@ class Search:
         print(f"These overrides are in {folder / 'best.txt'}.")
         if failed:
             raise JobError(f"{failed} of {missing} trials failed.")
-        return study.best_value
+        best_value: float = study.best_value
+        return best_value
 
     def _ask(self, study: "Study", again: list[dict[str, Any]]) -> "Trial":
         from optuna.samplers import TPESampler

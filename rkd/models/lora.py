@@ -112,4 +112,5 @@ def _peft() -> ModuleType:
         raise ModuleNotFoundError(
             "LoRA needs peft: `pip install -r requirements-lora.txt`. `student.options.lora=null` does without."
         ) from error
-    return peft
+    module: ModuleType = peft
+    return module

@@ -12,16 +12,8 @@ from rkd.jobs.run_log import summary_of
 from rkd.pipeline.pipeline import build_stages
 from rkd.reporting.job_summary import OWN, summarize
 from rkd.reporting.report import final_table_markdown
+from tests.support.tiny_grader import OPEN
 from tests.support.tiny_world import composed, overrides
-
-OPEN = [
-    "+dataset.is_verifiable=false", "labels=rubric_judge", "judge=mini_judge",
-    "judge._target_=tests.support.tiny_grader.Grader",
-    "~judge.name_or_path", "~judge.is_hard", "~judge.prompt", "~judge.options",
-    "+dataset.rubric={_target_: hydra.utils.get_method, path: tests.support.tiny_grader.rubric}",
-    "evaluation/annotator=hf",
-    "evaluation.annotator.prompt.first_word=' 1'", "evaluation.annotator.prompt.second_word=' 2'",
-]  # fmt: skip
 
 
 def run(world, root, *more: str) -> str:

@@ -88,7 +88,7 @@ def test_verdicts_survive_faults_and_are_kept_for_the_next_attempt(tmp_path):
         first = opened.judge(queries[:120], responses[:120])
         assert len(server.answered) == 120
         assert opened.judge(queries, responses)[:120] == first  # remembered
-        again = own.open(kept=PartialResults(tmp_path)).judge(queries, responses)
+        again = own.open(partial=PartialResults(tmp_path)).judge(queries, responses)
     assert again[:120] == first
     assert len(server.answered) == 200
     assert sum(done) == 120 + 200
@@ -134,8 +134,8 @@ def test_a_written_score_is_read_and_an_unreadable_one_is_none(requests):
 
 def test_a_written_verdict_that_was_paid_for_is_kept(tmp_path):
     with serving(text_of=score_of, fault_share=0.2, faults=("error", "malformed")) as server:
-        first = writer_at(server.url).open(kept=PartialResults(tmp_path)).judge(QUERIES, RESPONSES)
-        assert writer_at(server.url).open(kept=PartialResults(tmp_path)).judge(QUERIES, RESPONSES) == first
+        first = writer_at(server.url).open(partial=PartialResults(tmp_path)).judge(QUERIES, RESPONSES)
+        assert writer_at(server.url).open(partial=PartialResults(tmp_path)).judge(QUERIES, RESPONSES) == first
     assert first == [0.0, 0.75, None]
     assert len(server.answered) == 3
 

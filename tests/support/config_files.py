@@ -16,7 +16,7 @@ def parsing_once(load: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     @functools.wraps(load)
     def load_once(file: Any) -> Any:
-        path = os.fspath(getattr(file, "name", file))
+        path = os.fspath(file.name if hasattr(file, "read") else file)
         key = (path, os.stat(path).st_mtime_ns)
         if key not in parsed:
             parsed[key] = pickle.dumps(load(file))

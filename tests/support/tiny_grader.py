@@ -38,3 +38,14 @@ class Grader(ConfiguredJudge):
 def rubric(question: str, text: str) -> int:
     """The score that the grader should give."""
     return 5 if tiny_world.response({"one": "1", "two": "2"}[question.split()[-1]]) == text else 2
+
+
+# The overrides of a tiny job on an open-ended task; `evaluation.annotator.name_or_path` is added.
+OPEN = [
+    "+dataset.is_verifiable=false", "labels=rubric_judge", "judge=mini_judge",
+    "judge._target_=tests.support.tiny_grader.Grader",
+    "~judge.name_or_path", "~judge.is_hard", "~judge.prompt", "~judge.options",
+    "+dataset.rubric={_target_: hydra.utils.get_method, path: tests.support.tiny_grader.rubric}",
+    "evaluation/annotator=hf",
+    "evaluation.annotator.prompt.first_word=' 1'", "evaluation.annotator.prompt.second_word=' 2'",
+]  # fmt: skip

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import test_open_ended
-import tiny_world
-from rkd.job import run_job
-from tiny_world import REWARD_MODEL_SETTINGS, RL_SETTINGS, SFT_SETTINGS, composed, overrides
+
+from rkd.jobs.job import run_job
+from tests.support import tiny_world
+from tests.support.tiny_grader import OPEN
+from tests.support.tiny_world import REWARD_MODEL_SETTINGS, RL_SETTINGS, SFT_SETTINGS, composed, overrides
 
 PAGE = (tiny_world.REPOSITORY / "docs" / "tracking.md").read_text(encoding="utf-8")
 KINDS = {"curve": "Curves", "summary": "Summary", "table": "Tables and images"}
@@ -89,17 +90,20 @@ def of_file(key: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory) -> set[tuple[str, str]]:
+def logged(world, tmp_path_factory) -> set[tuple[str, str]]:
     """Kind and key of everything that jobs of several rows log, so that every stage is among them."""
     root = tmp_path_factory.mktemp("glossary")
-    world = tiny_world.make_world(root / "world")
     words = ["judge.prompt.yes_word=' 1'", "judge.prompt.no_word=' 2'"]  # the tiny tokenizer has no Yes
     judge = [f"judge.name_or_path={world / 'teacher'}", *words]
     mixed = ["experiments=semi_supervised", "judge=hf", *judge, "dataset.labelled_fraction=0.7"]
     terms = ["rl.rollouts.queries_per_rollout=12", "rl.rollouts.episodes=192"]  # three terms, four queries of each
     guesses = f"teacher.name_or_path={world / 'student'}"  # right and wrong, often without consensus
-    added = ["rl.rollouts.missing_end_penalty=0.1", "rl.scaling.clip=1.0"]
-    bound = ["bound=sampled", "bound.samples_per_query=2", "bound.max_response_tokens=16"]
+    added = ["rl.rollouts.missing_eos_penalty=0.1", "rl.scaling.clip=1.0"]
+    bound = [
+        "evaluation/bound=sampled",
+        "evaluation.bound.samples_per_query=2",
+        "evaluation.bound.max_response_tokens=16",
+    ]
     every = [*SFT_SETTINGS, *REWARD_MODEL_SETTINGS, *RL_SETTINGS]
     jobs = {
         "Ours, all that a reward can be added, a bound": [*every, *added, *bound],
@@ -111,12 +115,12 @@ def logged(tmp_path_factory) -> set[tuple[str, str]]:
         "the judge alone": [*SFT_SETTINGS, *RL_SETTINGS, "experiments=judge_reward", *judge],
         "a reward of one's own": [
             *SFT_SETTINGS, *RL_SETTINGS, "reward_model=none", "reward_mix=own",
-            "reward_mix.verifiable.function.path=test_glossary.length",
+            "reward_mix.verifiable.function.path=tests.integration.test_glossary.length",
         ],
         "the judge on all queries": [
             *SFT_SETTINGS, *RL_SETTINGS, "experiments=judge_only", "judge=hf", *judge, "dataset.labelled_fraction=0.7",
         ],
-        "open-ended": [*every, *test_open_ended.OPEN, f"annotator.name_or_path={world / 'teacher'}"],
+        "open-ended": [*every, *OPEN, f"evaluation.annotator.name_or_path={world / 'teacher'}"],
     }  # fmt: skip
     found = set()
     for stages in jobs.values():
