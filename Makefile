@@ -30,6 +30,8 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
+# Needs uv. The hashes are those of PyPI's files; where another build of torch is wanted, as the one for CPUs alone,
+# install it first: pip then takes `torch` of the lock as satisfied.
 lock:
 	uv pip compile requirements.txt --universal --python-version 3.11 --generate-hashes --quiet \
 		--custom-compile-command "make lock" --output-file requirements.lock
