@@ -2,7 +2,6 @@
 
 import os
 import sys
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -11,14 +10,10 @@ from omegaconf import DictConfig
 
 from rkd.config import REFUSALS, refusal
 from rkd.errors import JobError
+from rkd.processes import with_import_path
 
 # Hydra then hands its errors on instead of printing them, and `run` below says what to do about them.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-FOLDER = Path(__file__).parent
-PLUGINS = FOLDER / "rkd" / "plugins"
-sys.path.append(str(PLUGINS))  # what `-m` runs, where Hydra looks for it
-# The workers of a launcher, whose path is not ours, import the same.
-os.environ["PYTHONPATH"] = os.pathsep.join(map(str, filter(None, (FOLDER, PLUGINS, os.environ.get("PYTHONPATH")))))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -42,6 +37,7 @@ def main(config: DictConfig) -> float | None:
 
 def run() -> None:
     """`main`, its failures told in one message each; the exit code is not 0 then."""
+    os.environ |= with_import_path(os.environ)  # for the workers of a launcher
     try:
         main()
     except REFUSALS as error:

@@ -21,9 +21,9 @@ from torch import Tensor, distributed
 
 from rkd.errors import FollowerError
 from rkd.io import write_whole
+from rkd.processes import with_import_path
 
 RANK, COUNT, LEADER = "LOCAL_RANK", "RKD_PROCESSES", "RKD_LEADER"  # names in the environment; the first is Lightning's
-REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = "config.json"  # in the folder of a job with followers
 GRACE = 20.0  # seconds in which a process notices by itself that another one has died
 
@@ -157,8 +157,7 @@ def free_port() -> int:
 
 def _start(number: int, folder: Path) -> subprocess.Popen:
     """A follower of this process, by the resolved config: the command line would start a whole sweep again."""
-    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, RANK: str(number), LEADER: str(os.getpid()), "PYTHONPATH": os.pathsep.join(paths)}
+    environment = with_import_path({**os.environ, RANK: str(number), LEADER: str(os.getpid())})
     with _log(folder, number).open("w", encoding="utf-8") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "rkd.jobs.follower", str(folder / CONFIG)],

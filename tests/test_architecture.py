@@ -13,7 +13,7 @@ MOST_MODULES = 12  # directly in rkd/
 FLOORS = [
     set(floor.split())
     for floor in (
-        "records protocols losses config decoding io markdown errors distributed work",
+        "records protocols losses config decoding io markdown errors processes distributed work",
         "store",
         "models",
         "data",
@@ -24,7 +24,7 @@ FLOORS = [
         "mini reporting",
         "pipeline",
         "jobs",
-        "plugins __main__",
+        "__main__",
     )
 ]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")

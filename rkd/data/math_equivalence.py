@@ -17,7 +17,8 @@ import subprocess
 import sys
 import threading
 from functools import lru_cache
-from pathlib import Path
+
+from rkd.processes import with_import_path
 
 SECONDS = 1.0  # of the process's own time, for one comparison
 SECONDS_TO_ANSWER = 15.0  # by the clock, after which it is killed
@@ -83,10 +84,10 @@ class _Worker:
 
     def _start(self) -> subprocess.Popen[str]:
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}  # and no key or token
-        environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
         self._process = process = subprocess.Popen(
             [sys.executable, "-P", "-m", "rkd.data.math_equivalence"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=with_import_path(environment),
         )  # fmt: skip
         if self._line(process, SECONDS_TO_START) != "ready":
             self.stop()

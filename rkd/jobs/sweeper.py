@@ -2,7 +2,7 @@
 
 A table's sweep (`sweeps/NAME.yaml`) lists products of choices: the union of these is run. What the command line sets
 replaces a product's own choice. Jobs that are the same are run once, finished ones not at all, and one that fails, or
-that there cannot be, stops none of the others. Hydra finds it by `rkd/plugins`.
+that there cannot be, stops none of the others. Hydra finds it by `hydra_plugins/`.
 """
 
 import itertools

@@ -35,7 +35,7 @@ def test_code_of_a_user_keeps_its_whole_name():
 
 def _modules() -> list[types.ModuleType]:
     names = [module.name for module in pkgutil.walk_packages(rkd.__path__, "rkd.")]
-    return [importlib.import_module(name) for name in names if ".plugins" not in name and not name.endswith("__main__")]
+    return [importlib.import_module(name) for name in names if not name.endswith("__main__")]
 
 
 def _enters_fingerprints(value: object) -> bool:
