@@ -24,6 +24,7 @@ from rkd.markdown import markdown_table
 
 OURS = "Ours"
 TEACHER = "teacher"
+ROLES = ("teacher", "student", "dataset")  # by which comparisons tell jobs apart, beside the row
 
 
 def final_table(result: RunResult) -> Table:
@@ -101,18 +102,15 @@ def row_comparison(results: Sequence[RunResult], first: str, second: str) -> str
     Raises:
         ValueError: a row has no finished result, they share no seed, or were tested on other questions.
     """
-    by_row = {
-        row: {result.seed: result.models[-1] for result in results if result.row == row and result.failure is None}
-        for row in (first, second)
-    }
-    for row, own in by_row.items():
-        if not own:
-            rows = ", ".join(dict.fromkeys(result.row for result in results))
-            raise ValueError(f"no finished result of the row {row!r}: there are {rows}.")
+    finished = {row: _finished_by_seed(results, row) for row in (first, second)}
+    by_row = {row: {seed: result.models[-1] for seed, result in own.items()} for row, own in finished.items()}
     seeds = sorted(set(by_row[first]) & set(by_row[second]))
     if not seeds:
         raise ValueError(f"{first} and {second} have no seed in common: run both with the same `seed=`.")
     parts = [f"**{first} − {second}**, the same questions"]
+    roles = {role: [_name_of(role, finished[row][seeds[0]]) for row in (first, second)] for role in ROLES}
+    if others := [f"{role} {a} and {b}" for role, (a, b) in roles.items() if a != b]:
+        parts.append(f"The rows differ in more than their name: {'; '.join(others)}.")
     for name in _test_set_names([by_row[first][seeds[0]]]):
         ours = [by_row[first][seed].test_sets[name] for seed in seeds]
         others = [test for seed in seeds if (test := by_row[second][seed].test_sets.get(name)) is not None]
@@ -135,6 +133,31 @@ def row_comparison(results: Sequence[RunResult], first: str, second: str) -> str
                 f"[{100 * over.low:+.1f}, {100 * over.high:+.1f}]."
             )
     return "\n\n".join(parts)
+
+
+def _finished_by_seed(results: Sequence[RunResult], row: str) -> dict[int, RunResult]:
+    """The finished results of a row by their seeds.
+
+    Raises:
+        ValueError: there is none, or two of one seed.
+    """
+    finished = [result for result in results if result.row == row and result.failure is None]
+    if not finished:
+        rows = ", ".join(dict.fromkeys(result.row for result in results))
+        raise ValueError(f"no finished result of the row {row!r}: there are {rows}.")
+    by_seed = {result.seed: result for result in finished}
+    if len(by_seed) < len(finished):
+        keys = ", ".join(_differing_keys(finished)[:5]) or "nothing"
+        raise ValueError(
+            f"{len(finished)} finished results of the row {row!r} have {len(by_seed)} seeds; they differ in {keys}. "
+            "Name the folders of those that are to be compared."
+        )
+    return by_seed
+
+
+def _name_of(role: str, result: RunResult) -> str:
+    """The name of the teacher, student or dataset of a job."""
+    return str((result.config.get(role) or {}).get("name"))
 
 
 def _final_title(result: RunResult) -> str:

@@ -185,6 +185,16 @@ def test_rows_that_cannot_be_compared_are_refused(other, reason):
         row_comparison([run(0), run(**other)], "Ours", "Ours w/o R")
 
 
+def test_two_results_of_one_row_and_seed_are_not_compared_with_another_row():
+    large, small = ({"config": {"teacher": {"name": name}}} for name in ("large", "small"))
+    results = [run(0, **large), run(0, **small), run(0, row="Ours w/o R", **small)]
+    with pytest.raises(ValueError, match=r"2 finished results of the row 'Ours' have 1 seeds; they differ in teacher"):
+        row_comparison(results, "Ours", "Ours w/o R")
+    said = "The rows differ in more than their name: teacher large and small."
+    assert said in row_comparison([results[0], results[2]], "Ours", "Ours w/o R")
+    assert said not in row_comparison(results[1:], "Ours", "Ours w/o R")
+
+
 def test_one_seed_has_no_deviation():
     assert "| Ours | **70.0** (n = 20)<br>0: 70.0 [48.0, 85.5] |" in seeds_table([run(0)])
 
