@@ -109,8 +109,8 @@ def row_comparison(results: Sequence[RunResult], first: str, second: str) -> str
         raise ValueError(f"{first} and {second} have no seed in common: run both with the same `seed=`.")
     parts = [f"**{first} − {second}**, the same questions"]
     roles = {role: [_name_of(role, finished[row][seeds[0]]) for row in (first, second)] for role in ROLES}
-    if others := [f"{role} {a} and {b}" for role, (a, b) in roles.items() if a != b]:
-        parts.append(f"The rows differ in more than their name: {'; '.join(others)}.")
+    if differing := [f"{role} {one} and {other}" for role, (one, other) in roles.items() if one != other]:
+        parts.append(f"The rows differ in more than their name: {'; '.join(differing)}.")
     for name in _test_set_names([by_row[first][seeds[0]]]):
         ours = [by_row[first][seed].test_sets[name] for seed in seeds]
         others = [test for seed in seeds if (test := by_row[second][seed].test_sets.get(name)) is not None]
