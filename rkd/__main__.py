@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if given[:1] == ["pretrain"] and not _asks_for_help(given[1:]):  # all that follows is Hydra's
             return _pretrain(given[1:])
-        arguments = _parser().parse_args(given)
+        arguments = command_parser().parse_args(given)
         return int(arguments.run(arguments))
     except UsageError as error:
         print(error, file=sys.stderr)
@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> Parser:
+def command_parser() -> Parser:
+    """The arguments of all commands but pretrain, whose are Hydra's."""
     parser = Parser(
         prog="python -m rkd",
         description=__doc__,
