@@ -146,7 +146,7 @@ def unchanged(rewards: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ConsistencyCheck:
-    """Applies the answer-existence and consistency checks to a reward: Eq. 10 of paper D.
+    """A reward with answer-existence and consistency checks: Eq. 10 of paper D.
 
         −5 when no answer can be extracted;  penalty(r) when ŷ ≠ y*;  r otherwise
 
@@ -174,7 +174,7 @@ class ConsistencyCheck:
 
 @dataclass(frozen=True)
 class ExistenceCheck:
-    """Applies the check of an open-ended task to a reward: Eq. 11 of paper D.
+    """A reward with the check of an open-ended task: Eq. 11 of paper D.
 
         −5 where there is no valid answer, r otherwise
 
