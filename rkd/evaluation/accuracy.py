@@ -1,7 +1,7 @@
 """Stage 8, evaluation (paper D, section 4.1: temperature 0): a model and labelled test queries enter, results leave.
 
-Accuracy is the share of greedy responses whose answer matches the label; n: questions of a test set. pass@k is the
-chance that one of k samples is right, maj@k whether the majority of k samples is.
+Accuracy is the share of greedy responses whose answer matches the label. pass@k is the chance that at least one of k
+samples is right. maj@k is the accuracy of the majority of k samples. n: questions of a test set.
 """
 
 from collections import defaultdict
@@ -21,7 +21,7 @@ from rkd.protocols import Judge, Sampling, TextGenerator
 from rkd.records import PseudoLabel, Query, Response
 
 SAMPLES = 8  # the k of pass@k and maj@k that results and tables name
-PARTS = ("annotator", "inference", "bound")  # fields of `Evaluation` that not every test depends on
+PARTS = ("annotator", "inference", "bound")  # fields of `Evaluation` that only some tests depend on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,14 +30,14 @@ class Evaluation:
 
     Args:
         max_response_tokens: tokens of the model's tokenizer.
-        pass_at_k_samples: samples per query for pass@8 and maj@8, at least 8, maj@8 takes 8 of them; 0: neither.
-        pass_at_k_temperature: of these samples; the papers give none, 0.7 is paper D's for the student.
-        max_pass_at_k_queries: at most so many queries for pass@8, the same for every model and seed; None takes all.
-        unstated: what counts where a response to a question with options states no answer: "none", or the
-            "last_letter" in it, as in MMLU-Pro's published evaluation. Labels and rewards never guess.
-        difficulty: of an open-ended test, the file of its instructions' difficulties, for the length-controlled win
+        pass_at_k_samples: samples per query for pass@8 and maj@8, at least 8 (maj@8 uses 8 of them); 0: neither.
+        pass_at_k_temperature: temperature of these samples. The papers give none; 0.7 is paper D's for the student.
+        max_pass_at_k_queries: largest number of queries for pass@8, the same for every model and seed; None takes all.
+        unstated: the answer of a response that states none to a question with options: "none", or the "last_letter" in
+            it, as in MMLU-Pro's published evaluation. Labels and rewards never guess.
+        difficulty: for an open-ended test, the file of its instructions' difficulties, for the length-controlled win
             rate (`rkd.evaluation.alpaca_eval`); None leaves that term out.
-        annotator: what compares responses with references where the task is open-ended.
+        annotator: compares responses with references in an open-ended task.
         inference: how the row's model answers test queries; the other models of its table answer greedily.
         bound: whether both sides of paper D's bound are measured, and on which samples.
     """
@@ -69,28 +69,28 @@ class Evaluation:
     def fingerprint(self) -> dict[str, Any]:
         """What decides the result of a test, without the three parts.
 
-        A test's fingerprint names the annotator and the inference only where that test uses them, so that rows share
-        the tests of their teacher and student.
+        A test's fingerprint names the annotator and the inference only if the test uses them. Rows can then share the
+        tests of their teacher and student.
         """
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in PARTS}
 
     @property
     def greedy(self) -> Sampling:
-        """How a query is answered for accuracy."""
+        """The sampling settings for accuracy."""
         return Sampling(0.0, 1, self.max_response_tokens)
 
     @property
     def pass_at_k(self) -> Sampling:
-        """How a query is answered for pass@8 and maj@8; only where `pass_at_k_samples` is not 0."""
+        """The sampling settings for pass@8 and maj@8; valid only if `pass_at_k_samples` is not 0."""
         return Sampling(self.pass_at_k_temperature, self.pass_at_k_samples, self.max_response_tokens)
 
     def evaluate(
         self, generator: TextGenerator, queries: Sequence[Query], seed: int, *, test_set: str
     ) -> EvaluationResult:
-        """The result on one test set; `seed` is for the samples of pass@8 and maj@8 alone.
+        """The result on one test set; only the samples of pass@8 and maj@8 depend on `seed`.
 
         Raises:
-            ValueError: there is no query, or one has no gold answer.
+            ValueError: there is no query, or a query has no gold answer.
         """
         without = [query.id for query in queries if query.gold_answer is None]
         if without or not queries:
@@ -122,11 +122,11 @@ class Evaluation:
         )
 
     def without_pass_at_k(self) -> "Evaluation":
-        """The same evaluation with greedy responses alone."""
+        """The same evaluation with greedy responses only."""
         return replace(self, pass_at_k_samples=0)
 
     def pass_at_k_queries(self, queries: int) -> int:
-        """How many of so many queries are sampled for pass@8 and maj@8."""
+        """The number of queries, out of `queries`, that are sampled for pass@8 and maj@8."""
         if self.pass_at_k_samples == 0:
             return 0
         return queries if self.max_pass_at_k_queries is None else min(queries, self.max_pass_at_k_queries)
@@ -137,7 +137,7 @@ class Evaluation:
         """pass@8 and maj@8 over the queries that are sampled."""
         if self.pass_at_k_samples == 0:
             return None, None
-        # A fixed seed: two rows are compared on the same questions.
+        # The seed is fixed, so that two rows are compared on the same questions.
         order = np.random.default_rng(0).permutation(len(queries))
         asked = [queries[i] for i in sorted(order[: self.max_pass_at_k_queries])]
         passed, voted = [], []
@@ -157,7 +157,7 @@ class Evaluation:
 def accuracy(
     generator: TextGenerator, queries: Sequence[Query], labels: Sequence[PseudoLabel], *, max_response_tokens: int
 ) -> float:
-    """The share of greedy responses that answer as y* does, over the queries that have a label: for validation.
+    """The share of greedy responses whose answer matches y*, over the queries that have a label; for validation.
 
     Raises:
         ValueError: no query has a label.
@@ -180,7 +180,7 @@ def accuracy(
 def mean_verdict(
     generator: TextGenerator, queries: Sequence[Query], judge: Judge, *, max_response_tokens: int
 ) -> float:
-    """The judge's mean verdict on greedy responses, in [0, 1], those without one left out: for validation.
+    """The judge's mean verdict on greedy responses, in [0, 1], without unreadable verdicts; for validation.
 
     Raises:
         ValueError: no verdict could be read.
@@ -196,11 +196,11 @@ def mean_verdict(
 
 
 def compare(first: ModelResult, second: ModelResult, test_set: str) -> Comparison:
-    """Two roles on the questions of one test set, by McNemar's exact test.
+    """Compare two roles on the questions of one test set, by McNemar's exact test.
 
     Raises:
         KeyError: a role has no result on that test set.
-        ValueError: the two were tested on other questions, or in another order.
+        ValueError: the two were tested on different questions, or in a different order.
     """
     a, b = first.test_sets[test_set], second.test_sets[test_set]
     if a.question_ids != b.question_ids:
@@ -225,7 +225,7 @@ def _is_right(query: Query, answer: str | None) -> bool:
 
 
 def by_category(queries: Sequence[Query], outcomes: Sequence[float]) -> dict[str, CategoryResult]:
-    """The mean outcome within each category, by its name; queries without a category are in none."""
+    """The mean outcome within each category, by its name; queries without a category are left out."""
     outcomes_of: dict[str, list[float]] = defaultdict(list)
     for query, outcome in zip(queries, outcomes, strict=True):
         if query.category is not None:

@@ -1,12 +1,12 @@
 """AlpacaEval 2 (paper D, Table 4): a judge's recorded preferences enter, win rates leave.
 
-The annotations are one JSON object per line: `preference` in [1, 2], where 2 prefers the model (output 2) and 1 the
-baseline; `len_1`, `len_2`, the characters of baseline and model; `index` of the instruction. The length-controlled win
-rate is that of a logistic regression whose length term is set to zero (Dubois et al. 2024, arXiv:2404.04475):
+An annotation is one JSON object per line. `preference` is in [1, 2]: 2 prefers the model (output 2), 1 the baseline.
+`len_1` and `len_2` are the characters of baseline and model; `index` is that of the instruction. The length-controlled
+win rate comes from a logistic regression whose length term is set to zero (Dubois et al. 2024, arXiv:2404.04475):
 
     P(model wins) = σ(w_length · tanh((len_1 − len_2) / s) + w_difficulty · γ_x + w_model)
 
-s: standard deviation of the differences; γ_x: how difficult instruction x is, a published constant. Rates are in
+s: standard deviation of the length differences; γ_x: difficulty of instruction x, a published constant. Rates are in
 [0, 1].
 
     python -m rkd alpaca-eval ANNOTATIONS.jsonl --difficulty instruction_difficulty.csv [--weights lc_glm_weights.csv]
@@ -42,7 +42,7 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A win rate and the standard error of its mean over n instructions; it says nothing of the judge's own noise."""
+    """A win rate and the standard error of its mean over n instructions, which ignores the judge's own noise."""
 
     rate: float
     standard_error: float
@@ -51,7 +51,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class LengthControl:
-    """The coefficients of the regression: of length, of difficulty, and the model's own."""
+    """The coefficients of the regression: length, difficulty and model."""
 
     length: float
     difficulty: float
@@ -62,7 +62,7 @@ def read_annotations(path: Path) -> list[Annotation]:
     """The annotations of one model against the baseline.
 
     Raises:
-        ValueError: a row is bad, an instruction occurs twice, or the rows belong to several models; it says where.
+        ValueError: a row is bad, an instruction occurs twice, or the rows belong to several models; it names the place.
     """
     annotations: dict[int, Annotation] = {}
     for place, row in rows_of(path):
@@ -89,13 +89,14 @@ def length_controlled_win_rate(
     difficulty: Mapping[int, float] | None = None,
     weights: LengthControl | None = None,
 ) -> Rate:
-    """The win rate that the regression expects of outputs as long as the baseline's.
+    """The win rate that the regression predicts for outputs as long as the baseline's.
 
     Args:
-        difficulty: γ_x by the index of the instruction; None, of instructions other than AlpacaEval's, leaves its term
+        difficulty: γ_x by the index of the instruction; None, for other instructions than AlpacaEval's, leaves its term
             out.
-        weights: the published coefficients; None fits them to these annotations. A fit comes near the published rate,
-            not onto it: that one adds annotations of shortened and lengthened baselines and a penalty.
+        weights: the published coefficients; None fits them to these annotations. A fit comes near the published rate
+            but does not equal it: the published fit adds annotations of shortened and lengthened baselines, and a
+            penalty.
 
     Raises:
         ValueError: an instruction has no difficulty.
@@ -107,9 +108,9 @@ def length_controlled_win_rate(
 def fit_length_control(
     annotations: Sequence[Annotation], difficulty: Mapping[int, float] | None = None
 ) -> LengthControl:
-    """The coefficients of greatest likelihood; a preference between 1 and 2 counts as that share of a win."""
+    """The maximum-likelihood coefficients; a preference between 1 and 2 counts as a fraction of a win."""
     differences = np.array([one.baseline_characters - one.model_characters for one in annotations], dtype=np.float64)
-    spread = differences.std(ddof=min(1, len(differences) - 1)) or 1.0  # 0: all differ by the same length
+    spread = differences.std(ddof=min(1, len(differences) - 1)) or 1.0  # 0 if all lengths differ by the same number
     features = np.column_stack(
         [np.tanh(differences / spread), _difficulties(annotations, difficulty), np.ones(len(annotations))]
     )
@@ -142,11 +143,11 @@ def win_rate_table(paths: Sequence[Path], difficulty: Path, weights: Path | None
 
     Args:
         difficulty: CSV file with the columns index and instruction_difficulty.
-        weights: CSV file of published coefficients; None: they are fitted.
+        weights: CSV file of published coefficients; None fits them.
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: a file lacks what it must hold; the message says where.
+        ValueError: a file lacks a required entry; the message names the place.
     """
     difficulties = read_difficulty(difficulty)
     published = read_weights(weights) if weights else {}
@@ -170,7 +171,7 @@ def _annotation(row: Row) -> Annotation:
     preference = value_in(row, "preference")
     if isinstance(preference, bool) or not isinstance(preference, int | float):
         raise ValueError(f"`preference` is {preference!r} instead of a number from 1 to 2")
-    if preference == 0:  # how some judges' files write a draw
+    if preference == 0:  # some judges' files write a draw as 0
         preference = DRAW
     if not 1 <= preference <= 2:
         raise ValueError(f"`preference` is {preference!r}, not in [1, 2]")
@@ -182,7 +183,7 @@ def _wins(annotations: Sequence[Annotation]) -> NDArray[np.float64]:
 
 
 def _difficulties(annotations: Sequence[Annotation], difficulty: Mapping[int, float] | None) -> NDArray[np.float64]:
-    if difficulty is None:  # its coefficient then stays where the fit begins, at 0
+    if difficulty is None:  # its coefficient then stays at 0, the start of the fit
         return np.zeros(len(annotations))
     missing = [one.index for one in annotations if one.index not in difficulty]
     if missing:

@@ -1,4 +1,4 @@
-"""Annotators: what compares a response with its reference where a task is open-ended, as a configuration names it."""
+"""Annotators, which compare responses with references in open-ended tasks: configured ones enter, loaded ones leave."""
 
 from typing import Protocol, TypeGuard
 
@@ -11,11 +11,11 @@ from rkd.store.partial_results import PartialResults
 
 
 class ConfiguredAnnotator(ConfiguredJudge, Protocol):
-    """A judge that can say which of two responses is better."""
+    """A judge that can state which of two responses is better."""
 
     @property
     def prompt(self) -> VerdictPrompt:
-        """What it is asked."""
+        """The prompt of the annotator."""
         ...
 
 
@@ -28,17 +28,17 @@ OpenAnnotator = LocalYesNo | EndpointYesNo | Written
 
 
 def open_annotator(annotator: ConfiguredJudge | NoJudge, partial: PartialResults) -> OpenAnnotator:
-    """An annotator, its model loaded; one behind a server keeps what it was answered in `partial`."""
+    """The annotator with its model loaded; one behind a server keeps its replies in `partial`."""
     opened = open_judge(annotator, partial=partial)
     assert isinstance(opened, OpenAnnotator)  # `check_annotator` refuses others
     return opened
 
 
 def check_annotator(annotator: ConfiguredJudge | NoJudge, dataset: str) -> None:
-    """Refuse what cannot annotate.
+    """Check that the judge can annotate.
 
     Raises:
-        ValueError: it is none, or its prompt asks about one response.
+        ValueError: the judge does not annotate, or its prompt shows the wrong number of responses for it.
     """
     if not _annotates(annotator):
         raise ValueError(

@@ -1,6 +1,6 @@
 """How the model of a row answers test queries: a generator and the reward model enter, a generator leaves.
 
-Paper D answers greedily. The row best of n trains no policy: of several samples it takes the one that R ranks first.
+Paper D answers greedily. The row "best of n" trains no policy; it answers with the sample that R ranks first.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,22 +12,22 @@ from rkd.records import Query, Response
 
 
 class Inference(Protocol):
-    """How a model answers a test query; `needs_reward_model`: whether it asks a reward model."""
+    """How a model answers a test query; `needs_reward_model` states whether it uses a reward model."""
 
     needs_reward_model: ClassVar[bool]
 
     def drawn(self, sampling: Sampling) -> Sampling:
-        """What is drawn from the model where a test asks for `sampling`."""
+        """The sampling settings of the model for a test that asks for `sampling`."""
         ...
 
     def over(self, generator: TextGenerator, build_reward: Callable[[], RewardFunction]) -> TextGenerator:
-        """What answers with the responses of `generator`."""
+        """A generator whose responses are chosen from those of `generator`."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AsAsked:
-    """The model's own responses: greedy ones, as paper D tests."""
+    """Answers with the model's own greedy responses, as in paper D."""
 
     needs_reward_model: ClassVar[bool] = False
 
@@ -42,11 +42,11 @@ class AsAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestOfN:
-    """Of n samples of a query the one with the highest R(q, a), of equal ones the first.
+    """Answers with the sample of highest R(q, a) among n, the first one among equals.
 
     Args:
         samples_per_query: n.
-        temperature: of the samples; 0.7 is that of those which R was trained on.
+        temperature: temperature of the samples; R was trained on samples at 0.7.
     """
 
     needs_reward_model: ClassVar[bool] = True
@@ -81,7 +81,7 @@ class _Chooser:
         return self.generator.name
 
     def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
-        """One response to each query, whatever `sampling` asks for."""
+        """One response to each query, regardless of the temperature and number in `sampling`."""
         drawn, n = self.generator.generate(queries, self.how.drawn(sampling), seed), self.how.samples_per_query
         flat = [response for own in drawn for response in own]
         rewards = self.reward([query for query in queries for _ in range(n)], flat).total

@@ -1,7 +1,7 @@
-"""How near test questions are to training questions: texts enter, the overlap with each one's nearest neighbour leaves.
+"""How near test questions are to training questions: texts enter, the overlap with the nearest neighbour leaves.
 
-The overlap of a test question with a training question is the share of its different word trigrams that the other one
-has too; names and numbers count as words. 1 means that every trigram is there.
+The overlap of a test question with a training question is the share of its distinct word trigrams that the training
+question has too. Names and numbers count as words. At 1 the training question has every trigram.
 """
 
 import re
@@ -16,7 +16,7 @@ _WORD = re.compile(r"\$?\d+(?:\.\d+)?|\w+|[^\w\s]")
 
 
 def nearest_overlap(questions: Sequence[str], training_questions: Sequence[str]) -> list[float]:
-    """For each question the largest overlap with one training question, in [0, 1]; 0 without training questions."""
+    """The largest overlap of each question with a training question, in [0, 1]; 0 without training questions."""
     holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, question in enumerate(training_questions):
         for trigram in _trigrams(question):
@@ -32,7 +32,7 @@ def nearest_overlap(questions: Sequence[str], training_questions: Sequence[str])
 
 
 def summarize_overlap(questions: Sequence[str], training_questions: Sequence[str]) -> Overlap:
-    """`nearest_overlap` in four numbers.
+    """A summary of `nearest_overlap` in four numbers.
 
     Raises:
         ValueError: there is no question.
@@ -54,6 +54,6 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _trigrams(text: str) -> set[tuple[str, ...]]:
-    """The word trigrams of a text; a text of fewer than three words is one itself."""
+    """The word trigrams of a text; a text of fewer than three words counts as one trigram."""
     words = _words(text)
     return {words[start : start + 3] for start in range(max(1, len(words) - 2))}

@@ -1,6 +1,6 @@
-"""How good labels and verdicts are, for the report alone: nothing that trains may see what is made here.
+"""The quality of labels and verdicts, for the report only: no training may see these numbers.
 
-Labels, or scored responses, and the gold answers enter; counts leave (paper D: Table 5, Table 10, Fig. 9).
+Labels or scored responses and the gold answers enter, counts leave (paper D: Table 5, Table 10, Fig. 9).
 """
 
 from collections import Counter, defaultdict
@@ -26,13 +26,13 @@ from rkd.records import PseudoLabel, Query, ScoredResponse
 
 
 def label_statistics(labels: Sequence[PseudoLabel], labelled_queries: Sequence[Query]) -> LabelStatistics:
-    """How many queries have a label, how many labels are right, and how p* is spread (Table 10).
+    """The numbers of labels and of right labels, and the distribution of p* (Table 10).
 
     Args:
         labelled_queries: the queries with their gold answers, in the order of the labels.
 
     Raises:
-        ValueError: there is no query, one has no gold answer, or the labels belong to other queries.
+        ValueError: there is no query, a query has no gold answer, or the labels belong to other queries.
     """
     if not labelled_queries:
         raise ValueError("label statistics of no queries: pass the labelled copies of the training queries.")
@@ -52,14 +52,14 @@ def label_statistics(labels: Sequence[PseudoLabel], labelled_queries: Sequence[Q
 def verdict_counts(
     labelled_queries: Sequence[Query], scored: Sequence[Sequence[ScoredResponse]], *, best_score: float = 1.0
 ) -> VerdictCounts:
-    """The teacher's verdicts on responses against the truth, response by response (Table 5; Fig. 9).
+    """The teacher's verdict on each response, compared with the truth (Table 5; Fig. 9).
 
-    A query without y* has verdicts None, so its responses are in none of the four shares of Fig. 9.
+    A query without y* has verdicts None, so the four shares of Fig. 9 leave its responses out.
 
     Args:
         labelled_queries: the queries with their gold answers.
         scored: the responses to each query with the teacher's scores ℓ, in the order of the queries.
-        best_score: ℓ*, which calls a response right: 1 of a vote or a yes/no judge, 5 of the rubric.
+        best_score: ℓ*, the score of a right response: 1 for a vote or a yes/no judge, 5 for the rubric.
 
     Raises:
         ValueError: a query has no gold answer, or the responses belong to other queries.
@@ -89,7 +89,7 @@ def grade_statistics(
     highest: int,
     rubric: Callable[[str, str], int] | None = None,
 ) -> GradeStatistics:
-    """How responses were graded, and how far by the rubric of a generated world, where there is one.
+    """The grades of responses, and their agreement with the rubric of a generated world, if there is one.
 
     Args:
         scored: the responses to each query, in the order of the queries.
@@ -125,14 +125,14 @@ def judge_quality(
     attacks: Sequence[tuple[str, float | None]] = (),
     threshold: float = 0.5,
 ) -> JudgeQuality:
-    """A judge's verdicts against the truth (Table 5).
+    """A judge's verdicts compared with the truth (Table 5).
 
     Args:
-        judged: the responses to each query, their own scores being the verdicts of the pseudo-label.
-        scores, masses: of each response, all queries' in one row: what the judge says of it, None where it could not be
-            read; and P(Yes) + P(No), None of a judge without these tokens.
+        judged: the responses to each query, scored by the pseudo-label.
+        scores: the judge's score of each response, in one list over all queries; None if it is unreadable.
+        masses: P(Yes) + P(No) of each response, in the same order; None for a judge without these tokens.
         attacks: the kind of each attack on the judge, and its score.
-        threshold: the judge calls a response right whose score is above it.
+        threshold: the judge calls a response right if its score is above this.
     """
     rows = [(query, one) for query, own in zip(labelled_queries, judged, strict=True) for one in own]
     truth = [answers_match(one.answer, query.gold_answer, query.dataset) for query, one in rows]
@@ -167,7 +167,7 @@ def _called(score: float | None, threshold: float) -> float | None:
 
 
 def _reliability(read: Sequence[tuple[float, bool]]) -> dict[str, ReliabilityBin]:
-    """The bins of a reliability diagram, of scores and whether each response is right."""
+    """The bins of a reliability diagram; `read` holds each score and whether its response is right."""
     bins: list[list[tuple[float, bool]]] = [[] for _ in range(RELIABILITY_BINS)]
     for score, is_right in read:
         bins[min(int(score * RELIABILITY_BINS), RELIABILITY_BINS - 1)].append((score, is_right))

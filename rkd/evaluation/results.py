@@ -1,6 +1,6 @@
-"""What one job leaves behind: `result.json`, the only thing that tables and figures are made from.
+"""The result of one job, `result.json`: the only source of tables and figures.
 
-In: counts and outcomes of the stages. Out: frozen records and their JSON form. Fractions are in [0, 1] here; only
+Counts and outcomes of the stages enter, frozen records and their JSON form leave. Fractions are in [0, 1] here; only
 `rkd.reporting.report` prints percent. n: questions of a test set.
 """
 
@@ -27,13 +27,13 @@ class CategoryResult:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WinRate:
-    """What is told of an open-ended test beside the mean preference; lengths are mean characters of a response.
+    """Details of an open-ended test besides the mean preference; lengths are mean characters of a response.
 
-    `length_controlled` is the rate that responses as long as the reference's would have (`rkd.evaluation.alpaca_eval`).
-    Of an annotator that compares, `first_preferred` is how far it prefers what stands first, 0.5 being not at all, and
-    `orders_agree` the share of questions on which its verdict is the same in both orders; of one that grades, `even` is
-    the share of questions whose responses have equal grades, or one that could not be read. `unreadable` counts the
-    verdicts, two to a question, that could not be read. `rubric`: the mean score by the rubric of a generated world.
+    `length_controlled` is the predicted win rate of responses as long as the references (`rkd.evaluation.alpaca_eval`).
+    For an annotator that compares, `first_preferred` is its preference for the response shown first (0.5: none), and
+    `orders_agree` the share of questions with the same verdict in both orders. For an annotator that grades, `even` is
+    the share of questions with equal grades or an unreadable one. `unreadable` counts the unreadable verdicts, out of
+    two per question. `rubric` is the mean score by the rubric of a generated world.
     """
 
     length_controlled: float
@@ -50,12 +50,12 @@ class WinRate:
 class EvaluationResult:
     """One model on one test set: `outcomes`, `answers` and `question_ids` have n entries, in the same order.
 
-    Of an open-ended test, which alone has a `win_rate`, an outcome is the annotator's preference for the response over
-    the reference, in [0, 1], the accuracy their mean, `correct` counts those above 0.5, and an answer is the response.
+    Only an open-ended test has a `win_rate`. There an outcome is the annotator's preference for the response over the
+    reference, in [0, 1]. `accuracy` is their mean, `correct` counts those above 0.5, and an answer is the response.
 
-    `interval_low` and `interval_high` bound the 95 % interval of `accuracy`; `pass_at_8` and `maj_at_8` are None where
-    only the greedy response was drawn; an entry of `answers` is None where none could be extracted. `share_truncated`
-    counts responses cut at the length limit.
+    `interval_low` and `interval_high` bound the 95 % interval of `accuracy`. `pass_at_8` and `maj_at_8` are None if
+    only the greedy response was drawn. An entry of `answers` is None if no answer could be extracted. `share_truncated`
+    is the share of responses cut at the length limit.
     """
 
     test_set: str
@@ -86,7 +86,7 @@ class EvaluationResult:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelResult:
-    """One role of the table (teacher, student few-shot, SFT, Ours, …) on every test set, the main one first."""
+    """One role of the table (teacher, student few-shot, SFT, Ours, …) on every test set, the main test set first."""
 
     role: str
     test_sets: dict[str, EvaluationResult]
@@ -94,8 +94,8 @@ class ModelResult:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BoundSides:
-    """Both sides of the bound (`rkd.evaluation.reward_bound`), in fractions: the right one by the mean errors, and by
-    the largest."""
+    """Both sides of the bound (`rkd.evaluation.reward_bound`), in fractions; the right side by the mean errors and by
+    the largest error."""
 
     true_gain: float
     proxy_gain: float
@@ -105,9 +105,9 @@ class BoundSides:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two roles on the same questions: how many only the first, only the second got right.
+    """Two roles on the same questions: how many only the first, and only the second, got right.
 
-    `difference` is the first's accuracy minus the second's, `p_value` that of McNemar's exact test, two-sided.
+    `difference` is the first's accuracy minus the second's; `p_value` is that of McNemar's two-sided exact test.
     """
 
     first: str
@@ -121,7 +121,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Overlap:
-    """Of `questions` test questions: mean and 95th percentile of the nearest overlap, and how many texts are equal."""
+    """Nearest overlap of `questions` test questions: mean, 95th percentile, and the number of identical texts."""
 
     questions: int
     mean: float
@@ -138,20 +138,20 @@ class Overlap:
 
 @dataclasses.dataclass(slots=True)
 class Notes:
-    """What the steps of a row note for its result, each as it goes.
+    """Notes for the result of a row, which its steps fill in one after another.
 
     Args:
-        counts: queries, samples, pairs, dropped, …; what a training reported, as "sft/steps".
-        labels, verdicts: of the training queries, and of the teacher's first-pass responses to them; None where a job
-            makes no labels.
-        judge: the judge's verdicts on the same responses; None without one.
-        reward_model: what its kept weights reach on the validation pairs (`rkd.stages.preference_batches.kinds`).
-        histories: by stage, a row for each validation: of sft, dpo and reward_model with `step` and the `share` of all
-            steps, of rl with `episodes`, and there about forty rollouts' `reward`, `kl`, `response_tokens` and
-            `repetition`, too.
-        bound: by what stands for the true reward, "label" or "learned"; empty where it was not asked for.
-        grades: of an open-ended task, by what was graded.
-        stopped: why a stage was ended before its time, by stage.
+        counts: queries, samples, pairs, dropped, …; the numbers that a training reported, as "sft/steps".
+        labels, verdicts: statistics of the labels of the training queries, and of the verdicts on the teacher's
+            first-pass responses; None if the job makes no labels.
+        judge: the judge's verdicts on the same responses; None without a judge.
+        reward_model: metrics of its kept weights on the validation pairs (`rkd.stages.preference_batches.kinds`).
+        histories: by stage, one row per validation. Rows of sft, dpo and reward_model have `step` and the `share` of
+            all steps; rows of rl have `episodes`. The rl history also has the `reward`, `kl`, `response_tokens` and
+            `repetition` of about forty rollouts.
+        bound: by the proxy reward, "label" or "learned"; empty if the bound is not measured.
+        grades: for an open-ended task, by what was graded.
+        stopped: the reason why a stage ended early, by stage.
     """
 
     counts: dict[str, int | float] = dataclasses.field(default_factory=dict)
@@ -167,11 +167,11 @@ class Notes:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunResult:
-    """One job.
+    """The result of one job.
 
-    `costs`: of each stage `seconds`, `seconds_this_job` and `tokens`, those of the responses that it sampled. `failure`
-    is the reason why the job ended early, None for a finished one; `created` is an ISO 8601 time; `overlaps`: of each
-    test set with the training questions.
+    `costs` holds for each stage `seconds`, `seconds_this_job` and the `tokens` of the responses that it sampled.
+    `failure` is the reason why the job ended early, None for a finished one. `created` is an ISO 8601 time. `overlaps`
+    holds the overlap of each test set with the training questions.
     """
 
     row: str
@@ -189,16 +189,16 @@ class RunResult:
 
     @property
     def validation_accuracy(self) -> float | None:
-        """What the last training of the student reached in validation, a fraction; None in a row without training."""
+        """Validation accuracy after the last training of the student, a fraction; None in a row without training."""
         reached = (self.notes.counts.get(f"{stage}/best_validation") for stage in ("rl", "dpo", "sft"))
         return next((accuracy for accuracy in reached if accuracy is not None), None)
 
 
 def write_result(result: RunResult, folder: Path) -> Path:
-    """Write `folder/result.json`, so that a reader never meets half a file.
+    """Write `folder/result.json` atomically: a reader never sees a partial file.
 
     Raises:
-        ValueError: a number is not finite; name it None or leave it out.
+        ValueError: a number is not finite; use None or leave it out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RESULT_FILE
@@ -207,11 +207,11 @@ def write_result(result: RunResult, folder: Path) -> Path:
 
 
 def read_result(path: Path) -> RunResult:
-    """Read a `result.json`, or the one in the folder given.
+    """Read a `result.json`; `path` is the file or its folder.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it has other fields than these records, or is no JSON.
+        FileNotFoundError: the file does not exist.
+        ValueError: its fields are not those of these records, or it is not JSON.
     """
     file = path / RESULT_FILE if path.is_dir() else path
     if not file.is_file():
@@ -229,7 +229,7 @@ def read_result(path: Path) -> RunResult:
 
 
 def _with_notes(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a result; one of before there were `notes` has theirs beside the others."""
+    """The fields of a result. A file older than `notes` holds the fields of the notes at the top level."""
     names = {field.name for field in dataclasses.fields(Notes)} & fields.keys()
     if "notes" in fields or not names:
         return fields
@@ -240,7 +240,7 @@ def _with_notes(fields: dict[str, Any]) -> dict[str, Any]:
 def failed_result(
     row: str, seed: int, config: dict[str, Any], revision: str | None, versions: dict[str, str], failure: str
 ) -> RunResult:
-    """The result of a job that failed, which a table shows with its reason."""
+    """The result of a failed job, which a table shows with the reason."""
     return RunResult(
         row=row,
         seed=seed,

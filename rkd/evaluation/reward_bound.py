@@ -1,10 +1,10 @@
-"""Paper D's bound (appendix A): what a gain in the reward that is trained on promises for the true one.
+"""Paper D's bound (appendix A): a gain in the proxy reward that is trained on bounds the gain in the true reward.
 
     J*(RL) − J*(SFT) ≥ J_p(RL) − J_p(SFT) − 2ε/(1 − γ),    ε ≥ |r_p(q, a) − r*(q, a)| for all responses
 
-A response is taken as one action, so γ = 0. r* is 1 for a right answer, else 0; r_p the label's verdict 1[y = y*], or
-σ(R) of the reward model. For 2ε stands twice the largest error that was sampled; or, valid too by |J_p − J*| ≤ E|r_p −
-r*|, the sum of both policies' mean errors. Shapes: n responses of each policy.
+A response counts as one action, so γ = 0. r* is 1 for a right answer, else 0. r_p is the label's verdict 1[y = y*], or
+σ(R) of the reward model. 2ε is estimated by twice the largest sampled error. The sum of both policies' mean errors is
+valid too, because |J_p − J*| ≤ E|r_p − r*|. Shapes: n responses of each policy.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from rkd.records import Query, Response
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """The responses that the bound is measured on, to the validation queries that have a label."""
+    """Samples the responses that the bound is measured on, to the validation queries that have a label."""
 
     is_left_out: ClassVar[Literal[False]] = False
 
@@ -42,7 +42,7 @@ class NoBound:
 
 
 def sides(true_before: Tensor, proxy_before: Tensor, true_after: Tensor, proxy_after: Tensor) -> BoundSides:
-    """Both sides of the bound, of sampled rewards in [0, 1]: before RL and after it, (n,) each."""
+    """Both sides of the bound, from sampled rewards in [0, 1] before and after RL, (n,) each."""
     errors = [(proxy_before - true_before).abs(), (proxy_after - true_after).abs()]
     gain = float(proxy_after.mean() - proxy_before.mean())
     return BoundSides(

@@ -1,4 +1,4 @@
-"""How sure a number is: intervals and tests for accuracies and win rates, means of per-question outcomes in [0, 1].
+"""Statistics of accuracies and win rates: per-question outcomes in [0, 1] enter, intervals and tests leave.
 
 Shapes: S seeds, N questions. Fractions are in [0, 1].
 """
@@ -12,14 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, mannwhitneyu
 from torch import Tensor
 
-_REPLICATES_PER_CHUNK = 500  # bounds the memory of the bootstrap: 500 × N counts at a time
+_REPLICATES_PER_CHUNK = 500  # limits the memory of the bootstrap to 500 × N counts at a time
 
 
 @dataclass(frozen=True, slots=True)
 class PairedComparison:
-    """Two rows on the same questions: `difference` is accuracy a − accuracy b, `p_value` McNemar's, two-sided.
+    """Two rows on the same questions: `difference` is accuracy a − accuracy b, `p_value` is McNemar's, two-sided.
 
-    `only_a` counts the questions where a has the better outcome.
+    `only_a` counts the questions on which a has the better outcome.
     """
 
     questions: int
@@ -33,7 +33,7 @@ class PairedComparison:
 
 @dataclass(frozen=True, slots=True)
 class DifferenceInterval:
-    """Mean of a − mean of b, with the ends of its confidence interval, and the two-sided p-value of no difference."""
+    """Mean of a − mean of b with its confidence interval and the two-sided p-value of no difference."""
 
     difference: float
     low: float
@@ -45,7 +45,7 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     """Wilson's score interval of a proportion (Wilson 1927), as (low, high).
 
     Raises:
-        ValueError: not 0 ≤ successes ≤ n, n < 1, or `confidence` outside (0, 1).
+        ValueError: n < 1, `successes` is outside [0, n], or `confidence` is outside (0, 1).
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"successes={successes} of n={n}: needs n of at least 1 and successes from 0 to n.")
@@ -55,11 +55,13 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """McNemar's exact two-sided p-value: under equal accuracy a question that one alone gets right is a fair coin.
+    """McNemar's exact two-sided p-value.
+
+    If both accuracies are equal, each question that only one row answers correctly belongs to either with chance 1/2.
 
     Args:
-        only_first: questions that the first alone answers rightly.
-        only_second: questions that the second alone answers rightly.
+        only_first: number of questions that only the first answers correctly.
+        only_second: number of questions that only the second answers correctly.
 
     Raises:
         ValueError: a count is negative.
@@ -73,7 +75,7 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 def paired_comparison(outcomes_a: ArrayLike, outcomes_b: ArrayLike) -> PairedComparison:
     """Compare two rows on the same questions, in the same order.
 
-    Of outcomes between 0 and 1, preferences for instance, McNemar's test is the sign test.
+    For outcomes between 0 and 1, such as preferences, McNemar's test becomes the sign test.
 
     Args:
         outcomes_a: right (1) or wrong (0), (N,).
@@ -97,12 +99,12 @@ def paired_comparison(outcomes_a: ArrayLike, outcomes_b: ArrayLike) -> PairedCom
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Chance that at least one of k samples is right, estimated without bias from c right of n samples.
+    """Unbiased estimate, from c right of n samples, of the chance that at least one of k samples is right.
 
         1 − C(n−c, k) / C(n, k),    Chen et al. 2021, arXiv:2107.03374, Eq. 1
 
     Raises:
-        ValueError: not 0 ≤ c ≤ n or not 1 ≤ k ≤ n.
+        ValueError: 0 ≤ c ≤ n or 1 ≤ k ≤ n does not hold.
     """
     if not 0 <= c <= n or not 1 <= k <= n:
         raise ValueError(f"n={n}, c={c}, k={k}: needs 0 <= c <= n and 1 <= k <= n.")
@@ -119,20 +121,20 @@ def bootstrap_over_seeds_and_questions(
     replicates: int = 10_000,
     seed: int = 0,
 ) -> DifferenceInterval:
-    """Percentile interval of accuracy a − accuracy b that allows for both other seeds and other questions.
+    """Percentile interval of accuracy a − accuracy b, over both seeds and questions.
 
-    Each replicate draws N questions, the same for both rows and all seeds, and seeds for each row, all with
-    replacement: outcomes of one question under several seeds are no independent observations. With one seed the
-    interval is for that seed; with few the spread over seeds is understated by about (S − 1)/S of its variance.
+    Each replicate draws with replacement N questions, the same for both rows and all seeds, and the seeds of each row.
+    The outcomes of one question under several seeds are not independent observations. With one seed the interval holds
+    for that seed only. With few seeds the interval reflects only about (S − 1)/S of the variance over seeds.
 
     Args:
         outcomes_a: right (1) or wrong (0), (S, N); the rows may differ in S.
         outcomes_b: the same of the other row on the same questions, (S, N).
         replicates: number of bootstrap draws.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
-        ValueError: shapes do not fit, an outcome is outside [0, 1], or an option is out of range.
+        ValueError: shapes do not match, an outcome is outside [0, 1], or an option is out of range.
     """
     a, b = _outcomes(outcomes_a, dimensions=2), _outcomes(outcomes_b, dimensions=2)
     _check_same_questions(a, b)
@@ -144,14 +146,14 @@ def bootstrap_over_seeds_and_questions(
     differences = np.concatenate([_resampled_differences(a, b, size, generator) for size in sizes if size])
     tail = (1 - confidence) / 2
     low, high = np.quantile(differences, (tail, 1 - tail))
-    # Twice the smaller share of replicates on one side of 0, the observed difference counted as one of them.
+    # Twice the smaller share of replicates on one side of 0; the observed difference counts as one replicate.
     beyond = 1 + min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     p_value = min(1.0, 2 * beyond / (replicates + 1))
     return DifferenceInterval(float(a.mean() - b.mean()), float(low), float(high), p_value)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number, in the same order: Holm 1979, which bounds the chance of any false finding.
+    """p-values corrected for multiple tests, in the same order: Holm 1979, which controls the family-wise error rate.
 
     p̃_(i) = max_{j ≤ i} min(1, (m − j + 1) p_(j))    over the ascending p_(1) … p_(m)
     """
@@ -203,8 +205,8 @@ def _check_confidence(confidence: float) -> None:
 
 
 def area_under_curve(scores: Tensor, is_correct: Tensor) -> float:
-    """Chance that a correct response scores above a wrong one, ties counting half; there must be one of each."""
+    """Chance that a correct response scores above a wrong one; ties count half, and one of each must exist."""
     correct, wrong = scores[is_correct].numpy(), scores[~is_correct].numpy()
-    # The p-value is not used, and the exact one takes long.
+    # Only the statistic is used; the exact p-value would take long.
     above = mannwhitneyu(correct, wrong, method="asymptotic").statistic
     return float(above / (len(correct) * len(wrong)))

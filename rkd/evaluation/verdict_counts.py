@@ -1,6 +1,6 @@
-"""What a result says of labels, verdicts and grades: counts, and the shares that tables and figures show of them.
+"""Records of labels, verdicts and grades in a result: counts, and the shares of them in tables and figures.
 
-The counts are made in `rkd.evaluation.label_quality`. Shares are in [0, 1].
+`rkd.evaluation.label_quality` makes the counts. Shares are in [0, 1].
 """
 
 import dataclasses
@@ -11,9 +11,9 @@ RELIABILITY_BINS = 10
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LabelStatistics:
-    """Pseudo-labels against the gold answers: of `queries`, `labelled` have one, and `right` of these are right.
+    """Pseudo-labels compared with the gold answers: `labelled` of `queries` have a label, `right` of these are right.
 
-    `consensus_histogram` counts the queries by p* in ten bins of width 0.1, 1 being in the last.
+    `consensus_histogram` counts the queries by p* in ten bins of width 0.1; 1 is in the last bin.
     """
 
     queries: int
@@ -23,18 +23,18 @@ class LabelStatistics:
 
     @property
     def share_without_label(self) -> float:
-        """Table 10."""
+        """The share of queries without a label (Table 10)."""
         return 1 - self.labelled / self.queries
 
     @property
     def precision(self) -> float | None:
-        """The share of right labels among those given; None where none was."""
+        """The share of labels that are right; None without labels."""
         return _share(self.right, self.labelled)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VerdictCounts:
-    """Responses by what the teacher called them and what they are; `without_verdict`: it called them nothing."""
+    """Numbers of responses by the teacher's verdict and by the truth; `without_verdict` have no verdict."""
 
     right_called_right: int
     wrong_called_right: int
@@ -44,22 +44,22 @@ class VerdictCounts:
 
     @property
     def precision_of_right(self) -> float | None:
-        """Table 5, class True: the share of right responses among those called right; None where none was."""
+        """Table 5, class True: the share of right responses among those called right; None if none is called right."""
         return _share(self.right_called_right, self.right_called_right + self.wrong_called_right)
 
     @property
     def precision_of_wrong(self) -> float | None:
-        """Table 5, class False: the share of wrong responses among those called wrong; None where none was."""
+        """Table 5, class False: the share of wrong responses among those called wrong; None if none is."""
         return _share(self.wrong_called_wrong, self.right_called_wrong + self.wrong_called_wrong)
 
     @property
     def accuracy(self) -> float | None:
-        """The share called what they are, of those with a verdict: how far one agrees with a verifier that knows."""
+        """The share of correct verdicts among all verdicts: the agreement with a perfect verifier."""
         return _share(self.right_called_right + self.wrong_called_wrong, _with_verdict(self))
 
     @property
     def kappa(self) -> float | None:
-        """That agreement beyond chance: Cohen's κ; None where chance alone would agree on all."""
+        """Cohen's κ, the agreement beyond chance; None if chance alone would agree on all."""
         if not (total := _with_verdict(self)):
             return None
         right = self.right_called_right + self.right_called_wrong
@@ -70,22 +70,22 @@ class VerdictCounts:
 
     @property
     def right_accepted(self) -> float | None:
-        """The share called right of the right ones."""
+        """The share of right responses that are called right."""
         return _share(self.right_called_right, self.right_called_right + self.right_called_wrong)
 
     @property
     def wrong_accepted(self) -> float | None:
-        """The share called right of the wrong ones."""
+        """The share of wrong responses that are called right."""
         return _share(self.wrong_called_right, self.wrong_called_right + self.wrong_called_wrong)
 
     @property
     def share_unreadable(self) -> float | None:
-        """The share without a verdict; of a judge, those that could not be read."""
+        """The share of responses without a verdict; for a judge, of unreadable verdicts."""
         return _share(self.without_verdict, _with_verdict(self) + self.without_verdict)
 
     @property
     def shares(self) -> dict[str, float] | None:
-        """Fig. 9: the shares of the four kinds among the responses with a verdict; None where there is none."""
+        """Fig. 9: the shares of the four kinds among the responses with a verdict; None without verdicts."""
         counts = {name: value for name, value in dataclasses.asdict(self).items() if name != "without_verdict"}
         total = sum(counts.values())
         return {name: value / total for name, value in counts.items()} if total else None
@@ -93,10 +93,10 @@ class VerdictCounts:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GradeStatistics:
-    """Responses that a judge graded, `counts` by grade; `unreadable` further ones have no grade.
+    """Responses that a judge graded, `counts` by grade; `unreadable` more responses have no grade.
 
-    Against the rubric of a generated world: the shares of grades that are `exact` and `within_one`, Spearman's
-    `rank_correlation`, and what the mean grade should be; None where there is no such rubric.
+    The other fields compare with the rubric of a generated world: the shares of grades that are `exact` and
+    `within_one`, Spearman's `rank_correlation`, and the mean grade by the rubric. They are None without such a rubric.
     """
 
     responses: int
@@ -119,7 +119,7 @@ class GradeStatistics:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """The responses whose scores lie in one bin: how many, their mean score, and the share of right ones; or None."""
+    """The responses whose scores lie in one bin: number, mean score and share of right ones; None in an empty bin."""
 
     count: int
     mean_score: float | None
@@ -128,14 +128,14 @@ class ReliabilityBin:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JudgeQuality:
-    """A judge's verdicts, and the share of the next token's probability that Yes and No have together.
+    """The quality of a judge's verdicts.
 
-    `area_under_curve` of its scores, right responses against wrong ones; None where there are not both.
-    `mean_yes_no_mass` is None of a judge without such tokens. `reliability`: the scores in ten bins of width 0.1, by
-    number, 1 being in the last. `agreement_with_label`: the share of responses that the judge and the pseudo-label, the
-    verifier of a row without gold answers, call alike, of those with both verdicts; None where there is none.
-    `attacks_accepted`: the share called right of the attacks on `attacked_queries` that have a verdict, by kind
-    (`rkd.judges.attacks`); a kind without any verdict is not in it.
+    `area_under_curve` compares its scores of right and wrong responses; None unless there are both. `mean_yes_no_mass`
+    is the probability of Yes and No together as the next token; None for a judge without such tokens. `reliability`
+    holds the scores in ten bins of width 0.1, by number; 1 is in the last bin. `agreement_with_label` is the share of
+    equal verdicts of the judge and the pseudo-label, the verifier of a row without gold answers, among responses with
+    both; None without any. `attacks_accepted` is, by kind (`rkd.judges.attacks`), the share called right among the
+    attacks on `attacked_queries` that have a verdict; kinds without verdict are left out.
     """
 
     verdicts: VerdictCounts
@@ -152,14 +152,14 @@ class JudgeQuality:
         filled = [
             (one.count, abs(one.mean_score - one.share_right))
             for one in self.reliability.values()
-            if one.mean_score is not None and one.share_right is not None  # of an empty bin both are None
+            if one.mean_score is not None and one.share_right is not None  # both are None in an empty bin
         ]
         total = sum(count for count, _ in filled)
         return sum(count * error for count, error in filled) / total if total else None
 
     @property
     def mean_attacks_accepted(self) -> float | None:
-        """Over the kinds; None where no attack was tried, or none has a verdict."""
+        """Mean of `attacks_accepted` over the kinds; None if no attack was tried, or none has a verdict."""
         shares = self.attacks_accepted.values()
         return sum(shares) / len(shares) if shares else None
 

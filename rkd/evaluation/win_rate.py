@@ -1,9 +1,9 @@
 """Open-ended tests (paper D, Table 4): instructions with reference responses, a model and an annotator enter.
 
-Their result leaves: how far the annotator prefers the model's greedy responses to the references, as AlpacaEval 2
-counts it. An annotator that compares is asked in both orders, and the mean of both verdicts counts: what it gives to a
-place is given to both responses. One that grades is shown each response by itself, and equal grades are even. Lengths
-are in characters; n: instructions of a test set.
+The result leaves: the annotator's mean preference for the model's greedy responses over the references, counted as in
+AlpacaEval 2. An annotator that compares is asked in both orders, and the mean of both verdicts counts, so that a bias
+towards one place cancels. An annotator that grades sees each response by itself; equal grades are a draw. Lengths are
+in characters; n: instructions of a test set.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,12 +40,12 @@ def evaluate_open_ended(
     test_set: str,
     rubric: Rubric | None = None,
 ) -> EvaluationResult:
-    """The result on one test set, the references being the queries' `gold_answer`.
+    """The result on one test set; the references are the queries' `gold_answer`.
 
-    An empty response is judged like any other; `share_without_answer` counts those.
+    An empty response is judged like any other; `share_without_answer` is the share of empty responses.
 
     Raises:
-        ValueError: there is no query, or one has no reference.
+        ValueError: there is no query, or a query has no reference.
     """
     if not queries:
         raise ValueError(f"test set {test_set} has no queries. Evaluate on `Data.test_sets()`.")
@@ -95,7 +95,7 @@ def evaluate_open_ended(
 def _compared(
     annotator: LocalYesNo | EndpointYesNo, queries: Sequence[Query], responses: Sequence[Response]
 ) -> tuple[list[float], dict[str, Any]]:
-    """The preference for each response, even where it is unreadable, and what `WinRate` tells of the annotator."""
+    """The preference for each response, 0.5 if unreadable, and the fields of `WinRate` on the annotator."""
     prompt = annotator.prompt
     assert isinstance(prompt, ComparePrompt)  # `check_annotator` refuses others
     verdicts = [
@@ -113,7 +113,7 @@ def _compared(
 def _graded(
     annotator: Written, queries: Sequence[Query], responses: Sequence[Response]
 ) -> tuple[list[float], dict[str, Any]]:
-    """The same by the grades of both responses: equal grades, or one that cannot be read, prefer none."""
+    """As `_compared`, from the grades of both responses; equal grades or an unreadable one give 0.5."""
     references = [replace(own, text=_reference(query)) for query, own in zip(queries, responses, strict=True)]
     graded, of_references = (annotator.judge(queries, texts) for texts in (responses, references))
     preferences = [
@@ -132,6 +132,6 @@ def _reference(query: Query) -> str:
 
 
 def _index(query: Query, place: int) -> int:
-    """AlpacaEval's number of an instruction, which ends the id of a stored query; else its place."""
+    """AlpacaEval's number of an instruction, the end of a stored query's id; without one, its place."""
     number = query.id.rpartition("-")[2]
     return int(number) if number.isdigit() else place

@@ -1,1 +1,1 @@
-"""Jobs: run one, say before what it takes, sweep many, search for settings, keep the store in order."""
+"""Jobs: run one job, estimate its time and cost, sweep many jobs, search for settings, and manage the store."""

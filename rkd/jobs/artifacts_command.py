@@ -1,11 +1,12 @@
-"""What looks after the stage store: a store and the folders of its jobs enter, a list or fewer files leave.
+"""Management of the stage store: a store and the folders of its jobs enter, a list or fewer files leave.
 
-    python -m rkd artifacts list                    what is stored: size, seconds it took, and the jobs that use it
-    python -m rkd artifacts show sft/DIGEST         what one artifact was made from, and with
-    python -m rkd artifacts verify [--repair]       compare every checksum; --repair removes what is damaged
-    python -m rkd artifacts gc [--dry-run]          remove what no job under --outputs uses
+    python -m rkd artifacts list                    list the artifacts: size, seconds, and the jobs that use them
+    python -m rkd artifacts show sft/DIGEST         show the inputs and settings of one artifact
+    python -m rkd artifacts verify [--repair]       compare every checksum; --repair removes damaged artifacts
+    python -m rkd artifacts gc [--dry-run]          remove the artifacts that no job under --outputs uses
 
-A job notes in `artifacts.json` what it uses before it uses it, so a job that runs, failed or was interrupted counts.
+A job records in `artifacts.json` which artifacts it uses, before it uses them. So running, failed and interrupted jobs
+count as users too.
 """
 
 import json
@@ -22,14 +23,14 @@ from rkd.pipeline.stage_runner import ARTIFACTS_FILE
 from rkd.store.artifact_store import Store, label_of, open_artifact, partial_folder
 
 Jobs = Mapping[str, Sequence[str]]
-"""An artifact's label to the names of the jobs that use it."""
+"""Maps an artifact's label to the names of the jobs that use it."""
 
 
 def open_store(root: Path) -> Store:
-    """The store in a folder that is there.
+    """The store in an existing folder.
 
     Raises:
-        UsageError: it is not there.
+        UsageError: the folder does not exist.
     """
     if not root.is_dir():
         raise UsageError(f"--root {root} is no folder; give the config's artifacts.root.")
@@ -37,10 +38,10 @@ def open_store(root: Path) -> Store:
 
 
 def jobs_of(outputs: Path) -> dict[str, list[str]]:
-    """What the jobs whose folders lie under `outputs` use, see `Jobs`.
+    """The artifacts that the jobs with folders under `outputs` use; see `Jobs`.
 
     Raises:
-        ValueError: a job does not say what it uses, or not in a way that can be read.
+        ValueError: a job's record of its artifacts is missing or unreadable.
     """
     found: dict[str, list[str]] = defaultdict(list)
     for folder in sorted({path.parent for name in (ARTIFACTS_FILE, RESULT_FILE) for path in outputs.rglob(name)}):
@@ -57,7 +58,7 @@ def jobs_of(outputs: Path) -> dict[str, list[str]]:
 
 
 def list_artifacts(store: Store, jobs: Jobs) -> None:
-    """Print a line for each artifact, and for each stage that was interrupted."""
+    """Print a line for each artifact and for each interrupted stage."""
     total, spent = 0, 0.0
     print(f"{'artifact':44} {'MB':>9} {'seconds':>9}   {'made':16}   used by")
     for folder in store.folders():
@@ -78,11 +79,11 @@ def list_artifacts(store: Store, jobs: Jobs) -> None:
 
 
 def show(store: Store, label: str) -> None:
-    """Print what an artifact was made from, and with.
+    """Print the inputs and settings of an artifact.
 
     Raises:
-        ArtifactError: it is damaged.
-        UsageError: there is none of this label.
+        ArtifactError: the artifact is damaged.
+        UsageError: no artifact has this label.
     """
     folder = store.root / label
     if folder not in store.folders():
@@ -91,7 +92,7 @@ def show(store: Store, label: str) -> None:
 
 
 def verify(store: Store, *, repair: bool) -> int:
-    """Compare every checksum and print what is damaged, which `repair` removes; how many damaged ones are left."""
+    """Compare all checksums; print damaged artifacts, or remove them with `repair`; return how many are left."""
     damaged = removed = 0
     folders = store.folders()
     for folder in folders:
@@ -108,11 +109,11 @@ def verify(store: Store, *, repair: bool) -> int:
 
 
 def collect_garbage(store: Store, outputs: Path, *, dry_run: bool) -> None:
-    """Remove artifacts and unfinished stages that no job under `outputs` uses; what a process is making now stays.
+    """Remove artifacts and unfinished stages that no job under `outputs` uses; keep those being made now.
 
     Raises:
         UsageError: there is no job, so everything would be removed.
-        ValueError: a job does not say what it uses.
+        ValueError: a job's record of its artifacts is missing or unreadable.
     """
     if not outputs.is_dir():
         raise UsageError(f"--outputs {outputs} is no folder: without the jobs, every artifact would be removed.")
@@ -127,7 +128,7 @@ def collect_garbage(store: Store, outputs: Path, *, dry_run: bool) -> None:
         if label in jobs:
             continue
         size = _size(folder) + _size(partial_folder(folder))
-        # A job may have begun meanwhile.
+        # A job may have started in the meantime.
         if dry_run or store.remove(folder, is_needed=partial(_is_used, label, outputs)):
             freed += size
             print(f"{'would remove' if dry_run else 'removed'} {label}, {size / 1e6:.1f} MB")

@@ -1,9 +1,9 @@
-"""What a job will cost, before it is started: the stages of the plan enter, tokens, GPU hours and a price leave.
+"""The cost of a job before it starts: the stages of the plan enter, tokens, GPU hours and a price leave.
 
-`dry_run=true` prints this and loads no model. Every response is taken to be as long as its limit allows, and how many
-there are is about what the mini world leaves of each stage. Hours follow from the floating-point operations of a
-transformer, 2 for each weight and token that is read or written and 6 for one that is trained on (Kaplan et al. 2020,
-arXiv:2001.08361), and from the shares of a GPU's peak that sampling and training reach.
+`dry_run=true` prints this and loads no model. Every response is assumed to have its maximum length. The numbers of
+responses follow the shares that each stage keeps in the mini world. Hours follow from the floating-point operations of
+a transformer and the shares of a GPU's peak that sampling and training reach. Each weight takes 2 operations per token
+that is read or written, and 6 per trained token (Kaplan et al. 2020, arXiv:2001.08361).
 """
 
 import math
@@ -21,22 +21,22 @@ from rkd.judges.base import ModelJudge, asks_model
 from rkd.pipeline.experiment import Stages
 from rkd.work import ANNOTATOR, FEW_SHOT, JUDGE, STUDENT, TEACHER, Work, short_number
 
-READ, TRAINED = 2, 6  # floating-point operations for each weight and token
-BYTES = 2  # of a weight in bfloat16
+READ, TRAINED = 2, 6  # floating-point operations per weight and token
+BYTES = 2  # per weight in bfloat16
 MEASURED_PROMPTS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostEstimate:
-    """What the estimate rests on; prices are in one currency.
+    """The assumptions of the estimate; all prices are in one currency.
 
     Args:
-        gpu_tflops: peak of one GPU in 10¹² operations a second.
-        gpu_memory_gb: of one GPU, in 10⁹ bytes.
-        sampling_share, training_share: of that peak, what sampling and training reach; a judge reads as in training.
-        gpu_hour_price: of one GPU.
-        prompt_price, response_price: of an endpoint, for a million tokens read and written.
-        characters_per_token: of prompts, which are not tokenized for an estimate.
+        gpu_tflops: peak of one GPU, in 10¹² operations per second.
+        gpu_memory_gb: memory of one GPU, in 10⁹ bytes.
+        sampling_share, training_share: shares of that peak in sampling and in training; judging counts as training.
+        gpu_hour_price: price of one GPU for an hour.
+        prompt_price, response_price: prices of an endpoint, for a million tokens read and written.
+        characters_per_token: characters per token of prompts, which are not tokenized for an estimate.
     """
 
     gpu_tflops: float
@@ -55,7 +55,7 @@ class CostEstimate:
         check_ranges("cost_estimate", self, positive | prices | shares)
 
     def lines(self, s: Stages, work: Sequence[Work]) -> list[str]:
-        """The estimate of a job, to be printed."""
+        """The printed lines of a job's estimate."""
         entries = [self._entry(s, one) for one in work]
         rows: list[tuple[str, ...]] = [("stage", "size, about", "tokens read", "written", "trained on", "GPU hours")]
         for one, entry in zip(work, entries, strict=True):
@@ -77,31 +77,31 @@ class CostEstimate:
         trained = work.trained * (prompt / work.group_size + work.max_response_tokens)
         weights = _weights(s, work.model)
         sampling = READ * weights * (read + written) / self._rate(self.sampling_share)
-        # A judge's forward passes are over whole texts, as those of a training are.
+        # A judge's forward passes read whole texts, as in training.
         passes = weights * (TRAINED * trained + READ * judged) / self._rate(self.training_share)
         role = work.model if work.model in (TEACHER, JUDGE, ANNOTATOR) else STUDENT
         return Entry(role, round(read + judged), round(written), round(trained), (sampling + passes) / 3600)
 
     def _rate(self, share: float) -> float:
-        """Operations a second."""
+        """Operations per second."""
         return self.gpu_tflops * 1e12 * share
 
     def _prompt_tokens(self, s: Stages, model: str) -> float:
-        """Tokens of a prompt, on average over some queries."""
+        """Mean number of tokens of a prompt, over some queries."""
         if model in (JUDGE, ANNOTATOR):
             prompt: PromptTemplate | VerdictPrompt | None = _judge_of(s, model).prompt
         else:
             prompt = {TEACHER: s.teacher.prompt, FEW_SHOT: s.student.prompt, STUDENT: s.zero_shot}[model]
-        assert prompt is not None  # recorded responses alone have none, and nobody is asked for them
-        response = () if isinstance(prompt, PromptTemplate) else ("",)  # its tokens are counted by their limit
+        assert prompt is not None  # only recorded responses have none, and they are not sampled
+        response = () if isinstance(prompt, PromptTemplate) else ("",)  # the limit counts its tokens
         queries = s.dataset.training_queries()
-        if model == ANNOTATOR:  # whose prompt holds a reference, which the tests alone have
+        if model == ANNOTATOR:  # its prompt holds a reference, which only tests have
             queries = next(iter(s.dataset.test_sets().values()))
         queries = queries[:MEASURED_PROMPTS]
         return sum(len(prompt.render(query, *response)) for query in queries) / len(queries) / self.characters_per_token
 
     def _totals(self, s: Stages, entries: Sequence["Entry"]) -> list[str]:
-        """What each role reads, writes and is trained on."""
+        """Lines with the tokens that each role reads, writes and is trained on."""
         teacher, student, judge, annotator = (_sum(role, entries) for role in (TEACHER, STUDENT, JUDGE, ANNOTATOR))
         if s.teacher.is_recorded:
             lines = [f"  teacher  {s.teacher.name}: its responses are recorded, nothing is asked"]
@@ -119,7 +119,7 @@ class CostEstimate:
         )
 
     def _of_model(self, role: str, model: LocalModel | EndpointModel | ModelJudge, total: "Entry") -> list[str]:
-        """What a teacher or judge reads and writes, and where."""
+        """Lines with the tokens that a teacher or judge reads and writes, and the machine it runs on."""
         if _is_endpoint(model):
             return _of_endpoint(role, model, total)
         return [f"  {role + ' ':<9}{model.name}: {total}", *self._where_it_runs(role, model, total)]
@@ -128,7 +128,7 @@ class CostEstimate:
         gigabytes = BYTES * model.weights() / 1e9
         if gigabytes < self.gpu_memory_gb:
             return []
-        gpus = math.ceil(gigabytes / (0.9 * self.gpu_memory_gb))  # a tenth is for what is not weights
+        gpus = math.ceil(gigabytes / (0.9 * self.gpu_memory_gb))  # a tenth is left for other data than weights
         price = (total.read * self.prompt_price + total.written * self.response_price) / 1e6
         said = (
             f"needs an endpoint, or {gpus} GPUs ({role}.options.device=spread):",
@@ -169,7 +169,7 @@ def _sum(role: str, entries: Sequence[Entry]) -> Entry:
 
 
 def _of_endpoint(role: str, model: EndpointModel, total: Entry) -> list[str]:
-    """What a teacher or judge behind a server is asked, and what that costs by the server's own prices."""
+    """Lines with the tokens of a teacher or judge behind a server, and their price by the server's own prices."""
     server = model.server
     price = (total.read * server.prompt_price + total.written * server.response_price) / 1e6
     asked = f"{short_number(total.read)} tokens read, {short_number(total.written)} written"
@@ -182,17 +182,17 @@ def _of_endpoint(role: str, model: EndpointModel, total: Entry) -> list[str]:
 
 
 def _weights(s: Stages, model: str) -> int:
-    """How many weights work here; a model behind a server has none."""
+    """Number of weights on this machine; 0 for a model behind a server."""
     if model in (JUDGE, ANNOTATOR):
         return _judge_of(s, model).weights()
     if model != TEACHER:
         return s.student.weights()
-    assert not s.teacher.is_recorded  # nobody is asked
+    assert not s.teacher.is_recorded  # recorded responses take no work
     return s.teacher.weights()
 
 
 def _judge_of(s: Stages, role: str) -> ModelJudge:
-    """The judge, or the annotator, that has something to do."""
+    """The judge, or the annotator, that has work to do."""
     judge = s.judge if role == JUDGE else s.evaluation.annotator
     assert asks_model(judge)
     return judge

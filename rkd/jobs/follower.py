@@ -1,4 +1,4 @@
-"""A process that takes part in the training of a job: `rkd.distributed` starts it with the job's resolved config."""
+"""A process that joins the training of a job: `rkd.distributed` starts it with the job's resolved config."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from rkd.jobs.job import follow_job
 
 
 def main() -> None:
-    """The process."""
+    """Run the process."""
     follow_job(OmegaConf.create(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
 
 

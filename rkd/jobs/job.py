@@ -1,4 +1,4 @@
-"""One job: a config enters, its result, table, figure and W&B run are left behind, and failures become one message."""
+"""One job: a config enters; result, table, figure and W&B run leave. A failure becomes one message."""
 
 import contextlib
 import dataclasses
@@ -42,17 +42,17 @@ from rkd.store.provenance import code_revision, package_versions
 from rkd.training.checkpointing import HISTORY_FILE
 from rkd.training.tracking import NoTracker, RunDescription
 
-# What a user can cause and mend: told in one message. Anything else is a fault of ours and keeps its traceback.
+# Errors that a user can cause and fix are shown as one message. All others are bugs and keep their traceback.
 USER_ERRORS = (UserError, ValueError, TypeError, FileNotFoundError, ModuleNotFoundError)
 
 
 def run_job(config: DictConfig) -> float | None:
-    """Run the job that the config describes; returns the validation accuracy of its last training, for a search.
+    """Run the job that the config describes; return the validation accuracy of its last training, for a search.
 
-    No test set decides that: it is what the weights that were kept reached on validation queries with a pseudo-label.
+    It is the accuracy of the kept weights on validation queries with a pseudo-label; test sets are not used.
 
     Raises:
-        JobError: it failed; the reason is also in its result.json.
+        JobError: the job failed; the reason is also in its result.json.
     """
     console = Console(highlight=False, soft_wrap=True)
     with _quiet():
@@ -65,7 +65,7 @@ def run_job(config: DictConfig) -> float | None:
                 return None
             place = _place_of(stages, config)
             cores_of_process = _cores(stages, config, place.models)
-        except Exception as error:  # Hydra wraps what a constructor refused in an exception of its own
+        except Exception as error:  # Hydra wraps a constructor's error in its own exception
             raise JobError(_reason(error)) from error
         if place.is_finished:
             finished, file = read_result(place.folder), place.folder / RESULT_FILE
@@ -82,7 +82,7 @@ def run_job(config: DictConfig) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a job leaves its result: its folder, the digest in the folder's name, and what teacher and student are."""
+    """The place of a job's result: its folder, the digest in the folder's name, and the sources of its models."""
 
     folder: Path
     digest: str
@@ -90,7 +90,7 @@ class Place:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its result is there, and no failure."""
+        """Whether the result exists and is not a failure."""
         return (self.folder / RESULT_FILE).is_file() and read_result(self.folder).failure is None
 
 
@@ -98,7 +98,7 @@ def place_of(config: DictConfig) -> Place:
     """The place of the job that the config describes, without running it.
 
     Raises:
-        JobError: there can be no such job; the message says why.
+        JobError: the job is impossible; the message says why.
     """
     try:
         _check(plain_values(config))
@@ -116,7 +116,7 @@ def _place_of(stages: Stages, config: DictConfig) -> Place:
 
 
 def follow_job(config: DictConfig) -> None:
-    """Take part in the training stages of a job that another process leads; nothing is left behind."""
+    """Join the training stages of a job that another process leads; write no files."""
     plain = plain_values(config)
     with _quiet():
         stages = dataclasses.replace(build_stages(config), tracking=NoTracker())
@@ -126,14 +126,14 @@ def follow_job(config: DictConfig) -> None:
 
 
 def _run(stages: Stages, config: DictConfig, plain: dict[str, Any], place: Place, console: Console) -> float | None:
-    folder, table = place.folder, plain.pop("table") or {}  # what is tabulated decides nothing here
+    folder, table = place.folder, plain.pop("table") or {}  # the table has no effect on the job
     run_log = RunLog(stages.tracking, stages.dataset, console)
     root, per_shard = Path(config.artifacts.root), config.artifacts.responses_per_shard
     runner = StageRunner(root, console, job=folder, watcher=run_log, responses_per_shard=per_shard)
     failure: str | None = "It was interrupted."
     row = row_of(stages, evaluate_only=config.evaluate_only)
     for model in place.models:
-        runner.note_model(model)  # it may be what another job left in the store
+        runner.note_model(model)  # it may be an artifact of another job
     try:
         if not config.evaluate_only:
             _announce(stages, console)
@@ -160,7 +160,7 @@ def _run(stages: Stages, config: DictConfig, plain: dict[str, Any], place: Place
 
 
 def _run_description(stages: Stages, row: str, paper: str, table: str | None) -> RunDescription:
-    """How a dashboard groups the job: by its table, or else its dataset, and by its row."""
+    """The groups of the job in a dashboard: its table, or else its dataset, and its row."""
     teacher, student, dataset = stages.teacher.name, stages.student.name, stages.dataset.name
     return RunDescription(
         name=f"{row} {dataset} {teacher} → {student} seed {stages.seed}",
@@ -171,13 +171,13 @@ def _run_description(stages: Stages, row: str, paper: str, table: str | None) ->
 
 
 def _dry_run(stages: Stages, cost_estimate: CostEstimate, console: Console, *, evaluate_only: bool) -> None:
-    """Print what the job would do and cost; nothing is loaded but the dataset."""
+    """Print the stages and the costs of the job; load only the dataset."""
     lines = [*describe(stages), "", *cost_estimate.lines(stages, planned_work(stages, evaluate_only=evaluate_only)), ""]
     console.print("\n".join(lines), markup=False)
 
 
 def _announce(stages: Stages, console: Console) -> None:
-    """Say what the job is going to do, and how long it will take."""
+    """Print the stages of the job and their expected time."""
     console.print("\n".join(describe(stages)), markup=False)
     if stages.shortened:
         switches = ", ".join(f"{name}={value}" for name, value in stages.shortened.items())
@@ -188,21 +188,21 @@ def _announce(stages: Stages, console: Console) -> None:
 
 
 def _leave_behind(result: RunResult, stages: Stages, runner: StageRunner, run_log: RunLog, folder: Path) -> None:
-    """Write result, ids of the queries, table and figure; log them; print the table and where everything is."""
+    """Write result, query ids, table and figure; log them; print the table and the paths of all files."""
     places = {"result": str(folder / RESULT_FILE)}
     (folder / "splits.json").write_text(json.dumps(stages.dataset.ids(), indent=0) + "\n", encoding="utf-8")
     table = folder / "table.md"
     table.write_text(final_table_markdown(result), encoding="utf-8")
     if history := _rollouts(runner):
         figure = folder / "learning_curves.png"
-        # RL starts from the SFT student: what validation says of episode 0 is its level.
+        # RL starts from the SFT student, so the validation at episode 0 is the SFT student's accuracy.
         start = [row["validation_accuracy"] for row in history if row["episodes"] == 0]
         learning_curves(history, figure, sft_accuracy=start[0] if start else None)
         stages.tracking.log_image("learning_curves", figure)
         places["figure"] = str(figure)
     run_log.result(result)
     places |= {"table": str(table), "tracking": stages.tracking.where()}
-    write_result(result, folder)  # last: a job that has it is finished
+    write_result(result, folder)  # last, because it marks the job as finished
     console = runner.console
     console.print()
     console.print(final_table(result))
@@ -212,7 +212,7 @@ def _leave_behind(result: RunResult, stages: Stages, runner: StageRunner, run_lo
 
 
 def _update_tables(root: Path, folder: Path, console: Console) -> None:
-    """Make the tables anew that the job belongs to; one that cannot be made spoils no job."""
+    """Write again the tables that the job belongs to; a table that fails does not make the job fail."""
     try:
         for said in update_tables(root, folder):
             console.print(said, markup=False)
@@ -222,13 +222,13 @@ def _update_tables(root: Path, folder: Path, console: Console) -> None:
 
 @contextlib.contextmanager
 def _explained_write_errors(folder: Path) -> Iterator[None]:
-    """Turn what the system says of the job's folder into a message; the store does the same for its own."""
+    """Turn system errors on the job's folder into a message; the store does the same for its own folder."""
     try:
         yield
     except OSError as error:
         is_ours = error.filename is not None and folder.parent.is_relative_to(error.filename)
         is_ours = is_ours or (error.filename is not None and Path(error.filename).is_relative_to(folder.parent))
-        if not is_ours and error.errno != errno.ENOSPC:  # a full disk names no file
+        if not is_ours and error.errno != errno.ENOSPC:  # the error of a full disk has no file name
             raise
         raise JobError(
             f"{folder} cannot be written ({error.strerror}). Free space or give this user write access, or choose "
@@ -237,7 +237,7 @@ def _explained_write_errors(folder: Path) -> Iterator[None]:
 
 
 def _check(plain: dict[str, Any]) -> None:
-    """The values that belong to no part of the method; of those that do, `build_stages` takes care."""
+    """Check the values that belong to no part of the method; `build_stages` checks the others."""
     threads, per_shard = plain["threads"], plain["artifacts"]["responses_per_shard"]
     if threads is not None and not _is_count(threads):
         raise ValueError(f"threads={threads!r}: give the number of cores to use, at least 1, or null for all.")
@@ -255,7 +255,7 @@ def _is_count(value: object) -> bool:
 def _cores(
     stages: Stages, config: DictConfig, models: Sequence[Source | EndpointModel]
 ) -> contextlib.AbstractContextManager[None]:
-    """The share of this process in the cores that the job is to use."""
+    """The number of the job's cores for this process."""
     are_small = all(is_small(count_weights(model.folder)) for model in models if isinstance(model, Checkpoint))
     processes = 1 if config.evaluate_only else stages.trainer.devices
     return cores(config.threads, processes=processes, small_models=are_small)
@@ -269,10 +269,10 @@ def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeach
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No talk of libraries, and back: the jobs of a multirun share one process."""
+    """Silence the libraries, and restore them afterwards: the jobs of a multirun share one process."""
     transformers.utils.logging.disable_progress_bar()
     verbosity = transformers.utils.logging.get_verbosity()
-    # Its load report warns of each head that a reward model has and its student has not.
+    # Its load report warns of each head that the reward model adds to its student.
     transformers.utils.logging.set_verbosity_error()
     try:
         yield
@@ -282,14 +282,14 @@ def _quiet() -> Iterator[None]:
 
 
 def _rollouts(runner: StageRunner) -> list[dict[str, Any]]:
-    """The history of the job's reinforcement learning; nothing where it had none."""
+    """The history of the job's reinforcement learning; empty without this stage."""
     path = runner.made["rl"].folder / HISTORY_FILE if "rl" in runner.made else None
     history = read_rows(path) if path is not None and path.is_file() else []
     return history if any("reward" in row for row in history) else []
 
 
 def _reason(error: BaseException) -> str:
-    """The message of the innermost cause: Hydra puts its own around it."""
+    """The message of the innermost cause, without Hydra's own message around it."""
     while error.__cause__ is not None and type(error).__module__.startswith(("hydra", "omegaconf")):
         error = error.__cause__
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):

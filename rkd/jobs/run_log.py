@@ -1,11 +1,11 @@
-"""What of a job its run shows: what stages make or reuse enters, and at the end the result; a tracker is told.
+"""The log of a job's run: the artifacts of stages and the result enter, curves, tables and numbers go to a tracker.
 
-Curves: `<stage>/<metric>` against `<stage>/step`, replayed where the stage was reused or goes on after an interruption.
-Tables: `samples/<stage>`, some of the responses sampled for training; `labels/statistics` and `labels/consensus`, how
-    good the pseudo-labels are (Tables 5 and 10); `results`, every model on every test set, with its 95 % interval.
-Summary: `test/<test set>/...` of the row's own model, `<model>/<test set>/...` of all, `labels/...`, `costs/...` and
-    every other number of the result.
-Outputs: responses, labels, pairs and models, each with its digest and those of what it was made from.
+Curves: `<stage>/<metric>` against `<stage>/step`, replayed if the stage is reused or resumed.
+Tables: `samples/<stage>`, some of the responses sampled for training; `labels/statistics` and `labels/consensus`, the
+    quality of the pseudo-labels (Tables 5 and 10); `results`, every model on every test set, with its 95 % interval.
+Summary: `test/<test set>/...` of the row's own model, `<model>/<test set>/...` of all models, `labels/...`, `costs/...`
+    and every other number of the result.
+Outputs: responses, labels, pairs and models, each with its digest and the digests of its inputs.
 """
 
 import random
@@ -30,8 +30,8 @@ from rkd.training.checkpointing import HISTORY_FILE
 from rkd.training.curves import CURVES_FILE, replay
 from rkd.training.tracking import Output, Tracker
 
-SAMPLES_LOGGED = 500  # responses of a stage
-MODELS = ("sft", "dpo", "reward_model", "rl")  # the stages that leave one
+SAMPLES_LOGGED = 500  # responses per stage
+MODELS = ("sft", "dpo", "reward_model", "rl")  # the stages that train a model
 MEASURES = ("accuracy", "interval_low", "interval_high", "n", "pass_at_8", "maj_at_8")
 OF_MANIFEST = ("seconds", "tokens", "created", "revision", "files")
 
@@ -40,8 +40,8 @@ class RunLog:
     """The watcher of a job's runner.
 
     Args:
-        tracker: with an open run.
-        dataset: whose questions stand beside responses.
+        tracker: a tracker with an open run.
+        dataset: the dataset whose questions are shown with the responses.
     """
 
     def __init__(self, tracker: Tracker, dataset: Data, console: Console) -> None:
@@ -64,7 +64,7 @@ class RunLog:
         self.tracker.log_output(records_output(name, records, digest, inputs))
 
     def result(self, result: RunResult) -> None:
-        """The end of a job that has finished."""
+        """Log the result of a finished job."""
         summary = summary_of(result)
         rows = [
             [model.role, name, *(getattr(test, measure) for measure in MEASURES)]
@@ -101,14 +101,14 @@ class RunLog:
 
 
 def thinned(items: Sequence[Any]) -> Sequence[Any]:
-    """At most `SAMPLES_LOGGED` of the items, in their order, from all of them, and the same each time."""
-    # Drawn, not every k-th one: of queries with k samples each, that would always be the first sample.
+    """At most `SAMPLES_LOGGED` of the items, in their order, drawn from all with a fixed seed."""
+    # Random, because every k-th item would always be the first sample if each query has k samples.
     chosen = random.Random(0).sample(range(len(items)), min(SAMPLES_LOGGED, len(items)))
     return [items[place] for place in sorted(chosen)]
 
 
 def artifact_output(artifact: Artifact, *, was_made: bool) -> Output:
-    """The model or the responses of a stage; a stage left out has no files but its student's, which stay there."""
+    """The model or the responses of a stage; a skipped stage has no files, since its student's stay in their place."""
     manifest, is_model = artifact.manifest, artifact.manifest["name"] in MODELS
     is_left_out = is_model and HISTORY_FILE not in manifest["files"]
     metadata = {"digest": artifact.digest, "inputs": input_digests(manifest["fingerprint"]), "is_left_out": is_left_out}
@@ -122,17 +122,17 @@ def artifact_output(artifact: Artifact, *, was_made: bool) -> Output:
 
 
 def records_output(name: str, records: Sequence[Any], digest: str, inputs: Mapping[str, str]) -> Output:
-    """Labels or pairs, under the digest by which the fingerprints of later stages name them."""
+    """Labels or pairs, with the digest that the fingerprints of later stages contain."""
     lines = "".join(to_json_line(record) + "\n" for record in records)
     metadata = {"digest": digest, "inputs": dict(inputs), "count": len(records)}
     return Output(name=f"{name}-{digest}", kind=name, metadata=metadata, texts={f"{name}.jsonl": lines})
 
 
 def input_digests(fingerprint: Mapping[str, Any]) -> dict[str, str]:
-    """The digests in a fingerprint by their keys: of what a stage was made from."""
+    """The digests in a fingerprint, those of the stage's inputs, by their keys."""
     found: dict[str, str] = {}
     for key, value in fingerprint.items():
-        if key == "labels" and isinstance(value, Mapping):  # reinforcement learning is given them whole
+        if key == "labels" and isinstance(value, Mapping):  # the fingerprint of reinforcement learning holds all labels
             found[key] = fingerprint_digest("labels", value)
         elif isinstance(value, str) and re.fullmatch(DIGEST, value):
             found[key] = value
@@ -144,13 +144,13 @@ def input_digests(fingerprint: Mapping[str, Any]) -> dict[str, str]:
 
 
 def consensus_rows(labels: LabelStatistics) -> list[tuple[float, float, int]]:
-    """How many queries have a consensus p* from, and below, which; the last bin holds 1, too."""
+    """Bins of the consensus p*: lower end, upper end (excluded, but 1 is in the last bin), number of queries."""
     counts = labels.consensus_histogram
     return [(place / len(counts), (place + 1) / len(counts), count) for place, count in enumerate(counts)]
 
 
 def summary_of(result: RunResult) -> dict[str, float]:
-    """Final accuracies or win rates, and other numbers of the result, as "labels/precision"; fractions in [0, 1]."""
+    """Final accuracies or win rates and other numbers of the result, as "labels/precision"; fractions in [0, 1]."""
     tested = [(model.role, model.test_sets) for model in result.models]
     tested += [("test", result.models[-1].test_sets)]
     accuracies = {

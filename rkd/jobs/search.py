@@ -1,8 +1,8 @@
 """Searches: a space of settings enters, a stored study and its best setting leave (`-m sweeps=search_rl`).
 
-A trial is a job, and what the job returns, the validation accuracy of its row's model, is to be highest; no test set is
-looked at. Optuna chooses the settings. The study lies in FOLDER/DIGEST, by the space and the job that is searched
-around: the same command goes on with it, and one that sets something else has a study of its own.
+A trial is a job. Its objective is the validation accuracy of its row's model; no test set is used. Optuna chooses the
+settings. The study lies in FOLDER/DIGEST; the digest is of the space and of the job's fixed settings. The same command
+resumes the study, and a command with other settings has another study.
 
     study.journal   Optuna's journal: all trials; `optuna-dashboard` shows it
     best.txt        the best setting, as overrides: `python run.py $(cat best.txt)`
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Numbers between `low` and `high`; with `log`, of which each power is as likely."""
+    """Numbers between `low` and `high`, uniform or, with `log`, log-uniform."""
 
     low: float
     high: float
@@ -45,12 +45,12 @@ class Search:
     """A search for the best setting.
 
     Args:
-        space: what may be set, by key: the fields of a `Range`, or a list of choices. A key that the command line sets
-            is not searched.
-        trials: finished ones that the study is to have.
-        folder: of the studies.
-        trials_at_once: that the launcher gets together; they know nothing of each other's outcome.
-        seed: of the sampler; trial i draws with seed + i, so that a study that goes on repeats no draw.
+        space: the searched settings, by key: the fields of a `Range`, or a list of choices. A key that the command line
+            sets is not searched.
+        trials: number of finished trials at which the study ends.
+        folder: the folder of the studies.
+        trials_at_once: number of trials that the launcher gets together; they do not see each other's outcome.
+        seed: seed of the sampler; trial i draws with seed + i, so that a resumed study repeats no draw.
     """
 
     space: Mapping[str, Mapping[str, Any] | Sequence[Any]]
@@ -67,15 +67,15 @@ class Search:
             raise ValueError(f"trials={self.trials}, trials_at_once={self.trials_at_once}: must be at least 1.")
 
     def run(self, arguments: Sequence[str], config: DictConfig, loader: ConfigLoader, launcher: Launcher) -> float:
-        """Go on with the study until it has its trials; print and write the best setting, and return its value.
+        """Run the study until it has its trials; print and write the best setting, and return its value.
 
         Args:
-            arguments: what the command line sets for every trial.
-            config: of the multirun.
+            arguments: the overrides of the command line, for every trial.
+            config: the config of the multirun.
 
         Raises:
-            HydraException: Optuna is missing, the command line lists values or sets all that is searched, there cannot
-                be such a job, it returned no validation accuracy, or another process works on the study.
+            HydraException: Optuna is missing; the command line lists values or sets all searched keys; the job is
+                impossible or returned no validation accuracy; or another process works on the study.
             JobError: trials failed; the others are kept.
         """
         if find_spec("optuna") is None:
@@ -90,7 +90,7 @@ class Search:
             raise HydraException(f"{folder}: another process works on this study; wait for it, or end it.") from error
 
     def _open_space(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """The space without what the command line sets."""
+        """The space without the keys that the command line sets."""
         given = OverridesParser.create().parse_overrides(list(arguments))
         if lists := [one.input_line for one in given if one.is_sweep_override()]:
             raise HydraException(
@@ -142,7 +142,7 @@ class Search:
 
 
 def _stored_study(path: Path) -> "Study":
-    import optuna  # here, not above: it is an optional requirement
+    import optuna  # imported here because it is an optional requirement
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
@@ -156,12 +156,12 @@ def _finished(study: "Study") -> list[Any]:
 
 
 def _unfinished(study: "Study") -> list[dict[str, Any]]:
-    """Settings whose jobs failed or were interrupted, to be run first: what their stages made is kept."""
+    """Settings whose jobs failed or were interrupted; they run first, since their finished stages are kept."""
     from optuna.trial import TrialState
 
     left = {}
     for trial in study.trials:
-        if trial.state == TrialState.RUNNING:  # of a process that is no more
+        if trial.state == TrialState.RUNNING:  # its process has ended
             study.tell(trial.number, state=TrialState.FAIL)
         if trial.state != TrialState.COMPLETE and trial.params:
             left[json.dumps(trial.params)] = trial.params
@@ -171,7 +171,7 @@ def _unfinished(study: "Study") -> list[dict[str, Any]]:
 
 
 def _setting(trial: "Trial", space: Mapping[str, Any]) -> list[str]:
-    """What Optuna proposes for a trial, as overrides."""
+    """Optuna's proposal for a trial, as overrides."""
     for key, values in space.items():
         if isinstance(values, Mapping):
             bounds = Range(**values)
@@ -182,12 +182,12 @@ def _setting(trial: "Trial", space: Mapping[str, Any]) -> list[str]:
 
 
 def _overrides(params: Mapping[str, Any]) -> list[str]:
-    # Three digits: further ones decide nothing, and would have to be pasted.
+    # Three digits are enough, and keep the overrides short.
     return [f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items()]
 
 
 def _tell(study: "Study", trial: "Trial", returned: JobReturn) -> bool:
-    """Note how a trial ended, and print it; False for one that failed."""
+    """Record and print the outcome of a trial; return False if it failed."""
     from optuna.trial import TrialState
 
     if returned.status is not JobStatus.COMPLETED:

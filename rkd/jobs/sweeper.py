@@ -1,8 +1,8 @@
-"""Sweeps: `python run.py -m ...` enters, jobs leave in the order in which they share most, each cell of a table once.
+"""Sweeps: `python run.py -m ...` enters, jobs leave in an order that lets them share stages, each job once.
 
-A table's sweep (`sweeps/NAME.yaml`) lists products of choices: the union of these is run. What the command line sets
-replaces a product's own choice. Jobs that are the same are run once, finished ones not at all, and one that fails, or
-that there cannot be, stops none of the others. Hydra finds it by `hydra_plugins/`.
+A table's sweep (`sweeps/NAME.yaml`) lists products of choices, and their union is run. A value from the command line
+replaces a product's own choice. Equal jobs run once, and finished jobs do not run again. A failed or impossible job
+does not stop the others. Hydra finds the sweeper through `hydra_plugins/`.
 """
 
 import itertools
@@ -30,8 +30,8 @@ from rkd.config import plain_values
 from rkd.errors import JobError
 from rkd.jobs.search import Search
 
-# Groups whose choice decides what a stage makes, by how early that is: jobs that are alike in the first share the
-# teacher's responses, in the first two the SFT student, in all three the reward model.
+# Groups whose choices decide the result of a stage, in the order of the stages. Jobs with equal choices in the first
+# entry share the teacher's responses, in the first two the SFT student, in all three the reward model.
 SHARED = (
     ("dataset", "teacher", "teacher_samples", "labels", "sampling_seed"),
     ("student", "sft", "seed"),
@@ -39,17 +39,17 @@ SHARED = (
 )
 TRAINED = ("sft", "dpo", "reward_model", "rl")
 STAGE_VALUE = re.compile(rf"\+{{0,2}}({'|'.join(TRAINED)})[./]")
-NOT_CHOSEN = ("sweeps", "artifacts.root", "output_root", "table_root")  # where things lie is no choice of a job
-PART = re.compile(r"[./]")  # what divides the keys of a value, and the folders of a group
+NOT_CHOSEN = ("sweeps", "artifacts.root", "output_root", "table_root")  # paths and sweeps are not choices of a job
+PART = re.compile(r"[./]")  # separators of keys and of a group's folders
 PLAIN = re.compile(r"[\w./+-]+")
-OWN_GROUP = re.compile(r"(?!hydra/)[\w/]+")  # not Hydra's, nor a part that is chosen for another place (`@`)
+OWN_GROUP = re.compile(r"(?!hydra/)[\w/]+")  # neither Hydra's groups nor a group with another package (`@`)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep: its overrides, its folder, and what was chosen for it.
+    """One job of a sweep: its overrides, its folder and its choices.
 
-    A job that there cannot be has no folder, and a reason why.
+    An impossible job has no folder, but a reason.
     """
 
     overrides: tuple[str, ...]
@@ -61,7 +61,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A named sweep, or, without a name, the product of what the command line lists."""
+    """A named sweep, or without a name the product of the command line's lists."""
 
     name: str | None
     table: Mapping[str, Any] | None
@@ -72,13 +72,14 @@ class UnionSweeper(Sweeper):
     """Unions of products, each job once.
 
     Args:
-        products: mappings from a key to a value or a list of them.
+        products: mappings from a key to a value or a list of values.
         sweeps: further sweeps that belong to it, by name.
-        search: in place of all that: the trials of a study.
-        max_batch_size: jobs that the launcher gets at once, for one that starts all that it gets; None: all.
+        search: a study whose trials are run instead of products.
+        max_batch_size: largest number of jobs that the launcher gets at once, for a launcher that starts all of them
+            together; None gives it all jobs.
     """
 
-    # `setup` sets them, before anything is asked for.
+    # `setup` sets these before the first use.
     config: DictConfig
     context: HydraContext
     launcher: Launcher
@@ -101,16 +102,16 @@ class UnionSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Plan all jobs, note what tables they belong to, run those that have not finished.
+        """Plan all jobs, write the manifests of their tables, and run the unfinished jobs.
 
         Raises:
-            JobError: a job failed, or there cannot be one; the others ran.
+            JobError: a job failed or is impossible; the others ran.
         """
         if self.search is not None:
             return self.search.run(arguments, self.config, self.context.config_loader, self.launcher)
         given = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(arguments)
         jobs: dict[Any, Job] = {}
-        for sweep in list(self._sweeps(given)):  # one that is refused comes before any file
+        for sweep in list(self._sweeps(given)):  # a refused sweep raises before any file is written
             own = self._jobs(sweep, given)
             if sweep.table is not None:
                 self._write_manifest(sweep.table, own)
@@ -129,7 +130,7 @@ class UnionSweeper(Sweeper):
         return returned
 
     def _write_manifest(self, table: Mapping[str, Any], jobs: Sequence[Job]) -> None:
-        """Note a table's jobs; where there cannot be any of them, no table is begun."""
+        """Write a table's manifest; if all its jobs are impossible, write none."""
         from rkd.reporting.table_files import write_manifest
 
         choices = {str(job.folder): job.choices for job in jobs if job.folder is not None}
@@ -150,7 +151,7 @@ class UnionSweeper(Sweeper):
         return returned
 
     def _sweeps(self, given: Sequence[Override]) -> Iterator[Sweep]:
-        """What is to be run: the sweeps that are named and those that belong to them, each once, in order."""
+        """The sweeps to run: the named ones and those that belong to them, each once, in order."""
         named = [value for one in given if one.key_or_group == "sweeps" for value in _values(one)]
         if not named:
             yield Sweep(None, None, self.products or [{}])
@@ -169,7 +170,7 @@ class UnionSweeper(Sweeper):
                     yield Sweep(name, table, sweeper.products)
 
     def _config_of(self, name: str, given: Sequence[Override]) -> DictConfig:
-        """The configuration with the sweep chosen, whatever else the command line sets, lists apart."""
+        """The config with this sweep and the other settings of the command line, except lists."""
         others = (one for one in given if one.key_or_group != "sweeps" and not one.is_sweep_override())
         plain = [line for one in others if (line := one.input_line) is not None]
         return self.context.config_loader.load_configuration(
@@ -179,7 +180,7 @@ class UnionSweeper(Sweeper):
         )
 
     def _jobs(self, sweep: Sweep, given: Sequence[Override]) -> list[Job]:
-        """The different jobs of a sweep, in the order to run them in."""
+        """The distinct jobs of a sweep, in running order."""
         chosen = [[f"sweeps={sweep.name}"]] if sweep.name else []
         on_command_line = {one.get_key_element(): list(_values(one)) for one in given if one.key_or_group != "sweeps"}
         lines: dict[tuple[str, ...], None] = {}
@@ -208,7 +209,7 @@ class UnionSweeper(Sweeper):
         return Job(overrides, place.folder, choices, place.is_finished)
 
     def _without_left_out_stages(self, overrides: tuple[str, ...]) -> tuple[str, ...]:
-        """The overrides without those of stages that the row leaves out: ICL has no use for `sft.epochs=2`."""
+        """The overrides without those of skipped stages; for instance, ICL does not use `sft.epochs=2`."""
         of_stages = {one: match[1] for one in overrides if (match := STAGE_VALUE.match(one))}
         if not of_stages:
             return overrides
@@ -218,10 +219,10 @@ class UnionSweeper(Sweeper):
 
 
 def shared_first(jobs: Sequence[Job]) -> list[Job]:
-    """Jobs in such an order that workers side by side seldom wait for a stage that another one is making.
+    """Jobs in an order in which parallel workers seldom wait for a stage that another one is making.
 
-    First one job for each teacher's responses, then one for each SFT student, then one for each reward model, then
-    the others; of those that would do, the one that trains least.
+    The order is: one job for each teacher's responses, one for each SFT student, one for each reward model, then the
+    others. Of several candidates the job with the fewest training stages is taken.
     """
     seen: set[tuple[Any, ...]] = set()
     depths = {}
@@ -233,7 +234,7 @@ def shared_first(jobs: Sequence[Job]) -> list[Job]:
 
 
 def _prefixes(choices: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """What a job shares with others of the same teacher, SFT student and reward model, in turn."""
+    """The choices that a job shares with others of the same teacher, SFT student and reward model, in turn."""
     prefix: tuple[Any, ...] = ()
     prefixes = []
     for groups in SHARED:
@@ -243,7 +244,7 @@ def _prefixes(choices: Mapping[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def _values(override: Override) -> Iterator[str]:
-    """The values that an override lists, as the command line would write them."""
+    """The values that an override lists, in command-line syntax."""
     if not override.is_sweep_override():
         yield override.get_value_element_as_str()
     elif override.is_discrete_sweep():
@@ -259,7 +260,7 @@ def _listed(value: Any) -> list[str]:
 
 
 def _written(value: Any) -> str:
-    """A value as an override has it."""
+    """A value in the syntax of an override."""
     if isinstance(value, str):
         return value if PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False)
     return json.dumps(value)

@@ -1,7 +1,7 @@
-"""How long the stages of a plan take here: measured, not guessed.
+"""The time of a plan's stages on this machine, from short measurements.
 
-Each model answers some of the real queries, once greedily and once with several samples, the student is trained on some
-of these answers, and what that cost is multiplied. Models too large to be loaded for an estimate get none.
+Each model answers some of the real queries, once greedily and once with several samples. The student is trained on some
+of these responses. The measured times are scaled up. Models too large to load for an estimate get none.
 """
 
 import math
@@ -25,13 +25,13 @@ from rkd.protocols import Sampling
 from rkd.records import Query, Response
 from rkd.work import ANNOTATOR, FEW_SHOT, JUDGE, STUDENT, TEACHER, Work, short_number
 
-MEASURED_RESPONSES = 384  # several to a query; 96 of them cost 1.6 to 2.2 times as much each, greedy ones as much
+MEASURED_RESPONSES = 384  # several per query; with 96 each costs 1.6 to 2.2 times as much, a greedy one the same
 MEASURED_GREEDY, MEASURED_BATCH = 64, 64
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingCost:
-    """Seconds for one query, and for each response to it."""
+    """Seconds per query, and per response to it."""
 
     query: float
     response: float
@@ -39,14 +39,14 @@ class SamplingCost:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """What this machine needs."""
+    """The speed of this machine."""
 
-    sampling: Mapping[str, SamplingCost]  # of each model
-    training: Mapping[int, float]  # seconds for one response of the student, by the responses that share a prompt
-    judging: Mapping[str, float | None] = field(default_factory=dict)  # seconds for a verdict; None: not measured
+    sampling: Mapping[str, SamplingCost]  # by model
+    training: Mapping[int, float]  # seconds per response of the student, by the number of responses that share a prompt
+    judging: Mapping[str, float | None] = field(default_factory=dict)  # seconds per verdict; None: not measured
 
     def seconds(self, work: Work) -> float | None:
-        """How long a stage takes about; None where that was not measured."""
+        """The approximate seconds of a stage; None if its parts were not measured."""
         if work.judged:
             seconds = self.judging.get(work.model)
             return None if seconds is None else work.judged * seconds
@@ -56,10 +56,10 @@ class Speed:
 
 
 def measure(s: Stages, work: Sequence[Work], *, largest: int = SMALL) -> Speed | None:
-    """What the parts of this work cost here.
+    """The costs of the parts of this work on this machine.
 
-    None where a model has more than `largest` parameters, another engine samples than the one that is measured, or the
-    teacher is asked over a network: how fast its server is, its progress tells.
+    None if a model has more than `largest` parameters, if another engine samples than the measured one, or if the
+    teacher is behind a server, whose speed shows only in its progress.
     """
     if s.teacher.is_remote:
         return None
@@ -82,7 +82,7 @@ def measure(s: Stages, work: Sequence[Work], *, largest: int = SMALL) -> Speed |
         model: _sampling_cost(generator, queries, s.evaluation.greedy, several[model])
         for model, generator in generators.items()
     }
-    # SFT teaches the student to answer as its teacher does, and so at the same length.
+    # SFT trains the student to answer like its teacher, and so at the same length.
     tokenizer = generators[STUDENT].tokenizer
     taught, students = (
         _tokens(generator, queries, s.evaluation.greedy, tokenizer) for generator in (teacher, generators[STUDENT])
@@ -111,25 +111,25 @@ def _first_test(s: Stages) -> list[Query]:
 def _verdict_seconds(
     judge: ConfiguredJudge | NoJudge, queries: Sequence[Query], s: Stages, student: LocalGenerator, largest: int
 ) -> float | None:
-    """Of a judge that is here and small, on responses of the student, one to a query."""
+    """Seconds per verdict of a small local judge, on one response of the student per query; else None."""
     try:
         if not asks_model(judge) or judge.is_remote or judge.weights() > largest:
             return None
-    except ValueError:  # it is not here, and nobody says how large it is
+    except ValueError:  # the model is missing, so its size is unknown
         return None
     asked = queries[:MEASURED_BATCH]
     responses = [own for (own,) in student.generate(asked, s.evaluation.greedy, 0)]
     opened = judge.open()
-    opened.verdicts(asked[:1], responses[:1])  # the first one warms up
+    opened.verdicts(asked[:1], responses[:1])  # a warm-up
     return _timed(lambda: opened.verdicts(asked[1:], responses[1:])) / max(1, len(asked) - 1)
 
 
 def _sampling_cost(
     generator: LocalGenerator, queries: Sequence[Query], greedy: Sampling, several: Sampling
 ) -> SamplingCost:
-    """The costs of a model by two measurements: one response to a query, and several.
+    """The costs of a model from two measurements: one response per query, and several.
 
-    Several cost less each than one: they share the reading of the prompt, and what they say alike.
+    A response costs less if there are several: they share the reading of the prompt and of equal beginnings.
     """
     cores, samples = worker_count(generator.model), several.samples_per_query
 
@@ -149,7 +149,7 @@ def _tokens(
     sampling: Sampling,
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[list[int]]:
-    """The first answers to so many queries as a training step has, in tokens."""
+    """The tokens of the first responses to as many queries as a training step has."""
     asked = queries[:MEASURED_BATCH]
     if isinstance(generator, StoredTeacher):
         responses = [own for own in generator.recorded(asked) if own] or [[Response("", "", 0, "–", True)]]
@@ -160,16 +160,16 @@ def _tokens(
 
 
 def _batch(prompts: Sequence[list[int]], responses: Sequence[list[int]], group_size: int, pad_id: int) -> ResponseBatch:
-    """As many prompts as there are responses for, `group_size` to each: different ones, since equal ones are read once.
+    """A batch of different prompts with `group_size` responses each; equal prompts would be read only once.
 
-    A response need not be its prompt's own: a pass over it takes as long.
+    A response may belong to another prompt: a pass over it takes the same time.
     """
     count = max(1, min(MEASURED_BATCH, len(responses)) // group_size)
     return collate(prompts[:count], list(islice(cycle(responses), count * group_size)), pad_id)
 
 
 def _training_seconds(policy: Policy, batch: ResponseBatch) -> float:
-    """Of one forward and backward pass, for each response of the batch; the first pass warms up."""
+    """Seconds of a forward and backward pass per response of the batch, after a warm-up pass."""
     parts = in_parts(batch, part_count(policy))
 
     def train() -> None:
@@ -186,7 +186,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def plan_lines(work: Sequence[Work], speed: Speed | None) -> list[str]:
-    """The stages with their sizes and, where it could be measured, the time they take."""
+    """Lines with the stages, their sizes and, if measured, their times."""
     rows = [("stage", "size, about", "tokens, at most", "time, about")]
     for one in work:
         seconds = speed.seconds(one) if speed else None
@@ -198,7 +198,7 @@ def plan_lines(work: Sequence[Work], speed: Speed | None) -> list[str]:
 
 
 def _loaded(s: Stages) -> list[LocalModel | EndpointModel]:
-    """The models of the row that are loaded."""
+    """The models of the row that would be loaded."""
     return [s.student] if s.teacher.is_recorded else [s.teacher, s.student]
 
 

@@ -1,8 +1,8 @@
-"""What a job is going to do: the parts of a row enter; its stages and their sizes leave.
+"""The plan of a job: the parts of a row enter, its stages and their sizes leave.
 
-Sizes are expected ones: which queries keep a label, and which pairs there are, only the stages can find out, so the
-shares that one job of the mini world found stand for them (`EXPECTED`). What the stages take, `rkd.jobs.time_estimate`
-measures, and what they cost where no model can be loaded, `rkd.jobs.cost_estimate` estimates.
+Sizes are expectations: only the stages find out which queries keep a label and which pairs there are. The shares that
+one job of the mini world found are used instead (`EXPECTED`). `rkd.jobs.time_estimate` measures the stages' time.
+`rkd.jobs.cost_estimate` estimates their cost without loading a model.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ from rkd.work import (
 
 
 def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: bool = False) -> list[Work]:
-    """The stages of a job, in order; a stage left out is not among them."""
+    """The stages of a job, in order, without skipped ones."""
     if evaluate_only:
         return _evaluation_work(s, pretrained_lines(s))
     sizes = _sizes(s, expected)
@@ -54,7 +54,7 @@ def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: boo
 
 
 def _sizes(s: Stages, expected: Expected) -> Sizes:
-    """What the stages have to do, by the sizes of the splits and what is expected of the stages before each."""
+    """The sizes of the stages, from the sizes of the splits and the expected results of earlier stages."""
     training, validation = s.dataset.training_queries(), len(s.dataset.validation_queries())
     splits = {"training": len(training), "validation": validation}
     sampled = len(training) + (0 if s.reward_model.is_left_out else validation)
@@ -67,7 +67,7 @@ def _sizes(s: Stages, expected: Expected) -> Sizes:
         examples=s.sft.data.expected_examples(len(training), expected),
         example_tokens=s.teacher_samples.max_response_tokens,
         sampled=expected.labelled * sampled if samples_student(s) else 0.0,
-        # A file of pairs is read only where something learns from it.
+        # A file of pairs is read only if a stage trains on it.
         pairs=s.pairs.expected_count(training, s.zero_shot, expected) if learns_from_pairs(s) else 0.0,
         held_out_pairs=balanced * expected.validation_pairs * s.validation_pairs.max_pairs_per_kind,
         pair_tokens=s.student_samples.max_response_tokens,
@@ -77,13 +77,13 @@ def _sizes(s: Stages, expected: Expected) -> Sizes:
 
 
 def first_pass_sampling(s: Stages) -> Sampling:
-    """How a teacher that is asked answers first."""
+    """The sampling settings of the first pass, for a teacher that is sampled."""
     assert not s.teacher_samples.is_recorded
     return s.teacher_samples.sampling(s.teacher_samples.first_pass)
 
 
 def _judged_labels_work(s: Stages, sizes: Sizes) -> list[Work]:
-    """The grades that stand for labels, or the comparison of a judge with them."""
+    """The grades used instead of labels, or the comparison of a judge with the labels."""
     if s.labels.is_graded:
         return [_grades_work(s, sizes)] if sizes.answered else []
     if not s.judge.asks_model:
@@ -100,7 +100,7 @@ def _judged_labels_work(s: Stages, sizes: Sizes) -> list[Work]:
 
 
 def _grades_work(s: Stages, sizes: Sizes) -> Work:
-    """The grades of an open-ended task: of the teacher's responses, the student's samples, and each validation's."""
+    """The grades of an open-ended task: for the teacher's responses, the student's samples, and each validation."""
     graded: float
     if s.teacher.is_recorded:
         queries = [*s.dataset.training_queries(), *s.dataset.validation_queries()]
@@ -118,12 +118,12 @@ def _grades_work(s: Stages, sizes: Sizes) -> Work:
 
 
 def _recorded_limit(s: Stages) -> int:
-    """Nobody knows how long recorded responses are before they are taught."""
+    """The token limit that is assumed for recorded responses, whose length is unknown."""
     return s.evaluation.max_response_tokens if s.sft.is_left_out else s.sft.max_tokens
 
 
 def _judged_rewards_work(s: Stages) -> list[Work]:
-    """The verdicts on the rollouts of the mix's judge; in one mixed loss, on all, whatever stream they are of."""
+    """The verdicts of the mix's judge on its rollouts; with one mixed loss, on the rollouts of all streams."""
     if s.rl.is_left_out or not s.judge.asks_model or "judge" not in s.reward_mix.used:
         return []
     terms, rollouts = list(s.reward_mix.used), s.rl.rollouts
@@ -142,7 +142,7 @@ def _judged_rewards_work(s: Stages) -> list[Work]:
 def _evaluation_work(s: Stages, table: Sequence[Line]) -> list[Work]:
     tests = [len(queries) for queries in s.dataset.test_sets().values()]
     asked = [(sum(tests), s.evaluation.greedy)]
-    if s.evaluation.pass_at_k_samples and s.dataset.is_verifiable:  # for the first test set
+    if s.evaluation.pass_at_k_samples and s.dataset.is_verifiable:  # only on the first test set
         asked.append((s.evaluation.pass_at_k_queries(tests[0]), s.evaluation.pass_at_k))
     responses = sum(queries * sampling.samples_per_query for queries, sampling in asked)
     asked_models = [line for line in table if line.prompt is not None]
@@ -166,7 +166,7 @@ def _evaluation_work(s: Stages, table: Sequence[Line]) -> list[Work]:
 
 
 def _best_of_n_work(line: Line, queries: int, greedy: Sampling) -> Work:
-    """The reward model reads all that is drawn."""
+    """The work of best of n; the reward model reads every sample."""
     drawn = line.inference.drawn(greedy)
     n = drawn.samples_per_query
     return Work(
@@ -176,7 +176,7 @@ def _best_of_n_work(line: Line, queries: int, greedy: Sampling) -> Work:
 
 
 def _sampled_as(line: Line) -> str:
-    """Which of the measured models a line of the table costs as much as."""
+    """The measured model whose costs are those of a line of the table."""
     if line.model == "teacher":
         return TEACHER
     return FEW_SHOT if line.prompt is not None and line.prompt.examples else STUDENT
@@ -206,7 +206,7 @@ def describe(s: Stages) -> list[str]:
 
 
 def _unlabelled(dataset: Data) -> str:
-    """How many queries have no label, how many more were dropped and why, and whether test questions are among them."""
+    """The numbers of unlabelled and dropped queries, the reasons, and whether test questions are among them."""
     unlabelled = dataset.unlabelled_queries()
     if not unlabelled:
         return ""

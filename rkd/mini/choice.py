@@ -1,13 +1,12 @@
 """mini_choice: questions with three to ten lettered options, in eight categories from looking up to multiplying.
 
-It stands where MMLU-Pro stands in the papers' tables. A category draws a `Puzzle`, whose options are then lettered. As
-in mini_math, every puzzle belongs to exactly one split by a hash of what it is about (names, wording and options do not
-count), so that no problem of one split can be drawn in another, nor in the text that models are pretrained on. Wrong
-options are what usual mistakes lead to.
+It takes the place of MMLU-Pro in the papers' tables. A category draws a `Puzzle`, whose options are then lettered. As
+in mini_math, a hash of a puzzle's content (not of names, wording or options) puts it into exactly one split. So no
+problem of one split can be drawn in another one, or in the text of pretraining. Wrong options come from usual mistakes.
 
-A letter stands behind its option, "30 A", and a response ends with the same words: models of a million weights copy
-what comes next, and hardly learn to look back for what came before. For the same reason no two numbers among the
-options end in the same digit, products apart, where the last digit would give the right one away.
+A letter follows its option, as in "30 A", and a response ends with the same words: models of a million weights can copy
+what comes next, but hardly learn to look back. For the same reason no two numbers among the options end in the same
+digit. Products are the exception, since there the last digit would show the right option.
 """
 
 import dataclasses
@@ -24,7 +23,7 @@ from rkd.mini.mistakes import MISTAKES, as_number
 from rkd.mini.wording import read_yaml, words
 from rkd.records import Query
 
-LETTERS = "ABCDEFGHIJ"  # as rkd.data.answers has them
+LETTERS = "ABCDEFGHIJ"  # the same as in rkd.data.answers
 SPLITS = ("pretrain", "train", "validation", "test")
 PLACES = ("", "second ", "third ")
 HOURS = 12
@@ -37,8 +36,8 @@ class Puzzle:
     """A question before its options are lettered.
 
     Args:
-        about: what decides the split.
-        steps: what leads to the right option; the last step of a response, which names its letter, comes after them.
+        about: the content that decides the split.
+        steps: the steps to the right option, without the last step of a response, which names the letter.
         others: the wrong options.
     """
 
@@ -51,7 +50,7 @@ class Puzzle:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ChoiceProblem:
-    """A question with its options as a model reads it, the letter of the right one, and a response that finds it."""
+    """A question with its options as a model reads it, the letter of the right option, and a right response."""
 
     id: str
     category: str
@@ -62,7 +61,7 @@ class ChoiceProblem:
 
 
 def facts(rng: random.Random) -> Puzzle:
-    """What two or three people (shops, rooms) have of two things: one of the numbers told is asked for."""
+    """Two or three people (shops, rooms) have numbers of two things; the question asks for one of these numbers."""
     wording = rng.choice(_wordings()["facts"])
     holders = [name.replace("-", " ") for name in rng.sample(words()[wording["of"]], rng.choice([2, 3]))]
     x, y = rng.sample(words()["things"], 2)
@@ -80,7 +79,7 @@ def facts(rng: random.Random) -> Puzzle:
 
 
 def sequences(rng: random.Random) -> Puzzle:
-    """The next number: the same is added, taken off or multiplied by each time, or what is added grows."""
+    """The next number of a sequence with a constant difference or factor, or with a growing difference."""
     kind, shown = rng.choices(["up", "down", "times", "growing"], (4, 3, 1, 2))[0], rng.randint(3, 5)
     step = rng.randint(2, 15)
     match kind:
@@ -111,7 +110,7 @@ def sequences(rng: random.Random) -> Puzzle:
 
 
 def units(rng: random.Random) -> Puzzle:
-    """So many of one unit in another one, with a rest or without: how many make one has to be known."""
+    """A conversion of units, with or without a remainder; the conversion factor must be known."""
     small, large, factor = rng.choice(_wordings()["units"])
     count = rng.randint(2, 9 if factor >= 100 else 12)
     rest = rng.randint(1, factor - 1) if rng.random() < 0.5 else 0
@@ -131,7 +130,7 @@ def units(rng: random.Random) -> Puzzle:
 
 
 def remainders(rng: random.Random) -> Puzzle:
-    """What a division leaves, what a clock shows after many hours, or which day it is after many days."""
+    """The remainder of a division, the time on a clock after many hours, or the weekday after many days."""
     kind = rng.choice(["division", "division", "clock", "days"])
     before: tuple[str, ...]
     match kind:
@@ -170,7 +169,7 @@ def _days(rng: random.Random) -> Puzzle:
 
 
 def ordering(rng: random.Random) -> Puzzle:
-    """The largest or smallest of some numbers, or the second or third from there."""
+    """The largest, second or third largest of some numbers, or the same from the smallest."""
     low, high = rng.choice([(1, 30), (10, 99), (10, 99), (100, 999)])
     numbers = _unlike(rng, range(low, high + 1), rng.randint(4, 8))
     place, pole = rng.choices(range(len(PLACES)), (3, 2, 1))[0], rng.choice(["largest", "smallest"])
@@ -183,7 +182,7 @@ def ordering(rng: random.Random) -> Puzzle:
 
 
 def chains(rng: random.Random) -> Puzzle:
-    """Three to five people of whom each two neighbours are compared, in any order: who is the first or second?"""
+    """Three to five people in a ranking, with all neighbours compared in any order: who is first or second?"""
     poles = rng.choice(_wordings()["chains"])
     names = rng.sample([*words()["women"], *words()["men"]], rng.choice([3, 4, 4, 5]))
     told = list(range(len(names) - 1))
@@ -202,7 +201,7 @@ def chains(rng: random.Random) -> Puzzle:
 
 
 def word_problems(rng: random.Random) -> Puzzle:
-    """A story of mini_math of two or three operations, of the same split as there."""
+    """A story of mini_math with two or three operations, in the same split as there."""
     story = None
     while story is None:
         story = attempt_story(rng, _story_families(), 2, 3)
@@ -218,7 +217,7 @@ def word_problems(rng: random.Random) -> Puzzle:
 
 
 def products(rng: random.Random) -> Puzzle:
-    """A product of two numbers of two digits, in the head: wrong options have its last digit and its size."""
+    """A product of two two-digit numbers in one step; wrong options have the same last digit and a similar size."""
     small, large = sorted(rng.choice([n for n in range(12, 100) if n % 10]) for _ in range(2))
     left, right = rng.choice([(small, large), (large, small)])
     product = left * right
@@ -242,7 +241,7 @@ CATEGORIES: dict[str, Callable[[random.Random], Puzzle]] = {
 
 
 def split_of(puzzle: Puzzle) -> str:
-    """The split that a puzzle belongs to, in the shares that mini_math has."""
+    """The split of a puzzle, with the same shares as in mini_math."""
     residue = zlib.crc32(puzzle.about.encode()) % 10
     return next(split for split in SPLITS if residue in SPLIT_SHARES[split])
 
@@ -261,20 +260,20 @@ def draw_problem(rng: random.Random, split: str, category: str, problem_id: str 
 
 
 def with_options(question: str, options: Sequence[str]) -> str:
-    """The question, and in a line of its own the options, each with its letter behind it."""
+    """The question, followed on a separate line by the options, each with its letter after it."""
     return f"{question}\nOptions: {', '.join(lettered(options))}."
 
 
 def lettered(options: Sequence[str]) -> list[str]:
-    """Each option with its letter behind it."""
+    """Each option with its letter after it."""
     return [f"{option} {letter}" for letter, option in zip(LETTERS, options, strict=False)]
 
 
 def problems(split: str, seed: int) -> Iterator[ChoiceProblem]:
-    """The different problems of a split, without end, the categories taking turns.
+    """An endless stream of the distinct problems of a split; the categories take turns.
 
     Raises:
-        ValueError: there is no such split.
+        ValueError: the split does not exist.
     """
     if split not in SPLITS:
         raise ValueError(f"mini_choice has no split {split!r}; it has {', '.join(SPLITS)}.")
@@ -290,13 +289,13 @@ def problems(split: str, seed: int) -> Iterator[ChoiceProblem]:
 
 
 def queries(split: str, size: int, seed: int) -> list[Query]:
-    """The first `size` problems of a split as queries that carry their gold letter; errors as above."""
+    """The first `size` problems of a split as queries with their gold letter; errors as in `problems`."""
     drawn = itertools.islice(problems(split, seed), size)
     return [Query(p.id, "mini_choice", p.question, p.letter, p.category) for p in drawn]
 
 
 def _unlike(rng: random.Random, numbers: range, count: int) -> list[int]:
-    """So many of the numbers, no two with the same last digit."""
+    """`count` of the numbers, no two with the same last digit."""
     return [rng.choice(numbers[digit::10]) for digit in rng.sample(range(10), count)]
 
 
@@ -312,7 +311,7 @@ def _story_families() -> tuple[str, ...]:
 
 
 def _others(rng: random.Random, right: int, likely: Iterable[int], count: int) -> tuple[str, ...]:
-    """`count` wrong numbers with different last digits: likely ones, and where these are too few numbers nearby."""
+    """`count` wrong numbers with different last digits: likely ones, and if these are too few, numbers nearby."""
     nearby = (right + rng.randint(-20, 20) for _ in itertools.count())
     by_last_digit = {right % 10: right}
     for number in itertools.chain(likely, nearby):

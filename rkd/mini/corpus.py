@@ -1,8 +1,8 @@
-"""The text that mini models are pretrained on: arithmetic, stories, solved problems, solutions with a verdict, choices.
+"""The text of pretraining: arithmetic, stories, solved problems, solutions with a verdict, choices, open tasks.
 
-A corpus is an endless stream of `Document`s drawn from a seed by a mixture; `rkd.mini.pretraining.pretrain` renders and
-packs them. Only plans and puzzles of the split `pretrain` are told: no text holds a problem that a model is trained or
-tested on later.
+A corpus is an endless stream of `Document`s, drawn by a mixture with a seed; `rkd.mini.pretraining.pretrain` renders
+and packs them. All plans and puzzles are of the split `pretrain`, so no text holds a problem on which a model is
+trained or tested later.
 """
 
 import dataclasses
@@ -31,15 +31,15 @@ from rkd.mini.mistakes import wrong_response
 from rkd.mini.short import draw_short_problem
 from rkd.mini.wording import capitalised, draw_slots, draw_things, expand, general, typed
 
-OPEN_BLURS = (0.15, 0.4, 0.8)  # the chance of each word that is another one
-OPEN_FAULT_CHANCES = (0.0, 0.1, 0.3, 0.6)  # of each point of a response that is graded
-GENERAL_SHARE = 0.5  # of stories from general.yaml, the others being of mini_math's families
-GENERAL_STYLES = (5, 3, 2)  # weights of the response styles there
+OPEN_BLURS = (0.15, 0.4, 0.8)  # the chance of each word to be replaced
+OPEN_FAULT_CHANCES = (0.0, 0.1, 0.3, 0.6)  # the chance of each point to be missing in a graded response
+GENERAL_SHARE = 0.5  # of stories from general.yaml; the others are from mini_math's families
+GENERAL_STYLES = (5, 3, 2)  # weights of the response styles of these stories
 DISTRACTOR_SHARE = 0.25
 
 
 def stream(mixture: Mapping[str, float], seed: int) -> Iterator[Document]:
-    """Documents without end, each of a kind drawn by its weight in `mixture`.
+    """An endless stream of documents, whose kinds are drawn by their weights in `mixture`.
 
     Raises:
         ValueError: the mixture names an unknown kind.
@@ -54,12 +54,12 @@ def stream(mixture: Mapping[str, float], seed: int) -> Iterator[Document]:
 
 
 def arithmetic(rng: random.Random) -> Document:
-    """Six equations of one operation, in the head or worked out."""
+    """Six equations of one operation, with or without partial results."""
     return Document(None, "\n".join(equation(rng) for _ in range(6)))
 
 
 def expressions(rng: random.Random) -> Document:
-    """Four equations of a product and a sum or difference, as joined steps have them."""
+    """Four equations of a product and a sum or difference, as in the style `joined`."""
     return Document(None, "\n".join(expression(rng) for _ in range(4)))
 
 
@@ -70,7 +70,7 @@ def story(rng: random.Random) -> Document:
 
 
 def short_problem(rng: random.Random) -> Document:
-    """One to three operations in many wordings; the solution takes one step for each."""
+    """A problem of one to three operations in many wordings; the solution has one step per operation."""
     text, operations = draw_short_problem(rng)
     return Document(text, write_response(operations, rng.choice(["steps", "steps", "worked"])))
 
@@ -82,7 +82,7 @@ def simple_problem(rng: random.Random) -> Document:
 
 
 def problem(rng: random.Random) -> Document:
-    """A story of two to five operations; mini_math's are solved in the style of their family's textbook."""
+    """A story of two to five operations; those of mini_math are solved in a style preferred by their family."""
     plan = _draw_plan(rng, 2, 5)
     question, operations = _told(rng, plan)
     style = draw_style(rng, plan.family) if plan.family in families() else rng.choices(STYLES, GENERAL_STYLES)[0]
@@ -90,13 +90,13 @@ def problem(rng: random.Random) -> Document:
 
 
 def series(rng: random.Random) -> Document:
-    """Two to five easy problems, each with its solution, one after the other."""
+    """Two to five easy problems in a row, each with its solution."""
     *before, last = (rng.choice([short_problem, simple_problem])(rng) for _ in range(rng.randint(2, 5)))
     return dataclasses.replace(last, before=tuple(before))
 
 
 def judged(rng: random.Random, split: str = "pretrain") -> Document:
-    """A problem, a response that is right as often as wrong, and the verdict; one problem in five is a short one."""
+    """A problem, a response that is right in half of the cases, and the verdict; one problem in five is short."""
     if rng.random() < 0.2:
         question, operations = draw_short_problem(rng)
     elif split == "pretrain":
@@ -110,7 +110,7 @@ def judged(rng: random.Random, split: str = "pretrain") -> Document:
 
 
 def choice(rng: random.Random, category: str) -> Document:
-    """A problem of mini_choice, and a response that finds its letter."""
+    """A problem of mini_choice, and a response with the right letter."""
     problem = draw_problem(rng, "pretrain", category)
     return Document(problem.question, problem.response, dataset="mini_choice")
 
@@ -118,7 +118,7 @@ def choice(rng: random.Random, category: str) -> Document:
 def choice_lookup(rng: random.Random) -> Document:
     """The options of such a problem, and all of them again with their letters, three times in another order.
 
-    A response asks for one letter in a hundred tokens, too seldom to learn from how to find it.
+    A response names only one letter in a hundred tokens, too few to learn how to look it up.
     """
     problem = draw_problem(rng, "pretrain", rng.choice(list(CATEGORIES)))
     options = lettered(problem.options)
@@ -127,36 +127,36 @@ def choice_lookup(rng: random.Random) -> Document:
 
 
 def choice_series(rng: random.Random) -> Document:
-    """Two or three of them, one after the other."""
+    """Two or three problems of mini_choice in a row."""
     *before, last = (choice(rng, rng.choice(list(CATEGORIES))) for _ in range(rng.randint(2, 3)))
     return dataclasses.replace(last, before=tuple(before))
 
 
 def open_task(rng: random.Random, fault_chances: tuple[float, ...] = (0.06,)) -> Document:
-    """An instruction of mini_open, and a response that seldom lacks a point."""
+    """An instruction of mini_open, and a response that seldom misses a point."""
     instruction, question = _draw_instruction(rng)
     return Document(question, _answer(rng, instruction, rng.choice(fault_chances)), dataset=mini_open.DATASET)
 
 
 def open_sloppy(rng: random.Random) -> Document:
-    """The same, with a response that lacks each point nearly as often as not."""
+    """As `open_task`, with a response that misses each point with the chance 0.4."""
     return open_task(rng, (0.4,))
 
 
 def open_series(rng: random.Random) -> Document:
-    """Two or three of them, one after the other."""
+    """Two or three open tasks in a row."""
     *before, last = (open_task(rng) for _ in range(rng.randint(2, 3)))
     return dataclasses.replace(last, before=tuple(before))
 
 
 def open_graded(rng: random.Random) -> Document:
-    """An instruction, a response of any quality, and what it is worth: evidence, then the score."""
+    """An instruction, a response of any quality, and its grade: evidence, then the score."""
     instruction, question = _draw_instruction(rng)
     return graded(question, open_response(rng, instruction))
 
 
 def open_compared(rng: random.Random) -> Document:
-    """An instruction, two responses of different worth, and which is better."""
+    """An instruction, two responses of different scores, and the better one of them."""
     instruction, question = _draw_instruction(rng)
     document = None
     while document is None:
@@ -165,7 +165,7 @@ def open_compared(rng: random.Random) -> Document:
 
 
 def open_response(rng: random.Random, instruction: mini_open.Instruction) -> str:
-    """A response of any quality to an instruction of mini_open, half of them by someone who copies badly."""
+    """A response of any quality to an instruction of mini_open; half of them copy the instruction badly."""
     if rng.random() < 0.5:
         instruction = mini_open.blurred(rng, instruction, rng.choice(OPEN_BLURS))
     return _answer(rng, instruction, rng.choice(OPEN_FAULT_CHANCES))
@@ -209,7 +209,7 @@ def _answer(rng: random.Random, instruction: mini_open.Instruction, fault_chance
 
 
 def _draw_plan(rng: random.Random, min_steps: int, max_steps: int) -> Story:
-    """A story of mini_math with its things exchanged now and then, or one of general.yaml."""
+    """A story of mini_math, sometimes with other things, or a story of general.yaml."""
     if rng.random() < GENERAL_SHARE:
         return _draw_general(rng, min_steps, max_steps)
     plan = draw_story(rng, "pretrain", min_steps, max_steps)

@@ -1,4 +1,4 @@
-"""What a corpus is made of, and what its judges' documents say: texts enter, a `Document` with its verdict leaves."""
+"""The documents of a corpus, with the verdicts of judges: texts enter, a `Document` with its verdict leaves."""
 
 import dataclasses
 import re
@@ -6,8 +6,8 @@ import re
 from rkd.data.answers import answers_match, extract_answer
 from rkd.mini import open as mini_open
 
-YES, NO = " Yes", " No"  # the verdicts, as rkd.data.judge_prompts.JudgePrompt has them
-FIRST, SECOND = " A", " B"  # as rkd.data.judge_prompts.ComparePrompt has them
+YES, NO = " Yes", " No"  # the verdicts, as in rkd.data.judge_prompts.JudgePrompt
+FIRST, SECOND = " A", " B"  # as in rkd.data.judge_prompts.ComparePrompt
 HIGHEST_MARK = 5
 _NUMBER = re.compile(r"\d[\d.,]*")
 _RESULT = re.compile(r"= (\d[\d.,]*)")
@@ -15,13 +15,13 @@ _RESULT = re.compile(r"= (\d[\d.,]*)")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
-    """One piece of text. With a `question`, `text` is the response to it; with `judged`, the verdict on that text.
+    """One piece of text: with a `question`, the response to it; with `judged`, the verdict on that text.
 
-    With a `reference` too, the verdict is on both texts: which of them is better. With `is_graded` it is evidence and a
-    grade, in place of one word.
+    With a `reference` too, the verdict states which of both texts is better. With `is_graded` the verdict is evidence
+    and a grade instead of one word.
 
-    The documents `before` it stand in the same text, as worked examples do in a few-shot prompt. Its question is one of
-    `dataset`, and is put in that dataset's prompt.
+    The documents in `before` precede it in the same text, like the examples of a few-shot prompt. Its question belongs
+    to `dataset`, and is put in that dataset's prompt.
     """
 
     question: str | None
@@ -34,15 +34,15 @@ class Document:
 
 
 def question_of(document: Document) -> str:
-    """The question of a document that responds to one."""
+    """The question of a document that has one."""
     assert document.question is not None
     return document.question
 
 
 def marked(question: str, solution: str, response: str) -> Document:
-    """A solution of the problem, which of its results the response has and which it lacks, and what that is worth.
+    """A document with a solution, the results that the response has and lacks, and the score of the response.
 
-    The right answer is worth 5; another one its share of the results, in whole points up to 4; none at all nothing.
+    A right answer scores 5. Another answer scores by its share of the results, up to 4. No answer scores 0.
     """
     results = [amount.rstrip(".,") for amount in _RESULT.findall(solution)]
     said = {amount.rstrip(".,") for amount in _NUMBER.findall(response)}
@@ -63,14 +63,14 @@ def marked(question: str, solution: str, response: str) -> Document:
 
 
 def graded(question: str, response: str) -> Document:
-    """The evidence on a response to an instruction of mini_open, and its score."""
+    """A document with the evidence on a response to an instruction of mini_open, and its score."""
     grade = mini_open.grade(question, response)
     text = f"{grade.evidence}\nScore: {grade.score}"
     return Document(question, text, response, dataset=mini_open.DATASET, is_graded=True)
 
 
 def compared(question: str, first: str, second: str) -> Document | None:
-    """Which of two responses is worth more; None where both are worth the same."""
+    """A document that states which of two responses scores higher; None if both score the same."""
     scores = [mini_open.score(question, text) for text in (first, second)]
     if scores[0] == scores[1]:
         return None

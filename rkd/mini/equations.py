@@ -24,7 +24,7 @@ def expression(rng: random.Random) -> str:
 
 
 def _draw_operation(rng: random.Random, left: int, symbol: str | None = None) -> Operation:
-    """left ∘ some number, with a positive whole result in the range that stories have."""
+    """left ∘ a number, with a positive whole result in the range of stories."""
     divisors = [number for number in range(2, 11) if left % number == 0 and number < left]
     kinds = ["+", "-", "×"] if left <= LARGEST_VALUE // 2 else ["+", "-"]
     symbol = symbol or rng.choice([*kinds, "÷", "÷"] if divisors else kinds)

@@ -1,7 +1,7 @@
 """The three kinds of instructions in mini_open: how each is asked, answered with faults, and graded with evidence.
 
-A grade's evidence is worked out as a small model can: what the response says is told again, and right behind it stands
-what was asked, with its mark. Whether a word has just been told is what such a model finds out most easily.
+The evidence of a grade suits a small model: it repeats a part of the response, followed directly by the demand and its
+mark. Such a model checks most easily whether a word has just occurred.
 """
 
 import dataclasses
@@ -14,14 +14,14 @@ from typing import Any, ClassVar, Protocol
 from rkd.mini.wording import read_yaml, words
 
 NUMBERS = ("no", "one", "two", "three", "four", "five")
-SHORTEST = 3  # words of a sentence
+SHORTEST = 3  # words in a sentence
 _NUMBERING = re.compile(r"^\s*(?:\d+[.)]|[-*])\s*", re.MULTILINE)
 _SENTENCE = re.compile(r"[^.!?\n]*[.!?]")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
-    """What a response says, and the points that this decides, each with the words that were asked."""
+    """A part of a response, and the points that it decides, each with the words that the instruction demands."""
 
     told: str
     marks: Mapping[str, bool]
@@ -35,23 +35,23 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Grade:
-    """The points of a response, by what is found in it."""
+    """The points of a response, from the findings in it."""
 
     findings: tuple[Finding, ...]
 
     @property
     def marks(self) -> dict[str, bool]:
-        """By what a point is given for."""
+        """Whether each point is given, by the point's name."""
         return {name: mark for finding in self.findings for name, mark in finding.marks.items()}
 
     @property
     def score(self) -> int:
-        """0 to 5."""
+        """The score, 0 to 5."""
         return sum(self.marks.values())
 
     @property
     def evidence(self) -> str:
-        """The findings, a line each."""
+        """The findings, one per line."""
         return "\n".join(map(str, self.findings))
 
 
@@ -62,25 +62,25 @@ class Instruction(Protocol):
 
     @property
     def about(self) -> str:
-        """What decides the split."""
+        """The content that decides the split."""
         ...
 
     def ask(self, wording: str) -> str:
-        """The instruction in these words."""
+        """The instruction in this wording."""
         ...
 
     def answer(self, rng: random.Random, faults: Collection[str], *, is_long: bool) -> str:
-        """A response that lacks these points, in the shorter or the longer manner of writing."""
+        """A response that misses these points, in the short or the long style."""
         ...
 
     def grade(self, response: str) -> Grade:
-        """The points of a response that is not empty."""
+        """The points of a non-empty response."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ListInstruction:
-    """Name the things of one kind among the given ones, in order and without one."""
+    """The instruction to name the things of one kind among given ones, in order and without one of them."""
 
     kind: str
     given: tuple[str, ...]
@@ -93,7 +93,7 @@ class ListInstruction:
 
     @property
     def wanted(self) -> list[str]:
-        """What a response should name."""
+        """The things that a response should name."""
         return sorted(thing for thing in self.given if thing in kinds_of_things()[self.kind] and thing != self.without)
 
     def ask(self, wording: str) -> str:
@@ -147,7 +147,7 @@ class ListInstruction:
         )
 
     def _faults(self, named: list[str], place: int) -> Iterator[str]:
-        """What is wrong with the thing in this place."""
+        """The faults of the thing at this place."""
         thing, before = named[place], named[:place]
         if thing not in kinds_of_things()[self.kind]:
             yield "other"
@@ -163,7 +163,7 @@ class ListInstruction:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DescribeInstruction:
-    """Describe a place in so many sentences, with two things and without a word."""
+    """The instruction to describe a place in a number of sentences, with two things and without one word."""
 
     place: str
     number: int
@@ -238,7 +238,7 @@ class DescribeInstruction:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RewriteInstruction:
-    """Say a sentence of someone else, with more of everything and another beginning."""
+    """The instruction to rewrite a sentence for another person, with larger numbers and another beginning."""
 
     old: str
     new: str
@@ -322,7 +322,7 @@ def _said(rng: random.Random, wording: str, thing: str, adjectives: list[str]) -
 
 
 def _joined(sentences: list[str]) -> str:
-    """Several sentences as one."""
+    """Several sentences joined into one."""
     first, *rest = (sentence.removesuffix(".") for sentence in sentences)
     return " and ".join([first, *(one[0].lower() + one[1:] for one in rest)]) + "."
 
@@ -348,12 +348,12 @@ def kinds_of_things() -> Mapping[str, tuple[str, ...]]:
 
 @functools.cache
 def _opening_words() -> frozenset[str]:
-    """The words that stand in an asked beginning, which are no names."""
+    """The words in demanded beginnings, which are not names."""
     return frozenset(open_world()["starts"].replace("|", " ").split())
 
 
 def _among(known: Collection[str], own: list[str]) -> str:
-    """The words that are among the known ones, each once, in order."""
+    """The words of `own` that are among the known ones, each once, in order."""
     return " ".join(dict.fromkeys(word for word in own if word in known)) or "none"
 
 

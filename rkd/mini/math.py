@@ -1,14 +1,13 @@
 """mini_math: grade-school word problems, drawn from a seed and solved in 2 to 5 steps over + - × ÷.
 
 A `Story` is a plan: one opening, some events, one question and their numbers, with sentences from families.yaml.
-Telling it gives a `MathProblem`: the text, its operations and its answer. Every plan belongs to exactly one split by a
-hash of its structure and numbers (names do not count), so that no problem of one split can be drawn in another one, nor
-in the text that models are pretrained on.
+Telling it gives a `MathProblem`: the text, its operations and its answer. A hash of a plan's structure and numbers (not
+names) puts it into exactly one split. So no problem of one split can be drawn in another one, or in the text of
+pretraining.
 
-Solutions come in three styles, and each family prefers one, as textbooks do: `joined` puts a product into the
-step that uses it, `steps` writes one operation a step, `worked` also the partial results of carries and long products.
-A large model calculates in its head what a small one has to write down, so which style suits a student is for it to
-find out.
+Solutions have three styles, and each family prefers one: `joined` puts a product into the step that uses it, `steps`
+writes one operation per step, `worked` also writes partial results of carries and long products. A large model can skip
+calculations that a small one has to write down, so different students need different styles.
 """
 
 import dataclasses
@@ -46,8 +45,8 @@ DISTRACTORS = (
 )
 UNSEEN_DISTRACTORS = ("A clock on the wall strikes {a}.", "{friend} owns {a} hats.")
 
-# How each kind changes the running value v: the operations, in terms of v and the numbers a and b of its sentence.
-# An operand "last" is the result of the operation before it.
+# The operations by which each kind changes the running value v, in terms of v and the sentence's numbers a and b.
+# An operand "last" is the result of the previous operation.
 CHANGES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "given": (),
     "sum": (("+", "a", "b"),),
@@ -83,7 +82,7 @@ class Operation:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sentence:
-    """One sentence of a story: what it does to the running value, its wording and its numbers."""
+    """One sentence of a story: its effect on the running value, its wording and its numbers."""
 
     kind: str
     wording: str
@@ -94,8 +93,8 @@ class Sentence:
 class Story:
     """The plan of a problem.
 
-    `slots` are the words of its wordings, people and items among them; `distractor` is a sentence without effect, told
-    before sentence `distractor_place`.
+    `slots` are the words for its wordings, including people and items. `distractor` is a sentence without effect, told
+    before the sentence at `distractor_place`.
     """
 
     family: str
@@ -106,11 +105,11 @@ class Story:
 
     @property
     def signature(self) -> str:
-        """Structure and numbers, without names: what decides the split."""
+        """Structure and numbers, without names; this text decides the split."""
         return self.family + "|" + "|".join(f"{s.kind} {' '.join(map(str, s.numbers))}" for s in self.sentences)
 
     def text_of(self, sentence: Sentence) -> str:
-        """A sentence with the story's words and its own numbers."""
+        """The text of a sentence with the story's words and the sentence's numbers."""
         return sentence.wording.format(**self.slots, **dict(zip("ab", map(written, sentence.numbers), strict=False)))
 
 
@@ -134,19 +133,19 @@ def families() -> dict[str, dict[str, Any]]:
 
 
 def written(number: Number) -> str:
-    """A number as problems print it: whole or decimal."""
+    """The text of a number in problems: whole or decimal."""
     return str(number.numerator) if number.denominator == 1 else f"{float(number):g}"
 
 
 def split_of(story: Story) -> int:
-    """The residue class, 0 to 9, that decides which split a plan belongs to."""
+    """The residue class, 0 to 9, that decides the split of a plan."""
     return zlib.crc32(story.signature.encode()) % 10
 
 
 def draw_story(
     rng: random.Random, split: str, min_steps: int = 2, max_steps: int = 5, distractor_share: float = 0.25
 ) -> Story:
-    """Draw a plan of the split; solutions have `min_steps` to `max_steps` operations."""
+    """Draw a plan of the split whose solution has `min_steps` to `max_steps` operations."""
     unseen = split == "unseen"
     names = [name for name, family in families().items() if family.get("unseen", False) == unseen]
     distractors = UNSEEN_DISTRACTORS if unseen else DISTRACTORS
@@ -169,7 +168,7 @@ def tell(story: Story, problem_id: str, category: str | None = None) -> MathProb
 
 
 def solve(sentences: tuple[Sentence, ...]) -> tuple[Operation, ...]:
-    """The operations that the sentences ask for, in order of telling."""
+    """The operations that the sentences require, in the order of the sentences."""
     operations: list[Operation] = []
     value = sentences[0].numbers[0]
     made_by: int | None = None
@@ -200,16 +199,16 @@ def write_response(operations: tuple[Operation, ...], style: str) -> str:
 
 
 def draw_style(rng: random.Random, family: str) -> str:
-    """A style as the textbook of this family would choose."""
+    """Draw a style by the preference of this family."""
     weights = families()[family]["writes"]
     return rng.choices(STYLES, [weights[style] for style in STYLES])[0]
 
 
 def stories(split: str, seed: int) -> Iterator[Story]:
-    """The plans of the different problems of a split (pretrain, train, validation, test, unseen), without end.
+    """An endless stream of plans of distinct problems of a split (pretrain, train, validation, test, unseen).
 
     Raises:
-        ValueError: there is no such split.
+        ValueError: the split does not exist.
     """
     if split not in SPLIT_SHARES:
         raise ValueError(f"mini_math has no split {split!r}; it has {', '.join(SPLIT_SHARES)}.")
@@ -224,19 +223,18 @@ def stories(split: str, seed: int) -> Iterator[Story]:
 
 
 def generate_split(split: str, size: int, seed: int) -> list[MathProblem]:
-    """The first `size` problems of a split; errors as above."""
+    """The first `size` problems of a split; errors as in `stories`."""
     first = itertools.islice(stories(split, seed), size)
     return [tell(story, f"mini_math-{split}-{seed}-{place}") for place, story in enumerate(first)]
 
 
 def queries(split: str, size: int, seed: int) -> list[Query]:
-    """`generate_split` as queries that carry their gold answer; `rkd.data.datasets` strips it where it must not be
-    seen."""
+    """`generate_split` as queries with their gold answer; `rkd.data.datasets` removes it where it must not be seen."""
     return [Query(p.id, "mini_math", p.question, p.answer, p.category) for p in generate_split(split, size, seed)]
 
 
 def attempt_story(rng: random.Random, names: Sequence[str], min_steps: int, max_steps: int) -> Story | None:
-    """One attempt at a plan of one of these families, of any split; None when the numbers do not work out."""
+    """One attempt at a plan of one of these families, of any split; None if no suitable numbers are drawn."""
     steps = rng.randint(min_steps, max_steps)
     name = rng.choice(names)
     slots = draw_people(rng) | {"items": rng.choice(families()[name]["items"])}
@@ -246,7 +244,7 @@ def attempt_story(rng: random.Random, names: Sequence[str], min_steps: int, max_
 def try_story(
     rng: random.Random, name: str, family: Mapping[str, Any], slots: Mapping[str, str], steps: int
 ) -> Story | None:
-    """One attempt at a plan of a family with exactly `steps` operations; None when the numbers do not work out."""
+    """One attempt at a plan of a family with exactly `steps` operations; None if no suitable numbers are drawn."""
     question_kind = rng.choice(list(family["question"]))
     opening_kind = rng.choice(list(family["opening"]))
     left = steps - len(CHANGES[question_kind]) - len(CHANGES[opening_kind])
@@ -264,18 +262,18 @@ def try_story(
             return None
         sentences.append(Sentence(kind, rng.choice(family[part][kind]), numbers))
     if all("{friend}" in wording for wording in (sentences[0].wording, sentences[-1].wording)):
-        return None  # what the friend has would be told twice
+        return None  # the friend's amount would be told twice
     return Story(name, slots, tuple(sentences))
 
 
 def with_distractor(rng: random.Random, story: Story, wordings: Sequence[str]) -> Story:
-    """The story with a sentence that has nothing to do with its question."""
+    """The story with a sentence that is irrelevant to its question."""
     distractor = Sentence("total", rng.choice(wordings), (rng.randint(3, 60),))
     return dataclasses.replace(story, distractor=distractor, distractor_place=rng.randrange(len(story.sentences)))
 
 
 def value_after(sentences: Sequence[Sentence]) -> int | None:
-    """The running value once these sentences are told; None before the first."""
+    """The running value after these sentences; None before the first."""
     if not sentences:
         return None
     operations = solve(tuple(sentences))
@@ -283,7 +281,7 @@ def value_after(sentences: Sequence[Sentence]) -> int | None:
 
 
 def draw_numbers(rng: random.Random, kind: str, value: int | None) -> tuple[int, ...] | None:
-    """The numbers of a sentence, given the running value; None when the kind is impossible here."""
+    """The numbers of a sentence, given the running value; None if the kind is impossible here."""
     small, count = rng.randint(2, 9), rng.randint(2, 12)
     amount = rng.randint(2, 20) if rng.random() < 0.5 else rng.randint(10, 50)
     match kind:
@@ -343,7 +341,7 @@ def _infix(operation: Operation) -> str:
 
 
 def _joined_lines(operations: tuple[Operation, ...]) -> list[str]:
-    """One operation a line, but a product in the line of the sum or difference that uses it next."""
+    """One operation per line; a product is put into the line of the sum or difference that uses it next."""
     lines: list[str] = []
     for index, operation in enumerate(operations):
         left, right = written(operation.left), written(operation.right)
@@ -357,7 +355,7 @@ def _joined_lines(operations: tuple[Operation, ...]) -> list[str]:
 
 
 def _worked(operation: Operation) -> str:
-    """Partial results of a hard operation, as "70 + 15 = ", or nothing where one would do it in the head."""
+    """Partial results of a hard operation, as "70 + 15 = "; empty for an easy operation."""
     left, right, result = operation.left, operation.right, operation.result
     if any(number.denominator != 1 or number < 10 for number in (left, result)):
         return ""

@@ -1,7 +1,7 @@
-"""Wrong solutions, for the text that the judge learns from: right operations enter, a response with mistakes leaves.
+"""Wrong solutions for the judge's training text: right operations enter, a response with mistakes leaves.
 
-The mistakes are those that small models make: a result that is slightly off, another operation, another number of the
-story, a step left out, an answer line that is not the last result. What follows a mistake is carried on from it.
+The mistakes are those of small models: a slightly wrong result, a wrong operation, a wrong number of the story, a
+missing step, an answer line that is not the last result. Later steps are calculated from the mistake.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 def wrong_response(rng: random.Random, question: str, operations: Operations, style: str) -> str:
-    """A response to `question` that states another answer than the last of `operations`, written in `style`."""
+    """A response to `question` in `style`, whose answer is not the result of the last operation."""
     numbers = [as_number(text) for text in _NUMBER.findall(question)]
     answer = operations[-1].result
     while True:
@@ -35,7 +35,7 @@ def wrong_response(rng: random.Random, question: str, operations: Operations, st
 
 
 def slip(rng: random.Random, operations: Operations, numbers: Sequence[Number]) -> Operations | None:  # noqa: ARG001
-    """One result is off: by one or two, by ten, by a digit, or with two digits exchanged."""
+    """Change one result: by one or two, by ten, by a digit, or by exchanging two digits."""
     index = rng.randrange(len(operations))
     result = operations[index].result
     wrong = result + rng.choice([-10, -2, -1, 1, 2, 10, rng.randint(-9, 9), 10 * rng.randint(-3, 3)])
@@ -48,7 +48,7 @@ def slip(rng: random.Random, operations: Operations, numbers: Sequence[Number]) 
 
 
 def wrong_operation(rng: random.Random, operations: Operations, numbers: Sequence[Number]) -> Operations | None:  # noqa: ARG001
-    """One operation is another one of the four."""
+    """Replace one operation by another one of the four."""
     index = rng.randrange(len(operations))
     old = operations[index]
     symbol = rng.choice([symbol for symbol in "+-×÷" if symbol != old.symbol])
@@ -56,7 +56,7 @@ def wrong_operation(rng: random.Random, operations: Operations, numbers: Sequenc
 
 
 def wrong_operand(rng: random.Random, operations: Operations, numbers: Sequence[Number]) -> Operations | None:
-    """One operand is another number of the story, or the result of another step."""
+    """Replace one operand by another number of the story, or by the result of another step."""
     index = rng.randrange(len(operations))
     old = operations[index]
     sources: list[tuple[Number, int | None]] = [(number, None) for number in numbers]
@@ -70,7 +70,7 @@ def wrong_operand(rng: random.Random, operations: Operations, numbers: Sequence[
 
 
 def missing_step(rng: random.Random, operations: Operations, numbers: Sequence[Number]) -> Operations | None:  # noqa: ARG001
-    """One step is left out; what needed its result takes one of its operands."""
+    """Leave out one step; later steps use one of its operands instead of its result."""
     if len(operations) < 2:
         return None
     index = rng.randrange(len(operations))
@@ -98,13 +98,13 @@ MISTAKES: tuple[Callable[[random.Random, Operations, Sequence[Number]], Operatio
 
 
 def as_number(text: str) -> Number:
-    """The number that a text prints, whole numbers as `int`."""
+    """The number in a text; whole numbers as `int`."""
     number = Fraction(text)
     return number.numerator if number.denominator == 1 else number
 
 
 def _with_other_answer(rng: random.Random, operations: Operations, style: str) -> str:
-    """All steps right, and an answer line with an earlier result or a slip."""
+    """A response with right steps, whose answer line has an earlier result or a slip."""
     answer = operations[-1].result
     others = [o.result for o in operations if o.result != answer] + [operations[-1].left, answer + 1, answer + 10]
     steps, _, _ = write_response(operations, style).rpartition("\n")
@@ -112,7 +112,7 @@ def _with_other_answer(rng: random.Random, operations: Operations, style: str) -
 
 
 def _redone(operations: Operations, index: int, changed: Operation) -> Operations | None:
-    """`changed` in place of operation `index`, calculated and carried on; None where that makes no sense."""
+    """The operations with `changed` at `index` and all later results recalculated; None if that is impossible."""
     result = _calculated(changed.symbol, changed.left, changed.right)
     return None if result is None else _carried_on(operations, index, dataclasses.replace(changed, result=result))
 
@@ -133,7 +133,7 @@ def _calculated(symbol: str, left: Number, right: Number) -> Number | None:
     if (symbol == "÷" and right == 0) or (symbol == "-" and left < right):
         return None
     result = apply(symbol, left, right)
-    # A division that does not come out is rounded down, as models that know whole results only write it.
+    # A result with more than one decimal is rounded down, as models trained on whole results write it.
     return result if (10 * result).denominator == 1 else int(result)
 
 

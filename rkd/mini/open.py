@@ -1,9 +1,9 @@
 """mini_open: instructions without one right answer, whose responses are better or worse by a rubric of five points.
 
-It stands where UltraFeedback and AlpacaEval stand in paper D's Table 4. Three kinds: a list of things of one sort, in
-order; a description with words that it must have and one that it must not; a sentence rewritten for someone else. What
-a point is given for stands in question and response alone, so that a program can grade any response (`grade`), and a
-model can learn to. As in mini_math, every instruction belongs to one split by a hash of what it is about.
+It takes the place of UltraFeedback and AlpacaEval in paper D's Table 4. There are three kinds: a list of things of one
+sort, in order; a description with required words and a forbidden one; a sentence rewritten for another person. Question
+and response alone decide the points, so that a program can grade any response (`grade`), and a model can learn to. As
+in mini_math, a hash of an instruction's content puts it into one split.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ REFERENCE_FAULTS = 0.4  # the chance of each of a reference's five faults: three
 
 
 def draw_list(rng: random.Random) -> ListInstruction:
-    """Four or five things of the kind among six to eight."""
+    """A list instruction: four or five things of the kind among six to eight."""
     kind = rng.choice(list(kinds_of_things()))
     own = rng.sample(kinds_of_things()[kind], rng.randint(4, 5))
     others = [thing for name, things in kinds_of_things().items() if name != kind for thing in things]
@@ -47,14 +47,14 @@ def draw_list(rng: random.Random) -> ListInstruction:
 
 
 def draw_description(rng: random.Random) -> DescribeInstruction:
-    """Two to four sentences."""
+    """A description instruction of two to four sentences."""
     first, second = rng.sample(words()["things"], 2)
     without = rng.choice(open_world()["adjectives"].split())
     return DescribeInstruction(rng.choice(words()["places"]), rng.randint(2, 4), (first, second), without)
 
 
 def draw_rewriting(rng: random.Random) -> RewriteInstruction:
-    """Amounts of one or two digits."""
+    """A rewriting instruction with amounts of one or two digits."""
     old, new = rng.sample([*words()["women"], *words()["men"]], 2)
     amounts = (rng.randint(2, 40), rng.randint(2, 40))
     start = rng.choice(open_world()["starts"].split("|"))
@@ -72,7 +72,7 @@ _KIND = {"list": ListInstruction, "describe": DescribeInstruction, "rewrite": Re
 
 
 def split_of(instruction: Instruction) -> str:
-    """The split that an instruction belongs to, in the shares that mini_math has."""
+    """The split of an instruction, with the same shares as in mini_math."""
     residue = zlib.crc32(instruction.about.encode()) % 10
     return next(split for split in SPLITS if residue in SPLIT_SHARES[split])
 
@@ -91,12 +91,12 @@ def asked(rng: random.Random, instruction: Instruction, category: str) -> str:
 
 
 def draw_faults(rng: random.Random, instruction: Instruction, chance: float) -> list[str]:
-    """Points that a response is to lack, each by this chance."""
+    """The points that a response will miss, each with this chance."""
     return [point for point in POINTS[type(instruction)] if rng.random() < chance]
 
 
 def blurred(rng: random.Random, instruction: Instruction, chance: float) -> Instruction:
-    """The instruction as read by someone who copies badly: each word and number is another one by this chance."""
+    """The instruction as a bad copy, in which each word and number is replaced with this chance."""
     if isinstance(instruction, ListInstruction):
         given = tuple(_unlike(rng, thing) if rng.random() < chance else thing for thing in instruction.given)
         return dataclasses.replace(instruction, given=given)
@@ -111,10 +111,10 @@ def blurred(rng: random.Random, instruction: Instruction, chance: float) -> Inst
 
 
 def parse(question: str) -> Instruction:
-    """The instruction that a question asks.
+    """The instruction in a question.
 
     Raises:
-        ValueError: it is none of mini_open.
+        ValueError: the question is not one of mini_open.
     """
     for category, read in _READ.items():
         for pattern in _patterns(category):
@@ -124,7 +124,7 @@ def parse(question: str) -> Instruction:
 
 
 def grade(question: str, response: str) -> Grade:
-    """The points of a response to a question of mini_open; an empty one has none."""
+    """The points of a response to a question of mini_open; an empty response has none."""
     instruction = parse(question)
     if not response.strip():
         return Grade((Finding("Nothing", dict.fromkeys(POINTS[type(instruction)], False)),))
@@ -132,26 +132,26 @@ def grade(question: str, response: str) -> Grade:
 
 
 def score(question: str, response: str) -> int:
-    """The number of these points, 0 to 5."""
+    """The number of points of a response, 0 to 5."""
     return grade(question, response).score
 
 
 def rubric_reward(queries: Sequence[Query], responses: Sequence[Response]) -> list[float]:
-    """The scores in [0, 1], a reward that never errs: `reward_mix=own`, to tell what a grader's mistakes cost."""
+    """The scores in [0, 1], an exact reward for `reward_mix=own`, to measure the cost of a grader's mistakes."""
     return [score(query.question, response.text) / 5 for query, response in zip(queries, responses, strict=True)]
 
 
 def reference(question: str) -> str:
-    """The response that others are compared with, always the same for a question: three points on average."""
+    """The reference response to a question, always the same, with three points on average."""
     rng, instruction = random.Random(f"mini_open reference {question}"), parse(question)
     return instruction.answer(rng, draw_faults(rng, instruction, REFERENCE_FAULTS), is_long=rng.random() < 0.5)
 
 
 def instructions(split: str, seed: int) -> Iterator[tuple[str, str]]:
-    """The different questions of a split with their categories, without end, the categories taking turns.
+    """An endless stream of distinct questions of a split with their categories, which take turns.
 
     Raises:
-        ValueError: there is no such split.
+        ValueError: the split does not exist.
     """
     if split not in SPLITS:
         raise ValueError(f"mini_open has no split {split!r}; it has {', '.join(SPLITS)}.")
@@ -166,7 +166,7 @@ def instructions(split: str, seed: int) -> Iterator[tuple[str, str]]:
 
 
 def queries(split: str, size: int, seed: int) -> list[Query]:
-    """The first `size` instructions of a split as queries that carry their reference; errors as above."""
+    """The first `size` instructions of a split as queries with their reference; errors as in `instructions`."""
     drawn = itertools.islice(instructions(split, seed), size)
     return [
         Query(f"{DATASET}-{split}-{seed}-{place}", DATASET, question, reference(question), category)
@@ -217,7 +217,7 @@ _SLOTS = {
 
 @functools.cache
 def _patterns(category: str) -> tuple[re.Pattern[str], ...]:
-    """The wordings of a category with a named group in the place of each slot."""
+    """The wordings of a category as patterns, with a named group for each slot."""
     parts = [re.split(r"\{(\w+)\}", wording) for wording in open_world()[category]]
     return tuple(
         re.compile(

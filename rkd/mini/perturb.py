@@ -1,7 +1,7 @@
-"""mini_math_plus: problems of mini_math perturbed in the eight ways of GSM-Plus, for tests only.
+"""mini_math_plus: problems of mini_math, perturbed in the eight ways of GSM-Plus, for tests only.
 
-A story enters, a `MathProblem` with the perturbation as its category leaves. A problem with missing information has no
-answer: its `answer` is None.
+A story enters, a `MathProblem` with the perturbation as its category leaves. A problem with missing information has the
+`answer` None.
 """
 
 import dataclasses
@@ -40,9 +40,9 @@ REPHRASED = (
 
 
 def generate(size: int, seed: int) -> list[MathProblem]:
-    """`size` perturbed problems: those of the test split of mini_math with this seed, each in all eight ways.
+    """`size` perturbed problems: problems of mini_math's test split with this seed, each in all eight ways.
 
-    Left out are problems with a distractor, which is one of the ways, and those that one of the ways cannot be done to.
+    Problems that have a distractor already are left out, as are those to which a way cannot be applied.
     """
     rng = random.Random(f"mini_math_plus {seed}")
     problems: list[MathProblem] = []
@@ -62,8 +62,8 @@ def generate(size: int, seed: int) -> list[MathProblem]:
 def queries(split: str, size: int, seed: int) -> list[Query]:
     """The first `size` of `generate` that have an answer, as queries.
 
-    Questions with missing information are left out: a model is right there when it refuses, which no accuracy of
-    answers can show (docs/method.md 5.22 does the same with GSM-Plus).
+    Questions with missing information are left out. There the right response is a refusal, which the accuracy of
+    answers cannot measure (docs/method.md 5.22 does the same with GSM-Plus).
 
     Raises:
         ValueError: the split is not `test`: nothing is trained on perturbed problems.
@@ -76,7 +76,7 @@ def queries(split: str, size: int, seed: int) -> list[Query]:
 
 
 def substitute_numbers(story: Story, rng: random.Random) -> MathProblem | None:
-    """Other numbers of the same size."""
+    """Replace the numbers by others of the same size."""
     sentences: list[Sentence] = []
     for sentence in story.sentences:
         numbers = draw_numbers(rng, sentence.kind, value_after(sentences))
@@ -87,17 +87,17 @@ def substitute_numbers(story: Story, rng: random.Random) -> MathProblem | None:
 
 
 def expand_digits(story: Story, rng: random.Random) -> MathProblem | None:
-    """One number gets a digit more."""
+    """Give one number another digit."""
     return _with_changed_number(story, rng, lambda number: number + 100 * rng.randint(1, 9), decimals=0)
 
 
 def convert_to_decimal(story: Story, rng: random.Random) -> MathProblem | None:
-    """One whole number becomes a decimal."""
+    """Turn one whole number into a decimal."""
     return _with_changed_number(story, rng, lambda number: number + Fraction(1, 2), decimals=1)
 
 
 def add_operation(story: Story, rng: random.Random) -> MathProblem | None:
-    """One more event before the question."""
+    """Add an event before the question."""
     *told, question = story.sentences
     kind = rng.choice(list(families()[story.family]["events"]))
     numbers = draw_numbers(rng, kind, value_after(told))
@@ -109,7 +109,7 @@ def add_operation(story: Story, rng: random.Random) -> MathProblem | None:
 
 
 def reverse_operation(story: Story, rng: random.Random) -> MathProblem | None:  # noqa: ARG001
-    """The first number is hidden, the answer is told, and the hidden number is asked for."""
+    """Hide the first number, tell the answer, and ask for the hidden number."""
     value = solve(story.sentences)[-1].result
     made_by: int | None = None
     asked = f'{_with_hidden_number(story, 0)} The answer to this is {written(value)}. How many is "some"?'
@@ -123,7 +123,7 @@ def reverse_operation(story: Story, rng: random.Random) -> MathProblem | None:  
         for aside_symbol, aside_left, aside_right in asides:
             side, side_from = apply(aside_symbol, numbers[aside_left], numbers[aside_right]), len(operations)
             operations.append(Operation(aside_symbol, numbers[aside_left], numbers[aside_right], side))
-        assert side is not None  # a number of the sentence, or what its asides make of its numbers
+        assert side is not None  # a number of the sentence, or one derived from its numbers
         if right == "v":  # r = a − v, so v = a − r
             operations.append(Operation("-", side, value, side - value, side_from, made_by))
         else:
@@ -134,7 +134,7 @@ def reverse_operation(story: Story, rng: random.Random) -> MathProblem | None:  
 
 
 def rephrase(story: Story, rng: random.Random) -> MathProblem | None:
-    """Other wordings, another item and a frame around the story."""
+    """Change the wordings and the item, and put a frame around the story."""
     family, last = families()[story.family], len(story.sentences) - 1
     sentences = []
     for place, sentence in enumerate(story.sentences):
@@ -148,12 +148,12 @@ def rephrase(story: Story, rng: random.Random) -> MathProblem | None:
 
 
 def insert_distractor(story: Story, rng: random.Random) -> MathProblem | None:
-    """A sentence with a number that has nothing to do with the question."""
+    """Insert a sentence with a number that is irrelevant to the question."""
     return tell(with_distractor(rng, story, DISTRACTORS + UNSEEN_DISTRACTORS), "")
 
 
 def remove_information(story: Story, rng: random.Random) -> MathProblem | None:
-    """A number that the answer needs is not told: the question cannot be answered."""
+    """Leave out a number that the answer needs, so that the question has no answer."""
     with_numbers = [place for place, sentence in enumerate(story.sentences) if sentence.numbers]
     question = _with_hidden_number(story, rng.choice(with_numbers))
     return MathProblem("", story.family, question, solve(story.sentences), None, "")
@@ -174,7 +174,7 @@ PERTURBATIONS: dict[str, Callable[[Story, random.Random], MathProblem | None]] =
 def _tried(
     perturb: Callable[[Story, random.Random], MathProblem | None], story: Story, rng: random.Random
 ) -> MathProblem | None:
-    """What the way makes of the story; other random choices where it fails or leaves the story as it is."""
+    """The story perturbed in this way; tries other random choices if the way fails or changes nothing."""
     original = tell(story, "").question
     made = (perturb(story, rng) for _ in range(TRIES))
     return next((problem for problem in made if problem is not None and problem.question != original), None)
@@ -194,7 +194,7 @@ def _with_changed_number(
 
 
 def _told_if_sound(story: Story, *, decimals: int) -> MathProblem | None:
-    """The problem, unless a result is not positive or does not end after so many decimals."""
+    """The problem, or None if a result is not positive or has more than `decimals` decimals."""
     if any(o.result <= 0 or (10**decimals * o.result).denominator != 1 for o in solve(story.sentences)):
         return None
     return tell(story, "")

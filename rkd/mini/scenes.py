@@ -1,7 +1,7 @@
-"""Scenes: short problems about one or two sorts of things, what there was of each, what came or went, and what is left.
+"""Scenes: short problems on one or two sorts of things, with a start amount, a change and an end amount of each.
 
-A scene knows every quantity. Its text tells some of them, often more than are needed, and asks for another one; the
-operations follow from what is told: end = start ± change for each sort, then perhaps the sum or difference of both.
+A scene holds every quantity. Its text tells some of them, often more than are needed, and asks for another one. The
+operations follow from the told ones: end = start ± change for each sort, then perhaps the sum or difference of both.
 """
 
 import functools
@@ -15,7 +15,7 @@ from rkd.mini.math import Operation, apply, written
 from rkd.mini.wording import draw_slots, expand, read_yaml
 
 Quantity = tuple[str, int]
-"""What there was at the "start", the "change", or what there is at the "end", of sort 0 or 1."""
+"""The amount at the "start", the "change" or the amount at the "end", and the sort, 0 or 1."""
 
 PHASES = ("start", "change", "end")
 TOLD_SHARE = 0.6
@@ -25,13 +25,13 @@ _CONNECTIVE = re.compile(r"^(Then|Later|After that|Now|In the end|At the end) ")
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Every quantity; `losing`: the change is taken off."""
+    """All quantities of a scene; with `losing`, the change is subtracted."""
 
     values: Mapping[Quantity, int]
     losing: bool
 
     def derive(self, asked: Quantity, told: Collection[Quantity]) -> Operation | None:
-        """The operation that makes an untold quantity of the two others of its sort, or None where one is not told."""
+        """The operation that gives an untold quantity from the two others of its sort; None if one is not told."""
         phase, sort = asked
         start, change, end = ((name, sort) for name in PHASES)
         symbol, left, right = {
@@ -45,7 +45,7 @@ class Scene:
 
 
 def draw_scene_problem(rng: random.Random) -> tuple[str, tuple[Operation, ...]]:
-    """A problem of one to three operations, and these."""
+    """A problem of one to three operations, and the operations."""
     while True:
         sorts = rng.choice([1, 2, 2])
         scene = _draw_scene(rng, sorts)
@@ -79,9 +79,9 @@ def _larger_first(scene: Scene, phase: str) -> tuple[Quantity, Quantity]:
 def _solve(
     scene: Scene, told: Collection[Quantity], asked: Sequence[Quantity], symbol: str
 ) -> tuple[Operation, ...] | None:
-    """The operations that lead to the first of `asked`, or with a symbol to that sum or difference of both.
+    """The operations that give the first of `asked` or, with a symbol, the sum or difference of both.
 
-    None where it cannot be found, or where nothing has to be calculated.
+    None if the result is unknown, or if a sum or difference is 0.
     """
     operations: list[Operation] = []
     made_by: dict[Quantity, int] = {}
@@ -125,7 +125,7 @@ def _tell(rng: random.Random, scene: Scene, told: Collection[Quantity], asked: S
 
 
 def _labels(rng: random.Random, slots: Mapping[str, str]) -> tuple[str, str]:
-    """What the two sorts are called: two things, or two kinds of one."""
+    """The names of the two sorts: two things, or two kinds of one thing."""
     if rng.random() < 0.5:
         return slots["items"], slots["other"]
     noun = slots["items"].split(" ")[-1]
@@ -141,7 +141,7 @@ def _question(rng: random.Random, phase: str, symbol: str) -> str:
 
 
 def _joined(rng: random.Random, sentences: Sequence[str], question: str) -> str:
-    """One text; now and then the last sentence becomes the condition of the question."""
+    """The sentences and the question as one text; sometimes the last sentence becomes a condition of the question."""
     if rng.random() < 0.7:
         return " ".join([*sentences, question])
     *others, last = sentences
@@ -151,7 +151,7 @@ def _joined(rng: random.Random, sentences: Sequence[str], question: str) -> str:
 
 
 def _with_people(rng: random.Random, text: str, slots: Mapping[str, str]) -> str:
-    """Every {who} decided: the name at first, then mostly a pronoun."""
+    """The text with every {who} replaced: by the name at first, then mostly by a pronoun."""
     first, *rest = text.split("{who}")
     for place, part in enumerate(rest):
         first += (slots["name"] if place == 0 or rng.random() < 0.4 else slots["they"]) + part

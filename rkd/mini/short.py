@@ -8,13 +8,13 @@ from rkd.mini.math import LARGEST_VALUE, Number, Operation, apply, written
 from rkd.mini.scenes import draw_scene_problem
 from rkd.mini.wording import capitalised, draw_slots, expand, general, read_yaml, typed
 
-SCENE_SHARE = 0.4  # the other problems being of short.yaml
+SCENE_SHARE = 0.4  # the other problems are from short.yaml
 DISTRACTOR_SHARE = 0.125
 LARGEST_SUM = 1000  # a few numbers have three digits
 
 
 def draw_short_problem(rng: random.Random) -> tuple[str, tuple[Operation, ...]]:
-    """A problem of one to three operations, and these."""
+    """A problem of one to three operations, and the operations."""
     text, operations = draw_scene_problem(rng) if rng.random() < SCENE_SHARE else _fill_template(rng)
     if rng.random() < DISTRACTOR_SHARE:
         aside = expand(rng.choice(general()["distractors"]), general()["macros"], rng)
@@ -23,7 +23,7 @@ def draw_short_problem(rng: random.Random) -> tuple[str, tuple[Operation, ...]]:
 
 
 def _fill_template(rng: random.Random) -> tuple[str, tuple[Operation, ...]]:
-    """A problem of short.yaml."""
+    """A problem from a template of short.yaml."""
     while True:
         template, formula = rng.choice(_short_problems())
         numbers = _short_numbers(rng, formula)

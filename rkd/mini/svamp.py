@@ -1,8 +1,8 @@
-"""mini_svamp: one-step word problems with varied structure, for tests out of domain, as SVAMP is one beside GSM8K.
+"""mini_svamp: one-step word problems with varied structure, for out-of-domain tests, like SVAMP for GSM8K.
 
-A `Plan` is a wording of svamp.yaml with its numbers; telling it gives a `MathProblem`, whose category is the kind of
-variation. As in mini_math, every plan belongs to exactly one split by a hash of its wording and numbers (names and
-things do not count). The text that models are pretrained on has problems of these kinds, but none of these wordings.
+A `Plan` is a wording of svamp.yaml with its numbers. Telling it gives a `MathProblem`, whose category is the kind of
+variation. As in mini_math, a hash of a plan's wording and numbers (not names and things) puts it into exactly one
+split. The text of pretraining has problems of these kinds, but none of these wordings.
 """
 
 import functools
@@ -39,18 +39,18 @@ class Wording:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A wording with its numbers by name; x is the one that is asked for."""
+    """A wording with its numbers by name; the question asks for x."""
 
     wording: Wording
     numbers: Mapping[str, int]
 
     @property
     def signature(self) -> str:
-        """Wording and numbers, without names and things: what decides the split."""
+        """Wording and numbers, without names and things; this text decides the split."""
         return f"{self.wording.text}|{' '.join(str(self.numbers[name]) for name in self.wording.told)}"
 
     def operation(self) -> Operation:
-        """The one operation that finds x: the equation solved for it."""
+        """The operation that gives x: the equation solved for x."""
         left, symbol, right, _, result = self.wording.equation.split()
         if left == "x":
             symbol, left, right = INVERSE[symbol], result, right
@@ -75,15 +75,15 @@ def wordings() -> Mapping[str, Sequence[Wording]]:
 
 
 def split_of(plan: Plan) -> int:
-    """The residue class, 0 to 9, that decides which split a plan belongs to; see `rkd.mini.math.SPLIT_SHARES`."""
+    """The residue class, 0 to 9, that decides the split of a plan; see `rkd.mini.math.SPLIT_SHARES`."""
     return zlib.crc32(plan.signature.encode()) % 10
 
 
 def problems(split: str, seed: int) -> Iterator[MathProblem]:
-    """The different problems of a split (validation, test), without end; the kinds take turns.
+    """An endless stream of the distinct problems of a split (validation, test); the kinds take turns.
 
     Raises:
-        ValueError: there is no such split.
+        ValueError: the split does not exist.
     """
     if split not in SPLITS:
         raise ValueError(f"mini_svamp has no split {split!r}; it has {', '.join(SPLITS)}: train on mini_math.")
@@ -101,13 +101,13 @@ def problems(split: str, seed: int) -> Iterator[MathProblem]:
 
 
 def queries(split: str, size: int, seed: int) -> list[Query]:
-    """The first `size` problems of a split as queries with their gold answer; errors as above."""
+    """The first `size` problems of a split as queries with their gold answer; errors as in `problems`."""
     first = itertools.islice(problems(split, seed), size)
     return [Query(p.id, "mini_svamp", p.question, p.answer, p.category) for p in first]
 
 
 def draw_plan(rng: random.Random, kind: str, split: str) -> Plan:
-    """A plan of the split. All its numbers differ: else the answer would be one of those told."""
+    """A plan of the split. All its numbers differ, so that the answer is not among the told numbers."""
     while True:
         wording = rng.choice(wordings()[kind])
         plan = Plan(wording, _draw_numbers(rng, wording))
@@ -123,7 +123,7 @@ def tell(plan: Plan, rng: random.Random) -> str:
 
 
 def _draw_numbers(rng: random.Random, wording: Wording) -> dict[str, int]:
-    """Numbers that make the equation true, and others for those that it lacks."""
+    """Numbers that satisfy the equation, and further numbers that are not in it."""
     left, symbol, right, _, result = wording.equation.split()
     if symbol in "+-":
         low, high = rng.choice(RANGES)
@@ -138,7 +138,7 @@ def _draw_numbers(rng: random.Random, wording: Wording) -> dict[str, int]:
 
 
 def _holds(condition: str, numbers: Mapping[str, int]) -> bool:
-    """Whether "b + c < a" is true of the numbers; no condition is."""
+    """Whether the numbers satisfy a condition such as "b + c < a"; an empty condition holds."""
     if not condition:
         return True
     less, more = condition.split(" < ")
@@ -146,7 +146,7 @@ def _holds(condition: str, numbers: Mapping[str, int]) -> bool:
 
 
 def _draw_slots(rng: random.Random) -> dict[str, str]:
-    """People and words for every slot, different ones where two of a sort can meet."""
+    """People and words for every slot; slots of one sort that can occur together get different words."""
     own, slots = _own_words(), draw_people(rng)
     slots["items"], slots["other"] = rng.sample(own["items"], 2)
     slots["things"], things2 = rng.sample(own["goods"], 2)

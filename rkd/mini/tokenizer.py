@@ -1,7 +1,7 @@
 """The tokenizer of the mini models: byte-level BPE, so that any text can be encoded, with single digits as tokens.
 
-A number is read digit by digit; a digit at the start of a number carries the space before it, which tells a model where
-the number begins.
+A number is read digit by digit. The first digit of a number includes the space before it, which shows a model where the
+number begins.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ _WORDS = Regex(r" ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\n|\s")
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """Learn the merges from `texts`; the same texts give the same tokenizer."""
+    """Train the merges on `texts`; the same texts give the same tokenizer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

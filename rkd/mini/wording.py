@@ -1,7 +1,7 @@
 """Words and wordings of the generated text: a template and a random source enter, a sentence leaves.
 
-Templates hold choices, `[a|b|]`, macros, `<name>`, and slots, `{name}`. The words come from words.yaml; for pretraining
-some are made up, so that a model learns to read a word it has never met by its place in the sentence.
+Templates hold choices, `[a|b|]`, macros, `<name>`, and slots, `{name}`. The words come from words.yaml. For pretraining
+some are made up, so that a model learns to understand an unknown word from its place in the sentence.
 """
 
 import functools
@@ -42,7 +42,7 @@ def general() -> Mapping[str, Any]:
 
 
 def expand(template: str, macros: Mapping[str, str], rng: random.Random) -> str:
-    """The template with every macro and choice decided; slots stay."""
+    """The template with every macro expanded and every choice drawn; slots stay."""
     while _MACRO.search(template):
         template = _MACRO.sub(lambda found: macros[found[1]], template)
     while _CHOICE.search(template):
@@ -56,17 +56,17 @@ def capitalised(text: str) -> str:
 
 
 def plainly_typed(text: str) -> str:
-    """The text as some collections print it: lower case, with blanks around punctuation."""
+    """The text in the form of some datasets: lower case, with blanks around punctuation."""
     return re.sub(" +", " ", _SPACED.sub(lambda found: f" {found[0]} ", text.lower())).strip()
 
 
 def typed(rng: random.Random, text: str) -> str:
-    """The text, plainly typed now and then."""
+    """The text, sometimes in the form of `plainly_typed`."""
     return plainly_typed(text) if rng.random() < PLAINLY_TYPED_SHARE else text
 
 
 def draw_people(rng: random.Random, made_up_share: float = 0.0) -> dict[str, str]:
-    """Two people and the pronouns of the first: slots name, friend, they, them, their."""
+    """Two people and the pronouns of the first one: slots name, friend, they, them, their."""
     is_woman = rng.random() < 0.5
     name = friend = _draw_name(rng, "women" if is_woman else "men", made_up_share)
     while friend == name:
@@ -76,7 +76,7 @@ def draw_people(rng: random.Random, made_up_share: float = 0.0) -> dict[str, str
 
 
 def draw_slots(rng: random.Random) -> dict[str, str]:
-    """Words for every slot that general.yaml and short.yaml know, different ones where two of a sort can meet."""
+    """Words for every slot of general.yaml and short.yaml; slots of one sort that can occur together differ."""
     slots = draw_people(rng, MADE_UP_SHARE)
     slots["items"], slots["other"], slots["third"] = (draw_things(rng) for _ in range(3))
     slots["things"], slots["things2"] = rng.sample(_regular_plurals(), 2)
@@ -94,7 +94,7 @@ def draw_slots(rng: random.Random) -> dict[str, str]:
 
 
 def draw_things(rng: random.Random) -> str:
-    """Countable things in the plural: a word, one with an adjective, two nouns together, or a word made up."""
+    """Countable things in the plural: a noun, a noun with an adjective, two nouns, or a made-up word."""
     chance = rng.random()
     thing = rng.choice(words()["things"])
     if chance < MADE_UP_SHARE:
@@ -107,13 +107,13 @@ def draw_things(rng: random.Random) -> str:
 
 
 def made_up_word(rng: random.Random) -> str:
-    """A word that no dictionary has, of two or three syllables."""
+    """A made-up word of two or three syllables."""
     syllables = rng.choices(words()["syllables"], k=rng.choice([1, 2, 2, 3]))
     return "".join(syllables) + (rng.choice(words()["endings"]) if len(syllables) == 1 or rng.random() < 0.6 else "")
 
 
 def singular(plural: str) -> str:
-    """One of a regular plural."""
+    """The singular of a regular plural."""
     if plural.endswith("ies") and len(plural) > 4:
         return plural[:-3] + "y"
     return plural[: -2 if plural.endswith(("oes", "sses", "xes", "ches", "shes")) else -1]

@@ -1,1 +1,1 @@
-"""The pipeline: one row of a table from top to bottom, each step through the store."""
+"""The pipeline: one row of a table from the first step to the last, each step through the store."""

@@ -1,4 +1,4 @@
-"""How the models of a row are tested, through the store: models enter, their results on the test sets leave."""
+"""The tests of a row's models, through the store: models enter, their results on the test sets leave."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -27,10 +27,10 @@ Measure = Callable[[Sequence[Query], Sequence[Response]], Tensor]
 
 
 class Evaluating(Step):
-    """The steps of one row that test."""
+    """The steps of one row that test models."""
 
     def overlaps(self) -> dict[str, Overlap]:
-        """How near the questions of each test set are to those of the training queries, unlabelled ones included."""
+        """The overlap of each test set's questions with the training questions, unlabelled queries included."""
         dataset = self.stages.dataset
         training = [*dataset.training_queries(), *dataset.unlabelled_queries()]
         digest, found = digest_of(training), {}
@@ -47,12 +47,12 @@ class Evaluating(Step):
         return found
 
     def evaluate(self, line: Line, source: Source, reward_model: Checkpoint | None = None) -> ModelResult:
-        """The model of a line on every test set; pass@8 on the first one, the dataset's own.
+        """Evaluate the model of a line on every test set; pass@8 only on the first one, the dataset's own.
 
-        Recorded responses are evaluated where they answer a whole test set, one to each query.
+        Recorded responses are evaluated on a test set only if they hold one response to each of its queries.
 
         Args:
-            reward_model: what a line that answers with the best of several responses asks which one that is.
+            reward_model: ranks the responses of a line that answers with the best of several.
         """
         s, results = self.stages, {}
         is_single = isinstance(source, StoredTeacher) or line.inference.needs_reward_model
@@ -77,7 +77,7 @@ class Evaluating(Step):
     def measure_bound(
         self, sft: Checkpoint, policy: Checkpoint, reward_model: Checkpoint, validation: Labelled
     ) -> dict[str, BoundSides]:
-        """Both sides of appendix A's bound, by what stands for the true reward: the label, and R where there is one."""
+        """Both sides of appendix A's bound, by proxy reward: the label and, if there is one, R."""
         s, known = self.stages, validation.with_label()
         gold = {query.id: query.gold_answer for query in s.dataset.validation_queries(labelled=True)}
         rewards: dict[str, Measure] = {"true": _is_right(gold), "label": _is_right(known.answers)}
@@ -90,7 +90,7 @@ class Evaluating(Step):
     def _bound_rewards(
         self, name: str, policy: Checkpoint, known: Labelled, rewards: Mapping[str, Measure]
     ) -> dict[str, Tensor]:
-        """What each reward gives the responses that a policy samples."""
+        """Each reward's values on the responses that a policy samples."""
         s, bound = self.stages, self.stages.evaluation.bound
         assert not bound.is_left_out
         fingerprint = {
@@ -112,9 +112,9 @@ class Evaluating(Step):
         name: str,
         queries: list[Query],
     ) -> EvaluationResult:
-        """One test set. No training seed is in the fingerprint, and copies of a model share it.
+        """Evaluate on one test set. The fingerprint holds no training seed, and copies of a model share it.
 
-        Teacher and pretrained student are evaluated once for all seeds and rows.
+        So teacher and pretrained student are evaluated once for all seeds and rows.
         """
         s, sampled, asks_reward = self.stages, stage.pass_at_k_queries(len(queries)), line.inference.needs_reward_model
         fingerprint = {
@@ -150,6 +150,6 @@ class Evaluating(Step):
 
 
 def _is_right(answers: Mapping[str, str | None]) -> Measure:
-    """1 for the answer that is given here, else 0."""
+    """A reward of 1 for a response with the given answer, else 0."""
     reward = VerifiableReward(answers, right=1.0, wrong=0.0)
     return lambda queries, responses: reward(queries, responses).total

@@ -1,4 +1,4 @@
-"""The parts of one row of a table, as the configuration names them, and the lines of its table."""
+"""The parts of one row of a table, under their configuration names, and the lines of its table."""
 
 from dataclasses import dataclass, replace
 
@@ -27,7 +27,7 @@ from rkd.work import FEW_SHOT, TEACHER
 
 ZERO_SHOT = "student zero-shot"
 GREEDY = AsAsked()
-TUNED = {"sft": "SFT student", "dpo": "DPO student"}  # by the stage that leaves it; rows are called SFT and DPO
+TUNED = {"sft": "SFT student", "dpo": "DPO student"}  # by the stage that trains it; the rows are called SFT and DPO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,11 @@ class Stages:
     """The parts of one row. Each stage documents itself; a stage left out is an object that does nothing.
 
     Args:
-        generation: what samples from the models of checkpoints. few_shot: the row's model is evaluated with the
-        student's examples (ICL); trained rows see none (docs/method.md 5.12). warm_up: reinforcement learning starts
-        from the tuned student, else from the untuned one (docs/method.md 5.13).
+        generation: samples from the models of checkpoints.
+        few_shot: True evaluates the row's model with the student's examples (ICL); trained rows see none
+            (docs/method.md 5.12).
+        warm_up: True starts reinforcement learning from the tuned student, False from the untuned one
+            (docs/method.md 5.13).
     """
 
     row: str
@@ -96,7 +98,7 @@ class Stages:
             )
 
     def _check_mix(self) -> None:
-        """Refuse a reward mix that lacks what its rewards are made of, before anything is sampled."""
+        """Refuse, before any sampling, a reward mix whose rewards lack an input."""
         used = self.reward_mix.used
         if "judge" in used and self.judge.is_left_out:
             raise ValueError(
@@ -116,7 +118,7 @@ class Stages:
             )
 
     def _check_task(self) -> None:
-        """Refuse an open-ended dataset without a judge that grades and an annotator that compares, and the reverse."""
+        """Refuse an open-ended dataset without a grading judge and an annotator, and these without such a dataset."""
         is_graded = self.labels.is_graded
         if is_graded and self.judge.is_left_out and trains(self):
             raise ValueError(
@@ -152,18 +154,18 @@ class Stages:
 
     @property
     def highest_score(self) -> float:
-        """ℓ*: 1 where answers are compared with a label, else the highest grade."""
+        """ℓ*: 1 if answers are compared with a label, else the highest grade."""
         return self.labels.highest_score
 
     @property
     def zero_shot(self) -> PromptTemplate:
-        """How a student is asked wherever it is trained, sampled for training or validated."""
+        """The student's prompt in training, in sampling for training and in validation."""
         return self.student.prompt.zero_shot()
 
     @property
     def shortened(self) -> dict[str, bool | int]:
-        """What cuts the training stages short, if anything does: in a fingerprint, or a try would be taken for the
-        whole."""
+        """The settings that cut training stages short, if any. In the fingerprint they keep a trial run apart from a
+        whole one."""
         switches = {
             "fast_dev_run": self.trainer.fast_dev_run,
             "overfit_batches": self.trainer.overfit_batches,
@@ -173,7 +175,7 @@ class Stages:
 
     @property
     def training_fingerprint(self) -> dict[str, bool | int | str]:
-        """What of `training` decides the weights; loggers do not, and how many devices does by the size of batches."""
+        """The settings of `training` that decide the weights: no loggers; the number of devices, by the batch size."""
         usual = {"precision": "32-true", "devices": 1}
         used = {"precision": self.trainer.used_precision, "devices": self.trainer.devices}
         return {**self.shortened, **{name: value for name, value in used.items() if value != usual[name]}}
@@ -181,9 +183,9 @@ class Stages:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a row's table: a model, named for the stage that leaves it, under a prompt.
+    """A line of a row's table: a model, named after the stage that trains it, with a prompt.
 
-    Recorded responses have no prompt: they were asked for elsewhere.
+    Recorded responses have no prompt, because they were sampled elsewhere.
     """
 
     role: str
@@ -192,12 +194,12 @@ class Line:
     inference: Inference = GREEDY
 
     def is_same_as(self, other: "Line") -> bool:
-        """Whether both are one model that answers in one way."""
+        """Whether both lines are the same model with the same way of answering."""
         return replace(self, role=other.role) == other
 
 
 def table_lines(s: Stages) -> list[Line]:
-    """The lines of a row's table, the row's own last; a stage left out, and a prompt without examples, add none."""
+    """The lines of a row's table, the row's own last. A skipped stage or a prompt without examples adds no line."""
     trained = [name for name, stage in (("sft", s.sft), ("dpo", s.dpo), ("rl", s.rl)) if not stage.is_left_out]
     own_prompt = s.student.prompt if s.few_shot else s.zero_shot
     own = Line(s.row, trained[-1] if trained else "student", own_prompt, s.evaluation.inference)
@@ -207,18 +209,18 @@ def table_lines(s: Stages) -> list[Line]:
 
 
 def trains(s: Stages) -> bool:
-    """Whether any stage of the row trains, and so needs the teacher's responses and labels."""
+    """Whether any stage of the row trains, and therefore needs the teacher's responses and labels."""
     return not (s.sft.is_left_out and s.rl.is_left_out) or samples_student(s)
 
 
 def needs_labels(s: Stages, split: str) -> bool:
-    """Whether the teacher answers the queries of a split: for what trains, and those in training for a judge."""
+    """Whether the teacher answers the queries of a split: for training or, on the training split, for a judge."""
     is_compared = not s.judge.is_left_out and not s.labels.is_graded
     return trains(s) or (split == "training" and is_compared)
 
 
 def samples_student(s: Stages) -> bool:
-    """Whether a stage of the row learns from the student's samples, or from queries that these decide."""
+    """Whether a stage of the row trains on the student's samples, or on queries that these select."""
     is_asked_of_balanced = not s.rl.is_left_out and "balanced" in s.reward_mix.streams
     return is_asked_of_balanced or learns_from_pairs(s)
 
@@ -229,6 +231,6 @@ def learns_from_pairs(s: Stages) -> bool:
 
 
 def pretrained_lines(s: Stages) -> list[Line]:
-    """The student as it came, with its examples, if there are any, and without."""
+    """The untrained student, without examples and, if there are any, with examples."""
     few_shot, zero_shot = Line(FEW_SHOT, "student", s.student.prompt), Line(ZERO_SHOT, "student", s.zero_shot)
     return [zero_shot] if few_shot.is_same_as(zero_shot) else [few_shot, zero_shot]

@@ -1,4 +1,4 @@
-"""How a row's queries are labelled, through the store: queries enter, labels and scored responses leave."""
+"""The labelling of a row's queries, through the store: queries enter, labels and scored responses leave."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from rkd.store.partial_results import PartialResults
 
 @dataclass(frozen=True)
 class Labelled:
-    """The queries of a split with the teacher's responses to them, scored against the teacher's own labels.
+    """The queries of a split with the teacher's responses, scored against the teacher's own labels.
 
-    Of an open-ended task a judge has graded the responses, from 0 to `highest`, and there are no labels.
+    In an open-ended task a judge has graded the responses, from 0 to `highest`, and there are no labels.
     """
 
     split: str
@@ -30,11 +30,11 @@ class Labelled:
 
     @property
     def answers(self) -> dict[str, str]:
-        """y* by query id; a query without consensus is not in it."""
+        """y* by query id, without the queries that have no consensus."""
         return {label.query_id: label.answer for label in self.labels if label.answer is not None}
 
     def with_label(self) -> "Labelled":
-        """The queries that have a label; where responses are graded, those with one of the highest score."""
+        """The queries that have a label; with grades, those with a response of the highest score."""
         return self.at([i for i in range(len(self.queries)) if self._is_taught(i)])
 
     def at(self, places: Sequence[int]) -> "Labelled":
@@ -57,17 +57,17 @@ class Labelling(Step):
     """The steps of one row that label queries and score responses."""
 
     def label(self, split: str) -> Labelled:
-        """The teacher answers the queries of a split in its two passes; its answers are labelled and scored.
+        """Let the teacher answer the queries of a split in its two passes; label and score its responses.
 
-        Where the judge grades responses there is one pass, since grades have no consensus. A row that trains nothing
-        gets no labels, but for a judge to be compared with.
+        With a judge's grades there is one pass, since grades have no consensus. A row without training gets labels only
+        to compare a judge with.
 
         Raises:
             ValueError: no training query is left.
         """
         s = self.stages
         queries = self._queries(split, labelled=s.labels.uses_gold)
-        if not needs_labels(s, split):  # nobody is asked for what no stage would use
+        if not needs_labels(s, split):  # no stage would use the responses
             return _without_labels(split, queries, [[] for _ in queries])
         if s.labels.is_graded:
             return self._graded(s.labels, split, queries)
@@ -111,7 +111,7 @@ class Labelling(Step):
     def _grades(
         self, grades: RubricGrades, name: str, what: str, queries: list[Query], responses: list[list[Response]]
     ) -> list[list[ScoredResponse]]:
-        """The responses with the judge's grades, whose statistics are noted."""
+        """The responses with the judge's grades; notes the statistics of the grades."""
         asked = [(query, one) for query, own in zip(queries, responses, strict=True) for one in own]
         scored = grades.scored(responses, self._judged(name, what, asked)["scores"])
         noted = self.notes.grades[name] = grade_statistics(queries, scored, grades.highest, self.stages.dataset.rubric)
@@ -122,7 +122,7 @@ class Labelling(Step):
         return scored
 
     def _note_queries(self, labelled: Labelled, responses: Sequence[Sequence[Response]], lacking: str) -> None:
-        """Say and count what became of the queries of a split that the teacher answered."""
+        """Print and note the numbers of kept and dropped queries of a split after the teacher's responses."""
         split, queries = labelled.split, len(labelled.queries)
         without, unanswered = queries - len(labelled.with_label().queries), sum(not own for own in responses)
         withheld = sum(one.withheld is not None for own in responses for one in own)
@@ -160,7 +160,7 @@ class Labelling(Step):
         return [own[: first_pass.samples_per_query if first_pass else None] for own in labelled.scored]
 
     def _note_labels(self, labelled: Labelled) -> None:
-        """Note how good the training labels are: for the report alone, nothing that trains may see it."""
+        """Note the quality of the training labels, for the report only: no training may see it."""
         gold = self._queries("training", labelled=True)
         self.notes.labels = label_statistics(labelled.labels, gold)
         self.notes.verdicts = verdict_counts(gold, self._first_pass(labelled))
@@ -172,9 +172,9 @@ class Labelling(Step):
             )
 
     def _note_judge(self, labelled: Labelled) -> None:
-        """Ask the judge, if there is one, about the same responses, and note how often it is right; as above.
+        """Let the judge, if any, judge the same responses; note the quality of its verdicts, for the report only.
 
-        Some queries are answered with attacks on it, too.
+        The judge also sees attacks on it as responses to some queries.
         """
         if self.stages.judge.is_left_out:
             return
@@ -198,7 +198,7 @@ class Labelling(Step):
             )
 
     def _judged(self, name: str, what: str, asked: Sequence[tuple[Query, Response]]) -> dict[str, Any]:
-        """The judge's scores of these responses and the masses of its tokens, in their order."""
+        """The judge's scores of these responses and the probability masses of its tokens, in their order."""
         judge = self.stages.judge
 
         def read(partial: PartialResults) -> dict[str, Any]:

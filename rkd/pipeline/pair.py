@@ -1,6 +1,6 @@
-"""How a row's pairs are made, through the store: the student is sampled, and its samples are paired with the teacher's.
+"""The pairs of a row, through the store: labelled queries enter, pairs of teacher and student responses leave.
 
-The queries that reinforcement learning asks are decided by the same samples (Eq. 4).
+The same student samples select the queries of reinforcement learning (Eq. 4).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from rkd.rl.reward_mix import Stream
 from rkd.stages.labels import score
 from rkd.stages.student_samples import balanced
 
-# What there is to do about a stream without queries.
+# Ways to get queries into an empty stream.
 WAYS: dict[Stream, str] = {
     "balanced": "No query kept both right and wrong student samples (Eq. 4). Raise student_samples.samples_per_query "
     "or dataset.max_training_queries.",
@@ -24,10 +24,10 @@ WAYS: dict[Stream, str] = {
 
 
 class Pairing(Labelling):
-    """The steps of one row that sample the student, make pairs, and choose the queries of reinforcement learning."""
+    """The steps of one row that sample the student, make pairs and select the queries of reinforcement learning."""
 
     def pair(self, sft: Checkpoint, labelled: Labelled) -> tuple[list[Query], list[PreferencePair]]:
-        """The SFT student is sampled; the queries of D_R, and pairs of teacher and student responses.
+        """Sample the SFT student; return the queries of D_R, and the pairs of teacher and student responses.
 
         Both are empty in a row that needs neither.
         """
@@ -46,10 +46,10 @@ class Pairing(Labelling):
         return queries, pairs
 
     def streams(self, labelled: Labelled, balanced_queries: list[Query]) -> dict[Stream, list[Query]]:
-        """The queries that reinforcement learning may ask, by stream.
+        """The queries for reinforcement learning, by stream.
 
         Raises:
-            ValueError: a stream that the reward mix uses has none.
+            ValueError: a stream that the reward mix uses has no queries.
         """
         s, data = self.stages, self.stages.dataset
         unlabelled = data.unlabelled_queries()
@@ -69,7 +69,7 @@ class Pairing(Labelling):
         return streams
 
     def validation_pairs(self, sft: Checkpoint, labelled: Labelled) -> list[PreferencePair]:
-        """The pairs that the reward model is judged by, whatever it is trained on; none where there is none."""
+        """The validation pairs of the reward model, the same for all training pairs; empty without a reward model."""
         s = self.stages
         if s.reward_model.is_left_out:
             return []
@@ -79,7 +79,7 @@ class Pairing(Labelling):
         return pairs
 
     def _student_samples(self, sft: Checkpoint, labelled: Labelled) -> tuple[Labelled, list[list[ScoredResponse]]]:
-        """The queries of a split that have a label, and the student's scored samples of each."""
+        """The labelled queries of a split, and the student's scored samples for each."""
         s, known = self.stages, labelled.with_label()
         sampled = self._responses(
             f"student_samples_{labelled.split}",
@@ -103,7 +103,7 @@ class Pairing(Labelling):
         return known, scores
 
     def _note_student_samples(self, split: str, scored: Sequence[Sequence[ScoredResponse]]) -> None:
-        """Say what became of the student's samples, and warn of what would explain that none are left."""
+        """Print the numbers of the student's samples; warn if most are cut, which can leave none to use."""
         kept, flat = balanced(scored), [one for own in scored for one in own]
         best = self.stages.highest_score
         all_best = sum(all(one.score == best for one in own) for own in scored)

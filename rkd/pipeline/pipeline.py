@@ -1,6 +1,6 @@
 """The method, top to bottom: a configuration enters, a `RunResult` leaves.
 
-This is the one module that knows the order of the steps, and `build_stages` the one function that sees a config.
+Only this module knows the order of the steps, and only `build_stages` reads the config.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ def build_stages(config: DictConfig) -> Stages:
     """Instantiate every part that the config names; the other fields are values.
 
     Raises:
-        ValueError: a value has another type than its part takes, or is outside its range.
+        ValueError: a value has the wrong type, or is outside its range.
     """
     check_types(config, Stages)
     names = [field.name for field in dataclasses.fields(Stages)]
@@ -47,14 +47,14 @@ def run_experiment(stages: Stages, runner: StageRunner, config: Mapping[str, Any
     labelling, pairing = Labelling(stages, runner, notes), Pairing(stages, runner, notes)
     fitting, evaluating = Fitting(stages, runner, notes), Evaluating(stages, runner, notes)
     overlaps = evaluating.overlaps()
-    # 1, 2: the teacher answers, and its votes are the labels.
+    # 1, 2: teacher responses, and labels by their vote.
     training, validation = labelling.label("training"), labelling.label("validation")
     # 3: data distillation.
     sft = fitting.fit_sft(training, validation)
     # 4, 5: student samples, and pairs of teacher and student responses.
     queries, pairs = pairing.pair(sft, training)
     validation_pairs = pairing.validation_pairs(sft, validation)
-    # The row DPO: the student learns from the pairs itself.
+    # The row DPO trains the student directly on the pairs.
     dpo = fitting.fit_dpo(sft, pairs, validation)
     # 6: reward distillation.
     reward_model = fitting.fit_reward_model(sft, pairs, validation_pairs)
@@ -69,27 +69,27 @@ def run_experiment(stages: Stages, runner: StageRunner, config: Mapping[str, Any
         "rl": policy,
     }
     models = [evaluating.evaluate(line, made[line.model], reward_model) for line in table_lines(stages)]
-    if not stages.evaluation.bound.is_left_out:  # appendix A: what the gain in reward promised
+    if not stages.evaluation.bound.is_left_out:  # appendix A: the bound on the gain in the true reward
         notes.bound = evaluating.measure_bound(sft, policy, reward_model, validation)
     return result_of(stages.row, evaluating, config, models, overlaps)
 
 
 def evaluate_student(stages: Stages, runner: StageRunner, config: Mapping[str, Any]) -> RunResult:
-    """`evaluate_only=true`: the student as it is, with its examples and without."""
+    """Evaluate the untrained student, with its examples and without, for `evaluate_only=true`."""
     evaluating, student = Evaluating(stages, runner, Notes()), stages.student.source()
     models = [evaluating.evaluate(line, student) for line in pretrained_lines(stages)]
     return result_of(row_of(stages, evaluate_only=True), evaluating, config, models, {})
 
 
 def row_of(s: Stages, *, evaluate_only: bool) -> str:
-    """What the job is called: a student that is only evaluated is no row of a table."""
+    """The job's row name; a student that is only evaluated is not a row of a table."""
     return f"evaluation of {s.student.name}" if evaluate_only else s.row
 
 
 def result_of(
     row: str, step: Step, config: Mapping[str, Any], models: list[ModelResult], overlaps: dict[str, Overlap]
 ) -> RunResult:
-    """The result of the job; its last model is compared with each other one on the same questions."""
+    """The result of the job, which compares its last model with each other model on the same questions."""
     own, others = models[-1], models[:-1]
     return RunResult(
         row=row,
@@ -110,16 +110,16 @@ def result_of(
 
 
 def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Source | EndpointModel] = ()) -> str:
-    """What names the job's folder and its W&B run: everything that decides the result.
+    """The digest that names the job's folder and its W&B run, of everything that decides the result.
 
     Args:
-        models: what teacher and student are made of: other weights in the same folder are another job.
+        models: the sources of teacher and student; other weights in the same folder make another job.
     """
     parts = {field.name: getattr(s, field.name) for field in dataclasses.fields(s)}
     for without_effect in ("tracking", "trainer"):
         del parts[without_effect]
     parts |= s.training_fingerprint
-    # The fingerprints of these two stages leave out what the whole job depends on.
+    # The fingerprints of these two stages leave out parts that the whole job depends on.
     parts |= {"sft.data": s.sft.data} | {f"evaluation.{name}": getattr(s.evaluation, name) for name in PARTS}
     if evaluate_only:
         kept = ("dataset", "student", "evaluation", "evaluation.annotator", "generation", "sampling_seed")

@@ -1,6 +1,6 @@
-"""How the models of a row are asked, through the store: queries enter, responses leave.
+"""Sampling from the models of a row, through the store: queries enter, responses leave.
 
-A step's fingerprint names everything that decides what it makes, so that rows and seeds share what is equal.
+A step's fingerprint names everything that decides its result, so that rows and seeds share equal results.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,20 +22,20 @@ from rkd.store.fingerprint import digest_of_files
 from rkd.store.partial_results import PartialResults
 
 Source = Checkpoint | StoredTeacher | EndpointTeacher
-"""What answers as a model of a row: a checkpoint, recorded responses, or a model behind a server."""
+"""The source of a row's responses: a checkpoint, recorded responses, or a model behind a server."""
 
 Draw = Callable[[TextGenerator, Sequence[Query], int], list[list[Response]]]
 """Samples responses to the queries from a generator, with a seed."""
 
 
 class Step:
-    """What the steps that ask a row's models have in common."""
+    """The common part of the steps that sample from a row's models."""
 
     def __init__(self, stages: Stages, runner: StageRunner, notes: Notes) -> None:
         self.stages, self.runner, self.notes = stages, runner, notes
 
     def _options(self, model: str) -> ModelOptions:
-        """How the teacher, or a model that came of the student, is loaded."""
+        """The loading options of the teacher, or of the student and the models trained from it."""
         own = self.stages.teacher if model == "teacher" else self.stages.student
         return own.options if isinstance(own, LocalModel) else ModelOptions()
 
@@ -46,7 +46,7 @@ class Step:
         queries: list[Query],
         asked: tuple[str, Source, PromptTemplate | None, Draw],
     ) -> list[list[Response]]:
-        """Responses to the queries; `asked` is a role, what stands in it, its prompt, and what draws from it."""
+        """Responses to the queries; `asked` holds the role, its source, its prompt, and the function that draws."""
         role, source, prompt, draw = asked
 
         def sample(partial: PartialResults) -> list[list[Response]]:
@@ -57,7 +57,7 @@ class Step:
         return self.runner.responses(name, fingerprint, queries, sample)
 
     def _generation_fingerprint(self, source: Source) -> Any:
-        """What of the way of sampling decides the responses."""
+        """The part of the sampling settings that decides the responses."""
         engine = self.stages.generation
         if not isinstance(source, Checkpoint):
             return None
@@ -72,7 +72,7 @@ class Step:
         partial: PartialResults,
         advance: Advance,
     ) -> TextGenerator:
-        """What answers queries under this name: recorded responses, or a model whose shards `partial` keeps."""
+        """The generator of this name: recorded responses, or a model whose finished shards `partial` keeps."""
         if isinstance(source, StoredTeacher):
             return source
         if isinstance(source, EndpointTeacher):
@@ -84,7 +84,7 @@ class Step:
 
 
 def content_of(source: Source) -> Source:
-    """The checkpoint under a digest of what decides its answers: weights, configuration and tokenizer."""
+    """The checkpoint with a digest of the files that decide its responses: weights, configuration and tokenizer."""
     if not isinstance(source, Checkpoint):
         return source
     return Checkpoint(source.folder, digest_of_files(content_files(source.folder)))

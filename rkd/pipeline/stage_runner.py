@@ -1,6 +1,6 @@
-"""Runs stages through the store: a fingerprint enters, what the stage made leaves, and what it cost is remembered.
+"""Runs stages through the store: a fingerprint enters, the stage's result leaves, and its cost is recorded.
 
-A stage that was made before, by this job or another, is read back. Everything printed while a job runs is printed here.
+A stage that exists already, made by this job or another, is read back. All output of a running job is printed here.
 """
 
 import contextlib
@@ -24,30 +24,30 @@ from rkd.store.partial_results import PartialResults
 from rkd.training.checkpointing import HISTORY_FILE
 
 RECORDS_FILE, REPORT_FILE = "records.jsonl", "report.json"
-ARTIFACTS_FILE = "artifacts.json"  # in a job's folder: the labels of the artifacts that it uses
+ARTIFACTS_FILE = "artifacts.json"  # in a job's folder; holds the labels of the artifacts that the job uses
 
 
 class Watcher(Protocol):
-    """What is told of all that a job makes or reuses, as it does."""
+    """Is notified of everything that a job makes or reuses."""
 
     def artifact(self, artifact: Artifact, *, was_made: bool) -> None:
-        """A stage's artifact is there; `was_made`: by this job, now."""
+        """Receive a stage's artifact; `was_made` is True if this job has just made it."""
         ...
 
     def records(self, name: str, records: Sequence[Any], digest: str, inputs: Mapping[str, str]) -> None:
-        """Records that no artifact holds are there; `inputs`: the digests of what they were made from, by name."""
+        """Receive records that no artifact holds; `inputs` are the digests of their inputs, by name."""
         ...
 
 
 class StageRunner:
-    """The store, the console and the bill of one job.
+    """The store, the console and the costs of one job.
 
     Args:
-        root: of the store.
-        job: the job's folder, where it notes what it uses; None notes nothing.
-        watcher: told of all that is made; None: nobody is.
-        responses_per_shard: after so many responses they are kept, for the next attempt of an interrupted stage.
-        seconds_between_lines: where the console is no terminal, progress is a line now and then.
+        root: the store's folder.
+        job: the job's folder, which records the artifacts used; None records nothing.
+        watcher: is notified of everything that is made; None notifies no watcher.
+        responses_per_shard: number of responses after which they are saved, for a resumed stage.
+        seconds_between_lines: interval between lines of progress on a console that is not a terminal.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class StageRunner:
         self.responses_per_shard, self.seconds_between_lines = responses_per_shard, seconds_between_lines
         self.costs: dict[str, dict[str, float]] = {}
         self.made: dict[str, Artifact] = {}
-        self._digests: dict[str, str] = {}  # of artifacts and of records that none holds, by name
+        self._digests: dict[str, str] = {}  # of artifacts, and of records that no artifact holds, by name
         self.warnings: list[str] = []
         self._used = _noted(job)
 
@@ -75,7 +75,7 @@ class StageRunner:
         record_type: type[Record],
         make: Callable[[PartialResults], Iterable[Record]],
     ) -> list[Record]:
-        """The records of a stage, in the order they were made in."""
+        """The records of a stage, in the order in which they were made."""
         artifact = self._get_or_make(
             name, fingerprint, lambda folder, partial: write_jsonl(folder / RECORDS_FILE, make(partial))
         )
@@ -88,7 +88,7 @@ class StageRunner:
         queries: Sequence[Query],
         make: Callable[[PartialResults], Sequence[Sequence[Response]]],
     ) -> list[list[Response]]:
-        """The responses of a stage, those of each query together, in the order of the queries."""
+        """The responses of a stage, grouped by query, in the order of the queries."""
         fingerprint = {**fingerprint, "queries": digest_of(queries)}
         flat = self.records(name, fingerprint, Response, lambda partial: (r for group in make(partial) for r in group))
         groups: dict[str, list[Response]] = {query.id: [] for query in queries}
@@ -104,7 +104,7 @@ class StageRunner:
         *,
         is_said: bool = True,
     ) -> Checkpoint:
-        """The model of a stage; what `fit` returns, a report, is kept beside it. A stage left out is not said."""
+        """The model of a stage, stored with the report that `fit` returns. A skipped stage is not printed."""
 
         def make(folder: Path, partial: PartialResults) -> None:
             report = dataclasses.asdict(fit(folder, partial))
@@ -121,7 +121,7 @@ class StageRunner:
         *,
         shown: str | None = None,
     ) -> dict[str, Any]:
-        """A small result in JSON form; `shown` stands for the stage's name in what is printed."""
+        """A small result in JSON form; `shown` replaces the stage's name in the output."""
 
         def write(folder: Path, partial: PartialResults) -> None:
             (folder / REPORT_FILE).write_text(json.dumps(make(partial)), encoding="utf-8")
@@ -130,47 +130,47 @@ class StageRunner:
         return _report_in(artifact.folder)
 
     def report(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """What the fit of a checkpoint reported."""
+        """The report of a checkpoint's fit."""
         return _report_in(checkpoint.folder)
 
     def history(self, checkpoint: Checkpoint) -> list[dict[str, float]]:
-        """What the fit of a checkpoint measured on the way; nothing where it did not train."""
+        """The training history of a checkpoint; empty if its stage did not train."""
         path = checkpoint.folder / HISTORY_FILE
         return read_rows(path) if path.is_file() else []
 
     def note(self, name: str, records: Sequence[Any], digest: str, *, made_from: Sequence[str]) -> None:
-        """Tell the watcher of records that no artifact holds, and of what they were made from, where there is that."""
+        """Notify the watcher of records that no artifact holds, and of those of their inputs that have a digest."""
         inputs = {one: self._digests[one] for one in made_from if one in self._digests}
         self._digests[name] = digest
         if self.watcher is not None:
             self.watcher.records(name, records, digest, inputs)
 
     def note_use(self, label: str) -> None:
-        """Write into the job's folder that it uses this artifact, before it does: what no job uses may be removed."""
+        """Record in the job's folder, before the use, that it uses this artifact: unused ones may be removed."""
         if self.job is None or label in self._used:
             return
         self._used.add(label)
         write_whole(self.job / ARTIFACTS_FILE, json.dumps(sorted(self._used), indent=0) + "\n")
 
     def note_model(self, model: object) -> None:
-        """The same of a model, if it lies in the store."""
+        """Record the use of a model in the job's folder, if the model lies in the store."""
         if isinstance(model, Checkpoint) and model.folder.resolve().parent.parent == self.store.root.resolve():
             self.note_use(label_of(model.folder))
 
     def say(self, text: str) -> None:
-        """One line to the user."""
+        """Print one line to the user."""
         self.console.print(text, highlight=False)
 
     def warn(self, text: str) -> None:
-        """Something that may spoil a later stage: said now, and again if the job fails."""
+        """Print a warning about a problem for later stages; it is printed again if the job fails."""
         self.warnings.append(text)
         self.console.print(f"    {text}", style="yellow", markup=False)
 
     @contextlib.contextmanager
     def progress(self, name: str, total: int) -> Iterator[Callable[..., None]]:
-        """A function that takes note of so many more of `total`: a bar, or now and then a line in a log.
+        """A function that advances the progress towards `total`, shown as a bar or as lines in a log.
 
-        A second argument, a few words on how it goes, stands beside it, and the last such words are said at the end.
+        Its second argument, a short status text, is shown beside it; the last one is printed at the end.
         """
         started = last_line = time.monotonic()
         done, last_note = 0, ""
@@ -196,7 +196,7 @@ class StageRunner:
                 self.say(f"    {line()}")
 
     def _bar(self, name: str, total: int) -> contextlib.AbstractContextManager[Bars | None]:
-        """A bar with one task, where the console is a terminal."""
+        """A bar with one task if the console is a terminal, else None."""
         if not self.console.is_terminal:
             return contextlib.nullcontext()
         columns = (BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -214,7 +214,7 @@ class StageRunner:
         together: bool = False,
         is_said: bool = True,
     ) -> Artifact:
-        """The artifact; `together` says that all processes of a training take part in making it."""
+        """The artifact; with `together`, all processes of a training take part in making it."""
         if parallel.leader() is not None:
             return self.store.follow(name, fingerprint, make if together else None)
         started, was_made = time.monotonic(), False
@@ -230,7 +230,7 @@ class StageRunner:
         seconds = float(artifact.manifest["seconds"])
         cost = self.costs.setdefault(name, {"seconds": 0.0, "seconds_this_job": 0.0})
         cost["seconds"] += seconds
-        if "tokens" in artifact.manifest:  # which older artifacts did not count
+        if "tokens" in artifact.manifest:  # older artifacts lack this count
             cost["tokens"] = cost.get("tokens", 0) + artifact.manifest["tokens"]
         cost["seconds_this_job"] += time.monotonic() - started if was_made else 0.0
         self.made[name], self._digests[name] = artifact, artifact.digest
@@ -243,7 +243,7 @@ class StageRunner:
 
 
 def _noted(job: Path | None) -> set[str]:
-    """What an earlier attempt of the job noted; what it used, this one will note again."""
+    """The artifact labels that an earlier attempt of the job recorded; this attempt uses the same artifacts."""
     if job is None:
         return set()
     with contextlib.suppress(OSError, ValueError):

@@ -1,6 +1,6 @@
-"""How the models of a row are trained, through the store: scored responses, pairs and rewards enter, checkpoints leave.
+"""The training of a row's models, through the store: scored responses, pairs and rewards enter, checkpoints leave.
 
-A step's fingerprint names everything that decides what it makes, so that rows and seeds share what is equal.
+A step's fingerprint names everything that decides its result, so that rows and seeds share equal results.
 """
 
 import math
@@ -26,19 +26,19 @@ from rkd.stages.reward_model import PairSets
 from rkd.store.partial_results import PartialResults
 from rkd.training.stage import Data, TrainingContext, TrainingStage
 
-ROLLOUTS_SHOWN = 40  # about so many of thousands are enough for a curve
+ROLLOUTS_SHOWN = 40  # of thousands; about this many are enough for a curve
 OF_ROLLOUTS = ("reward", "kl", "response_tokens", "repetition")
 
 
 class Fitting:
-    """The steps of one row that train."""
+    """The steps of one row that train models."""
 
     def __init__(self, stages: Stages, runner: StageRunner, notes: Notes) -> None:
         self.stages, self.runner, self.notes = stages, runner, notes
         self.student = stages.student.source()
 
     def fit_sft(self, training: Labelled, validation: Labelled) -> Checkpoint:
-        """Data distillation: the student learns the SFT data."""
+        """Data distillation: train the student on the SFT data."""
         chosen = self.stages.sft.data.select(training.scored)
         examples = [(q, r.response.text) for q, group in zip(training.queries, chosen, strict=True) for r in group]
         self.notes.counts["sft_examples"] = len(examples)
@@ -49,14 +49,14 @@ class Fitting:
         return self._fit("sft", self.stages.sft, examples, self.student, inputs, validation)
 
     def fit_dpo(self, sft: Checkpoint, pairs: list[PreferencePair], validation: Labelled) -> Checkpoint:
-        """Direct preference optimisation: the SFT student learns the pairs itself."""
+        """Direct preference optimisation: train the SFT student on the pairs."""
         inputs = {"pairs": digest_of(pairs), "validation": self._validation_fingerprint(validation)}
         return self._fit("dpo", self.stages.dpo, pairs, sft, inputs, validation)
 
     def fit_reward_model(
         self, sft: Checkpoint, pairs: list[PreferencePair], validation_pairs: list[PreferencePair]
     ) -> Checkpoint:
-        """Reward distillation: R learns the pairs, starting from the SFT student."""
+        """Reward distillation: train R on the pairs, starting from the SFT student."""
         s = self.stages
         inputs: dict[str, Any] = {"pairs": digest_of(pairs), "validation_pairs": digest_of(validation_pairs)}
         if s.highest_score != 1:
@@ -76,7 +76,7 @@ class Fitting:
     ) -> Checkpoint:
         """Reinforcement learning of the tuned student under the reward mix, on the queries of its streams.
 
-        Without warm-up (the row w/o D) it starts from the student as it came.
+        Without warm-up (the row w/o D) it starts from the untuned student.
         """
         s = self.stages
         start = tuned if s.warm_up else self.student
@@ -114,11 +114,11 @@ class Fitting:
         inputs: Mapping[str, Any],
         validation: Labelled | None = None,
     ) -> Checkpoint:
-        """What a training stage makes of its data; what it reports is counted, what it measured on the way noted.
+        """Run a training stage on its data; note the numbers of its report, and its training history.
 
         Args:
-            inputs: what of the data decides the weights, in the fingerprint.
-            validation: of a stage that trains the student: what its weights are chosen by.
+            inputs: the part of the data that decides the weights, for the fingerprint.
+            validation: for a stage that trains the student, the queries that select its weights.
         """
         s = self.stages
 
@@ -152,7 +152,7 @@ class Fitting:
         return checkpoint
 
     def _validated_on(self, validation: Labelled) -> Labelled:
-        """The validation queries that decide which weights a training stage keeps; what is graded needs no label."""
+        """The validation queries that select the weights a training stage keeps; graded tasks need no label."""
         known = validation.with_label() if validation.highest is None else validation
         return known.at(range(min(len(known.queries), self.stages.validation_queries)))
 
@@ -163,14 +163,14 @@ class Fitting:
         return {"queries": digest_of(asked.queries), "judge": self.stages.judge.content(), "max_response_tokens": limit}
 
     def _validator(self, validation: Labelled, partial: PartialResults) -> Callable[[PreTrainedModel], float]:
-        """How good a student's greedy responses to validation queries are, in [0, 1].
+        """A function that scores a student's greedy responses to validation queries, in [0, 1].
 
-        The share that answers as the pseudo-label does (docs/method.md 5.7), or the mean of the judge's grades over the
-        highest one. Processes that train together share out the queries; each returns what all of them found.
+        The score is the share of responses that match the pseudo-label (docs/method.md 5.7), or the judge's mean grade
+        divided by the highest one. Processes that train together split the queries; each returns the overall score.
         """
         s, asked = self.stages, self._validated_on(validation)
         tokenizer, limit = load_tokenizer(self.student.folder), s.evaluation.max_response_tokens
-        judges: list[OpenJudge] = []  # opened by the first validation: a stage left out has none
+        judges: list[OpenJudge] = []  # opened by the first validation, which a skipped stage does not have
 
         def score(generator: LocalGenerator, queries: Sequence[Query], labels: Sequence[PseudoLabel]) -> float:
             if validation.highest is None:
@@ -184,7 +184,7 @@ class Fitting:
             queries, labels = own_share(asked.queries), own_share(asked.labels)
             own = len(queries) * score(generator, queries, labels) if queries else 0.0
             if validation.highest is None:
-                own = round(own)  # right answers, so that any number of processes finds the same share
+                own = round(own)  # right answers: the share must not depend on the number of processes
             total = torch.tensor(float(own), dtype=torch.float64, device=model.device)
             return float(sum_over_processes(total)) / len(asked.queries)
 
@@ -197,9 +197,9 @@ def digest_of_examples(examples: Sequence[tuple[Query, str]]) -> str:
 
 
 def condensed(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """All validations of a training, and of its rollouts, if it has any, some: what its curves are drawn from.
+    """The data of a training's curves: all validations, and some of its rollouts, if it has any.
 
-    A rollout and the validation behind it, with as many episodes before them, share a row.
+    A rollout and the validation after it, at the same number of episodes, share a row.
     """
     rollouts = [row for row in history if "reward" in row]
     validations = [row for row in history if "reward" not in row]
@@ -216,7 +216,7 @@ def condensed(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
 
 
 def flat_numbers(report: Mapping[str, Any]) -> dict[str, int | float]:
-    """The numbers of a report, those of nested mappings by key/key."""
+    """The numbers of a report; those of nested mappings get names of the form key/key."""
     flat: dict[str, int | float] = {}
     for key, value in report.items():
         if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""What a table needs of a job: its choices, and its numbers without texts. A `RunResult` enters, a `Summary` leaves.
+"""The summary of a job for tables: its choices and numbers, no texts. A `RunResult` enters, a `Summary` leaves.
 
-A result file holds every answer to every question; a summary, one line of JSON, is small enough to be committed with
-the table that is made of it. Fractions are in [0, 1].
+A result file holds every answer to every question. A summary is one line of JSON, small enough to be committed with
+its table. Fractions are in [0, 1].
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ from rkd.evaluation.results import EvaluationResult, RunResult, WinRate
 from rkd.io import write_whole
 
 OWN = "own"
-KEPT_ROLES = ("teacher",)  # beside the row's own model: the others are own models of other rows
+KEPT_ROLES = ("teacher",)  # besides the row's own model; the other roles are the own models of other rows
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EvaluationSummary:
-    """One model on one test set: `outcomes` has a "1" for each right answer, a "0" for each wrong one, n in all.
+    """One model on one test set: `outcomes` has a "1" for each right answer and a "0" for each wrong one, n in all.
 
-    Of an open-ended test it lists the preferences, with blanks between them. `questions` is a digest of the questions'
-    ids in their order: only outcomes to the same questions are compared.
+    For an open-ended test it lists the preferences, separated by blanks. `questions` is a digest of the questions' ids
+    in their order: only outcomes on the same questions are compared.
     """
 
     outcomes: str
@@ -43,7 +43,7 @@ class EvaluationSummary:
 
     @property
     def n(self) -> int:
-        """Questions."""
+        """Number of questions."""
         return len(self.marks)
 
     @property
@@ -58,11 +58,11 @@ class Summary:
 
     Args:
         job: the name of its folder, which ends with its digest.
-        choices: what was chosen for it: options of groups, and values that its sweep or the command line set.
+        choices: its options of groups, and the values that its sweep or the command line set.
         models: the row's own model as "own", and the teacher, by role and test set.
-        values: numbers by dotted name, as "labels.precision" or "costs.rl.seconds"; what was not measured is absent.
-        histories: of each training stage, what it measured on its way.
-        failure: why it ended early; None for a finished one.
+        values: numbers by dotted name, as "labels.precision" or "costs.rl.seconds"; unmeasured ones are absent.
+        histories: by training stage, the metrics during training.
+        failure: why the job ended early; None for a finished one.
     """
 
     job: str
@@ -99,7 +99,7 @@ def summarize(result: RunResult, job: str, choices: Mapping[str, Any]) -> Summar
 
 
 def numbers(result: RunResult) -> dict[str, float]:
-    """Every number of the result that is no test outcome, by dotted name; `voting` is maj@8 of the row's model."""
+    """Every number of the result except test outcomes, by dotted name; `voting` is maj@8 of the row's model."""
     values: dict[str, float] = {}
     notes = result.notes
     records: dict[str, Any] = {
@@ -109,20 +109,20 @@ def numbers(result: RunResult) -> dict[str, float]:
     }  # fmt: skip
     for name, value in records.items():
         _collect(name, value, values)
-    if result.models:  # a test set may have samples to vote with
+    if result.models:  # a test set may have samples for a majority vote
         own = result.models[-1].test_sets
         values |= {f"voting.{name}": test.maj_at_8 for name, test in own.items() if test.maj_at_8 is not None}
     return values
 
 
 def write_summaries(path: Path, summaries: Iterable[Summary]) -> None:
-    """One line of JSON for each, in the order of the jobs' names."""
+    """Write one line of JSON for each summary, in the order of the jobs' names."""
     ordered = sorted(summaries, key=lambda summary: summary.job)
     write_whole(path, "".join(json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in ordered))
 
 
 def read_summaries(path: Path) -> list[Summary]:
-    """What `write_summaries` wrote."""
+    """Read the summaries that `write_summaries` wrote."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [decode(Summary, json.loads(line)) for line in lines]
 
@@ -149,7 +149,7 @@ def _digest(names: Sequence[str]) -> str:
 
 
 def _collect(name: str, value: Any, values: dict[str, float]) -> None:
-    """A record's properties count as well as its fields: shares are made from counts there."""
+    """Add the numbers of a record to `values`: of its fields and of its properties, which compute shares."""
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
         names += [key for key, item in vars(type(value)).items() if isinstance(item, property)]

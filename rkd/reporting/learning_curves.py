@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from rkd.reporting.plot_style import COLOURS, bare, new_figure, titled, write
 
 EPISODES = "episodes (responses trained on)"
-# Panels of `learning_curves`: key of the history, title, label with unit, factor from the logged unit to that one.
+# Panels of `learning_curves`: key of the history, title, label with unit, factor from the logged unit to this unit.
 PANELS = (
     ("reward", "Reward", "reward per response", 1),
     ("validation_accuracy", "Validation accuracy", "accuracy (%)", 100),
@@ -28,12 +28,12 @@ def learning_curves(
     Args:
         history: rows, or the CSV file that holds them, with the keys `episodes` (responses trained on so far),
             `reward`, `validation_accuracy` (fraction), `kl` (summed over a response's tokens, nats), `response_tokens`;
-            each may carry the stage's prefix (`rl/reward`). A row may lack a value: validation comes less often.
+            each may have the stage's prefix (`rl/reward`). A row may lack a value, as validation is less frequent.
         path: the figure's file.
         sft_accuracy: the SFT student's validation accuracy (fraction), drawn as a dashed line.
 
     Raises:
-        ValueError: the history has no `episodes`, or none of a panel's values.
+        ValueError: the history lacks `episodes`, or all values of a panel.
     """
     rows = _read_history(history)
     figure = new_figure(8.4, 5.4)
@@ -68,7 +68,7 @@ def _read_history(history: Path | Sequence[Mapping[str, Any]]) -> list[dict[str,
 def _draw_panel(axes: Axes, points: Sequence[tuple[float, float]], *, title: str, label: str) -> None:
     episodes, values = zip(*points, strict=True)
     window = len(values) // 20
-    if window > 1:  # many noisy updates: the line to read is their running mean
+    if window > 1:  # with many noisy updates, the main line is their running mean
         means = [statistics.mean(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]
         axes.plot(episodes, values, color=COLOURS[0], alpha=0.25, linewidth=0.8)
         axes.plot(episodes, means, color=COLOURS[0], linewidth=1.8, label=f"mean of {window} updates")

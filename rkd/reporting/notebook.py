@@ -1,7 +1,7 @@
-"""What the notebooks show: a folder of tables (`rkd.reporting.table_files`) enters, Markdown and PNGs leave.
+"""The contents of the notebooks: a folder of tables (`rkd.reporting.table_files`) enters, Markdown and PNGs leave.
 
-Every number was computed by the job that wrote it, and tables are made of those; here they are shown.
-Fractions become percent.
+The jobs computed every number, and the tables contain these numbers; this module only shows them. Fractions become
+percent.
 """
 
 import io
@@ -18,7 +18,7 @@ from rkd.reporting.table_files import MANIFEST, read_table
 from rkd.reporting.table_text import markdown
 from rkd.reporting.tables import Evaluated, Group, matching
 
-# Of a training stage's history: its axis, that axis's label, and panels as those of `rkd.reporting.learning_curves`.
+# By training stage: the x-axis, its label, and panels as in `rkd.reporting.learning_curves`.
 CURVES = {
     "rl": ("episodes", EPISODES, PANELS),
     "reward_model": (
@@ -35,7 +35,7 @@ CURVES = {
 
 
 def table(folder: Path, name: str) -> tuple[str, bytes | None]:
-    """A table as text, and its figure if it has one and a job has finished; a table that is missing is named."""
+    """A table as text, and its figure if it has one and a job has finished; for a missing table, a note."""
     try:
         evaluated, summaries = read_table(folder / f"{name}{MANIFEST}")
     except FileNotFoundError as error:
@@ -49,12 +49,12 @@ def table(folder: Path, name: str) -> tuple[str, bytes | None]:
 
 
 def curves(folder: Path, name: str, stage: str) -> tuple[str, bytes | None]:
-    """What the jobs of a table measured while a stage trained: the `CURVES` of the rows of its first group."""
+    """The learning curves of a stage in the jobs of a table: the `CURVES` of the rows of its first group."""
     return _drawn(folder, name, lambda evaluated, summaries: _curves(evaluated.table.groups[0], summaries, stage))
 
 
 def show(*exhibits: tuple[str, bytes | None]) -> None:
-    """Display them in a notebook, one below the other."""
+    """Display the exhibits in a notebook, one below the other."""
     from IPython.display import Image, Markdown, display
 
     for text, picture in exhibits:

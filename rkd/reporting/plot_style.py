@@ -1,4 +1,4 @@
-"""What all figures share: one style, colours that the colour-blind can tell apart, bands of deviations over seeds."""
+"""Shared parts of all figures: one style, colours for colour-blind readers, bands of deviations over seeds."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def bare(axes: Axes, *, grid: Literal["both", "x", "y"]) -> None:
-    """Take away what tells nothing; keep a faint grid along the axis `grid`."""
+    """Remove decoration, and keep a faint grid along the axis `grid`."""
     axes.grid(axis=grid, color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8)
@@ -32,7 +32,7 @@ def bare(axes: Axes, *, grid: Literal["both", "x", "y"]) -> None:
 
 
 def titled(axes: Axes, title: str, *, x: str, y: str) -> None:
-    """Title and labels of a panel; labels name their units."""
+    """Set the title and labels of a panel; labels name their units."""
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
@@ -41,10 +41,9 @@ def titled(axes: Axes, title: str, *, x: str, y: str) -> None:
 def over_seeds(
     histories: Sequence[Sequence[Mapping[str, float]]], x: str, y: str, *, factor: float = 1.0
 ) -> list[tuple[float, list[float]]]:
-    """The k-th measurements of `y` in each seed's history, times `factor`, at the mean of their places along `x`.
+    """The k-th values of `y` in all seeds' histories, times `factor`, at the mean of their `x`.
 
-    Seeds measure after as many shares of their training, at slightly different steps: by their places each would stand
-    alone.
+    Seeds measure at the same shares of their training, which are slightly different steps, so equal `x` are rare.
     """
     measured = [[(row[x], factor * row[y]) for row in history if x in row and y in row] for history in histories]
     points = []
@@ -55,11 +54,11 @@ def over_seeds(
 
 
 def band(axes: Axes, number: int, label: str, points: Sequence[tuple[float, Sequence[float]]]) -> None:
-    """A line through the means of the values at each point, and a band of their sample standard deviation.
+    """Draw a line through the means of the values at each point, and a band of their sample standard deviation.
 
     Args:
-        number: of the line in its panel, which decides colour and marker.
-        points: x, and the values of all seeds there.
+        number: the line's number in its panel, which decides colour and marker.
+        points: x, and the values of all seeds at x.
     """
     if not points:
         return
@@ -67,7 +66,7 @@ def band(axes: Axes, number: int, label: str, points: Sequence[tuple[float, Sequ
     xs = [x for x, _ in points]
     means = [statistics.mean(values) for _, values in points]
     spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in points]
-    every = max(1, len(xs) // 10)  # markers of forty points would hide the line
+    every = max(1, len(xs) // 10)  # forty markers would hide the line
     axes.plot(xs, means, color=colour, marker=marker, markersize=4, markevery=every, linewidth=1.6, label=label)
     lows, highs = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
     axes.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)

@@ -1,7 +1,6 @@
-"""From result files to tables: every number of a job was computed by the job; what joins seeds, here.
+"""Reports from result files: `RunResult` records enter, a table for the terminal and Markdown leave.
 
-In: `RunResult` records. Out: a table for the terminal, Markdown.
-Fractions become percent here.
+The jobs computed their own numbers; only statistics over seeds are computed here. Fractions become percent here.
 
     python -m rkd report FOLDER... [--output report.md]
     python -m rkd compare FOLDER "Ours" "Ours w/o R"
@@ -28,11 +27,11 @@ ROLES = ("teacher", "student", "dataset")  # by which comparisons tell jobs apar
 
 
 def final_table(result: RunResult) -> Table:
-    """The table that ends a job, for the terminal; the first test set of the last model is the main one."""
+    """The final table of a job, for the terminal; the first test set of the last model is the main one."""
     columns, rows, notes = _final_content(result)
-    # Text, not str: in a failure's reason, Rich would read brackets as markup.
+    # Text, not str: Rich would read brackets in a failure's reason as markup.
     title, caption = Text(_final_title(result)), Text("\n".join(notes)) if notes else None
-    # Few lines and narrow gaps: four test sets fit into 80 characters.
+    # With few lines and narrow gaps, four test sets fit into 80 characters.
     table = Table(
         title=title,
         title_justify="left",
@@ -55,7 +54,7 @@ def final_table_markdown(result: RunResult) -> str:
 
 
 def category_tables(result: RunResult) -> str:
-    """Markdown: for each test set with categories (kinds of perturbation, subjects), accuracy by category and model."""
+    """Markdown: accuracy by category and model for each test set with categories (kinds of perturbation, subjects)."""
     parts = []
     for name in _test_set_names(result.models):
         tested = [(model.role, model.test_sets[name]) for model in result.models if name in model.test_sets]
@@ -71,14 +70,15 @@ def category_tables(result: RunResult) -> str:
 
 
 def seeds_table(results: Sequence[RunResult]) -> str:
-    """Markdown: for each row of the experiment, roles against test sets, over all seeds.
+    """Markdown: a table of roles by test sets for each row of the experiment, over all seeds.
 
     A cell holds the mean over seeds ± their sample standard deviation, and each seed's accuracy with its 95 % interval.
 
-    Results on other data or with other models are other rows, and a failed job counts where none has finished.
+    Results on other data or with other models form other rows. A failed job is shown only if no job of its row and seed
+    has finished.
 
     Raises:
-        ValueError: there is no result, or two finished ones for the same row and seed.
+        ValueError: there is no result, or there are two finished ones for the same row and seed.
     """
     if not results:
         raise ValueError(f"No result to tabulate: give folders that hold a {RESULT_FILE}.")
@@ -91,16 +91,16 @@ def seeds_table(results: Sequence[RunResult]) -> str:
                 f"Two results for row={result.row!r}, seed={result.seed}, of {other.created} and {result.created}: "
                 "a mean over seeds takes one of each. Name the folders that belong together."
             )
-        if other is None or other.failure is not None:  # a job that failed once may have been run again
+        if other is None or other.failure is not None:  # a failed job may have been run again
             of_row[result.seed] = result
     return "\n\n".join(_seeds_part(row, setting, list(found.values())) for (row, setting), found in rows.items())
 
 
 def row_comparison(results: Sequence[RunResult], first: str, second: str) -> str:
-    """Markdown: two rows on the same questions, seed by seed by McNemar's exact test, and over seeds and questions.
+    """Markdown: two rows on the same questions, by McNemar's exact test for each seed, and over seeds and questions.
 
     Raises:
-        ValueError: a row has no finished result, they share no seed, or were tested on other questions.
+        ValueError: a row has no finished result, or the rows share no seed or were tested on different questions.
     """
     finished = {row: _finished_by_seed(results, row) for row in (first, second)}
     by_row = {row: {seed: result.models[-1] for seed, result in own.items()} for row, own in finished.items()}
@@ -165,7 +165,7 @@ def _final_title(result: RunResult) -> str:
 
 
 def _measure(models: Sequence[ModelResult]) -> str:
-    """What the outcomes of these models are."""
+    """The name of the measure that the outcomes of these models have."""
     is_compared = any(test.win_rate for model in models for test in model.test_sets.values())
     return "win rate" if is_compared else "accuracy"
 
@@ -175,7 +175,7 @@ def _final_content(result: RunResult) -> tuple[list[str], list[list[str]], list[
         return ["model", "no result, because"], [["–", result.failure or "no model was evaluated"]], []
     names = _test_set_names(result.models)
     main, others = names[0], names[1:]
-    sampled = ["pass@8"] if _measure(result.models) == "accuracy" else []  # preferences have no such thing
+    sampled = ["pass@8"] if _measure(result.models) == "accuracy" else []  # not defined for preferences
     columns = ["model", f"{main} [95 % interval]", *sampled, *others]
     rows = []
     for model in result.models:
@@ -197,7 +197,7 @@ def _final_content(result: RunResult) -> tuple[list[str], list[list[str]], list[
 
 
 def _win_rate_notes(result: RunResult, main: str) -> list[str]:
-    """What else is told of a comparison with references: by model, and of the annotator on the row's own."""
+    """Notes on a comparison with references: by model, and on the annotator for the row's own model."""
     told = [(m.role, m.test_sets[main].win_rate) for m in result.models if main in m.test_sets]
     if not told or told[-1][1] is None:
         return []
@@ -223,16 +223,16 @@ def _win_rate_notes(result: RunResult, main: str) -> list[str]:
 
 
 def _paired_test(result: RunResult, test_set: str) -> str:
-    """The recorded test of Ours (in a row without it: of the last model) against the best other student."""
+    """The recorded test of Ours, or of the last model in a row without Ours, against the best other student."""
     scored = [model for model in result.models if test_set in model.test_sets]
     roles = [model.role for model in scored]
     ours = OURS if OURS in roles else roles[-1]
-    # The teacher is the ceiling, not a rival: a test against it would hide the gain over SFT that the papers claim.
+    # The teacher is not a rival: a test against it would hide the gain over SFT that the papers claim.
     rivals = [model for model in scored if model.role not in (ours, TEACHER)]
     if not rivals:
         return f"No other student to compare {ours} with."
     most = max(model.test_sets[test_set].accuracy for model in rivals)
-    # Of equally good ones the last in the table, which is the nearest to the row's own model; the others are named.
+    # Among equally good models the last in the table is taken, the nearest to the row's own; the others are named.
     *tied, best = [model.role for model in rivals if model.test_sets[test_set].accuracy == most]
     which = f"best other student, tied with {' and '.join(tied)}" if tied else "best other student"
     for pair in result.comparisons:
@@ -256,7 +256,7 @@ def _p_value(value: float) -> str:
 
 
 def _setting(result: RunResult) -> str:
-    """Which models met on which dataset: what else a table has to keep apart."""
+    """The models and the dataset of a result; results of other settings belong to other tables."""
     dataset, teacher, student = (result.config.get(part, {}).get("name") for part in ("dataset", "teacher", "student"))
     return f" on {dataset}, {teacher} teaches {student}" if dataset else ""
 
@@ -294,7 +294,7 @@ def _seeds_part(row: str, setting: str, results: list[RunResult]) -> str:
 
 
 def _over_seeds(results: Sequence[RunResult], names: Sequence[str]) -> list[str]:
-    """On each test set, the row's own model against the best other student, over seeds and questions together."""
+    """Comparison on each test set of the row's own model with the best other student, over seeds and questions."""
     if len(results) < 2:
         return []
     own = results[0].models[-1].role
@@ -304,7 +304,7 @@ def _over_seeds(results: Sequence[RunResult], names: Sequence[str]) -> list[str]
         rivals = [role for role in outcomes if role not in (own, TEACHER)]
         if own not in outcomes or not rivals:
             continue
-        best = max(reversed(rivals), key=lambda role: np.mean(outcomes[role]))  # of equal ones the last, as above
+        best = max(reversed(rivals), key=lambda role: np.mean(outcomes[role]))  # the last among equals, as above
         difference = bootstrap_over_seeds_and_questions(outcomes[own], outcomes[best])
         low, high = 100 * difference.low, 100 * difference.high
         lines.append(f"{name}: {own} − {best} {100 * difference.difference:+.1f} points [{low:+.1f}, {high:+.1f}]")
@@ -314,10 +314,10 @@ def _over_seeds(results: Sequence[RunResult], names: Sequence[str]) -> list[str]
 
 
 def read_results(folders: Sequence[Path]) -> list[RunResult]:
-    """The results of all jobs whose folders lie in or under these.
+    """The results of all jobs in or below these folders.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no result.
     """
     paths = sorted({path for folder in folders for path in folder.rglob(RESULT_FILE)})
     if not paths:
@@ -326,7 +326,7 @@ def read_results(folders: Sequence[Path]) -> list[RunResult]:
 
 
 def write_report(results: Sequence[RunResult], output: Path) -> str:
-    """Write the table over seeds and every job's own table to a Markdown file; returns the table over seeds."""
+    """Write the table over seeds and every job's own table to a Markdown file; return the table over seeds."""
     table = seeds_table(results)
     jobs = [part for result in results for part in (final_table_markdown(result), category_tables(result)) if part]
     output.write_text("\n\n".join(["# Results", table, "# Each job", *jobs]) + "\n", encoding="utf-8")
@@ -334,7 +334,7 @@ def write_report(results: Sequence[RunResult], output: Path) -> str:
 
 
 def _outcomes(results: Sequence[RunResult], name: str) -> dict[str, list[Sequence[float]]]:
-    """Of each role, its outcomes on a test set under each seed, where all answered the same questions."""
+    """The outcomes of each role on a test set for each seed, if all answered the same questions."""
     outcomes: dict[str, list[Sequence[float]]] = {}
     ids = {tuple(model.test_sets[name].question_ids) for r in results for model in r.models if name in model.test_sets}
     if len(ids) == 1:
@@ -349,7 +349,7 @@ def _seeds_cell(tests: Sequence[tuple[int, EvaluationResult]]) -> str:
     if not tests:
         return "–"
     if len(tests) > 1 and all(test.answers == tests[0][1].answers for _, test in tests):
-        return f"{_with_interval(tests[0][1])} (n = {tests[0][1].n}), each seed"  # the same model: nothing deviates
+        return f"{_with_interval(tests[0][1])} (n = {tests[0][1].n}), each seed"  # the same model: no deviation
     accuracies = [100 * test.accuracy for _, test in tests]
     mean = f"{statistics.mean(accuracies):.1f}"
     spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
@@ -359,7 +359,7 @@ def _seeds_cell(tests: Sequence[tuple[int, EvaluationResult]]) -> str:
 
 
 def _differing_keys(results: Sequence[RunResult]) -> list[str]:
-    """Keys in which the configs differ, the seed apart: such results are no repetition of one experiment."""
+    """Keys other than the seed in which the configs differ; such results are not repetitions of one experiment."""
     flat = [dict(_flatten(result.config)) for result in results]
     keys = dict.fromkeys(key for config in flat for key in config)
     return [key for key in keys if key != "seed" and any(config.get(key) != flat[0].get(key) for config in flat)]
@@ -373,7 +373,7 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
 
 
 def _test_set_names(models: Sequence[ModelResult]) -> list[str]:
-    # The last model was tested on all of them, in the dataset's order; a stored teacher may not have been.
+    # The last model was tested on all test sets, in the dataset's order; a stored teacher may lack some.
     return list(dict.fromkeys(name for model in reversed(models) for name in model.test_sets))
 
 

@@ -1,6 +1,6 @@
-"""Figures of tables: an evaluated table enters, a PNG leaves. One style; colours that the colour-blind can tell apart.
+"""Figures of tables: an evaluated table enters, a PNG leaves.
 
-Fractions become percent here. A figure is named in a table's description (`figure: {_target_: …}`).
+Fractions become percent here. A table's description names its figure (`figure: {_target_: …}`).
 """
 
 import math
@@ -19,16 +19,16 @@ from rkd.reporting.plot_style import COLOURS, band, bare, new_figure, over_seeds
 from rkd.reporting.tables import Cell, Column, Evaluated, matching
 
 PAPER_COLOUR = "#666666"
-PANELS_BESIDE = 4  # each other; more are put below
-LEGEND_WIDTH = 7.6  # inches, of the three entries below dots
-TITLE_LETTERS = 28  # of a line above a panel of dots
+PANELS_BESIDE = 4  # panels side by side; further ones go below
+LEGEND_WIDTH = 7.6  # inches, for the three entries below dots
+TITLE_LETTERS = 28  # letters in a line above a panel of dots
 RELIABILITY_PANELS_BESIDE = 3
 HISTORIES_BESIDE = 3
-SMALLEST_BIN = 10  # responses: of fewer the share of right ones may be anything
-SMALLEST_SPAN = 2.0  # of the axis of a panel, percent points where it is a share
-SMALLEST_NAMED = 4  # percent: a part of a bar that is smaller has no room for its number
+SMALLEST_BIN = 10  # responses; with fewer the share of right ones is too uncertain
+SMALLEST_SPAN = 2.0  # of a panel's axis; for a share, in percentage points
+SMALLEST_NAMED = 4  # percent: smaller parts of a bar have no room for their number
 MIX = ("reward_mix.lambda_", "reward_mix.mu", "reward_mix.rho")
-TRIANGLE_HEIGHT = math.sqrt(3) / 2  # of sides of length 1
+TRIANGLE_HEIGHT = math.sqrt(3) / 2  # for sides of length 1
 LABEL_OF_A_POINT = {
     "xytext": (0, -7), "textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 7,
     "bbox": {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.75, "linewidth": 0},
@@ -44,7 +44,7 @@ LEGEND = {
 
 @dataclass(frozen=True, kw_only=True)
 class Dots:
-    """A panel for each column: rows down the side, the mean with its deviation, each seed, and the paper's value."""
+    """A panel for each column: one line per row with mean and deviation, each seed, and the paper's value."""
 
     def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:  # noqa: ARG002
         """Write the PNG."""
@@ -78,10 +78,10 @@ class Dots:
 
 @dataclass(frozen=True, kw_only=True)
 class Stacks:
-    """A bar for each row, the columns being its parts; a mean over seeds without its deviation.
+    """A bar for each row, whose parts are the columns; means over seeds, without deviation.
 
     Args:
-        colours: of the columns, as places in `COLOURS`.
+        colours: the columns' colours, as places in `COLOURS`.
     """
 
     x_label: str
@@ -113,9 +113,9 @@ class Lines:
     """The rows as points along a numeric axis: a panel for each column, a line for each group, a band of deviations.
 
     Args:
-        x_label: of the axis.
-        x: the number that each row stands at, by its label.
-        is_logarithmic: of the axis.
+        x_label: label of the axis.
+        x: the position of each row on the axis, by the row's label.
+        is_logarithmic: whether the axis is logarithmic.
     """
 
     x_label: str
@@ -152,12 +152,12 @@ class Lines:
 
 @dataclass(frozen=True, kw_only=True)
 class Ternary:
-    """Mixes of three weights as points of a triangle: a panel for each column, the colour being the mean over seeds.
+    """Mixes of three weights as points of a triangle: a panel for each column, coloured by the mean over seeds.
 
-    Where a row stands say its own choices; between the rows' points the colour is interpolated.
+    A row's choices decide its point. The colour is interpolated between the points.
 
     Args:
-        corners: what the weights λ, μ and ρ are of: each has all the weight at its corner.
+        corners: the names of the rewards with the weights λ, μ and ρ; each has weight 1 at its corner.
     """
 
     corners: tuple[str, str, str]
@@ -181,7 +181,7 @@ class Ternary:
 
 
 def _triangle(axes: Axes, corners: tuple[str, str, str]) -> None:
-    """An empty triangle with its corners named."""
+    """Draw an empty triangle with the names of its corners."""
     axes.plot([0, 1, 0.5, 0], [0, 0, TRIANGLE_HEIGHT, 0], color="#999999", linewidth=0.9)
     top, left, right = (f"{name}, {weight} = 1" for name, weight in zip(corners, ("λ", "μ", "ρ"), strict=True))
     axes.annotate(top, (0.5, TRIANGLE_HEIGHT), (0, 16), textcoords="offset points", ha="center", fontsize=9)
@@ -194,7 +194,7 @@ def _triangle(axes: Axes, corners: tuple[str, str, str]) -> None:
 
 
 def _heat(axes: Axes, points: Sequence[tuple[float, float]], values: Sequence[float], label: str) -> None:
-    """The points in the colours of their values, and what lies between them where they span a surface."""
+    """Draw the points in the colours of their values, and fill the surface between them if they span one."""
     if not points:
         return
     xs, ys = zip(*points, strict=True)
@@ -219,12 +219,12 @@ def _mean_and_spread(column: Column, cell: Cell) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Histories:
-    """What a training measured on its way: a line for each row, means over seeds with a band of deviations.
+    """Learning curves of a stage: a line for each row, means over seeds with a band of deviations.
 
     Args:
-        stage: whose history.
-        x: its field along the axis, and `x_label` what it is called.
-        y: its fields that are drawn, each with its label; a label that ends with "(%)" is that of a fraction.
+        stage: the stage whose history is drawn.
+        x: the history's field along the x-axis; `x_label` is its label.
+        y: the history's fields along the y-axis, each with its label; a label that ends with "(%)" marks a fraction.
     """
 
     stage: str
@@ -259,8 +259,8 @@ class Histories:
 class Reliability:
     """Reliability diagrams of judges: a panel for each row, the share of right responses over the score in ten bins.
 
-    A judge whose scores are probabilities stays on the diagonal. Grey bars are the shares of all responses in the bins;
-    one with few responses says nothing and has no point. The jobs of a row are counted together.
+    A judge whose scores are calibrated probabilities lies on the diagonal. Grey bars are the shares of all responses in
+    the bins. A bin with few responses is too uncertain and has no point. The jobs of a row are counted together.
     """
 
     def draw(self, evaluated: Evaluated, summaries: Sequence[Summary], path: Path) -> None:
@@ -280,7 +280,7 @@ class Reliability:
         for axes in grid[:, 0]:
             axes.set_ylabel("right responses (%)", fontsize=9)
         for place, axes in enumerate(grid.flat[: len(lines)]):
-            if place + wide >= len(lines):  # nothing below
+            if place + wide >= len(lines):  # no panel below
                 axes.set_xlabel("score (%)", fontsize=9)
                 axes.tick_params(labelbottom=True)
         handles, labels = max((axes.get_legend_handles_labels() for axes in grid.flat), key=lambda found: len(found[0]))
@@ -289,7 +289,7 @@ class Reliability:
 
 
 def _reliability(axes: Axes, values: Sequence[Mapping[str, float]]) -> None:
-    """One panel, from the numbers of its jobs: bars of counts, the diagonal, and a line through the filled bins."""
+    """Draw one panel from the numbers of its jobs: bars of counts, the diagonal, and a line through the filled bins."""
     bins: list[tuple[int, float, float]] = []
     for place in range(RELIABILITY_BINS):
         name = f"judge.reliability.{place}"
@@ -327,14 +327,14 @@ def _reliability(axes: Axes, values: Sequence[Mapping[str, float]]) -> None:
 
 
 def _widened(axes: Axes) -> None:
-    """Show at least `SMALLEST_SPAN` of the axis: a hundredth of a point should not fill a panel."""
+    """Show at least `SMALLEST_SPAN` of the axis, so that a tiny difference does not fill a panel."""
     low, high = axes.get_xlim()
     missing = max(0.0, SMALLEST_SPAN - (high - low))
     axes.set_xlim(low - missing / 2, high + missing / 2)
 
 
 def _heights(evaluated: Evaluated) -> list[float]:
-    """Where each row stands, downwards; a group begins lower, to leave room for its name."""
+    """The vertical position of each row, downwards; a group starts lower, to leave room for its name."""
     heights, height, group = [], 0.0, None
     for line in evaluated.lines:
         if line.group is not group:

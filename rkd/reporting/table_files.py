@@ -1,11 +1,11 @@
-"""The files of a table: what jobs it is made of, their summaries, and the table as text and figure.
+"""The files of a table: the list of its jobs, their summaries, and the table as text and figure.
 
 tables/NAME.jobs.json       the table's description, and its jobs with their choices; written by the sweep
 tables/NAME.results.jsonl   a summary of each job that has ended
-tables/NAME.md .csv .tex .json .png     made anew from these whenever a job ends
+tables/NAME.md .csv .tex .json .png     written again from these whenever a job ends
 
-    python -m rkd tables list [FOLDER]                what tables there are, and how many of their jobs have finished
-    python -m rkd tables render FOLDER [NAME...]      make them anew, without any job
+    python -m rkd tables list [FOLDER]                list the tables, and how many of their jobs have finished
+    python -m rkd tables render FOLDER [NAME...]      write them again, without running a job
 """
 
 import json
@@ -30,7 +30,7 @@ def build_table(plain: Mapping[str, Any]) -> Table:
     """A table from its description in `sweeps/NAME.yaml`, resolved.
 
     Raises:
-        ValueError: it has a field that there is not, lacks one, or does not fit together.
+        ValueError: a field is unknown or missing, or the fields contradict each other.
     """
     try:
         fields = dict(plain)
@@ -47,18 +47,18 @@ def build_table(plain: Mapping[str, Any]) -> Table:
 
 
 def _labelled_row(label: str, row: Mapping[str, Any] | None) -> tuple[str, Row]:
-    """A row's label is its key, or, since YAML's keys cannot stand for other values, its own `label`."""
+    """A row with its label: its own `label` or its key. A YAML key cannot be interpolated, so `label` exists."""
     fields = dict(row or {})
     return fields.pop("label", label), Row(**fields)
 
 
 def write_manifest(root: Path, table: Mapping[str, Any], jobs: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Note the jobs of a table, their folders with their choices, and make it of those that have ended already.
+    """Write the jobs of a table, by folder with their choices, and make the table from those that have ended.
 
-    Jobs of an earlier sweep of the table that are not among them no longer belong to it.
+    Jobs of an earlier sweep of the table that are not among these no longer belong to it.
 
     Raises:
-        ValueError: the description is faulty, or no job belongs to a cell.
+        ValueError: the description is faulty, or a cell has no job.
     """
     described = build_table(table)  # a faulty description is refused before any job runs
     planned = described.evaluate([_summary(Path(folder), choices, {}) for folder, choices in jobs.items()])
@@ -78,9 +78,9 @@ def write_manifest(root: Path, table: Mapping[str, Any], jobs: Mapping[str, Mapp
 
 
 def _without_places(choices: Mapping[str, Any], table: Table) -> dict[str, Any]:
-    """The choices, folders of this machine by their names alone: a table is shown to others.
+    """The choices with absolute paths reduced to their last name, since a table is shared with others.
 
-    What the table tells its jobs apart by stays as it is.
+    Choices that select the jobs of cells stay unchanged.
     """
     parts: list[Column | Group | Row] = [
         *table.columns,
@@ -97,7 +97,7 @@ def _without_places(choices: Mapping[str, Any], table: Table) -> dict[str, Any]:
 
 
 def update_tables(root: Path, folder: Path) -> list[str]:
-    """Make the tables anew that a job belongs to, which has just ended; of each, where it is and how far."""
+    """Write again the tables of a job that has just ended; return a line with the path and progress of each."""
     made = []
     for path in sorted(root.glob(f"*{MANIFEST}")) if root.is_dir() else []:
         if str(folder) in json.loads(path.read_text(encoding="utf-8"))["jobs"]:
@@ -111,10 +111,10 @@ def manifests_of(folder: Path, names: Sequence[str] = ()) -> list[Path]:
     """The manifests of the tables in a folder, in order of their names.
 
     Args:
-        names: those of the tables that are wanted; without names, all.
+        names: names of the wanted tables; without names, all.
 
     Raises:
-        UsageError: the folder holds no table, or none of a name.
+        UsageError: the folder holds no table, or no table with one of the names.
     """
     there = {name_of(path): path for path in sorted(folder.glob(f"*{MANIFEST}"))}
     if not there:
@@ -133,14 +133,14 @@ def name_of(manifest: Path) -> str:
 
 
 def markdown_file(manifest: Path) -> Path:
-    """Where the table of a manifest is."""
+    """The path of a manifest's table in Markdown."""
     return manifest.with_name(f"{name_of(manifest)}.md")
 
 
 def render(manifest: Path) -> Evaluated:
-    """Make a table's files from its manifest and the results of its jobs.
+    """Write a table's files from its manifest and the results of its jobs.
 
-    Where a job's folder is not here, its summary beside the manifest is taken.
+    If a job's folder is missing, its summary beside the manifest is used.
     """
     evaluated, summaries = read_table(manifest)
     table, stem = evaluated.table, name_of(manifest)
@@ -156,10 +156,10 @@ def render(manifest: Path) -> Evaluated:
 
 
 def read_table(manifest: Path) -> tuple[Evaluated, list[Summary]]:
-    """A table with the numbers of its jobs, and the jobs themselves; nothing is written.
+    """A table with the numbers of its jobs, and the summaries of the jobs; writes nothing.
 
     Raises:
-        FileNotFoundError: there is no such table.
+        FileNotFoundError: the table does not exist.
     """
     if not manifest.is_file():
         name = name_of(manifest)
@@ -169,13 +169,13 @@ def read_table(manifest: Path) -> tuple[Evaluated, list[Summary]]:
 
 
 def progress(manifest: Path) -> tuple[str, int, int]:
-    """A table's title, how many of its jobs have finished, and how many there are; no cell is computed."""
+    """A table's title, its number of finished jobs and its number of jobs, without computing cells."""
     table, summaries = _read(manifest)
     return table["title"], sum(map(_has_finished, summaries)), len(summaries)
 
 
 def _read(manifest: Path) -> tuple[dict[str, Any], list[Summary]]:
-    """A table's description, and its jobs with what is known of them."""
+    """A table's description, and the summaries of its jobs."""
     content = json.loads(manifest.read_text(encoding="utf-8"))
     results = manifest.with_name(name_of(manifest) + RESULTS)
     kept = {one.job: one for one in read_summaries(results)} if results.is_file() else {}
@@ -183,7 +183,7 @@ def _read(manifest: Path) -> tuple[dict[str, Any], list[Summary]]:
 
 
 def _summary(folder: Path, choices: Mapping[str, Any], kept: Mapping[str, Summary]) -> Summary:
-    """Of the job's result; else the one that was kept; else one that says that nothing is there yet."""
+    """The summary of the job's result, or else the kept summary, or else an empty one."""
     if (folder / RESULT_FILE).is_file():
         return summarize(read_result(folder), folder.name, choices)
     return kept.get(folder.name) or Summary(

@@ -16,11 +16,11 @@ ABOVE_TEACHER = "▲"
 
 
 def markdown(evaluated: Evaluated) -> str:
-    """The table, what is significant, which claims hold, deviations, and what is missing."""
+    """The table with its claims, significant differences, deviations and missing jobs."""
     table = evaluated.table
     grouped = any(group.label for group in table.groups)
     header = [*(["models"] if grouped else []), "row"]
-    # A column that the paper does not have needs none of its values beside it.
+    # A column that the paper lacks gets no column of published values.
     in_paper = [any(cell.published is not None for cell in cells) for cells in _columns(evaluated)]
     for column, is_published in zip(table.columns, in_paper, strict=True):
         header += [_header(column, evaluated), *(["paper"] if is_published else [])]
@@ -48,7 +48,7 @@ def markdown(evaluated: Evaluated) -> str:
 
 
 def comma_separated(evaluated: Evaluated) -> str:
-    """One line for each cell and seed, and the paper's value beside them."""
+    """One line for each cell and seed, with the paper's value."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["group", "row", "column", "seed", "value", "n", "paper"])
@@ -82,7 +82,7 @@ def latex(evaluated: Evaluated) -> str:
             cells = []
             for place, (column, cell) in enumerate(zip(table.columns, line.cells, strict=True)):
                 published = _published(column, cell)
-                # The bold's braces stand for TeX's own, so they are put in after the rest was escaped.
+                # The braces of the bold command must not be escaped, so they are inserted after escaping.
                 shown = _tex(_shown(evaluated, line, place, bold="<<{}>>"))
                 shown = shown.replace("<<", r"\textbf{").replace(">>", "}")
                 cells.append(shown + (f" ({published})" if published != NOTHING else ""))
@@ -91,7 +91,7 @@ def latex(evaluated: Evaluated) -> str:
 
 
 def as_json(evaluated: Evaluated) -> str:
-    """Everything: cells by seed, published values, differences with intervals and p-values, claims, what is missing."""
+    """All contents: cells by seed, published values, differences with intervals and p-values, claims, missing jobs."""
     content: dict[str, Any] = {
         "name": evaluated.table.name,
         "title": evaluated.table.title,
@@ -124,7 +124,7 @@ def as_json(evaluated: Evaluated) -> str:
 
 
 def _shown(evaluated: Evaluated, line: TableLine, place: int, *, bold: str) -> str:
-    """A cell: its mean ± deviation, the best of its group in bold, a student above its teacher marked, its gain."""
+    """The text of a cell: mean ± deviation and gain; bold if best of its group, marked if above its teacher."""
     column, cell = evaluated.table.columns[place], line.cells[place]
     if cell.mean is None:
         return NOTHING
@@ -189,7 +189,7 @@ def _legend(evaluated: Evaluated) -> str:
 
 
 def _claim_line(evaluated: Evaluated, judgement: Judgement) -> str:
-    """A claim, in how many cells it holds, and the cells in which it does not."""
+    """A claim, the number of cells in which it holds, and the cells in which it does not."""
     all_of_them = judgement.differences
     if not all_of_them:
         return f"- *{judgement.claim.says}*: nothing to compare yet."
@@ -244,7 +244,7 @@ def _difference_text(evaluated: Evaluated, one: Difference) -> str:
 
 
 def _state(evaluated: Evaluated) -> list[str]:
-    """What is missing, and what the numbers were made by."""
+    """The finished and failed jobs, and the revision of the code."""
     parts = [f"Jobs: {evaluated.finished} of {evaluated.jobs} finished."]
     parts += [f"- {job} failed: {reason}" for job, reason in evaluated.failures.items()]
     made_by = f"Made at revision {', '.join(evaluated.revisions)}." if evaluated.revisions else ""
@@ -258,7 +258,7 @@ def _published(column: Column, cell: Cell) -> str:
 
 
 def _number(column: Column, value: float, mean: float) -> str:
-    """With one decimal; of a plain number with as many as make three digits of its cell's mean."""
+    """A value with one decimal; a plain number with as many as give its cell's mean three significant digits."""
     decimals = 1 if column.unit != "number" else max(0, 2 - math.floor(math.log10(abs(mean) or 1.0)))
     return f"{_scaled(column, value):,.{decimals}f}"
 

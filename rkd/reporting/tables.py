@@ -1,9 +1,8 @@
 """Tables of the papers: summaries of jobs enter, cells over seeds with comparisons and claims leave.
 
-A table is described in `sweeps/NAME.yaml` as the paper prints it: columns, and rows in groups, each with the choices of
-its jobs and the published values. Which jobs there are says its manifest (`rkd.reporting.table_files`). A cell takes
-every job that has the choices of its column, group and row. Fractions are in [0, 1] here; `rkd.reporting.table_text`
-prints percent.
+`sweeps/NAME.yaml` describes a table as the paper prints it: columns, and rows in groups, each with the choices of its
+jobs and the published values. The manifest lists the jobs (`rkd.reporting.table_files`). A cell takes every job with
+the choices of its column, group and row. Fractions are in [0, 1] here; `rkd.reporting.table_text` prints percent.
 """
 
 import operator
@@ -15,25 +14,25 @@ from typing import Any, Literal
 from rkd.evaluation.statistics import bootstrap_over_seeds_and_questions, holm
 from rkd.reporting.job_summary import OWN, EvaluationSummary, Summary
 
-SIGNIFICANT = 0.05  # of p-values corrected for all comparisons of the table
+SIGNIFICANT = 0.05  # level for p-values, which are corrected for all comparisons of the table
 
 Unit = Literal["percent", "number", "seconds"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column: what of a job it shows.
+    """One column: the number of a job that it shows.
 
     Args:
-        label: what the column is called here, a test set's name for instance.
-        paper: what the paper calls it.
-        jobs: choices of the jobs that it is made from.
-        test_set: its accuracy, or win rate, is shown; else `value`.
-        shows: another number of that test set, by its dotted name; there is no paired test of it.
-        value: a number of `Summary.values`, by its dotted name.
-        unit: how `value` is printed; accuracies are percent.
-        higher_is_better: whether the best value of each group is marked, and which one that is; None marks none.
-        axis: its name along the axis of a figure, where "accuracy (%)", "share (%)" and the like are not right.
+        label: the column's name here, for instance a test set's name.
+        paper: the column's name in the paper.
+        jobs: choices of the column's jobs.
+        test_set: the test set whose accuracy or win rate is shown; without it, `value` is shown.
+        shows: the dotted name of another number of that test set; it has no paired test.
+        value: the dotted name of a number in `Summary.values`.
+        unit: how `value` is printed; accuracies are in percent.
+        higher_is_better: True marks the highest value of each group, False the lowest, None no value.
+        axis: the label of the axis in a figure, if "accuracy (%)", "share (%)" and the like do not fit.
     """
 
     label: str
@@ -53,9 +52,9 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row: `jobs` are its choices, null taking back one of its group; `published` has a value for each column.
+    """One row: `jobs` are its choices, where null removes a choice of its group; `published` has one value per column.
 
-    `model` is whose accuracy is shown: the row's "own" model, or the "teacher" of its jobs.
+    `model` is the model whose accuracy is shown: the row's "own" model, or the "teacher" of its jobs.
     """
 
     jobs: Mapping[str, Any] = field(default_factory=dict)
@@ -65,7 +64,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Rows that are compared with each other: one teacher and one student, for instance."""
+    """Rows that are compared with each other, for instance all rows of one teacher and one student."""
 
     label: str = ""
     paper: str = ""
@@ -75,12 +74,12 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What is said of a table: row `better` lies above each of the rows `worse`, in these columns.
+    """A claim about a table: row `better` lies above each of the rows `worse`, in these columns.
 
     Args:
         says: the claim in words.
-        columns: labels; none names all whose higher value is the better one.
-        groups: labels; none names all.
+        columns: labels of the columns; if empty, all columns whose higher value is better.
+        groups: labels of the groups; if empty, all groups.
     """
 
     says: str
@@ -92,7 +91,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Cell:
-    """A value over seeds: `values` by seed, `tests` where they are accuracies, `missing` jobs that are not there."""
+    """A value over seeds: `values` by seed, `tests` if they are accuracies, `missing` the number of missing jobs."""
 
     values: Mapping[int, float]
     tests: Mapping[int, EvaluationSummary] = field(default_factory=dict)
@@ -101,19 +100,19 @@ class Cell:
 
     @property
     def mean(self) -> float | None:
-        """Over seeds; None where no job has finished."""
+        """Mean over seeds; None if no job has finished."""
         return statistics.mean(self.values.values()) if self.values else None
 
     @property
     def deviation(self) -> float | None:
-        """Sample standard deviation over seeds; None where there are not two, or the seeds decide nothing."""
+        """Sample standard deviation over seeds; None with fewer than two seeds, or if all values are equal."""
         if len(self.values) < 2 or len(set(self.values.values())) == 1:
             return None
         return statistics.stdev(self.values.values())
 
     @property
     def n(self) -> int | None:
-        """Questions of the test set."""
+        """Number of questions in the test set."""
         return next((test.n for test in self.tests.values()), None)
 
 
@@ -121,7 +120,7 @@ class Cell:
 class Difference:
     """Row `better` minus row `worse` in one column of one group, with its 95 % interval and corrected p-value.
 
-    Interval and p-value are by the bootstrap over seeds and questions, and None where there is no paired outcome.
+    Interval and p-value come from the bootstrap over seeds and questions; they are None without paired outcomes.
     `published` is the same difference in the paper.
     """
 
@@ -137,13 +136,13 @@ class Difference:
 
     @property
     def is_significant(self) -> bool:
-        """At `SIGNIFICANT`, after Holm's correction."""
+        """Whether the difference is significant at `SIGNIFICANT`, after Holm's correction."""
         return self.p_value is not None and self.p_value < SIGNIFICANT
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim and what the numbers say of it: the differences that it is about, in order."""
+    """A claim with its evidence: the differences that it is about, in order."""
 
     claim: Claim
     differences: Sequence[Difference]
@@ -166,25 +165,25 @@ class Evaluated:
     table: "Table"
     lines: Sequence[TableLine]
     judgements: Sequence[Judgement]
-    failures: Mapping[str, str]  # reasons, by job
+    failures: Mapping[str, str]  # the reason of each failure, by job
     revisions: Sequence[str]
     jobs: int
     finished: int
 
     def cell(self, group: str, row: str, column: str) -> Cell:
-        """One cell, by labels."""
+        """The cell with these labels."""
         place = [one.label for one in self.table.columns].index(column)
         return next(line.cells[place] for line in self.lines if (line.group.label, line.label) == (group, row))
 
     def best(self, group: Group, place: int) -> float | None:
-        """The best mean of a column among the group's rows, the teacher apart; None where none is to be marked."""
+        """The best mean of a column among the group's rows without the teacher; None if no value is marked."""
         higher = self.table.columns[place].higher_is_better
         lines = [line for line in self.lines if line.group is group and line.row.model == OWN]
         means = [mean for line in lines if (mean := line.cells[place].mean) is not None]
         return None if higher is None or len(means) < 2 else (max if higher else min)(means)
 
     def teacher_mean(self, group: Group, place: int) -> float | None:
-        """The teacher's mean in a column, where the group has a row of it."""
+        """The teacher's mean in a column; None if the group has no teacher row."""
         lines = [line for line in self.lines if line.group is group and line.row.model != OWN]
         return lines[0].cells[place].mean if lines else None
 
@@ -194,12 +193,12 @@ class Table:
     """A table as its paper prints it.
 
     Args:
-        name: of its files.
-        title: what it shows.
-        gain_over: the row whose mean is taken off the others', beside their values.
-        claims: what the paper says of it, or where that is silent, what the method leads one to expect.
-        deviations: where setting and method differ from the paper's, numbered under the table.
-        figure: what is drawn of it, an object of `rkd.reporting.table_figures`; None draws nothing.
+        name: the name of its files.
+        title: the title above it.
+        gain_over: the row over which the gain of the other rows is shown beside their values.
+        claims: the paper's claims about it, or else the expectations that follow from the method.
+        deviations: differences of setting and method from the paper, numbered under the table.
+        figure: an object of `rkd.reporting.table_figures` that draws it; None draws nothing.
     """
 
     name: str
@@ -235,7 +234,7 @@ class Table:
             )
 
     def evaluate(self, summaries: Sequence[Summary]) -> Evaluated:
-        """The table with the numbers of these jobs; unfinished and failed ones leave their cells incomplete."""
+        """The table with the numbers of these jobs; unfinished and failed jobs leave their cells incomplete."""
         lines = [
             TableLine(group, label, row, self._cells(group, row, summaries))
             for group in self.groups
@@ -274,7 +273,7 @@ class Table:
 
     def _judgements(self, lines: Sequence[TableLine]) -> list[Judgement]:
         differences = [list(self._differences(claim, lines)) for claim in self.claims]
-        # One test for each pair of rows and column, however many claims are about it.
+        # One test for each pair of rows and column, even if several claims use it.
         pairs = {(d.group, d.column, d.better, d.worse): d.p_value for own in differences for d in own}
         tested = {pair: p for pair, p in pairs.items() if p is not None}
         corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
@@ -304,7 +303,7 @@ class Table:
 
 
 def matching(summaries: Sequence[Summary], wanted: Mapping[str, Any]) -> list[Summary]:
-    """The jobs that have these choices; one that is null does not matter."""
+    """The jobs that have these choices; a choice of null is ignored."""
     set_ones = {key: value for key, value in wanted.items() if value is not None}
     return [one for one in summaries if all(one.choices.get(key) == value for key, value in set_ones.items())]
 

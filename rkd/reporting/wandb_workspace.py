@@ -1,11 +1,11 @@
-"""A W&B workspace of one table, by code: the table's manifest enters, a saved view of its runs leaves.
+"""A W&B workspace for one table: the table's manifest enters, a saved view of its runs leaves.
 
     python -m rkd workspace tables/table3.jobs.json --entity NAME              make the view, and print its address
     python -m rkd workspace tables/table3.jobs.json --entity NAME --dry-run    print what would be saved
 
-It shows the runs of the table's jobs alone, by row: the columns of the table, curves of all stages, costs, samples.
-Needs `pip install -r requirements-workspaces.txt`. A table may share jobs with another, under whose name their runs
-are grouped, so runs are chosen by their ids, the digests of the jobs.
+It shows only the runs of the table's jobs, by row: the columns of the table, curves of all stages, costs, samples.
+Needs `pip install -r requirements-workspaces.txt`. Runs are chosen by their ids, the digests of the jobs, because two
+tables may share jobs, whose runs are then grouped under the name of one table only.
 """
 
 import json
@@ -17,7 +17,7 @@ from rkd.errors import UsageError
 from rkd.reporting.table_files import MANIFEST
 from rkd.reporting.tables import Column
 
-# Of each stage, what shows best how its training went.
+# The most informative curves of each stage.
 CURVES = {
     "sft": ("train/loss", "validation/accuracy"),
     "dpo": ("train/loss", "validation/accuracy"),
@@ -29,7 +29,7 @@ TABLES = ("results", "labels/statistics", "samples/teacher_first_training", "sam
 
 
 def workspace_of(manifest: Mapping[str, Any], *, entity: str, project: str) -> Any:
-    """The workspace of the table that a manifest (`rkd.reporting.table_files`) describes; the network is not asked.
+    """The workspace of the table that a manifest (`rkd.reporting.table_files`) describes; makes no network request.
 
     Raises:
         ModuleNotFoundError: wandb-workspaces is not installed.
@@ -66,7 +66,7 @@ def workspace_of(manifest: Mapping[str, Any], *, entity: str, project: str) -> A
 
 
 def save_workspace(path: Path, *, entity: str, project: str, dry_run: bool) -> str:
-    """Save the workspace of the table whose manifest lies at `path`; its address, or for a dry run what it holds.
+    """Save the workspace of the manifest at `path`; return its address, or for a dry run its contents.
 
     Raises:
         UsageError: there is no manifest at `path`.
@@ -83,7 +83,7 @@ def save_workspace(path: Path, *, entity: str, project: str, dry_run: bool) -> s
 
 
 def _summary_key(column: Column) -> str:
-    """Where a run's summary has what a column of the table shows (`rkd.jobs.run_log`)."""
+    """The key in a run's summary (`rkd.jobs.run_log`) of the number that a column shows."""
     if column.test_set:
         return f"test/{column.test_set}/{column.shows.replace('.', '/')}"
     assert column.value is not None  # a column shows a test set or a value

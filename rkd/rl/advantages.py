@@ -1,7 +1,7 @@
-"""Advantages Â of Eq. (12), paper D: rewards per token enter, advantages and returns per token leave.
+"""Advantages Â of Eq. 12, paper D: rewards per token enter, advantages and returns per token leave.
 
 Shapes: B responses, T tokens, G responses per query. A `response_mask` is boolean, (B, T), True where the policy
-sampled the token; rewards and values elsewhere are ignored, and both results are 0 there. PPO and GRPO differ in this
+sampled the token. Rewards and values elsewhere are ignored, and both results are 0 there. PPO and GRPO differ in this
 part, and in whether it needs a value head (`needs_values`).
 """
 
@@ -16,7 +16,7 @@ from rkd.losses import center_and_scale, check_same_shape
 
 
 class AdvantageEstimator(Protocol):
-    """Turns the rewards of a rollout into what the policy loss and the value loss are trained on."""
+    """Turns the rewards of a rollout into the advantages of the policy loss and the returns of the value loss."""
 
     needs_values: ClassVar[bool]
 
@@ -24,7 +24,7 @@ class AdvantageEstimator(Protocol):
         """Advantages and returns, (B, T) each, without gradient, 0 outside the mask.
 
         Args:
-            token_rewards: r_t, (B, T); a reward for the whole response stands on its last selected token.
+            token_rewards: r_t, (B, T); a reward for the whole response is placed on its last selected token.
             values: V_t of the rollout, (B, T); may be None unless `needs_values`.
             response_mask: True where the policy sampled the token, (B, T).
         """
@@ -38,8 +38,8 @@ class GAE:
         δ_t = r_t + γ V_{t+1} − V_t,    A_t = δ_t + γλ A_{t+1},    R_t = A_t + V_t
 
     The response ends the episode: V and A are 0 after its last selected token, also where the length limit cut it.
-    `whiten` gives the advantages mean 0 and variance 1 over the tokens of the batch, of all processes together; the
-    returns are never whitened.
+    `whiten` gives the advantages mean 0 and variance 1 over all tokens of the batch, across processes. The returns are
+    never whitened.
     """
 
     discount: float = 1.0  # γ
@@ -66,7 +66,7 @@ class GAE:
         for t in reversed(range(values.shape[1])):
             selected = response_mask[:, t]
             error = token_rewards[:, t] + self.discount * next_value - values[:, t]
-            # An unselected token is stepped over: γ and λ count selected tokens only.
+            # Unselected tokens are skipped: γ and λ count selected tokens only.
             next_advantage = torch.where(
                 selected, error + self.discount * self.gae_lambda * next_advantage, next_advantage
             )
@@ -86,8 +86,8 @@ class GroupRelative:
 
         A_i = (R_i − mean_j R_j) / (std_j R_j + 1e-4),    R_i = Σ_t r_{i,t},    j over the G responses to the same query
 
-    Every selected token of response i gets A_i. Rows are ordered so that each G consecutive ones share a query. The
-    standard deviation divides by G − 1. The returns are R_i on every selected token; nothing is trained on them.
+    Every selected token of response i gets A_i. Each G consecutive rows belong to one query. The standard deviation
+    divides by G − 1. The returns are R_i on every selected token; no loss uses them.
     """
 
     group_size: int  # G
@@ -103,7 +103,7 @@ class GroupRelative:
         """See `AdvantageEstimator`; `values` is ignored.
 
         Raises:
-            ValueError: the shapes differ, or B is no multiple of the group size.
+            ValueError: the shapes differ, or B is not a multiple of the group size.
         """
         check_same_shape(token_rewards=token_rewards, response_mask=response_mask)
         if token_rewards.shape[0] % self.group_size:

@@ -1,7 +1,7 @@
-"""Collapse of a policy (docs/method.md 3): what a training measures enters, and why it should end leaves.
+"""Collapse of a policy (docs/method.md 3): the metrics of a training enter, the reason to stop it leaves.
 
-A judge can be gamed: responses become short or repeat themselves, the policy runs away from its reference, and the
-reward rises while answers get worse. What was best until then is kept, as always.
+A policy can exploit a judge: responses become short or repetitive, the policy moves far from its reference, and the
+reward rises while answers get worse. The best policy up to that point is kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,19 +16,19 @@ RANGES = {
     "max_accuracy_loss": SHARE,
     "rollouts": AT_LEAST_1,
 }
-AT_FIRST = 3  # rollouts whose lengths and rewards the later ones are measured by
+AT_FIRST = 3  # first rollouts: later lengths and rewards are compared with theirs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """Bounds of what a healthy training measures; None does not look.
+    """Bounds on the metrics of a training; None switches a bound off.
 
     Args:
-        max_kl: to the reference policy, in nats a response.
-        min_length_share: tokens of a response, of those that the first rollouts had.
-        max_repetition: share of a response's words that repeat what stood before, as a mean.
-        max_accuracy_loss: validation accuracy below that of the start, while the reward is above that of the start.
-        rollouts: so many in a row have to be out of bounds; validations, for the accuracy, two.
+        max_kl: largest KL to the reference policy, in nats per response.
+        min_length_share: smallest mean response length, as a share of that of the first rollouts.
+        max_repetition: largest mean share of a response's words that repeat earlier ones.
+        max_accuracy_loss: largest drop of validation accuracy below its start, while the reward is above its start.
+        rollouts: number of rollouts in a row that must be out of bounds; for the accuracy, two validations must be.
     """
 
     max_kl: float | None = None
@@ -41,10 +41,10 @@ class Guard:
         check_ranges("rl.guard", self, RANGES)
 
     def reason(self, history: Sequence[Mapping[str, float]]) -> str | None:
-        """Why the training is to end now.
+        """Return why the training should end now; None if it should go on.
 
         Args:
-            history: a row for each rollout and each validation, in order.
+            history: one row for each rollout and each validation, in order.
         """
         rollouts = [row for row in history if "reward" in row]
         if len(rollouts) < AT_FIRST + self.rollouts:
@@ -70,7 +70,7 @@ class Guard:
         return None
 
     def _gamed(self, history: Sequence[Mapping[str, float]], rollouts: Sequence[Mapping[str, float]]) -> str | None:
-        """Whether the reward has risen while the validation accuracy fell."""
+        """Return the reason if the reward has risen while the validation accuracy fell."""
         accuracies = [row["validation_accuracy"] for row in history if "validation_accuracy" in row]
         if self.max_accuracy_loss is None or len(accuracies) < 3:
             return None
@@ -89,7 +89,7 @@ class NoGuard:
     """No guard: a training runs to its end."""
 
     def reason(self, history: Sequence[Mapping[str, float]]) -> str | None:  # noqa: ARG002
-        """None: there is never a reason."""
+        """Return None: the training is never stopped."""
         return None
 
 

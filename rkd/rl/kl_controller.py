@@ -1,7 +1,7 @@
 """The KL coefficient β of the reward penalty −β kl_t: fixed (the default), or steered towards a target.
 
-A controller is told the KL measured on each rollout, and says which coefficient the next rollout takes. Its state
-belongs in the checkpoint.
+A controller receives the KL measured on each rollout, and sets the coefficient of the next rollout. Its state is part
+of the checkpoint.
 """
 
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class KLController(Protocol):
-    """Holds the KL coefficient, and changes it as it sees fit."""
+    """Holds the KL coefficient, and updates it after each rollout."""
 
     @property
     def coefficient(self) -> float:
@@ -17,21 +17,21 @@ class KLController(Protocol):
         ...
 
     def update(self, measured_kl: float, episodes: int) -> None:
-        """Take note of one rollout: its mean KL per response, in nats, and its number of responses."""
+        """Update with one rollout: its mean KL per response, in nats, and its number of responses."""
         ...
 
     def state_dict(self) -> dict[str, float]:
-        """What `load_state_dict` needs to go on from here."""
+        """The state that `load_state_dict` restores."""
         ...
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on from where `state_dict` was taken."""
+        """Restore the state that `state_dict` returned."""
         ...
 
 
 @dataclass(frozen=True)
 class FixedKL:
-    """β stays what it is: 0.2 in paper D (0.1 without data distillation)."""
+    """β is constant: 0.2 in paper D (0.1 without data distillation)."""
 
     coefficient: float
 
@@ -43,14 +43,14 @@ class FixedKL:
         """Change nothing."""
 
     def state_dict(self) -> dict[str, float]:
-        """The coefficient, so that a resumed run can be checked against its configuration."""
+        """The coefficient, so that a resumed run can check it against its configuration."""
         return {"coefficient": self.coefficient}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Check that the checkpoint was trained with this coefficient.
 
         Raises:
-            ValueError: it was trained with another one.
+            ValueError: it was trained with a different one.
         """
         if state != self.state_dict():
             raise ValueError(
@@ -65,11 +65,11 @@ class AdaptiveKL:
 
         e = clip((KL − KL_target) / KL_target, −0.2, 0.2),    β ← β (1 + e n / horizon)
 
-    n is the number of episodes (responses) in the rollout. The paper writes K_β for n / horizon and takes 0.1, with a
-    target of some nats per response.
+    n is the number of episodes (responses) in the rollout. The paper writes K_β for n / horizon and uses 0.1, with a
+    target of a few nats per response.
     """
 
-    coefficient: float  # β at the start, and then what it has become
+    coefficient: float  # β: first the initial value, then the current one
     target: float  # nats per response
     horizon: int  # episodes
     initial_coefficient: float = field(init=False)
@@ -82,7 +82,7 @@ class AdaptiveKL:
         self.initial_coefficient = self.coefficient
 
     def fingerprint(self) -> dict[str, float]:
-        """What decides its course: how it starts, not the coefficient that a training has arrived at."""
+        """The initial settings, without the coefficient that a training has reached."""
         return {
             "coefficient": self.initial_coefficient,
             "target": self.target,
@@ -99,5 +99,5 @@ class AdaptiveKL:
         return {"coefficient": self.coefficient}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on with the saved coefficient."""
+        """Restore the saved coefficient."""
         self.coefficient = state["coefficient"]

@@ -1,10 +1,9 @@
-"""The training of a policy on rollouts: PPO or GRPO by the parts it is given, over the terms of the loss.
+"""The training of a policy on rollouts: PPO or GRPO, depending on the parts, over the terms of the loss.
 
-    L(θ) = Σ_k w_k L_k(θ),    L_k: Eq. 12 under the reward of term k, on rollouts of its own
-    (`rkd.rl.reward_mix`)
+    L(θ) = Σ_k w_k L_k(θ),    L_k: Eq. 12 under the reward of term k, on its own rollouts (`rkd.rl.reward_mix`)
 
-One training step is one rollout for each term: they are collected, then trained on for several epochs of minibatches.
-PPO and GRPO differ in how advantages are estimated, in whether there are value heads, and in where the KL term stands.
+One training step collects one rollout for each term, then trains on them for several epochs of minibatches.
+PPO and GRPO differ in the advantage estimator, in the value heads, and in the place of the KL term.
 Shapes: B responses of T tokens.
 """
 
@@ -37,13 +36,13 @@ from rkd.rl.rollout import Collector, Rollout
 from rkd.rl.settings import Optimisation
 from rkd.training.trainer import Validate
 
-SEEDS_OF_A_TERM = 499_979  # so far apart lie the seeds of a rollout's terms, and rollouts are fewer
-SAMPLES_SHOWN = 4  # sampled responses kept of each rollout, to be read by a person
+SEEDS_OF_A_TERM = 499_979  # distance between the seeds of a rollout's terms; a training has fewer rollouts than this
+SAMPLES_SHOWN = 4  # sampled responses kept of each rollout, for people to read
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossTerm:
-    """A term of the loss: its name and weight, and what makes its rollouts."""
+    """A term of the loss: its name, its weight and the collector of its rollouts."""
 
     name: str
     weight: float
@@ -51,11 +50,11 @@ class LossTerm:
 
 
 class PolicyModule(LightningModule):
-    """PPO or GRPO over rollouts, by the parts it is given.
+    """PPO or GRPO over rollouts, depending on the parts.
 
     Args:
-        terms: of the loss; they share policy, reference and KL controller.
-        guard: says when to stop before the end.
+        terms: the terms of the loss; they share policy, reference and KL controller.
+        guard: decides whether to stop before the end.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class PolicyModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         first = terms[0].collector
-        self.policy = first.policy  # the one part that is trained and kept: a collector is no module
+        self.policy = first.policy  # the only part that is trained and saved: a collector is not a module
         self.terms, self.optimisation = terms, optimisation
         self.rollouts, self.kl = first.rollouts, first.kl
         self.validate, self.seed, self.guard = validate, seed, guard
@@ -80,22 +79,22 @@ class PolicyModule(LightningModule):
 
     @property
     def episodes(self) -> int:
-        """Responses trained on so far: the x-axis of every curve."""
+        """Number of responses trained on so far, the x-axis of every curve."""
         return self.rollouts_done * self.rollouts.responses_per_rollout
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; its rate is set for each rollout in `training_step`."""
+        """AdamW; `training_step` sets its learning rate for each rollout."""
         options = self.optimisation
         return torch.optim.AdamW(
             _trained(self.policy), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.95)
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ARG002
-        """A batch is queries, not tensors: it stays where it is."""
+        """Return the batch unchanged: it holds queries, not tensors."""
         return batch
 
     def training_step(self, queries: list[list[Query]], batch_idx: int) -> None:  # noqa: ARG002
-        """One rollout for each term, on the queries of the term: collect them, then train on them."""
+        """Collect one rollout for each term, on the queries of the term, then train on them."""
         self._set_learning_rate()
         rollouts = [
             term.collector.collect(own, self._rollout_seed + place * SEEDS_OF_A_TERM)
@@ -107,7 +106,7 @@ class PolicyModule(LightningModule):
         of_terms = {term.name: one.metrics() for term, one in zip(self.terms, rollouts, strict=True)}
         weights = {term.name: term.weight for term in self.terms}
         measured = mean_over_processes({**joined_metrics(of_terms, weights), **self.train_on(rollouts)}, self.device)
-        # Rewards all alike leave no variance to explain: no divergence.
+        # The explained variance is not finite where all rewards are equal; that is no divergence.
         not_finite = [name for name, value in measured.items() if not math.isfinite(value)]
         for name in not_finite:
             if name.endswith("explained_variance"):
@@ -121,31 +120,31 @@ class PolicyModule(LightningModule):
         self._stop_if_collapsed()
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
-        """Greedy accuracy on the validation queries, against the labels that the training may see."""
+        """Log the greedy accuracy on the validation queries, against the labels that the training may see."""
         assert self.validate is not None
         accuracy = self.validate(self.policy.lm)
         self.history.append({"episodes": float(self.episodes), "validation_accuracy": accuracy})
         self.log("validation_accuracy", accuracy, batch_size=1, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning does not know of."""
+        """Add the state that Lightning does not save."""
         state = {"rollouts_done": self.rollouts_done, "history": self.history, "samples": self.samples}
         checkpoint["rollouts"] = state | {"kl_controller": self.kl.controller.state_dict(), "stopped": self.stopped}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on behind the last rollout."""
+        """Restore the state after the last rollout."""
         state = checkpoint["rollouts"]
         self.rollouts_done, self.history, self.samples = state["rollouts_done"], state["history"], state["samples"]
         self.kl.controller.load_state_dict(state["kl_controller"])
         self.stopped = state["stopped"]
 
     def on_fit_start(self) -> None:
-        """A training that the guard had stopped before an interruption does not go on."""
+        """Stop at once if the guard had stopped the training before an interruption."""
         self.trainer.should_stop |= self.stopped is not None
 
     def train_on(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
-        """Epochs of minibatches over a rollout of each term; the means of what they measured, by the terms' weights."""
-        # Gradient checkpoints are only made in training mode; dropout is off in both, or the ratio would be noise.
+        """Train epochs of minibatches over a rollout of each term; return mean metrics, weighted by the terms."""
+        # Gradient checkpointing needs training mode. Dropout is off in both modes: it would add noise to the ratio.
         self.policy.train(self.policy.lm.is_activation_checkpointing)
         options, optimizer = self.optimisation, self._optimizer
         order = torch.Generator().manual_seed(self._rollout_seed)
@@ -165,7 +164,7 @@ class PolicyModule(LightningModule):
         return {name: total / updates for name, total in totals.items()}
 
     def _add_gradient(self, weight: float, part: Rollout) -> dict[str, float]:
-        """Add the gradient of a term's loss on a minibatch, times its weight; what it measured, times its weight."""
+        """Add the gradient of a term's weighted loss on a minibatch; return its metrics, weighted alike."""
         parts = in_parts(part, part_count(self.policy))
         loss, measured = mean_loss(self.policy, self.loss, parts)
         share = weight * share_of_weight(sum(one.weight for _, one in parts), self.device)
@@ -173,7 +172,7 @@ class PolicyModule(LightningModule):
         return {name: share * float(value) for name, value in measured.items()}
 
     def loss(self, part: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. 12 on one minibatch: clipped surrogate, value loss, and the KL term where it stands in the loss."""
+        """Eq. 12 on one minibatch: clipped surrogate, value loss, and the KL term if its place is the loss."""
         options, kl, mask = self.optimisation, self.kl, part.batch.response_mask
         reduce = self._reduce
         output = self.policy(part.batch, value_head=part.value_head)
@@ -243,9 +242,9 @@ class PolicyModule(LightningModule):
 
 
 def joined_metrics(of_terms: Mapping[str, Mapping[str, float]], weights: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of a rollout of several terms: those of each under its name, and their means by weight.
+    """The metrics of a rollout of several terms: each term's under its name, and their weighted means.
 
-    `responses_sampled` is a sum. The mean `reward` is what is maximised, without the KL.
+    `responses_sampled` is a sum. The mean `reward` is the objective without the KL.
     """
     if len(of_terms) == 1:
         return dict(next(iter(of_terms.values())))

@@ -1,4 +1,4 @@
-"""The queries of each rollout: the terms of the loss enter, and share out every rollout's queries."""
+"""The queries of each rollout: the terms of the loss enter, the queries of each rollout and term leave."""
 
 import random
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from rkd.rl.settings import Rollouts
 def queries_of_rollouts(
     terms: Sequence[Term], rollouts: Rollouts, seed: int, processes: int = 1
 ) -> list[list[list[Query]]]:
-    """The queries of each rollout, those of each term: all of its queries in a new order, pass after pass.
+    """The queries of each rollout, by term. A term passes through all its queries in a new order each time.
 
-    A rollout's queries are shared out to the terms alike, to each a multiple of the processes.
+    The terms get equal parts of a rollout's queries, each part a multiple of the number of processes.
     """
     of_rollouts = []
     for place, (term, size) in enumerate(zip(terms, shares(rollouts, len(terms), processes), strict=True)):
@@ -28,6 +28,6 @@ def queries_of_rollouts(
 
 
 def shares(rollouts: Rollouts, terms: int, processes: int = 1) -> list[int]:
-    """How many of a rollout's queries each term has: alike, the first ones having what is left over."""
+    """Number of a rollout's queries for each term: equal parts, with the remainder given to the first terms."""
     units = rollouts.queries_per_rollout // processes
     return [processes * (units // terms + (place < units % terms)) for place in range(terms)]

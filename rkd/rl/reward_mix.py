@@ -1,13 +1,13 @@
-"""The reward mix of a row: which rewards it trains on, with what weights, on which queries. Terms of the loss leave.
+"""The reward mix of a row: its rewards, their weights and their queries enter, the terms of the loss leave.
 
     L(θ) = λ L_verifiable(θ) + μ L_judge(θ) + ρ L_learned(θ),    λ, μ, ρ ≥ 0,    λ + μ + ρ = 1        (paper J)
 
-L_k is the policy loss under the reward r_k, on queries of a stream of its own, with its own rollouts, advantages and
-their normalisation (`level=loss`). With `level=reward` one loss remains, under the reward
+L_k is the policy loss under the reward r_k. It has its own stream of queries, its own rollouts, advantages and
+normalisation (`level=loss`). With `level=reward` there is one loss, under the reward
 
     r(q, a) = Σ_k w_k r_k(q, a) 1[q is in the stream of k],    w = (λ, μ, ρ)
 
-Paper D's reward is the mix (0, 0, 1) whose learned reward stands under the checks of Eq. 10.
+Paper D's reward is the mix (0, 0, 1) with the checks of Eq. 10 on the learned reward.
 """
 
 import inspect
@@ -37,17 +37,17 @@ from rkd.rl.rewards import (
 from rkd.store.partial_results import PartialResults
 
 Stream = Literal["balanced", "labelled", "unlabelled", "all"]
-"""Training queries: with right and wrong student samples (D_R); with a label; without one; all of them."""
+"""Training queries: those with right and wrong student samples (D_R), with a label, without a label, or all."""
 
 WITH_LABELS: tuple[Stream, ...] = ("balanced", "labelled")
 
 
 @dataclass(frozen=True)
 class RewardInputs:
-    """What a reward may be made of: y* by query id, reward model and judge, the student's prompt and options.
+    """The inputs of a reward: y* by query id, reward model, judge, and the student's prompt and options.
 
-    `labels` is None of an open-ended task, whose responses have no answer to compare. `partial` is that of the
-    training: a judge behind a server keeps there what was paid for.
+    `labels` is None for an open-ended task, whose responses have no answer to compare. `partial` holds the training's
+    partial results: a judge behind a server keeps its paid replies there.
     """
 
     labels: Mapping[str, str] | None
@@ -63,11 +63,11 @@ class RewardInputs:
 
 
 class Source(Protocol):
-    """One of the three rewards, before there are labels, a judge and a reward model."""
+    """The settings of one of the three rewards, from which the reward function is built."""
 
     @property
     def queries(self) -> Stream:
-        """The stream that it trains on."""
+        """The stream that the reward trains on."""
         ...
 
     def build(self, inputs: RewardInputs) -> RewardFunction:
@@ -77,7 +77,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """A term of the loss: its weight, the queries that it trains on, and the reward of responses to them."""
+    """A term of the loss: its weight, its training queries, and the reward of responses to them."""
 
     name: str
     weight: float
@@ -91,7 +91,7 @@ class Term:
 
 @dataclass(frozen=True, kw_only=True)
 class Verifiable:
-    """The label against the extracted answer: the gold answer with labels=gold, else the pseudo-label."""
+    """Compares the extracted answer with the label: the gold answer with labels=gold, else the pseudo-label."""
 
     compares_answers: ClassVar[bool] = True
 
@@ -111,7 +111,7 @@ class Verifiable:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """The judge's verdict, from `wrong` to `right`; `unanswered` None asks about responses without an answer, too."""
+    """The judge's verdict, from `wrong` to `right`. With `unanswered` None it also judges responses without answer."""
 
     queries: Stream = "unlabelled"
     right: float = 1.0
@@ -131,7 +131,7 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """Eq. 10 or, of an open-ended task, Eq. 11 around the learned reward.
+    """Eq. 10 applied to the learned reward; for an open-ended task, Eq. 11.
 
     See `rkd.rl.rewards.ConsistencyCheck` and `rkd.rl.rewards.ExistenceCheck`.
     """
@@ -142,11 +142,12 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """The reward model R, paper D's or paper J's reranker.
+    """The reward model R: paper D's, or paper J's reranker.
 
     Args:
-        is_probability: σ(R), which a model trained by classification gives as that of a right response; else R itself.
-        check: of the answer against the label; None: there is no label to check against, or none is wanted.
+        is_probability: True rewards σ(R), the probability of a right response by a model trained as a classifier; False
+            rewards R itself.
+        check: the check of the answer against the label; None: no check.
     """
 
     queries: Stream = "unlabelled"
@@ -170,7 +171,7 @@ class Learned:
 
 @dataclass(frozen=True, kw_only=True)
 class Own:
-    """A function of yours, given by its dotted path: (queries, responses) to one number per response."""
+    """A user's function, given by its dotted path; it maps (queries, responses) to one number per response."""
 
     compares_answers: ClassVar[bool] = False
 
@@ -195,18 +196,18 @@ class Own:
         return reward
 
     def fingerprint(self) -> dict[str, Any]:
-        """The function's name and code, so that an edit makes the stage anew."""
+        """The function's name and source code, so that the stage runs again after an edit."""
         source = inspect.getsource(self.function)
         return {"function": self.function.__qualname__, "source": source, "queries": self.queries}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardMix:
-    """λ, μ and ρ with their rewards; a reward of weight 0 is neither built nor asked for.
+    """λ, μ and ρ with their rewards; a reward of weight 0 is neither built nor computed.
 
     Args:
         lambda_, mu, rho: the weights, dimensionless; they sum to 1.
-        level: where the mix is made, see the equations above.
+        level: whether losses or rewards are mixed; see the equations above.
     """
 
     lambda_: float
@@ -229,7 +230,7 @@ class RewardMix:
 
     @property
     def used(self) -> dict[str, tuple[float, Source]]:
-        """The weight and the reward of each term that has a weight."""
+        """The weight and the reward of each term whose weight is not 0."""
         terms: dict[str, tuple[float, Source]] = {
             "verifiable": (self.lambda_, self.verifiable),
             "judge": (self.mu, self.judge),
@@ -243,10 +244,10 @@ class RewardMix:
         return {source.queries for _, source in self.used.values()}
 
     def terms(self, inputs: RewardInputs, queries: Mapping[Stream, Sequence[Query]]) -> list[Term]:
-        """The terms of the loss, their rewards built.
+        """The terms of the loss, with their reward functions built.
 
         Args:
-            queries: of each stream that the mix uses.
+            queries: the queries of each stream that the mix uses.
         """
         own = [
             Term(name=name, weight=weight, queries=queries[source.queries], reward=source.build(inputs))
@@ -259,7 +260,7 @@ class RewardMix:
         return [Term(name="mixed", weight=1.0, queries=list(asked.values()), reward=WeightedReward(parts))]
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the training: a reward without weight does not."""
+        """What decides the training: the level and the rewards whose weight is not 0."""
         used = {name: {"weight": weight, "source": source} for name, (weight, source) in self.used.items()}
         return {"terms": used, "level": self.level if len(used) > 1 else "loss"}
 

@@ -1,7 +1,7 @@
 """Rewards for reinforcement learning: queries and responses enter, one number per response and its parts leave.
 
-A `RewardFunction` is any callable of this shape (`rkd.protocols`). Which of them a row trains on, its reward mix says
-(`rkd.rl.reward_mix`). Shapes: B responses.
+A `RewardFunction` is any callable of this shape (`rkd.protocols`). The reward mix (`rkd.rl.reward_mix`) chooses the
+rewards of a row. Shapes: B responses.
 """
 
 import statistics
@@ -25,12 +25,12 @@ from rkd.records import Query, Response
 
 @dataclass(frozen=True)
 class VerifiableReward:
-    """The extracted answer against a known one, a pseudo-label or the gold answer (paper J's VR).
+    """Compares the extracted answer with a known one: a pseudo-label or the gold answer (paper J's VR).
 
     Args:
         labels: the answer to each query, by query id.
-        right, wrong, unanswered: the rewards of a right answer, a wrong one and none. Paper J's line of work gives
-            1, 0.1 and 0.
+        right, wrong, unanswered: the rewards of a right answer, a wrong answer and no answer. Paper J's line of work
+            gives 1, 0.1 and 0.
     """
 
     labels: Mapping[str, str | None]
@@ -55,7 +55,7 @@ class LearnedReward:
     batch_responses: int = 128
 
     def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
-        """See `RewardFunction`; consecutive responses to one query share the reading of its prompt."""
+        """See `RewardFunction`; consecutive responses to one query share one encoding of its prompt."""
 
         @torch.no_grad()
         def score(reward_model: RewardModel, batch: ResponseBatch) -> Tensor:
@@ -72,16 +72,16 @@ class LearnedReward:
 
 
 def learned_reward(folder: Path, prompt: PromptTemplate, options: ModelOptions) -> LearnedReward:
-    """R of a reward model's folder, for queries that are put to the student in this prompt."""
+    """The reward of the reward model in `folder`, for queries in the student's prompt."""
     return LearnedReward(load_reward_model(folder, options, placed=True).eval(), load_tokenizer(folder), prompt)
 
 
 @dataclass(frozen=True)
 class JudgedReward:
-    """A judge's verdict p, from `wrong` at 0 to `right` at 1 (paper J's YoN).
+    """A judge's verdict p, from `wrong` at p = 0 to `right` at p = 1 (paper J's YoN).
 
     Args:
-        unanswered: the reward of a response without an answer, which the judge is not asked about; None: it is asked.
+        unanswered: the reward of a response without an answer, which is then not judged; None: it is judged.
     """
 
     judge: Judge
@@ -114,9 +114,9 @@ class JudgedReward:
 
 
 def _with_neutral_verdicts(query_ids: Sequence[str], verdicts: Sequence[float | None]) -> list[float]:
-    """A verdict that could not be read becomes the mean of those on its query, or of all, as it says nothing.
+    """Replaces an unreadable verdict by the mean of the readable ones on its query, or of all if it has none.
 
-    Taken for No it would punish the response for what the judge wrote.
+    An unreadable verdict says nothing of the response: counted as No, it would punish the response for it.
     """
     read: dict[str, list[float]] = {}
     for query_id, verdict in zip(query_ids, verdicts, strict=True):
@@ -130,30 +130,30 @@ def _with_neutral_verdicts(query_ids: Sequence[str], verdicts: Sequence[float | 
 
 
 def cap_at_zero(rewards: Tensor) -> Tensor:
-    """min(r, 0): the consistency penalty of Eq. 10."""
+    """Return min(r, 0): the consistency penalty of Eq. 10."""
     return rewards.clamp(max=0)
 
 
 def minus_one(rewards: Tensor) -> Tensor:
-    """r − 1: the variant "Minus" of paper D's appendix E.5."""
+    """Return r − 1: the variant "Minus" of paper D's appendix E.5."""
     return rewards - 1
 
 
 def unchanged(rewards: Tensor) -> Tensor:
-    """r: no consistency check, the variant "None"."""
+    """Return r: no consistency check, the variant "None"."""
     return rewards
 
 
 @dataclass(frozen=True)
 class ConsistencyCheck:
-    """Answer-existence and consistency checks around a reward: Eq. 10 of paper D.
+    """A reward with answer-existence and consistency checks: Eq. 10 of paper D.
 
         −5 when no answer can be extracted;  penalty(r) when ŷ ≠ y*;  r otherwise
 
     Args:
         reward: the reward r that is checked.
         labels: y* of each query, by query id.
-        penalty: what becomes of r when the answer contradicts y*.
+        penalty: maps r to the reward of a response whose answer contradicts y*.
         unanswered: the reward of a response without an answer.
     """
 
@@ -174,15 +174,15 @@ class ConsistencyCheck:
 
 @dataclass(frozen=True)
 class ExistenceCheck:
-    """The check of an open-ended task around a reward: Eq. 11 of paper D.
+    """A reward with the check of an open-ended task: Eq. 11 of paper D.
 
         −5 where there is no valid answer, r otherwise
 
-    An answer is valid that is neither empty nor cut at the length limit (docs/method.md 5.17).
+    An answer is valid if it is neither empty nor cut at the length limit (docs/method.md 5.17).
 
     Args:
         reward: the reward r that is checked.
-        unanswered: the reward of a response that is no valid answer.
+        unanswered: the reward of a response that is not a valid answer.
     """
 
     reward: RewardFunction
@@ -198,7 +198,7 @@ class ExistenceCheck:
 
 @dataclass(frozen=True)
 class ProbabilityReward:
-    """σ(r): what a reward model that was trained by classification says of a response, as a probability (paper J)."""
+    """σ(r): the probability of a right response, by a reward model trained as a classifier (paper J)."""
 
     reward: RewardFunction
 
@@ -211,16 +211,16 @@ class ProbabilityReward:
 
 @dataclass(frozen=True)
 class WeightedReward:
-    """Σ_k w_k r_k(q, a) over those rewards whose queries q is one of; the others count as 0.
+    """Σ_k w_k r_k(q, a) over the rewards k whose queries include q; the others count as 0.
 
     Args:
-        parts: the weight, the reward and the ids of the queries of each, by name.
+        parts: by name, the weight, the reward and the ids of its queries.
     """
 
     parts: Mapping[str, tuple[float, RewardFunction, frozenset[str]]]
 
     def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
-        """See `RewardFunction`; the components are the r_k, 0 where one was not asked."""
+        """See `RewardFunction`; the components are the r_k, 0 for queries that are not theirs."""
         components = {name: torch.zeros(len(responses)) for name in self.parts}
         for name, (_, reward, ids) in self.parts.items():
             rows = [row for row, query in enumerate(queries) if query.id in ids]
@@ -236,7 +236,7 @@ class WeightedReward:
 def _answers(
     queries: Sequence[Query], responses: Sequence[Response], labels: Mapping[str, str | None]
 ) -> tuple[Tensor, Tensor]:
-    """Whether each response has an answer, and whether it is the label; (B,) booleans."""
+    """Whether each response has an answer, and whether the answer matches the label; (B,) booleans."""
     answers = [extract_answer(response.text, query.dataset) for query, response in zip(queries, responses, strict=True)]
     agrees = [answers_match(a, labels[q.id], q.dataset) for a, q in zip(answers, queries, strict=True)]
     return torch.tensor([answer is not None for answer in answers]), torch.tensor(agrees)

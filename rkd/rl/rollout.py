@@ -1,4 +1,4 @@
-"""Makes rollouts (docs/method.md 2.7): queries enter; the policy's responses with all that a loss needs leave.
+"""Makes rollouts (docs/method.md 2.7): queries enter, the policy's responses with all inputs of a loss leave.
 
 Shapes: Q queries of a rollout, B = Q × G responses of T tokens.
 """
@@ -26,19 +26,20 @@ from rkd.rl.settings import KLPenalty, Reduction, RewardScaling, Rollouts
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """One batch of sampled responses, scored, and what is trained on; (B, T) unless said otherwise.
+    """One batch of sampled responses with rewards, advantages and returns; (B, T) unless stated otherwise.
 
-    `value_head` is that of the policy whose values these are, `sampled` the number of responses that were drawn for it.
+    `value_head` is the index of the policy's value head that gave `values`. `sampled` is the number of responses drawn
+    for the rollout.
     """
 
     value_head: int
     reduction: Reduction
     sampled: int
-    queries: list[Query]  # B: that of each response
+    queries: list[Query]  # B: the query of each response
     responses: list[Response]  # B
     rewards: Rewards  # (B,)
-    adjustments: Mapping[str, Tensor]  # (B,) each: what training adds to the reward of a response
-    kl_estimates: Tensor  # (B,): the KL to the reference as its penalty estimates it, summed over the tokens
+    adjustments: Mapping[str, Tensor]  # (B,) each: terms that training adds to the reward of a response
+    kl_estimates: Tensor  # (B,): the penalty's estimate of the KL to the reference, summed over the tokens
     batch: ResponseBatch
     old_logprobs: Tensor
     reference_logprobs: Tensor
@@ -54,11 +55,11 @@ class Rollout:
 
     @property
     def weight(self) -> int:
-        """How many of what a loss is the mean over: response tokens, or responses."""
+        """Number of items that a loss is the mean over: response tokens, or responses."""
         return self.batch.weight if self.reduction == "tokens" else len(self.responses)
 
     def select_prompts(self, indices: Tensor) -> "Rollout":
-        """The part that belongs to the prompts at `indices`, padded no longer than it needs."""
+        """The part of the prompts at `indices`, padded to its own longest response."""
         batch, rows = self.batch.select_prompts(indices), self.batch.rows_of(indices)
         width = batch.response_ids.shape[1]
         return Rollout(
@@ -80,10 +81,10 @@ class Rollout:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Means over the responses; of the entropy over their tokens. `kl` is that to the reference, in nats.
+        """Means over the responses; the entropy is a mean over tokens. `kl` is the KL to the reference, in nats.
 
-        `reward_trained_on` is the reward with all that is added to it, before whitening. `kl_trained_on` is the KL by
-        the estimator of the penalty; a KL in the loss is measured there, per token.
+        `reward_trained_on` is the reward with all adjustments, before whitening. `kl_trained_on` is the KL by the
+        penalty's estimator. A KL in the loss is measured there, per token.
         """
         mask, count = self.batch.response_mask, len(self.responses)
         metrics = {f"reward/{name}": float(part.mean()) for name, part in self.rewards.components.items()}
@@ -108,7 +109,7 @@ class Rollout:
         return metrics
 
     def _share_without_answer(self) -> float:
-        """By the reward, where it looks for answers: of an open-ended task, any text that ends is one."""
+        """The share of responses without answer: as the reward counts it, or by extracting the answers."""
         if (answered := self.rewards.components.get("answered")) is not None:
             return 1 - float(answered.mean())
         asked = zip(self.queries, self.responses, strict=True)
@@ -122,7 +123,7 @@ class Rollout:
         return {f"attacks/{kind}": kinds.count(kind) / len(kinds) for kind in KINDS}
 
     def samples(self, count: int) -> list[dict[str, Any]]:
-        """About so many of the responses with their rewards, to be read by a person."""
+        """About `count` responses with their rewards, for people to read."""
         return [
             {
                 "question": self.queries[row].question,
@@ -136,7 +137,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Responses to the queries `asked`, (B) each, with their rewards and tokens."""
+    """B responses with their rewards and tokens; `asked` holds the query of each."""
 
     asked: list[Query]
     responses: list[Response]
@@ -144,13 +145,13 @@ class Drawn:
     batch: ResponseBatch
 
     def select(self, indices: Tensor) -> "Drawn":
-        """What belongs to the prompts at `indices`."""
+        """The part of the prompts at `indices`."""
         rows = self.batch.rows_of(indices)
         asked, responses = ([column[row] for row in rows.tolist()] for column in (self.asked, self.responses))
         return Drawn(asked, responses, _rows_of(self.rewards, rows), self.batch.select_prompts(indices))
 
     def join(self, others: "Sequence[Drawn]", pad_id: int) -> "Drawn":
-        """This and the others as one."""
+        """This batch and the others as one batch."""
         parts = [self, *others]
         components = {
             name: torch.cat([one.rewards.components[name] for one in parts]) for name in self.rewards.components
@@ -165,15 +166,15 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class Collector:
-    """Makes rollouts for one term of the loss: the policy answers, the reward scores, and the estimator says what to
-    train on.
+    """Makes rollouts for one term of the loss: the policy responds, the reward scores, and the estimator gives the
+    advantages.
 
     Args:
-        policy: the one being trained, with value heads if `estimate_advantages` needs values.
-        reference: the frozen one of the KL term.
+        policy: the policy being trained, with value heads if `estimate_advantages` needs values.
+        reference: the frozen policy of the KL term.
         generator: samples from the policy.
-        prompts_per_pass: prompts whose responses are evaluated at once, as many as a minibatch has.
-        value_head: that of this term.
+        prompts_per_pass: number of prompts whose responses are evaluated at once, as many as a minibatch has.
+        value_head: the index of this term's value head.
         reduction: what the losses on the rollout are the mean over.
     """
 
@@ -193,12 +194,13 @@ class Collector:
     def collect(self, queries: Sequence[Query], seed: int) -> Rollout:
         """Sample responses to the queries, score them and estimate their advantages.
 
-        Of 1 + `dynamic_sampling` times as many queries as the rollout is to have, the first are asked first.
+        `queries` holds 1 + `dynamic_sampling` times as many queries as the rollout; they are used in their order.
         """
         drawn, sampled = self._draw(queries, seed)
         batch = drawn.batch
         self.policy.eval()
-        # Made by the pass that is trained, not by the sampler: at the first minibatch only the order of sums differs.
+        # Log-probabilities come from the training pass, not the sampler: in the first minibatch they differ from the
+        # trained ones by the order of sums only.
         own = {"value_head": self.value_head, "with_entropy": True}
         old = in_minibatches(self.policy, batch, self.prompts_per_pass, **own)
         reference = in_minibatches(self.reference.to(batch.response_ids.device), batch, self.prompts_per_pass)
@@ -228,7 +230,7 @@ class Collector:
         )
 
     def _draw(self, queries: Sequence[Query], seed: int) -> tuple[Drawn, int]:
-        """Responses to as many queries as the rollout is to have, and how many responses were drawn for it."""
+        """Responses to the rollout's number of queries, and the number of responses drawn for them."""
         wanted = len(queries) // (1 + self.rollouts.dynamic_sampling)
         if not self.rollouts.dynamic_sampling:
             drawn = self._sample(queries, seed)
@@ -264,7 +266,7 @@ class Collector:
         ]
 
     def _adjustments(self, rewards: Rewards, responses: Sequence[Response]) -> dict[str, Tensor]:
-        """What clipping and a missing end add to the reward of each response, (B,); only what is switched on."""
+        """The adjustments of each reward by clipping and by a missing end, (B,) each; only those switched on."""
         adjustments = {}
         if self.scaling.clip is not None:
             clipped = rewards.total.clamp(-self.scaling.clip, self.scaling.clip)
@@ -277,7 +279,7 @@ class Collector:
     def _token_rewards(
         self, rewards: Rewards, adjustments: Mapping[str, Tensor], mask: Tensor, penalty: Tensor
     ) -> Tensor:
-        """r_t, (B, T): the reward on the last response token, and the KL penalty on every token."""
+        """r_t, (B, T): the reward on the last response token, and the KL penalty, if any, on every token."""
         scores = sum(adjustments.values(), rewards.total).to(mask.device)
         token_rewards = torch.zeros_like(penalty)
         token_rewards[torch.arange(len(scores)), mask.sum(1) - 1] = scores.to(penalty.dtype)
@@ -287,7 +289,7 @@ class Collector:
 
 
 def in_minibatches(policy: Policy, batch: ResponseBatch, prompts_per_pass: int, **options: Any) -> PolicyOutput:
-    """The policy's output on a rollout, without gradient, a few prompts at a time; padded with zeros to (B, T)."""
+    """The policy's output on a rollout, computed a few prompts at a time and padded with zeros to (B, T)."""
     width = batch.response_ids.shape[1]
 
     @torch.no_grad()

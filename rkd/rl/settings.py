@@ -18,7 +18,7 @@ from rkd.protocols import Sampling
 from rkd.rl.kl_controller import KLController
 
 Reduction = Literal["tokens", "responses", "constant"]
-"""What a loss is the mean over: tokens; responses, the mean of each; responses, the sum of each by a constant."""
+"""What a loss is the mean over: tokens; the means of the responses; or their sums divided by a constant."""
 
 RANGES = {
     "queries_per_rollout": AT_LEAST_1,
@@ -39,13 +39,12 @@ class Rollouts:
         queries_per_rollout: Q, shared out to the terms of the loss.
         responses_per_query: G.
         max_response_tokens: tokens of the student's tokenizer.
-        missing_eos_penalty: taken off the reward of a response cut at the limit.
-        temperature: of the policy, which divides its logits in sampling and training alike, so that the ratio has no
-            bias. Below 1 the policy is nearer to its greedy answers, and so are the mistakes it learns from.
-        dynamic_sampling: how often other queries are drawn in place of those whose responses all have one reward, from
-        which
-            group-relative advantages learn nothing (DAPO, arXiv:2503.14476); where that still leaves too few, the first
-            of the others make up the number. What is put aside is not counted as episodes.
+        missing_eos_penalty: subtracted from the reward of a response cut at the limit.
+        temperature: divides the policy's logits in sampling and in training, so that the ratio is unbiased. Below 1 the
+            samples are nearer to the greedy answers, and so are the mistakes that the policy learns from.
+        dynamic_sampling: how often queries whose responses all have the same reward are replaced by others. Such
+            queries give group-relative advantages of 0 (DAPO, arXiv:2503.14476). If too few queries remain, the first
+            of the replaced ones fill the rollout. Responses that are not used do not count as episodes.
     """
 
     episodes: int
@@ -76,13 +75,13 @@ class Rollouts:
 
     @property
     def sampling(self) -> Sampling:
-        """The policy's temperature and the whole vocabulary: anything else would bias the ratio."""
+        """The policy's temperature over the whole vocabulary: top-k or top-p sampling would bias the ratio."""
         return Sampling(self.temperature, self.responses_per_query, self.max_response_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
 class KLPenalty:
-    """What holds the policy near another one: target, place and estimator of the KL term (docs/method.md 5.1)."""
+    """The KL term: its target policy, its place and its estimator (docs/method.md 5.1)."""
 
     controller: KLController
     target: Literal["reference", "old"] = "reference"
@@ -97,16 +96,16 @@ class KLPenalty:
 
     def per_token(self, logprobs: Tensor, target_logprobs: Tensor, response_mask: Tensor) -> Tensor:
         """The estimated KL of each response token, (B, T), 0 elsewhere."""
-        # Padding is set to 0 on both sides: k3's exponential of what stands there could overflow.
+        # Padding is set to 0 on both sides: the exponential in k3 could overflow there.
         return kl_estimate(logprobs * response_mask, target_logprobs * response_mask, estimator=self.estimator)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardScaling:
-    """What is done to the reward before advantages are estimated; all off by default."""
+    """Changes of the reward before advantages are estimated; all off by default."""
 
-    clip: float | None = None  # rewards beyond ± this are cut
-    whiten: bool = False  # divide token rewards by their deviation, the mean kept
+    clip: float | None = None  # rewards are clipped to ± this
+    whiten: bool = False  # divide token rewards by their standard deviation; the mean is kept
 
 
 OPTIMISATION_RANGES = {
@@ -129,10 +128,10 @@ class Optimisation:
     """How a rollout is trained on.
 
     Args:
-        final_learning_rate_fraction: the rate falls linearly to this share of itself.
+        final_learning_rate_fraction: the learning rate falls linearly to this fraction of its start.
         clip_range: ε of Eq. 12.
-        clip_range_high: ε of the upper bound where it is to be another one.
-        reduction: what a loss is the mean over. "tokens" is Eq. 12's, and DAPO's; "responses" is GRPO as published;
+        clip_range_high: ε of the upper bound; None takes `clip_range`.
+        reduction: what a loss is the mean over. Eq. 12 and DAPO use "tokens"; GRPO as published uses "responses";
             "constant" divides the sum over each response by `rollouts.max_response_tokens` (Dr. GRPO).
     """
 

@@ -1,6 +1,6 @@
 """Reinforcement learning of the student (docs/method.md 2.7): a policy and loss terms enter, a better policy leaves.
 
-PPO and GRPO are one stage given different parts; how a rollout is trained on stands in `rkd.rl.policy_module`.
+PPO and GRPO are one stage with different parts. `rkd.rl.policy_module` trains on a rollout.
 """
 
 import copy
@@ -35,19 +35,19 @@ from rkd.training.stage import TrainingContext
 from rkd.training.trainer import Validate, one_validation, seeded
 from rkd.work import FORWARD, STUDENT, Sizes, Work
 
-# Responses in a batch at most, by whether the model is small.
+# Largest number of responses in a batch, by whether the model is small.
 SAMPLED_AT_ONCE = {True: 512, False: 128}
 SAMPLES_FILE = "samples.jsonl"
 
 BuildTerms = Callable[[PartialResults], Sequence[Term]]
-"""Makes the terms of the loss; what a judge behind a server was paid for is kept in the partial results."""
+"""Makes the terms of the loss; the partial results keep the paid replies of a judge behind a server."""
 
 
 @dataclass(frozen=True, slots=True)
 class RLReport:
-    """What a fit did: rollouts and episodes until it stopped, and the validation accuracy of what is kept.
+    """The outcome of a fit: rollouts and episodes until it stopped, and the validation accuracy of the kept policy.
 
-    `stopped` says why the guard ended it early; None: it did not.
+    `stopped` is the guard's reason for ending it early, or None.
     """
 
     rollouts: int
@@ -61,10 +61,10 @@ class RL:
     """Reinforcement learning of a student under a reward.
 
     Args:
-        advantages: GAE needs a value head on the policy for each term, which it then gets; group-relative estimates do
-            without.
-        rollouts_between_validations: the best of these, the start included, is the policy that is kept.
-        patience: validations without a better one before training stops; None never stops early.
+        advantages: the estimator. GAE gives the policy one value head per term; group-relative estimates need none.
+        rollouts_between_validations: rollouts from one validation to the next. The policy with the best validation,
+            the start included, is kept.
+        patience: validations without improvement before training stops; None never stops early.
         guard: ends a training whose policy collapses.
     """
 
@@ -95,13 +95,13 @@ class RL:
             )
 
     def fit(self, build_terms: BuildTerms, context: TrainingContext) -> RLReport:
-        """Train under the terms; the best policy, `history.jsonl` and `samples.jsonl` are left in the folder.
+        """Train under the terms; write the best policy, `history.jsonl` and `samples.jsonl` to the folder.
 
         Args:
             build_terms: makes the terms of the loss; a function, so that a row without this stage needs no reward.
 
         Raises:
-            ValueError: the queries of a rollout do not fall to processes, terms and minibatches evenly.
+            ValueError: processes, terms and minibatches do not divide the queries of a rollout evenly.
         """
         partial, folder, seed, options = context.partial, context.folder, context.seed, context.options
         terms = build_terms(partial)
@@ -109,7 +109,7 @@ class RL:
         tokenizer = load_tokenizer(context.start.folder)
         with seeded(seed):
             reference = load_causal_lm(context.start.folder, options)
-            # With adapters the reference is the policy without them.
+            # With adapters, the reference is the policy without them.
             lm = options.prepare(reference if options.lora else copy.deepcopy(reference))
             module = self.module(lm, reference, tokenizer, context.prompt, terms, validate=context.validate, seed=seed)
             best = KeepBest("validation_accuracy", "max", partial, self.patience)
@@ -129,10 +129,10 @@ class RL:
         return RLReport(module.rollouts_done, module.episodes, best.best, module.stopped)
 
     def check_processes(self, processes: int, terms: int = 1) -> None:
-        """Refuse what so many processes and terms of the loss cannot share out.
+        """Check that the queries of a rollout suffice for the processes, the terms and the minibatches.
 
         Raises:
-            ValueError: a rollout's queries do not fall to the processes evenly, or are fewer than their minibatches.
+            ValueError: the processes do not divide the queries evenly, or there are fewer queries than minibatches.
         """
         queries, minibatches = self.rollouts.queries_per_rollout, self.optimisation.minibatches_per_epoch
         if queries % processes or min(shares(self.rollouts, terms, processes)) // processes < minibatches:
@@ -145,14 +145,14 @@ class RL:
 
     @property
     def validations(self) -> int:
-        """Validations in the whole training, that of the start included."""
+        """Number of validations in the whole training, with the one at the start."""
         return 1 + self.rollouts.count // min(self.rollouts_between_validations, self.rollouts.count)
 
     def planned_work(self, sizes: Sizes) -> list[Work]:
         """The rollouts, and the validations between them."""
         rollouts = self.rollouts
         episodes = rollouts.count * rollouts.responses_per_rollout
-        # Besides the epochs: policy and reference once for their log-probabilities, and the reward model.
+        # Besides the epochs, policy and reference run once for their log-probabilities, and the reward model runs once.
         passes = self.optimisation.epochs_per_rollout + FORWARD * (3 if sizes.has_reward_model else 2)
         shape = f"{rollouts.count:,} rollouts × {rollouts.queries_per_rollout} queries × {rollouts.responses_per_query}"
         asked = [
@@ -177,9 +177,9 @@ class RL:
         validate: Validate | None,
         seed: int,
     ) -> PolicyModule:
-        """The parts put together; `lm` is trained, and gets a value head for each term if the advantages need them.
+        """The module with all its parts. `lm` is trained; it gets one value head per term if the advantages need them.
 
-        Where `reference` is `lm` itself, the reference policy is the one without adapters.
+        If `reference` is `lm` itself, the reference policy is `lm` without its adapters.
         """
         temperature, at_once = self.rollouts.temperature, SAMPLED_AT_ONCE[is_small(lm.num_parameters())]
         without_dropout(lm)
@@ -192,7 +192,7 @@ class RL:
             generator=LocalGenerator("policy", lm, tokenizer, prompt, batch_responses=at_once),
             estimate_advantages=self.advantages,
             rollouts=self.rollouts,
-            kl=copy.deepcopy(self.kl),  # its controller moves, and the next row starts from this one
+            kl=copy.deepcopy(self.kl),  # its controller changes, and the next row must start from the initial one
             scaling=self.scaling,
             reduction=self.optimisation.reduction,
         )
@@ -227,7 +227,7 @@ class NoRL:
     is_left_out: ClassVar[Literal[True]] = True
 
     def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
-        """None."""
+        """Return no work."""
         return []
 
     def fit(self, build_terms: BuildTerms, context: TrainingContext) -> RLReport:  # noqa: ARG002

@@ -1,7 +1,7 @@
 """Direct preference optimisation, arXiv:2305.18290: SFT student and preference pairs enter, a policy's folder leaves.
 
-The row DPO of paper D: the pairs that would train a reward model train the student itself. Its reward is implicit,
-r(q, a) = β log π(a | q) / π_ref(a | q); the reference policy is the student that training starts from. Shapes: B pairs.
+The row DPO of paper D trains the student itself on the pairs of the reward model. The reward is implicit:
+r(q, a) = β log π(a | q) / π_ref(a | q). The reference policy is the student that training starts from. Shapes: B pairs.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from rkd.work import FORWARD, STUDENT, Sizes, Work, about, epochs_said
 
 @dataclass(frozen=True, slots=True)
 class DPOReport:
-    """What a fit did: optimiser steps, pairs trained on and left out for their length, score of the kept weights."""
+    """The outcome of a fit: optimiser steps, pairs used and left out as too long, score of the kept weights."""
 
     steps: int
     pairs: int
@@ -43,7 +43,7 @@ class DPOModule(ShardableModule):
     """The student under the loss of DPO; a validation is one call of `validate`.
 
     Args:
-        pairs: how many there are; their log-probabilities under the reference policy are kept by number.
+        pairs: their number; their log-probabilities under the reference policy are stored by pair number.
     """
 
     part, saved = "policy", "policy.lm"
@@ -57,9 +57,9 @@ class DPOModule(ShardableModule):
         self.reference_logprobs: Tensor | None = None  # of chosen and rejected responses, (pairs, 2)
 
     def on_train_start(self) -> None:
-        """Let the policy, which is still the reference, say once how likely all responses are."""
+        """Compute once the reference's log-probabilities of all responses; at the start the policy is the reference."""
         if self.reference_logprobs is not None:
-            return  # an interrupted fit goes on: its policy is the reference no more
+            return  # the fit is resumed: its policy is no longer the reference
         loader, own = batches_of(self.trainer), torch.zeros(self.pairs, 2, device=self.device)
         batches = [loader.collate(batch) for batch in loader.batches]
 
@@ -79,7 +79,7 @@ class DPOModule(ShardableModule):
         return share * loss
 
     def loss(self, part: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss on some pairs, and what is logged of them; log-probabilities are sums over a response's tokens."""
+        """The loss on some pairs, and their metrics; log-probabilities are sums over a response's tokens."""
         chosen, rejected = pair_logprobs(self.policy, part).T  # (B,), (B,)
         assert self.reference_logprobs is not None  # `on_train_start` measured them
         reference = self.reference_logprobs.to(chosen.device)[part.numbers]
@@ -98,11 +98,11 @@ class DPOModule(ShardableModule):
         self.log("validation/accuracy", self.validate(self.whole_part(Policy).lm), batch_size=1, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the reference's log-probabilities: the weights that gave them have changed since."""
+        """Save the reference's log-probabilities: the trained weights can no longer give them."""
         checkpoint["reference_logprobs"] = self.reference_logprobs
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them from the interrupted fit."""
+        """Restore the reference's log-probabilities."""
         self.reference_logprobs = checkpoint["reference_logprobs"]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -113,10 +113,10 @@ class DPOModule(ShardableModule):
 class DPO(SupervisedTraining):
     """Direct preference optimisation of the student; an example is a pair.
 
-    The policy that is kept is the best of all validations, the start included, as in reinforcement learning.
+    The policy with the best validation, the start included, is kept, as in reinforcement learning.
 
     Args:
-        beta: β, the strength of the tie to the reference policy.
+        beta: β, the strength of the regularisation towards the reference policy.
     """
 
     stage = "dpo"
@@ -128,7 +128,7 @@ class DPO(SupervisedTraining):
         check_ranges(self.stage, self, {"beta": ABOVE_0})
 
     def fit(self, pairs: Sequence[PreferencePair], context: TrainingContext) -> DPOReport:
-        """Train the student on the pairs; model and tokenizer of the best validation are left in the folder.
+        """Train the student on the pairs; write model and tokenizer of the best validation to the folder.
 
         The model that training starts from is the reference policy.
 
@@ -142,7 +142,7 @@ class DPO(SupervisedTraining):
 
         def build() -> DPOModule:
             lm = context.options.prepare(load_causal_lm(context.start.folder, context.options))
-            without_dropout(lm)  # or the first loss would not be that of a policy that is its own reference, log 2
+            without_dropout(lm)  # so that the first loss, of a policy equal to its reference, is log 2
             return DPOModule(Policy(lm), self, context.validate, len(kept)).train()
 
         steps = self.train(
@@ -159,7 +159,7 @@ class DPO(SupervisedTraining):
         return DPOReport(steps, len(kept), dropped, best.best)
 
     def planned_work(self, sizes: Sizes) -> list[Work]:
-        """The pairs, which the reference policy reads once before, and the validations; the start is one of them."""
+        """The pairs, with one pass of the reference policy before, and the validations, the start included."""
         passes = sizes.pairs * (self.epochs + FORWARD)
         asked = [((1 + self.epochs * self.validations_per_epoch) * sizes.validated, sizes.greedy)]
         amount = f"{about(sizes.pairs)} pairs, {epochs_said(self.epochs)}"
@@ -168,12 +168,12 @@ class DPO(SupervisedTraining):
 
 @dataclass(frozen=True, kw_only=True)
 class NoDPO:
-    """No direct preference optimisation: the student goes on as it came."""
+    """No direct preference optimisation: the student stays unchanged."""
 
     is_left_out: ClassVar[Literal[True]] = True
 
     def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
-        """None."""
+        """Return no work."""
         return []
 
     def fit(self, pairs: Sequence[PreferencePair], context: TrainingContext) -> DPOReport:  # noqa: ARG002

@@ -1,7 +1,7 @@
-"""Labels with mistakes on purpose, for what a row owes to good ones: labels enter, some leave with another answer.
+"""Labels with deliberate mistakes, to measure the effect of label quality: labels enter, some leave changed.
 
-A wrong label is one that could have won: an answer that another response to the query gave, or else a number near the
-right one, or another of the query's options.
+A wrong label is a plausible one: an answer of another response to the query, or else a number near the right one, or
+another of the query's options.
 """
 
 import re
@@ -17,20 +17,20 @@ from rkd.data.answers import answers_match, count_votes, extract_answer, is_choi
 from rkd.records import PseudoLabel, Query, Response
 from rkd.stages.labels import Labels
 
-OFFSETS = (1, -1, 2, -2, 10, -10)  # what a number is off by: a slip in one of its last two digits
+OFFSETS = (1, -1, 2, -2, 10, -10)  # errors of a number: a slip in one of its last two digits
 _OPTION = re.compile(r"^\(([A-J])\) ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoisyLabels:
-    """Other labels, of which a share has another answer; validation has them too (docs/method.md 5.7).
+    """Labels of which a share is replaced by other answers, in validation too (docs/method.md 5.7).
 
-    Each query draws by itself, so the wrong labels of a lower share are among those of a higher one.
+    Each query has its own random draw, so a higher noise keeps the wrong labels of a lower one.
 
     Args:
-        labels: the ones to be spoilt.
-        noise: the chance of each label, in [0, 1].
-        seed: of the draws.
+        labels: the labels to be changed.
+        noise: the chance that a label is replaced, in [0, 1].
+        seed: seed of the draws.
     """
 
     labels: Labels
@@ -56,7 +56,7 @@ class NoisyLabels:
         return self.labels.highest_score
 
     def label(self, queries: Sequence[Query], responses: Sequence[Sequence[Response]]) -> list[PseudoLabel]:
-        """The labels; a query without one gets none."""
+        """The labels, some of them changed; a query without a label stays without."""
         right = self.labels.label(queries, responses)
         return [self._spoilt(*of_query) for of_query in zip(queries, right, responses, strict=True)]
 
@@ -73,12 +73,12 @@ class NoisyLabels:
 
 
 def _near(answer: str, query: Query) -> list[str]:
-    """Answers that somebody might give instead of this one; not all need be wrong."""
+    """Plausible other answers; some of them may be right."""
     if is_choice(query.dataset):
         return _OPTION.findall(query.question) or list("ABCD")
     try:
         value = Fraction(answer)
     except ValueError:  # an expression
         return ["1", "2"]
-    # A count stays a count.
+    # A count stays non-negative.
     return [str(value + offset) for offset in OFFSETS if value < 0 or value + offset >= 0]

@@ -1,7 +1,7 @@
 """Stage 2, labels (paper D, section 3, Eq. 1 and 2): queries and responses enter, pseudo-labels and scores leave.
 
-Lists run in parallel: `responses[i]`, `labels[i]` and `scored[i]` belong to `queries[i]`. A gold answer is read in one
-place only: by `GoldLabels`, which says so in its name.
+Lists are parallel: `responses[i]`, `labels[i]` and `scored[i]` belong to `queries[i]`. Only `GoldLabels` reads gold
+answers.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from rkd.work import Expected
 
 
 class Labels(Protocol):
-    """Who makes y*; `uses_gold` says whether the queries must carry their gold answers."""
+    """Makes the labels y*; `uses_gold` states whether the queries must carry their gold answers."""
 
     uses_gold: ClassVar[bool]
     is_graded: ClassVar[Literal[False]]
@@ -27,11 +27,11 @@ class Labels(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MajorityVote:
-    """The label is what most responses answer: Eq. 1.
+    """The label is the most frequent answer of the responses: Eq. 1.
 
         y* = argmax_y Σ_i 1[y_i = y],    p* = Σ_i 1[y_i = y*] / n,    no label where p* < threshold
 
-    n counts all responses of the pass: one without an answer votes for none, and still divides.
+    n counts all responses of the pass. A response without an answer has no vote, but counts in n.
 
     Args:
         threshold: sh, a share of votes in (0, 1].
@@ -48,7 +48,7 @@ class MajorityVote:
             raise ValueError(f"labels.threshold={self.threshold}: a share of votes, above 0 and at most 1.")
 
     def label(self, queries: Sequence[Query], responses: Sequence[Sequence[Response]]) -> list[PseudoLabel]:
-        """y* and p* of each query; `answer` is the first of its canonical forms in order of sampling."""
+        """y* and p* of each query; of several forms of one answer, `answer` is the first one sampled."""
         _check_responses(queries, responses)
         return [self._vote(query, own) for query, own in zip(queries, responses, strict=True)]
 
@@ -63,17 +63,17 @@ class MajorityVote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldLabels:
-    """The label is the gold answer: for rows that the papers train with labels."""
+    """The label is the gold answer, for rows that the papers train with labels."""
 
     uses_gold: ClassVar[bool] = True
     is_graded: ClassVar[Literal[False]] = False
     highest_score: ClassVar[float] = 1.0
 
     def label(self, queries: Sequence[Query], responses: Sequence[Sequence[Response]]) -> list[PseudoLabel]:
-        """The gold answer of each query, with consensus 1; the responses do not matter.
+        """The gold answer of each query, with consensus 1; the responses are ignored.
 
         Raises:
-            ValueError: a query carries no gold answer.
+            ValueError: a query has no gold answer.
         """
         _check_responses(queries, responses)
         _check_gold(queries, "labels=gold", "Use `labels=vote`, or take the queries with `labelled=True`.")
@@ -82,7 +82,7 @@ class GoldLabels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RubricGrades:
-    """Open-ended tasks have no label: a judge grades each response, ℓ from 0 to ℓ* (docs/method.md 2.2).
+    """Grades instead of labels, for open-ended tasks: a judge gives each response ℓ from 0 to ℓ* (docs/method.md 2.2).
 
     Args:
         highest: ℓ*.
@@ -105,10 +105,10 @@ class RubricGrades:
     def scored(
         self, responses: Sequence[Sequence[Response]], verdicts: Sequence[float | None]
     ) -> list[list[ScoredResponse]]:
-        """The responses to each query with ℓ, the nearest whole one; None where the verdict could not be read.
+        """The responses to each query with ℓ, rounded to a whole number; None if the verdict is unreadable.
 
         Args:
-            verdicts: of each response, all queries' in one row, in [0, 1].
+            verdicts: the verdict of each response, in [0, 1], in one list over all queries.
         """
         in_turn = iter(verdicts)
         return [[ScoredResponse(response, None, self._score(next(in_turn))) for response in own] for own in responses]
@@ -123,11 +123,11 @@ def two_pass(
     first: Sequence[Sequence[Response]],
     second_pass: Callable[[list[Query]], list[list[Response]]],
 ) -> tuple[list[PseudoLabel], list[list[Response]]]:
-    """Label each query by its first pass, or, where that has no consensus, by its second pass alone.
+    """Label each query by its first pass or, without consensus there, by its second pass alone.
 
     Args:
         first: the first-pass responses to each query.
-        second_pass: draws the second-pass responses to the queries it is given; called only if there are any.
+        second_pass: draws the second-pass responses to the given queries; called only if there are any.
 
     Returns:
         The labels, and the responses of both passes to each query, in order of sampling.
@@ -140,7 +140,7 @@ def two_pass(
     asked_again = [queries[index] for index in undecided]
     second = second_pass(asked_again)
     for index, label, own in zip(undecided, labels.label(asked_again, second), second, strict=True):
-        if own:  # without a second pass the first one's consensus stands
+        if own:  # without a second pass the result of the first one is kept
             final[index] = label
             responses[index].extend(own)
     return final, responses
@@ -149,7 +149,7 @@ def two_pass(
 def score(
     queries: Sequence[Query], responses: Sequence[Sequence[Response]], labels: Sequence[PseudoLabel]
 ) -> list[list[ScoredResponse]]:
-    """ℓ = 1[y = y*] of each response, 0.0 where it has no answer, None where the query has no label.
+    """ℓ = 1[y = y*] of each response: 0.0 if it has no answer, None if the query has no label.
 
     Raises:
         ValueError: the three lists do not belong to the same queries.
@@ -168,7 +168,7 @@ class CorrectResponses:
 
     Args:
         best_score: ℓ*, 1 for verifiable tasks, 5 for open-ended ones.
-        responses_per_query: at most so many different texts, the first in order of sampling; None takes all.
+        responses_per_query: largest number of distinct texts, the first in order of sampling; None takes all.
     """
 
     best_score: float = 1.0
@@ -196,14 +196,14 @@ class Pass(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllResponses:
-    """The SFT data of `SFT`: the teacher's first-pass responses, unfiltered, right or wrong, labelled or not.
+    """The SFT data of `SFT`: all first-pass responses of the teacher, without any filter.
 
     Args:
-        first_pass: what the teacher's first pass draws; later samples are left out. None takes all.
-        responses_per_query: at most so many different texts, the first in order of sampling; None takes all.
+        first_pass: the teacher's first pass; later samples are left out. None takes all.
+        responses_per_query: largest number of distinct texts, the first in order of sampling; None takes all.
     """
 
-    best_score: ClassVar[None] = None  # any score is taught
+    best_score: ClassVar[None] = None  # responses of any score are used
 
     first_pass: Pass | None = None
     responses_per_query: int | None = None
@@ -237,7 +237,7 @@ def _score(query: Query, response: Response, label: PseudoLabel) -> ScoredRespon
 
 
 def _distinct(scored: Sequence[ScoredResponse], limit: int | None) -> list[ScoredResponse]:
-    """What is trained on: what was withheld never is."""
+    """The distinct responses to train on, without withheld ones."""
     first_of: dict[str, ScoredResponse] = {}
     for one in scored:
         if one.response.withheld is None:
@@ -260,7 +260,7 @@ def _check_gold(queries: Sequence[Query], who: str, what_to_do: str) -> None:
 
 
 def _check_responses(queries: Sequence[Query], responses: Sequence[Sequence[Response]]) -> None:
-    # A query without responses keeps its place: it has no first response to name the query.
+    # A query without responses has no first response that names its query; its own id is used.
     _check_ids(queries, [own[0].query_id if own else query.id for query, own in zip(queries, responses, strict=True)])
 
 

@@ -1,4 +1,4 @@
-"""Preference pairs in tokens: `PreferencePair`s enter, batches leave, and with rewards the share that is ranked right.
+"""Preference pairs in tokens: `PreferencePair`s enter, batches leave; with rewards, ranking metrics leave.
 
 Shapes: B pairs; 2 B responses in the order chosen, rejected, chosen, …. Both responses of a pair share its prompt,
 which a model reads once.
@@ -16,7 +16,7 @@ from rkd.evaluation.statistics import area_under_curve
 from rkd.models.batches import ResponseBatch, collate, encode_responses
 from rkd.records import PreferencePair
 
-# Why a stage may have no pair to train on, and what to do then.
+# The message of a stage that has no pair to train on.
 NO_PAIR = (
     "each query's samples were all right or all wrong (Eq. 4), or the questions of `pairs.path` are others. Draw more "
     "samples, or take more queries: `python run.py dataset.max_training_queries=null`."
@@ -25,7 +25,7 @@ NO_PAIR = (
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPair:
-    """One pair in tokens; `number` is its place among the pairs kept, `is_correct` says of each side whether ℓ = ℓ*."""
+    """One pair in tokens; `number` is its place among the kept pairs, `is_correct` is 1[ℓ = ℓ*] of each side."""
 
     number: int
     pair: PreferencePair
@@ -36,12 +36,12 @@ class TokenizedPair:
 
     @property
     def length(self) -> int:
-        """Tokens of the prompt and the longer response."""
+        """Number of tokens of the prompt and the longer response."""
         return len(self.prompt) + max(len(self.chosen), len(self.rejected))
 
     @property
     def longest_part(self) -> int:
-        """Tokens of the prompt or of a response: pairs alike in this need the least padding."""
+        """Tokens of the longest of prompt and responses; batches of pairs of similar value need little padding."""
         return max(len(self.prompt), len(self.chosen), len(self.rejected))
 
 
@@ -51,7 +51,7 @@ class PairBatch:
 
     Args:
         responses: two rows for each pair, chosen before rejected.
-        is_correct: whether ℓ = ℓ*, (2 B,), boolean, in the order of the rows.
+        is_correct: 1[ℓ = ℓ*], (2 B,), boolean, in the order of the rows.
         numbers: `TokenizedPair.number`, (B,).
     """
 
@@ -66,7 +66,7 @@ class PairBatch:
 
     @property
     def weight(self) -> int:
-        """Pairs, which a loss is the mean over."""
+        """Number of pairs, over which a loss is averaged."""
         return self.prompt_count
 
     def select_prompts(self, indices: Tensor) -> "PairBatch":
@@ -86,7 +86,7 @@ def tokenize_pairs(
     max_tokens: int,
     highest_score: float = 1.0,
 ) -> tuple[list[TokenizedPair], int]:
-    """The pairs whose responses both fit into `max_tokens`, and how many do not."""
+    """The pairs whose responses both fit into `max_tokens`, and the number of the others."""
     prompts = prompt.encode([pair.query for pair in pairs], tokenizer)
     sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
     responses = list({side.response: None for side in sides})
@@ -118,12 +118,12 @@ def collate_pairs(pairs: Sequence[TokenizedPair], pad_id: int) -> PairBatch:
 
 
 def kinds(pairs: Sequence[TokenizedPair]) -> dict[str, list[bool]]:
-    """Of each kind of pairs, under the name of the share ranked right, whether each pair is of it.
+    """For each kind of pair, whether each pair is of that kind; a kind is named by its ranking accuracy.
 
-    - `pair_accuracy`: all.
+    - `pair_accuracy`: all pairs.
     - `right_over_wrong_accuracy`: ℓ = ℓ* on one side only.
     - `pos_neg_accuracy`: T⁺ over a wrong student response, Table 9 (docs/method.md 5.14).
-    - `student_pos_neg_accuracy`: right over wrong, both by one generator (appendix E.1).
+    - `student_pos_neg_accuracy`: right over wrong, both from one generator (appendix E.1).
     - `pos_pos_accuracy`: T⁺ over S⁺, Table 9.
     """
     across = [pair.pair.chosen.response.generator != pair.pair.rejected.response.generator for pair in pairs]
@@ -138,10 +138,10 @@ def kinds(pairs: Sequence[TokenizedPair]) -> dict[str, list[bool]]:
 
 
 def ranking_metrics(pairs: Sequence[TokenizedPair], rewards: Tensor) -> dict[str, float]:
-    """How well `rewards` (B, 2) rank the pairs, in [0, 1]; a tie is ranked wrong, a kind without pairs has no entry.
+    """Ranking metrics of `rewards` (B, 2), in [0, 1]; a tie counts as wrong, a kind without pairs has no entry.
 
-    - those of `kinds`.
-    - `classification_accuracy`, `auc`: of σ(R) against 1[ℓ = ℓ*] over the distinct responses of the pairs.
+    - the accuracies named in `kinds`.
+    - `classification_accuracy`, `auc`: σ(R) against 1[ℓ = ℓ*] over the distinct responses of the pairs.
     """
     is_ranked_right = (rewards[:, 0] > rewards[:, 1]).tolist()
     metrics = {}
@@ -149,7 +149,7 @@ def ranking_metrics(pairs: Sequence[TokenizedPair], rewards: Tensor) -> dict[str
         outcomes = [right for right, counts in zip(is_ranked_right, is_of_kind, strict=True) if counts]
         if outcomes:
             metrics[name] = sum(outcomes) / len(outcomes)
-    # A response stands in many pairs, and T⁺ in the most: each counts once here.
+    # A response can occur in many pairs, those of T⁺ in most; each counts once here.
     distinct = {
         side.response: (reward, correct)
         for pair, row in zip(pairs, rewards.tolist(), strict=True)

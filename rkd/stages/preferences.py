@@ -22,15 +22,15 @@ _Side = tuple[ScoredResponse, ScoredResponse]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
-    """Which responses the reward model is to rank.
+    """The pairs that train the reward model of paper D.
 
         P(q) = T⁺(q) × S⁺(q)  ∪  {(s_i, s_j) ∈ S(q)² : ℓ_i > ℓ_j},    chosen first
 
     Args:
-        max_pairs_per_query: N, at most so many of P(q), drawn with the seed.
-        teacher_share: share of T⁺ × S⁺ among them, in [0, 1]; where one kind has too few the other fills up.
-        exact_share: only queries with at least N pairs of each kind, so that the share is held (Fig. 7).
-        best_score: ℓ*, which makes T⁺ and S⁺: 1 for verifiable tasks, 5 for open-ended ones.
+        max_pairs_per_query: N, the largest number of pairs from P(q), drawn with the seed.
+        teacher_share: share of T⁺ × S⁺ among them, in [0, 1]; if one kind has too few pairs, the other fills up.
+        exact_share: True uses only queries with at least N pairs of each kind, so that the share is exact (Fig. 7).
+        best_score: ℓ*, the score in T⁺ and S⁺: 1 for verifiable tasks, 5 for open-ended ones.
     """
 
     max_pairs_per_query: int
@@ -53,10 +53,10 @@ class Pairs:
         seed: int,
         prompt: PromptTemplate | None = None,  # noqa: ARG002
     ) -> list[PreferencePair]:
-        """The pairs of all queries, by query; how many there are does not depend on `teacher_share`.
+        """The pairs of all queries, by query; their number does not depend on `teacher_share`.
 
-        The lists run in parallel. A query whose student samples all have one score is dropped (Eq. 4). Of equal texts
-        of one side the first stands for all, and a text is never paired with itself.
+        The lists are parallel. A query whose student samples all have the same score is dropped (Eq. 4). The first of
+        several equal texts of one side is kept, and a text is never paired with itself.
         """
         pairs: list[PreferencePair] = []
         for query, teacher, student in zip(queries, teacher_scored, student_scored, strict=True):
@@ -65,7 +65,7 @@ class Pairs:
             if not student_pairs or min(len(teacher_pairs), len(student_pairs)) < enough:
                 continue
             generator, rounding = _generator(seed, query), _generator(seed, query, 1)
-            # N times the share is rounded up as often as its fraction says, so that the share holds for small N, too.
+            # N times the share is rounded up at random with the chance of its fraction: the share holds on average.
             wanted = math.floor(self.max_pairs_per_query * self.teacher_share + rounding.random())
             of_teacher = min(len(teacher_pairs), max(wanted, self.max_pairs_per_query - len(student_pairs)))
             of_student = min(len(student_pairs), self.max_pairs_per_query - of_teacher)
@@ -91,9 +91,9 @@ class OneSourcePairs:
     """Right over wrong responses of teacher or student, for the outcome reward models ORM-T and ORM-S (Table 6).
 
     Args:
-        source: whose responses.
-        max_pairs_per_query: at most so many, drawn with the seed.
-        best_score: ℓ*, which makes a response right.
+        source: the model that gave the responses.
+        max_pairs_per_query: largest number of pairs per query, drawn with the seed.
+        best_score: ℓ*, the score of a right response.
     """
 
     source: Literal["teacher", "student"]
@@ -111,7 +111,7 @@ class OneSourcePairs:
         seed: int,
         prompt: PromptTemplate | None = None,  # noqa: ARG002
     ) -> list[PreferencePair]:
-        """The pairs of the queries to which the source has given right and wrong responses.
+        """The pairs of the queries with both right and wrong responses of the source.
 
         Raises:
             ValueError: there is no such query.
@@ -133,20 +133,20 @@ class OneSourcePairs:
     def expected_count(self, queries: Sequence[Query], prompt: PromptTemplate, expected: Expected) -> float:  # noqa: ARG002
         """About how many pairs these training queries give.
 
-        A teacher's can be fewer: which of its queries have right and wrong responses is not known.
+        The teacher can give fewer: the number of queries with both right and wrong responses is not known.
         """
         return len(queries) * expected.labelled * expected.balanced * expected.pairs * self.max_pairs_per_query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationPairs:
-    """What reward models are judged by, whatever they were trained on (Table 9, docs/method.md 5.14).
+    """The validation pairs of all reward models, regardless of their training pairs (Table 9, docs/method.md 5.14).
 
         T⁺(q) × S⁻(q),  S⁺(q) × S⁻(q),  T⁺(q) × S⁺(q),    chosen first
 
     Args:
-        max_pairs_per_kind: at most so many of each kind for each query, drawn with the seed.
-        best_score: ℓ*, which makes T⁺ and S⁺; S⁻ are the other student responses that were judged.
+        max_pairs_per_kind: largest number of pairs of each kind for each query, drawn with the seed.
+        best_score: ℓ*, the score in T⁺ and S⁺; S⁻ are the other student responses with a verdict.
     """
 
     max_pairs_per_kind: int
@@ -163,7 +163,7 @@ class ValidationPairs:
         seed: int,
         prompt: PromptTemplate | None = None,  # noqa: ARG002
     ) -> list[PreferencePair]:
-        """The pairs of all queries of D_R, as it is made of validation queries."""
+        """The pairs of all queries of D_R, here built from validation queries."""
         pairs: list[PreferencePair] = []
         for query, teacher, student in zip(queries, teacher_scored, student_scored, strict=True):
             right, wrong = _right_and_wrong(_judged(student), self.best_score)
@@ -179,7 +179,7 @@ class ValidationPairs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredPairs:
-    """Pairs that were made elsewhere, from a file (`rkd.data.preference_files`).
+    """Pairs from a file (`rkd.data.preference_files`).
 
     Args:
         path: the file.
@@ -197,10 +197,10 @@ class StoredPairs:
         seed: int,  # noqa: ARG002
         prompt: PromptTemplate,
     ) -> list[PreferencePair]:
-        """The pairs that ask one of the queries, by its question or by the prompt as text, in the order of the file.
+        """The pairs for the queries, matched by question or by prompt text, in the order of the file.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
             ValueError: a row is bad.
         """
         by_question = {question_key(text): q for q in queries for text in (q.question, prompt.render(q))}
@@ -212,11 +212,11 @@ class StoredPairs:
         return pairs
 
     def expected_count(self, queries: Sequence[Query], prompt: PromptTemplate, expected: Expected) -> float:  # noqa: ARG002
-        """How many pairs of the file ask these training queries."""
+        """Number of pairs in the file for these training queries."""
         return len(self.pair(queries, (), (), 0, prompt))
 
     def fingerprint(self) -> dict[str, str | float]:
-        """What of it decides a result: the file's content, not its place."""
+        """What decides a result: the file's content, not its path."""
         return {"digest": digest_of_files([self._file()]), "best_score": self.best_score}
 
     def _of_query(self, side: ScoredResponse, query: Query) -> ScoredResponse:
@@ -237,7 +237,7 @@ def _score_of(one: ScoredResponse) -> float:
 
 
 def _judged(scored: Sequence[ScoredResponse]) -> list[ScoredResponse]:
-    """The responses that have a verdict, the first of equal texts."""
+    """The responses with a verdict; the first of several equal texts is kept."""
     first_of: dict[str, ScoredResponse] = {}
     for one in scored:
         if one.score is not None:
@@ -258,7 +258,7 @@ def _product(better: Sequence[ScoredResponse], worse: Sequence[ScoredResponse]) 
 
 
 def _generator(seed: int, query: Query, *purpose: int) -> np.random.Generator:
-    """Of each query its own: its pairs do not depend on which other queries there are."""
+    """A random generator for each query, so that its pairs do not depend on the other queries."""
     return np.random.default_rng([seed, zlib.crc32(query.id.encode()), *purpose])
 
 

@@ -36,7 +36,7 @@ from rkd.training.stage import TrainingContext
 from rkd.training.supervised import SupervisedTraining
 from rkd.work import FORWARD, STUDENT, Sizes, Work, about, epochs_said
 
-# What the best validation can be chosen by, and which way is better.
+# Metrics that can choose the best validation, with the direction that is better.
 CRITERIA: dict[str, Literal["max", "min"]] = {
     "student_pos_neg_accuracy": "max",
     "right_over_wrong_accuracy": "max",
@@ -50,9 +50,9 @@ PAIRS_FILE = "pairs.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class RewardModelReport:
-    """What a fit did: optimiser steps, pairs by use, and the metrics of the kept weights on the validation pairs.
+    """The outcome of a fit: optimiser steps, pairs by use, and the metrics of the kept weights on validation pairs.
 
-    `validation_pairs_of` has how many pairs each share of pairs ranked right is of.
+    `validation_pairs_of` holds the number of pairs behind each ranking accuracy.
     """
 
     steps: int
@@ -66,9 +66,9 @@ class RewardModelReport:
 
 @dataclass(frozen=True, slots=True)
 class PairSets:
-    """The pairs that R is trained on, those of other queries that it is judged by, and ℓ*.
+    """The training pairs of R, the validation pairs, which are of other queries, and ℓ*.
 
-    `highest_score` is 1 where answers are verifiable, 5 where a judge grades by the rubric.
+    `highest_score` is 1 for verifiable answers, 5 for a judge that grades by the rubric.
     """
 
     training: Sequence[PreferencePair]
@@ -117,13 +117,13 @@ class RewardModelModule(ShardableModule):
 
 @dataclass(frozen=True, kw_only=True)
 class RewardModelTraining(SupervisedTraining):
-    """Training of the reward model; an example is a pair, and as long as its prompt and longer response.
+    """Training of the reward model; an example is a pair, whose length is that of its prompt and longer response.
 
     Args:
         classification_weight: λ_cls of Eq. 9.
         preference_weight: weight of L_pref: 1 in Eq. 9, 0 for the rows ORM-T and ORM-S (L_cls alone).
-        pooling: what R is read from: the state of the response's "last" token, or the "mean" over all its tokens.
-        criterion: which validation metric decides what weights are kept, one of `CRITERIA`.
+        pooling: the hidden state that R reads: of the response's "last" token, or the "mean" over all its tokens.
+        criterion: the validation metric that decides which weights are kept, one of `CRITERIA`.
     """
 
     stage = "reward_model"
@@ -147,9 +147,10 @@ class RewardModelTraining(SupervisedTraining):
             raise ValueError(f"reward_model.criterion={self.criterion}: choose one of {', '.join(CRITERIA)}.")
 
     def fit(self, pairs: PairSets, context: TrainingContext) -> RewardModelReport:
-        """Train R on the pairs; they, model and tokenizer of the best validation are left in the folder.
+        """Train R on the pairs; write pairs, model and tokenizer of the best validation to the folder.
 
-        R starts from the student `context.start`, its head at zero. Without validation pairs the last weights are kept.
+        R starts from the student `context.start`, with its head at zero. Without validation pairs the last weights are
+        kept.
 
         Raises:
             ValueError: no pair is left to train on, or no validation pair that `criterion` needs.
@@ -169,7 +170,7 @@ class RewardModelTraining(SupervisedTraining):
         def build() -> RewardModelModule:
             own = new_reward_model(context.start.folder, self.pooling, context.options)
             context.options.prepare(own.model, trained_whole=["score"])
-            own.model.config.pad_token_id = pad_id  # transformers finds a batch's last tokens by it
+            own.model.config.pad_token_id = pad_id  # transformers uses it to find the last tokens of a batch
             return RewardModelModule(own, self, lambda model: self.evaluate(model, held_out, pad_id)).train()
 
         steps = self.train(
@@ -186,7 +187,7 @@ class RewardModelTraining(SupervisedTraining):
         return RewardModelReport(steps, len(kept), dropped, len(held_out), held_out_dropped, best.metrics, of_kinds)
 
     def losses(self, rewards: Tensor, is_correct: Tensor) -> dict[str, Tensor]:
-        """`reward_model_loss` under these weights, by the names that are logged."""
+        """`reward_model_loss` with these weights, by logged name."""
         losses = reward_model_loss(
             rewards,
             is_correct,
@@ -196,14 +197,14 @@ class RewardModelTraining(SupervisedTraining):
         return losses._asdict()
 
     def evaluate(self, reward_model: RewardModel, pairs: Sequence[TokenizedPair], pad_id: int) -> dict[str, float]:
-        """Losses on the pairs, and everything in `ranking_metrics`."""
+        """Losses on the pairs, and the metrics of `ranking_metrics`."""
         rewards = score_pairs(reward_model, pairs, pad_id, self.batch_size)
         is_correct = torch.tensor([pair.is_correct for pair in pairs])
         losses = self.losses(rewards.flatten(), is_correct.flatten())
         return {name: float(value) for name, value in losses.items()} | ranking_metrics(pairs, rewards)
 
     def planned_work(self, sizes: Sizes) -> list[Work]:
-        """The pairs, and the validation pairs as often as there is a validation."""
+        """The training pairs, and the validation pairs once per validation."""
         passes = self.epochs * (sizes.pairs + self.validations_per_epoch * FORWARD * sizes.held_out_pairs)
         amount = f"{about(sizes.pairs)} pairs, {epochs_said(self.epochs)}"
         return [Work("reward model", amount, STUDENT, sizes.pair_tokens, trained=2 * passes, group_size=2)]
@@ -219,12 +220,12 @@ class RewardModelTraining(SupervisedTraining):
 
 @dataclass(frozen=True, kw_only=True)
 class NoRewardModel:
-    """No learned reward: rows whose reinforcement learning, if any, needs none."""
+    """No learned reward, for rows whose reinforcement learning, if any, needs none."""
 
     is_left_out: ClassVar[Literal[True]] = True
 
     def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
-        """None."""
+        """Return no work."""
         return []
 
     def fit(self, pairs: PairSets, context: TrainingContext) -> RewardModelReport:  # noqa: ARG002
@@ -234,7 +235,7 @@ class NoRewardModel:
 
 
 def score_pairs(reward_model: RewardModel, pairs: Sequence[TokenizedPair], pad_id: int, batch_size: int) -> Tensor:
-    """R of chosen and rejected, (B, 2) on the CPU, in the order of the pairs."""
+    """R of chosen and rejected responses, (B, 2) on the CPU, in the order of the pairs."""
     order = sorted(range(len(pairs)), key=lambda index: pairs[index].longest_part)
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 

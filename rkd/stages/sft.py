@@ -1,7 +1,8 @@
 """Data distillation, docs/method.md 2.3: a student and (query, response) pairs enter, the fine-tuned student leaves.
 
-The student learns the teacher's responses by the negative log-likelihood of their tokens, Eq. 3, the end-of-sequence
-token included, so that it learns to stop. Which responses those are (voted, unfiltered, a share) is decided before.
+The student is trained on the teacher's responses by the negative log-likelihood of their tokens, Eq. 3. The
+end-of-sequence token is included, so that the student learns to stop. The responses (voted, unfiltered, a share) are
+chosen before.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from rkd.training.trainer import Validate
 from rkd.work import STUDENT, Sizes, Work, about, epochs_said
 
 Examples = Sequence[tuple[Query, str]]
-"""What the student is taught: queries, each with one complete response."""
+"""The training examples: queries, each with one complete response."""
 
 Tokens = tuple[list[int], list[int]]
 """The tokens of one prompt and of its response."""
@@ -42,7 +43,7 @@ NO_EXAMPLE = (
 
 @dataclass(frozen=True, slots=True)
 class SFTReport:
-    """What a fit did: optimiser steps, examples trained on and left out for their length, score of the kept weights."""
+    """The outcome of a fit: optimiser steps, examples used and left out as too long, score of the kept weights."""
 
     steps: int
     examples: int
@@ -83,7 +84,7 @@ class SFT(SupervisedTraining):
     """Supervised fine-tuning of the student; an example is a query with one response.
 
     Args:
-        data: which of the teacher's responses are the examples.
+        data: selects the teacher's responses that are the examples.
     """
 
     stage = "sft"
@@ -91,14 +92,14 @@ class SFT(SupervisedTraining):
     data: CorrectResponses | AllResponses = field(default_factory=CorrectResponses)
 
     def fingerprint(self) -> dict[str, Any]:
-        """The settings of the training; `data` decides the examples, and these are named by their content."""
+        """The settings of the training without `data`: the content of the examples has its own fingerprint."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "data"}
 
     def fit(self, examples: Examples, context: TrainingContext) -> SFTReport:
-        """Train the student on the examples; model and tokenizer of the best validation are left in the folder.
+        """Train the student on the examples; write model and tokenizer of the best validation to the folder.
 
         Args:
-            examples: queries and complete responses; a query may come with several.
+            examples: queries and complete responses; a query may occur several times.
 
         Raises:
             ValueError: no example is left to train on.
@@ -116,7 +117,8 @@ class SFT(SupervisedTraining):
         steps = self.train(
             build,
             tokens,
-            # The longer part: prompts and responses are padded apart (GSM8K: 22 % of padding; by their sum 43 %).
+            # Batches are sorted by the longer part, because prompts and responses are padded separately
+            # (GSM8K: 22 % of padding; sorted by the sum, 43 %).
             lambda example: max(map(len, example)),
             lambda batch: collate([prompt for prompt, _ in batch], [response for _, response in batch], pad_id),
             best,
@@ -136,22 +138,22 @@ class SFT(SupervisedTraining):
 
 @dataclass(frozen=True, kw_only=True)
 class NoSFT:
-    """No supervised fine-tuning (the rows ICL and w/o D): the student goes on as it came.
+    """No supervised fine-tuning (the rows ICL and w/o D): the student stays unchanged.
 
     Args:
-        data: which of the teacher's responses would be the examples; they are counted.
+        data: selects the teacher's responses that would be the examples; they are counted.
     """
 
     data: CorrectResponses | AllResponses = field(default_factory=CorrectResponses)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Nothing: without a training no setting decides what is left."""
+        """Return no settings: without a training none decides the result."""
         return {}
 
     is_left_out: ClassVar[Literal[True]] = True
 
     def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
-        """None."""
+        """Return no work."""
         return []
 
     def fit(self, examples: Examples, context: TrainingContext) -> SFTReport:  # noqa: ARG002
@@ -166,7 +168,7 @@ def _encode(
     examples: Examples,
     max_tokens: int,
 ) -> tuple[list[Tokens], int]:
-    """The examples that fit into `max_tokens`, and how many do not."""
+    """The examples that fit into `max_tokens`, and the number of the others."""
     prompts = prompt.encode([query for query, _ in examples], tokenizer)
     responses = encode_responses(tokenizer, [text for _, text in examples], [True] * len(examples))
     tokens = list(zip(prompts, responses, strict=True))

@@ -10,7 +10,7 @@ from rkd.work import STUDENT, Sizes, Work, about
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentSamples:
-    """What the student answers: S(q) of each query of D_TeachCan.
+    """The student's responses S(q) to each query of D_TeachCan.
 
     Args:
         samples_per_query: 30 in paper D.
@@ -31,7 +31,7 @@ class StudentSamples:
 
     @property
     def sampling(self) -> Sampling:
-        """How a query is answered."""
+        """The sampling settings of a query."""
         return Sampling(self.temperature, self.samples_per_query, self.max_response_tokens)
 
     def planned_work(self, sizes: Sizes) -> list[Work]:
@@ -48,9 +48,9 @@ class StudentSamples:
 
 
 def balanced(scored: Sequence[Sequence[ScoredResponse]]) -> list[int]:
-    """The positions of the queries of D_R (Eq. 4): those whose samples do not all have one score.
+    """The positions of the queries of D_R (Eq. 4): those whose samples do not all have the same score.
 
-    Of a verifiable task this drops queries answered all right or all wrong. A sample without a verdict (`score` None)
-    is left out of account, so a query without a label is dropped.
+    For a verifiable task, this drops the queries answered all right or all wrong. Samples without a verdict (`score`
+    None) are ignored, so a query without a label is dropped.
     """
     return [index for index, own in enumerate(scored) if len({one.score for one in own if one.score is not None}) > 1]

@@ -1,8 +1,8 @@
 """Stage 1, teacher generation (paper D, section 3, appendix): queries enter, the teacher's responses leave.
 
-Paper D: five samples at each of the temperatures 0, 0.1, 0.2, 0.3; a query left without consensus gets a second pass,
-five at each of 0.1, 0.2, …, 1.0. Which queries these are, the vote decides (`rkd.stages.labels.two_pass`). A stored
-teacher has answered already.
+Paper D draws five samples at each of the temperatures 0, 0.1, 0.2, 0.3. A query without consensus gets a second pass,
+with five samples at each of 0.1, 0.2, …, 1.0. The vote selects these queries (`rkd.stages.labels.two_pass`). A stored
+teacher has recorded responses instead.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from rkd.work import TEACHER, Sizes, Work
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """One pass over the queries: so many samples at each temperature, in this order; temperature 0 is greedy."""
+    """One pass over the queries: a number of samples at each temperature, in this order; temperature 0 is greedy."""
 
     temperatures: Sequence[float]
     samples_per_temperature: int
@@ -33,12 +33,12 @@ class Schedule:
 
     @property
     def samples_per_query(self) -> int:
-        """Responses that each query gets in this pass."""
+        """Number of responses to each query in this pass."""
         return len(self.temperatures) * self.samples_per_temperature
 
     @property
     def drawn_temperatures(self) -> tuple[float, ...]:
-        """The temperature of each text that is drawn: greedy samples are one text, with all their votes."""
+        """The temperature of each drawn text; greedy samples share one text, which has all their votes."""
         count = self.samples_per_temperature
         return tuple(t for t in self.temperatures for _ in range(count if t > 0 else 1))
 
@@ -48,8 +48,8 @@ class TeacherSamples:
     """How the large model answers the training queries.
 
     Args:
-        first_pass: what every query gets.
-        second_pass: what a query without consensus gets on top; None leaves it out.
+        first_pass: the samples of every query.
+        second_pass: further samples of a query without consensus; None leaves this pass out.
         max_response_tokens: tokens of the teacher's tokenizer.
     """
 
@@ -64,18 +64,18 @@ class TeacherSamples:
         return self._run(self.first_pass, 0, generator, queries, seed)
 
     def second(self, generator: TextGenerator, queries: Sequence[Query], seed: int) -> list[list[Response]]:
-        """The second-pass responses, their `sample_index` going on where the first pass ended; [] without a pass."""
+        """The second-pass responses, with `sample_index` continued from the first pass; [] without a second pass."""
         if self.second_pass is None:
             return [[] for _ in queries]
         return self._run(self.second_pass, self.first_pass.samples_per_query, generator, queries, seed)
 
     def sampling(self, schedule: Schedule) -> Sampling:
-        """How a query is answered in a pass: one text for each temperature that is drawn."""
+        """The sampling settings of a query in a pass: one text for each drawn temperature."""
         drawn = schedule.drawn_temperatures
         return Sampling(drawn, len(drawn), self.max_response_tokens)
 
     def planned_work(self, sizes: Sizes) -> list[Work]:
-        """The passes, if the teacher is asked at all; grades have no consensus, so that they need no second one."""
+        """The passes, if the teacher is used at all. Grades have no consensus, so they need no second pass."""
 
         def one(name: str, schedule: Schedule, asked: float) -> Work:
             sampling = self.sampling(schedule)
@@ -103,23 +103,23 @@ class TeacherSamples:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedSamples:
-    """What a stored teacher answered: every recorded response, in one pass."""
+    """The responses of a stored teacher: every recorded one, in one pass."""
 
     is_recorded: ClassVar[Literal[True]] = True
 
-    first_pass: None = None  # how they were drawn is not known
+    first_pass: None = None  # the sampling settings are not known
     second_pass: None = None
     max_response_tokens: None = None
 
     def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
-        """None: nobody is asked."""
+        """Return no work: the responses exist already."""
         return []
 
     def first(self, generator: TextGenerator, queries: Sequence[Query], seed: int) -> list[list[Response]]:  # noqa: ARG002
         """All responses to each query.
 
         Raises:
-            ValueError: the teacher is none that was recorded, or answered none of the queries.
+            ValueError: the teacher is not a stored one, or has no response to any query.
         """
         if not isinstance(generator, StoredTeacher):
             raise ValueError("teacher_samples=recorded takes the responses of a file: choose teacher=stored.")
@@ -133,10 +133,10 @@ class RecordedSamples:
         return responses
 
     def second(self, generator: TextGenerator, queries: Sequence[Query], seed: int) -> list[list[Response]]:  # noqa: ARG002
-        """No further responses."""
+        """Return no further responses."""
         return [[] for _ in queries]
 
 
 def _seed_of(seed: int, sample_index: int) -> int:
-    """A seed for the samples from this index on: with one seed for both passes, they would draw the same texts."""
+    """A seed for the samples from this index on; with one seed, both passes would draw the same texts."""
     return int(np.random.SeedSequence([seed, sample_index]).generate_state(1)[0])

@@ -1,7 +1,7 @@
 """The text of pretraining: documents of `rkd.mini.corpus` enter, packed rows of weighted tokens leave.
 
-A `Corpus` is drawn, tokenised and stored once for all models, as drawing would take as long as training. A model's
-mixture of it is packed in whole documents, never cut: the middle of a problem cannot be solved, only guessed.
+A `Corpus` is drawn, tokenised and stored once for all models, as drawing takes as long as training. A model's mixture
+of it is packed in whole documents: a part of a problem cannot be solved, only guessed.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ from rkd.store.artifact_store import Artifact, Store
 from rkd.store.fingerprint import digest_of_files
 from rkd.store.partial_results import PartialResults
 
-TOKENIZER_DOCUMENTS = 2000  # of each kind: the merges hardly change with more
-POOL_DOCUMENTS = 16  # among which the packer looks for the one that fits best
-ENCODED_AT_ONCE = 5000  # the tokenizer keeps some 10 kB for each document in work
+TOKENIZER_DOCUMENTS = 2000  # per kind; the merges hardly change with more
+POOL_DOCUMENTS = 16  # from which the packer takes the one that fits best
+ENCODED_AT_ONCE = 5000  # the tokenizer needs some 10 kB of memory per document
 VERDICTS = ("judged", "judged_samples")  # the kinds of documents that end with Yes or No
 OF_ONE_TOKEN = (*VERDICTS, "open_compared", "compared_samples")
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
@@ -63,7 +63,7 @@ Encoded = tuple[np.ndarray, np.ndarray]
 """The tokens of a document and the loss weight of each."""
 
 Turn = tuple[str, str]
-"""What stands before a text (a question, or nothing) and the text; a document is one turn or several."""
+"""The part before a text (a question, or nothing) and the text; a document is one turn or several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +71,11 @@ class Corpus:
     """The documents that mini models are pretrained on, and their tokenizer.
 
     Args:
-        documents_per_kind: how many of each kind of `rkd.mini.corpus`; a kind that is used up is shuffled and reused.
-        seed: of the documents.
-        vocabulary_size: tokens of a tokenizer that learns its merges from these documents, 65,535 at most.
-        tokenizer_of: instead of that, the checkpoint that brings its tokenizer: a model that continues from another one
-            reads as that one does.
-        samples: documents of further kinds, about what models sample.
+        documents_per_kind: number of each kind of `rkd.mini.corpus`; when a kind is used up, it is shuffled and reused.
+        seed: seed of the documents.
+        vocabulary_size: number of tokens of a tokenizer that is trained on these documents, at most 65,535.
+        tokenizer_of: instead of that, the checkpoint whose tokenizer is used, for a model that continues from it.
+        samples: documents of further kinds, on responses that models sample.
     """
 
     documents_per_kind: Mapping[str, int]
@@ -107,11 +106,11 @@ class Corpus:
         """A folder with the tokenizer and `<kind>.npz` for each kind, made once.
 
         Args:
-            forms: how questions and responses are put to the models.
+            forms: the prompts that put questions and responses to the models.
             checkpoints: the folder with the model `tokenizer_of` and those of `samples`.
 
         Raises:
-            FileNotFoundError: that model is not there, or one whose samples are asked for.
+            FileNotFoundError: one of these models does not exist.
         """
         fingerprint = {"corpus": self, "forms": forms, "world": _world_digest()}
         if self.tokenizer_of is not None:
@@ -159,12 +158,12 @@ class Corpus:
 
 @dataclass(frozen=True, kw_only=True)
 class Forms:
-    """How what a document has before its text is put to the models.
+    """The prompts for the part of a document before its text.
 
     Args:
-        prompts: of a question, by dataset; their examples are left out.
-        judge, rubric: of a response that is judged by one token, and of one that is graded.
-        compare: of two responses.
+        prompts: the prompts of questions, by dataset; their examples are left out.
+        judge, rubric: the prompts for a response that is judged by one token, and for one that is graded.
+        compare: the prompt for two responses.
     """
 
     prompts: Mapping[str, PromptTemplate] = field(hash=False)
@@ -178,11 +177,11 @@ class Forms:
         return {dataset: prompt.zero_shot() for dataset, prompt in self.prompts.items()}
 
     def fingerprint(self) -> dict[str, Any]:
-        """What of them decides a text."""
+        """The parts of the prompts that decide a text."""
         return {"prompts": self.zero_shot, "judge": self.judge, "rubric": self.rubric, "compare": self.compare}
 
     def render(self, document: Document) -> str:
-        """What stands before the document's text: nothing, its question, or its question and the judged response."""
+        """The part before the document's text: nothing, its question, or its question and the judged response."""
         if document.question is None:
             return ""
         query = Query("", document.dataset, document.question, document.reference)
@@ -194,14 +193,14 @@ class Forms:
 
 
 def _turns(document: Document, forms: Forms) -> list[Turn]:
-    """The document's turns, parted by a blank line as the examples of a few-shot prompt are."""
+    """The document's turns, separated by a blank line like the examples of a few-shot prompt."""
     own = (*document.before, document)
     return [(("\n\n" if place else "") + forms.render(turn), turn.text) for place, turn in enumerate(own)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenWeights:
-    """Loss weights of tokens: of a question, of text without a question, of a verdict; those of a response have 1."""
+    """Loss weights of the tokens of a question, of text without a question and of a verdict; a response has 1."""
 
     question: float
     plain_text: float
@@ -230,7 +229,7 @@ def load_documents(folder: Path, kind: str, weights: TokenWeights) -> list[Encod
 
 @dataclass(frozen=True, slots=True)
 class PackedRows:
-    """Whole documents side by side: tokens (N, T + 1) and the loss weight of predicting each, 0 on padding."""
+    """Rows of whole documents: tokens (N, T + 1), and the loss weight of predicting each, 0 on padding."""
 
     tokens: Tensor
     weights: Tensor
@@ -245,12 +244,12 @@ def pack(
     pad_id: int,
     seed: int,
 ) -> PackedRows:
-    """Whole documents in rows of `width` tokens, kinds in the shares of tokens that `mixture` gives.
+    """Pack whole documents into rows of `width` tokens; `mixture` gives each kind's share of the tokens.
 
-    Of a small pool of drawn documents the longest that still fits is put next, which leaves a few percent of padding.
+    The longest document that fits is taken next from a small pool, which leaves a few percent of padding.
 
     Args:
-        documents: by kind.
+        documents: the documents by kind.
 
     Raises:
         ValueError: a document is longer than a row.
@@ -274,7 +273,7 @@ def pack(
             room -= len(pool[place][0])
             chosen.append(pool[place])
             pool[place] = next(drawn)
-        rng.shuffle(chosen)  # a prompt will stand first: documents of every length must be met there
+        rng.shuffle(chosen)  # at use a prompt comes first, so documents of every length must occur there
         for matrix, parts in zip((tokens, weights), zip(*chosen, strict=True), strict=True):
             matrix[row, : width - room] = np.concatenate(parts)
     return PackedRows(torch.from_numpy(tokens), torch.from_numpy(weights))
@@ -283,7 +282,7 @@ def pack(
 def _encoded(
     tokenizer: PreTrainedTokenizerBase, documents: Sequence[Sequence[Turn]]
 ) -> tuple[list[list[int]], list[list[bool]]]:
-    """The tokens of each document, ended by the end of sequence, and which of them are a question's."""
+    """The tokens of each document, with the end of sequence, and whether each belongs to a question."""
     tokens: list[list[int]] = []
     is_question: list[list[bool]] = []
     for start in range(0, len(documents), ENCODED_AT_ONCE):
@@ -301,10 +300,10 @@ def _encoded(
 def _draw(
     documents: Mapping[str, Sequence[Encoded]], mixture: Mapping[str, float], rng: random.Random
 ) -> Iterator[Encoded]:
-    """Documents without end; each kind in an order that is drawn anew when it is used up."""
+    """An endless stream of documents; each kind is shuffled again when it is used up."""
     orders: dict[str, list[int]] = {kind: [] for kind in mixture}
     kinds = list(mixture)
-    # Shares are of tokens: a kind with long documents is drawn less often.
+    # Shares count tokens, so a kind with long documents is drawn less often.
     chances = [mixture[kind] / float(np.mean([len(tokens) for tokens, _ in documents[kind]])) for kind in kinds]
     while True:
         kind = rng.choices(kinds, chances)[0]
@@ -314,6 +313,6 @@ def _draw(
 
 
 def _world_digest() -> str:
-    """Digest of the code and templates that text is drawn from: other templates, another corpus."""
+    """Digest of the code and templates that make the text, since they decide the corpus."""
     files = (resources.files("rkd.mini").joinpath(name).read_bytes() for name in WORLD_FILES)
     return hashlib.sha256(b"\0".join(files)).hexdigest()[:16]

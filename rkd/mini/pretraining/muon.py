@@ -1,9 +1,9 @@
 """Muon, the optimiser of hidden matrices: gradients enter, orthogonalised steps leave.
 
 Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks": the momentum of each matrix is replaced
-by the nearest (semi-)orthogonal matrix, found by Newton–Schulz iterations, so that a step moves all directions alike.
-Embeddings, norms and heads stay with AdamW. torch.optim.Muon iterates in bfloat16, one matrix after the other, which
-took 200 ms a step on a CPU where this one, in float32 and stacked by shape, took 15 ms (a Llama of 0.27M weights).
+by the nearest (semi-)orthogonal matrix, found by Newton–Schulz iterations, so that a step moves all directions equally.
+Embeddings, norms and heads stay with AdamW. torch.optim.Muon iterates in bfloat16, one matrix after the other. On a CPU
+it took 200 ms per step; this one, in float32 and stacked by shape, took 15 ms (a Llama of 0.27M weights).
 """
 
 from collections import defaultdict
@@ -13,7 +13,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-# The quintic a·X + b·(XXᵀ)X + c·(XXᵀ)²X of the source, chosen for a steep rise at 0: five iterations bring singular
+# The quintic a·X + b·(XXᵀ)X + c·(XXᵀ)²X of the source, chosen for a steep rise at 0. Five iterations bring singular
 # values to about [0.7, 1.2], which trains as well as exactly 1.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -23,13 +23,14 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         params: matrices only.
-        lr: largest singular value of a step of a square matrix, about; √(rows / columns) times that of a taller one.
+        lr: approximate largest singular value of a step for a square matrix; √(rows / columns) times it for a taller
+            one.
         momentum: share of the running mean that a step keeps.
-        weight_decay: decoupled, as AdamW's.
-        iterations: Newton–Schulz iterations.
+        weight_decay: decoupled weight decay, as in AdamW.
+        iterations: number of Newton–Schulz iterations.
 
     Raises:
-        ValueError: a parameter is no matrix.
+        ValueError: a parameter is not a matrix.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step of every parameter that has a gradient; returns what `closure` returns."""
+        """Update every parameter that has a gradient; return the value of `closure`."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -89,11 +90,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """Nearly the (semi-)orthogonal factor U Vᵀ of each matrix U S Vᵀ, (N, rows, columns): Newton–Schulz iterations."""
+    """Approximate the (semi-)orthogonal factor U Vᵀ of each matrix U S Vᵀ, (N, rows, columns), by Newton–Schulz."""
     a, b, c = COEFFICIENTS
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if is_tall else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # singular values at most 1, or the iteration diverges
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # the iteration diverges for singular values above 1
     for _ in range(iterations):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x

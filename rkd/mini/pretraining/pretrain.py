@@ -1,10 +1,10 @@
 """Pretraining of the mini models: the tokenised corpus enters, the folder of a trained model leaves.
 
-The papers start from published models; these stand in their place, made from random weights and generated text alone.
+The mini models replace the published models of the papers; they are trained from random weights on generated text only.
 Shapes: B rows of T + 1 tokens, of which T are predicted; V vocabulary.
 
-    python -m rkd pretrain pretrain=mini_1          remake a shipped model in rkd/mini/checkpoints
-    python -m rkd pretrain --help                   the others, and every setting
+    python -m rkd pretrain pretrain=mini_1          make a shipped model in rkd/mini/checkpoints again
+    python -m rkd pretrain --help                   show the other models and how to see every setting
 """
 
 import time
@@ -63,7 +63,7 @@ from rkd.training.trainer import Training, learning_rate_factor, seeded
 
 @dataclass(frozen=True, slots=True)
 class PretrainReport:
-    """What a fit did; `tokens` counts padding too, `loss` is the weighted mean of the last 100 steps, in nats."""
+    """The outcome of a fit; `tokens` includes padding, `loss` is the weighted mean of the last 100 steps, in nats."""
 
     parameters: int
     steps: int
@@ -74,10 +74,10 @@ class PretrainReport:
 
 
 class PretrainModule(LightningModule):
-    """A causal language model under the weighted likelihood of its tokens.
+    """A causal language model, trained by the weighted likelihood of its tokens.
 
-    Muon moves the matrices of the layers, AdamW the embedding and the norms, as in `rkd.mini.pretraining.muon`'s
-    source.
+    Muon updates the matrices of the layers, AdamW the embedding and the norms, as in the source of
+    `rkd.mini.pretraining.muon`.
     """
 
     def __init__(self, lm: PreTrainedModel, settings: "Pretrain") -> None:
@@ -125,24 +125,24 @@ class PretrainModule(LightningModule):
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain:
-    """The making of one mini model.
+    """The pretraining of one mini model.
 
     Args:
-        hidden_size, layers, heads: of the Llama.
-        tokens: trained on in all, padding included.
-        mixture: share of the tokens that each kind of document has.
+        hidden_size, layers, heads: sizes of the Llama.
+        tokens: total number of training tokens, padding included.
+        mixture: share of the tokens for each kind of document.
         learning_rate: peak rate of AdamW, for the embedding and the norms.
         muon_learning_rate: peak rate of Muon, for the matrices of the layers.
         sequence_tokens: predictions in a row, T.
         batch_sequences: rows per optimiser step.
         warmup_steps: optimiser steps in which the rates rise to their peaks.
-        final_learning_rate_fraction: the rates fall along a half cosine to this share of their peaks.
+        final_learning_rate_fraction: the rates fall along a half cosine to this fraction of their peaks.
         gradient_clip: largest norm of the gradient.
-        question_weight: loss weight of a question's tokens, where a response's have 1.
-        text_weight: of the tokens of documents without a question.
-        verdict_weight: of the judge's verdict, one token in a hundred of its document.
-        seed: of the first weights and of the packing.
-        continue_from: the model beside this one's folder whose weights are the first; None draws them.
+        question_weight: loss weight of a question's tokens; a response's tokens have 1.
+        text_weight: loss weight of the tokens of documents without a question.
+        verdict_weight: loss weight of the judge's verdict, one token in a hundred of its document.
+        seed: seed of the initial weights and of the packing.
+        continue_from: the model in the same parent folder whose weights are the initial ones; None draws them.
     """
 
     hidden_size: int
@@ -164,7 +164,7 @@ class Pretrain:
     continue_from: str | None = None
 
     def __post_init__(self) -> None:
-        if self.hidden_size % (2 * self.heads):  # rotary positions turn pairs of a head's components
+        if self.hidden_size % (2 * self.heads):  # rotary embeddings rotate pairs of a head's components
             raise ValueError(f"pretrain.hidden_size={self.hidden_size}: must be a multiple of 2 · {self.heads} heads.")
         if self.steps < 1:
             raise ValueError(
@@ -181,7 +181,7 @@ class Pretrain:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps."""
+        """Number of optimiser steps."""
         return self.tokens // (self.batch_sequences * self.sequence_tokens)
 
     def fit(
@@ -190,7 +190,7 @@ class Pretrain:
         """Train a model on the tokenised corpus, and write it (bfloat16) with its tokenizer to `folder`.
 
         Raises:
-            FileNotFoundError: there is no model of the name `continue_from` beside `folder`.
+            FileNotFoundError: no model `continue_from` exists beside `folder`.
             ValueError: the corpus lacks a kind of the mixture, a document is longer than a row, or the model to
                 continue from has another size or tokenizer.
         """
@@ -265,7 +265,7 @@ class Pretrain:
 
 
 class _RowBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Tokens and weights of so many rows at a time."""
+    """Batches of rows: their tokens and weights."""
 
     def __init__(self, rows: PackedRows, size: int) -> None:
         self.batches = list(zip(rows.tokens.split(size), rows.weights.split(size), strict=True))
@@ -290,7 +290,7 @@ def weighted_token_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Ten
 
 
 def make_model(config: DictConfig) -> None:
-    """Make one model, and print what it can do."""
+    """Make one model, and print measurements of its quality."""
     transformers_logging.disable_progress_bar()
     stage, forms = (instantiate(config[key], _convert_="all") for key in ("pretrain", "forms"))
     folder = Path(config.checkpoints or CHECKPOINTS) / config.name
@@ -320,7 +320,7 @@ def make_model(config: DictConfig) -> None:
 
 
 def _print_choices(folder: Path, prompt: PromptTemplate, problems: int) -> None:
-    """How often the model chooses rightly, asked without the prompt's examples and with them."""
+    """Print how often the model chooses the right option, without and with the prompt's examples."""
     for form, asked in (("without examples", prompt.zero_shot()), ("with examples", prompt)):
         accuracy = solving_accuracy(folder, asked, problems, "mini_choice")
         shares = ", ".join(f"{category} {share:.1%}" for category, share in accuracy.items())
@@ -328,7 +328,7 @@ def _print_choices(folder: Path, prompt: PromptTemplate, problems: int) -> None:
 
 
 def _print_grades(grader: Path, forms: Forms, problems: int) -> None:
-    """How well the grader grades and compares what the world wrote, and what the models beside it sample."""
+    """Print how well the grader grades and compares generated responses, and samples of the models beside it."""
     asked = {"written responses": written_answers(problems)}
     for folder in sorted(grader.parent.glob("*_open")):
         asked[f"samples of {folder.name}"] = answered_instructions(folder, forms.zero_shot["mini_open"], problems)
@@ -337,13 +337,13 @@ def _print_grades(grader: Path, forms: Forms, problems: int) -> None:
 
 
 def _print_open_ended(folder: Path, prompt: PromptTemplate, problems: int) -> None:
-    """What its responses to instructions are worth, without the prompt's examples and with them."""
+    """Print the scores of its responses to instructions, without and with the prompt's examples."""
     for form, asked in (("without examples", prompt.zero_shot()), ("with examples", prompt)):
         print(f"{folder.name}: mini_open {form}, {problems} instructions: {rubric_scores(folder, asked, problems)}")
 
 
 def _print_marks(judge: Path, forms: Forms, problems: int) -> None:
-    """How well a rubric judge tells right from wrong what the world wrote, and what the models beside it sample."""
+    """Print how well a rubric judge marks generated responses, and samples of the models beside it."""
     for name, responses in _to_judge(judge, forms.zero_shot["mini_math"], problems).items():
         accuracy, unreadable = marking_quality(judge, forms, responses)
         right = sum(response.is_right for response in responses) / len(responses)
@@ -354,7 +354,7 @@ def _print_marks(judge: Path, forms: Forms, problems: int) -> None:
 
 
 def _to_judge(judge: Path, prompt: PromptTemplate, problems: int) -> dict[str, list[JudgedResponse]]:
-    """Responses to validation problems, by who wrote them."""
+    """Responses to validation problems, by their source."""
     asked = {"written responses": written_responses(problems)}
     for folder in sorted(judge.parent.iterdir()):
         if folder != judge and (folder / "config.json").is_file():
@@ -363,7 +363,7 @@ def _to_judge(judge: Path, prompt: PromptTemplate, problems: int) -> dict[str, l
 
 
 def _print_verdicts(judge: Path, prompt: PromptTemplate, judge_prompt: JudgePrompt, problems: int) -> None:
-    """How well the judge judges what the world wrote, and what the models beside it sample."""
+    """Print how well the judge judges generated responses, and samples of the models beside it."""
     for name, responses in _to_judge(judge, prompt, problems).items():
         accuracy, auc = judging_accuracy(judge, judge_prompt, responses)
         right = sum(response.is_right for response in responses) / len(responses)

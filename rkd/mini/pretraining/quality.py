@@ -1,4 +1,4 @@
-"""What a pretrained mini model can do, measured on the validation split: solving, and judging what others solved."""
+"""The quality of a pretrained mini model on the validation split: solving problems, and judging responses."""
 
 import random
 from collections import defaultdict
@@ -45,7 +45,7 @@ class JudgedResponse:
 def sampled_responses(
     folder: Path, prompt: PromptTemplate, problems: int, temperature: float, dataset: str = "mini_math"
 ) -> list[JudgedResponse]:
-    """One response of the model in `folder` to each of so many validation problems, with the prompt's examples."""
+    """One response of the model in `folder` to each of `problems` validation problems, with the prompt's examples."""
     queries = GENERATORS[dataset]("validation", problems, seed=0)
     generator = open_generator(Checkpoint(folder, folder.name), prompt, folder.name)
     responses = generator.generate(queries, Sampling(temperature, 1, JudgedSamples.max_response_tokens), seed=0)
@@ -56,7 +56,7 @@ def sampled_responses(
 
 
 def written_responses(problems: int) -> list[JudgedResponse]:
-    """As the judge's text has them: written by the world, right as often as wrong."""
+    """Generated responses as in the judge's training text, half of them right."""
     rng = random.Random("judged validation")
     documents = [mini_corpus.judged(rng, "validation") for _ in range(problems)]
     return [
@@ -74,7 +74,7 @@ def _groups(query: Query) -> tuple[str, str]:
 def solving_accuracy(
     folder: Path, prompt: PromptTemplate, problems: int, dataset: str = "mini_math"
 ) -> Mapping[str, float]:
-    """The share of greedy responses that solve a validation problem: of "all", and of each category."""
+    """The share of greedy responses that solve a validation problem, for "all" and for each category."""
     is_right: dict[str, list[bool]] = defaultdict(list)
     for response in sampled_responses(folder, prompt, problems, 0.0, dataset):
         for group in _groups(response.query):
@@ -86,7 +86,7 @@ def solving_accuracy(
 def judging_accuracy(
     folder: Path, judge_prompt: JudgePrompt, responses: Sequence[JudgedResponse]
 ) -> tuple[float, float]:
-    """Accuracy of the likelier verdict, and AUC of log p(Yes) - log p(No).
+    """Accuracy of the more likely verdict, and AUC of log p(Yes) - log p(No).
 
     Raises:
         ValueError: all responses are right, or all are wrong.
@@ -110,8 +110,8 @@ def judging_accuracy(
 class RubricScores:
     """Scores of responses to instructions of mini_open, 0 to 5.
 
-    `greedy`: means, of all and of each category. `spread`: of some samples at temperature 1 to one instruction, the
-    best score minus the worst, on average.
+    `greedy` holds the means, of all and of each category. `spread` is the mean of the best minus the worst score among
+    some samples at temperature 1 to one instruction.
     """
 
     greedy: Mapping[str, float]
@@ -123,7 +123,7 @@ class RubricScores:
 
 
 def rubric_scores(folder: Path, prompt: PromptTemplate, problems: int) -> RubricScores:
-    """What the responses of the model in `folder` to so many validation instructions are worth."""
+    """The scores of the responses of the model in `folder` to `problems` validation instructions."""
     queries = mini_open.queries("validation", problems, seed=0)
     generator = open_generator(Checkpoint(folder, folder.name), prompt, folder.name)
     scores: dict[str, list[int]] = defaultdict(list)
@@ -144,14 +144,14 @@ def rubric_scores(folder: Path, prompt: PromptTemplate, problems: int) -> Rubric
 
 @dataclass(frozen=True, slots=True)
 class AnsweredInstruction:
-    """A response to an instruction of mini_open, whose `gold_answer` is another one to compare it with."""
+    """A response to an instruction of mini_open; the query's `gold_answer` is another response to compare with."""
 
     query: Query
     text: str
 
 
 def answered_instructions(folder: Path, prompt: PromptTemplate, problems: int) -> list[AnsweredInstruction]:
-    """A sample of the model in `folder` for each of so many validation instructions, to compare with the reference."""
+    """One sample of the model in `folder` for each of `problems` validation instructions, with the reference."""
     queries = mini_open.queries("validation", problems, seed=0)
     generator = open_generator(Checkpoint(folder, folder.name), prompt, folder.name)
     sampled = generator.generate(queries, Sampling(1.0, 1, GradedSamples.max_response_tokens), seed=0)
@@ -159,7 +159,7 @@ def answered_instructions(folder: Path, prompt: PromptTemplate, problems: int) -
 
 
 def written_answers(problems: int) -> list[AnsweredInstruction]:
-    """As the grader's text has them: two responses of any quality to each validation instruction."""
+    """Two generated responses of any quality to each validation instruction, as in the grader's training text."""
     rng = random.Random("open validation")
     pairs = [
         (query, mini_corpus.open_response(rng, mini_open.parse(query.question)), query.question)
@@ -173,11 +173,11 @@ def written_answers(problems: int) -> list[AnsweredInstruction]:
 
 @dataclass(frozen=True, slots=True)
 class GradingQuality:
-    """A grader against the rubric: shares of exact, near and unreadable grades, and Spearman's correlation.
+    """A grader compared with the rubric: shares of exact, near and unreadable grades, and Spearman's correlation.
 
-    Of pairs of different worth, `grades_rightly` are told apart by their grades, equal ones counting half, and
-    `compares_rightly` by one token, the mean of both orders; `first_preferred`: how far that prefers what stands first,
-    0.5 being not at all.
+    Among pairs with different scores, `grades_rightly` is the share told apart by grades (equal grades count half), and
+    `compares_rightly` the share told apart by one token, as the mean of both orders. `first_preferred` is the
+    comparison's preference for the response shown first, 0.5 being none.
     """
 
     exact: float
@@ -198,7 +198,7 @@ class GradingQuality:
 
 
 def marking_quality(folder: Path, forms: Forms, responses: Sequence[JudgedResponse]) -> tuple[float, float]:
-    """How often a rubric judge gives 5 to what is right and less to what is wrong, and what share it gives no grade."""
+    """How often a rubric judge gives right responses 5 and wrong ones less, and the share without a grade."""
     grades = _grades(folder, forms, [one.query for one in responses], [one.text for one in responses])
     is_read = ~np.isnan(grades)
     is_right = np.array([one.is_right for one in responses])
@@ -206,7 +206,7 @@ def marking_quality(folder: Path, forms: Forms, responses: Sequence[JudgedRespon
 
 
 def grading_quality(folder: Path, forms: Forms, answered: Sequence[AnsweredInstruction]) -> GradingQuality:
-    """How well the model in `folder` grades these responses, and compares them with the others."""
+    """How well the model in `folder` grades these responses, and compares them with the references."""
     queries, texts = [one.query for one in answered], [one.text for one in answered]
     references = [reference for query in queries if (reference := query.gold_answer) is not None]
     true, other = (
@@ -237,7 +237,7 @@ def grading_quality(folder: Path, forms: Forms, answered: Sequence[AnsweredInstr
 
 
 def _grades(folder: Path, forms: Forms, queries: Sequence[Query], texts: Sequence[str]) -> np.ndarray:
-    """What the model in `folder` grades each response, 0 to 5, or NaN, (N,)."""
+    """The grades of the responses by the model in `folder`, 0 to 5, NaN if unreadable, (N,)."""
     asked = [replace(q, question=forms.rubric.render(q, text)) for q, text in zip(queries, texts, strict=True)]
     generator = open_generator(Checkpoint(folder, folder.name), PromptTemplate(template="{question}"), folder.name)
     replies = generator.generate(asked, Sampling(0.0, 1, GRADE_TOKENS), seed=0)

@@ -1,7 +1,7 @@
-"""Responses that models sampled, with a verdict or a grade, for the text that a judge or a grader learns from.
+"""Responses sampled from models, with a verdict or a grade, for the training text of a judge or a grader.
 
-What it is to judge later is sampled from a model, and sampled mistakes are unlike those that a program writes
-(`rkd.mini.mistakes`): a judge that learnt from written ones alone tells a trained student's responses hardly apart.
+A judge later reads sampled responses, whose mistakes differ from those that a program writes (`rkd.mini.mistakes`). A
+judge trained only on written mistakes can hardly tell a trained student's right and wrong responses apart.
 """
 
 import itertools
@@ -25,12 +25,12 @@ from rkd.store.fingerprint import digest_of_files
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSamples(ABC):
-    """How many questions of the split `pretrain` each model responds to, and how; a judge learns from what it says.
+    """The settings of the responses that models sample to questions of the split `pretrain`, for a judge's training.
 
     Args:
-        problems: by the name of the model's checkpoint; each model has questions of its own.
-        temperatures: of the samples of a question, of which equal ones are kept once. Right and wrong responses to one
-            question teach what the difference is, and hot ones make the slips of a weaker model.
+        problems: the number of questions, by the name of a model's checkpoint; each model has its own questions.
+        temperatures: the temperatures of a question's samples; equal samples are kept once. Right and wrong responses
+            to one question show the difference, and high temperatures give the slips of a weaker model.
     """
 
     problems: Mapping[str, int] = field(hash=False)
@@ -42,17 +42,17 @@ class PretrainSamples(ABC):
 
     @abstractmethod
     def asked(self, seed: int) -> Iterator[Document]:
-        """Questions without end, with the solution that they are drawn with."""
+        """An endless stream of questions with their generated solutions."""
 
     @abstractmethod
     def told(self, asked: Document, texts: list[str]) -> Iterator[tuple[str, Document]]:
-        """Documents about the different responses to a question, each with its kind."""
+        """Documents on the distinct responses to a question, each with its kind."""
 
     def digests(self, checkpoints: Path) -> dict[str, str]:
         """The digest of each model in the folder `checkpoints`.
 
         Raises:
-            FileNotFoundError: one of them is not there.
+            FileNotFoundError: one of the models does not exist.
         """
         for name in self.problems:
             if not (checkpoints / name / "config.json").is_file():
@@ -68,7 +68,7 @@ class PretrainSamples(ABC):
         """The documents of each kind, model by model.
 
         Args:
-            prompts: by dataset and without examples, how a question is put to the models.
+            prompts: the prompts of questions, by dataset and without examples.
         """
         made: dict[str, list[Document]] = defaultdict(list)
         for asked, texts in self._sampled(seed, prompts[self.dataset], checkpoints):
@@ -88,7 +88,7 @@ class PretrainSamples(ABC):
 
 
 class SolutionSamples(PretrainSamples):
-    """Responses to problems of mini_math's kind."""
+    """Responses to problems of the same kind as mini_math's."""
 
     dataset = "mini_math"
     max_response_tokens = 200
@@ -100,7 +100,7 @@ class SolutionSamples(PretrainSamples):
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedSamples(SolutionSamples):
-    """Each with the verdict on it."""
+    """Responses to problems, each with a verdict."""
 
     kinds = ("judged_samples",)
 
@@ -114,7 +114,7 @@ class JudgedSamples(SolutionSamples):
 
 @dataclass(frozen=True, kw_only=True)
 class MarkedSamples(SolutionSamples):
-    """Each with its marks beside a solution."""
+    """Responses to problems, each with a solution and a score."""
 
     kinds = ("marked_samples",)
 
@@ -126,14 +126,14 @@ class MarkedSamples(SolutionSamples):
 
 @dataclass(frozen=True, kw_only=True)
 class GradedSamples(PretrainSamples):
-    """Responses to instructions of mini_open, each with its grade, and two of different worth with the better one."""
+    """Responses to instructions of mini_open, each with its grade, and pairs of different scores, compared."""
 
     kinds = ("graded_samples", "compared_samples")
     dataset = mini_open.DATASET
     max_response_tokens = 80
 
     def asked(self, seed: int) -> Iterator[Document]:
-        """See `PretrainSamples`; instructions have no one solution."""
+        """See `PretrainSamples`; instructions have no single solution."""
         for question, _ in mini_open.instructions("pretrain", seed):
             yield Document(question, "", dataset=self.dataset)
 
@@ -147,11 +147,11 @@ class GradedSamples(PretrainSamples):
 
 
 def answers_rightly(query: Query, text: str) -> bool:
-    """Whether the text answers the query rightly."""
+    """Whether the answer in the text is right."""
     return answers_match(extract_answer(text, query.dataset), query.gold_answer, query.dataset)
 
 
 def _turned(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Every second pair the other way round: what was sampled at a low temperature stands first, and is better."""
+    """Swap every second pair: the first response has the lower temperature and would be better too often."""
     for place, (first, second) in enumerate(pairs):
         yield (second, first) if place % 2 else (first, second)
