@@ -184,7 +184,7 @@ class CorrectResponses:
         ]
 
     def expected_examples(self, queries: int, expected: Expected) -> float:
-        """About how many responses of so many queries are selected."""
+        """The approximate number of responses selected for `queries` queries."""
         return _expected(queries, expected.voted_texts * expected.labelled, self.responses_per_query)
 
 
@@ -222,7 +222,7 @@ class AllResponses:
         ]
 
     def expected_examples(self, queries: int, expected: Expected) -> float:
-        """About how many responses of so many queries are selected."""
+        """The approximate number of responses selected for `queries` queries."""
         return _expected(queries, expected.first_pass_texts, self.responses_per_query)
 
 

@@ -74,7 +74,7 @@ class Pairs:
         return pairs
 
     def expected_count(self, queries: Sequence[Query], prompt: PromptTemplate, expected: Expected) -> float:  # noqa: ARG002
-        """About how many pairs these training queries give."""
+        """The approximate number of pairs from these training queries."""
         return len(queries) * expected.labelled * expected.balanced * expected.pairs * self.max_pairs_per_query
 
     def _all_pairs(
@@ -131,7 +131,7 @@ class OneSourcePairs:
         return pairs
 
     def expected_count(self, queries: Sequence[Query], prompt: PromptTemplate, expected: Expected) -> float:  # noqa: ARG002
-        """About how many pairs these training queries give.
+        """The approximate number of pairs from these training queries.
 
         The teacher can give fewer: the number of queries with both right and wrong responses is not known.
         """
