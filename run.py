@@ -12,14 +12,14 @@ from rkd.config import REFUSALS, refusal
 from rkd.errors import JobError
 from rkd.processes import with_import_path
 
-# Hydra then hands its errors on instead of printing them, and `run` below says what to do about them.
+# Hydra then raises its errors instead of printing them, and `run` below says what to do about them.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> float | None:
-    """Build the stages that the config names, run them, leave the result behind."""
-    from rkd.jobs.job import run_job  # here: it loads PyTorch, which a typo in a key need not wait for
+    """Build the stages that the config names, run them and write the result."""
+    from rkd.jobs.job import run_job  # here: a typo in a key is reported before PyTorch is loaded
 
     hydra_config = HydraConfig.get()
     is_multirun = hydra_config.mode == RunMode.MULTIRUN
@@ -31,12 +31,12 @@ def main(config: DictConfig) -> float | None:
     except JobError as error:
         if not is_multirun:
             sys.exit(f"\n{error}")
-        print(f"\n{error}\n", file=sys.stderr)  # now: the other jobs go on, and Hydra raises the first error alone
+        print(f"\n{error}\n", file=sys.stderr)  # now: the other jobs go on, and Hydra raises only the first error
         raise
 
 
 def run() -> None:
-    """`main`, its failures told in one message each; the exit code is not 0 then."""
+    """Run `main`; a failure ends it with one message and a nonzero exit code."""
     os.environ |= with_import_path(os.environ)  # for the workers of a launcher
     try:
         main()

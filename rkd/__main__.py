@@ -39,10 +39,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command: its exit code."""
+    """Run the command; returns its exit code."""
     given = sys.argv[1:] if argv is None else list(argv)
     try:
-        if given[:1] == ["pretrain"] and not _asks_for_help(given[1:]):  # all that follows is Hydra's
+        if given[:1] == ["pretrain"] and not _asks_for_help(given[1:]):  # Hydra parses all that follows
             return _pretrain(given[1:])
         arguments = command_parser().parse_args(given)
         return int(arguments.run(arguments))
@@ -158,7 +158,7 @@ def _models() -> list[str]:
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
-    """Whether `pretrain` was asked for help without a model: Hydra has none then."""
+    """Whether `pretrain` was asked for help without a model, for which Hydra has no config."""
     return not {"-h", "--help"}.isdisjoint(arguments) and not any(one.startswith("pretrain=") for one in arguments)
 
 
@@ -258,7 +258,7 @@ def _pretrain(arguments: Sequence[str]) -> int:
 
         make_model(config)
 
-    sys.argv[1:] = arguments  # Hydra reads no other
+    sys.argv[1:] = arguments  # Hydra reads its arguments from here
     try:
         pretrain()
     except REFUSALS as error:

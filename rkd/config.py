@@ -1,4 +1,4 @@
-"""What a setting may be: its type, as the part that takes it declares, and its range; wrong ones end a job at once."""
+"""Types and ranges of settings: the part that takes a setting declares them, and a wrong value ends a job at once."""
 
 import dataclasses
 import re
@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 Range = tuple[Callable[[Any], bool], str]
-"""Whether a value is possible, and what to say of it if not."""
+"""A check whether a value is in the range, and the words for the range."""
 
 ABOVE_0: Range = (lambda value: value > 0, "above 0")
 NOT_NEGATIVE: Range = (lambda value: value >= 0, "at least 0")
@@ -25,17 +25,17 @@ AT_LEAST_1: Range = (lambda value: value >= 1, "at least 1")
 SHARE: Range = (lambda value: 0 <= value <= 1, "in [0, 1]")
 
 CONF = Path(__file__).parents[1] / "conf"
-COMMON = "base"  # a file with what the options of a group have in common is no option
+COMMON = "base"  # the file of values that all options of a group share; it is no option itself
 HELP_WIDTH, HELP_INDENT = 100, " " * 4
 
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
 
 
 def published(key: str, default: float, *, _root_: DictConfig) -> float:
-    """What `${published:KEY,DEFAULT}` in a config stands for: the paper's value for the models and dataset of the job.
+    """Resolve `${published:KEY,DEFAULT}` in a config: the paper's value for the models and dataset of the job.
 
-    The table is `published` (conf/scale/paper.yaml). Where it names no value for the dataset, that for GSM8K holds, and
-    for models that it does not know, or without the table, the default.
+    The table is `published` (conf/scale/paper.yaml). If it has no value for the dataset, the value for GSM8K holds. If
+    it does not have the models, or if there is no table, the default holds.
     """
     student, teacher, dataset = (OmegaConf.select(_root_, f"{role}.name") for role in ("student", "teacher", "dataset"))
     values = OmegaConf.select(_root_, "published") or {}
@@ -49,7 +49,7 @@ OmegaConf.register_new_resolver("published", published, replace=True)
 
 
 def options(group: str) -> str:
-    """What `${options:GROUP}` in a config stands for: the names of the group's options, as `--help` lists them."""
+    """Resolve `${options:GROUP}` in a config: the names of the group's options, as `--help` lists them."""
     names = [path.stem for path in (CONF / group).glob("*.yaml") if path.stem != COMMON]
     by_number = sorted(names, key=lambda name: re.sub(r"\d+", lambda digits: digits[0].zfill(4), name))
     return textwrap.fill(" ".join(by_number), HELP_WIDTH - len(HELP_INDENT), subsequent_indent=HELP_INDENT)
@@ -59,13 +59,13 @@ OmegaConf.register_new_resolver("options", options, replace=True)
 
 
 def check_ranges(group: str, settings: object, ranges: Mapping[str, Range]) -> None:
-    """Refuse a setting outside its range; None is in every range, its type says whether it may be.
+    """Refuse a setting outside its range. None passes: the type of a setting says whether it may be None.
 
     Args:
-        group: how the config calls the settings.
+        group: the config's name for the settings.
 
     Raises:
-        ValueError: it says which setting, its value and its range.
+        ValueError: a setting is outside; the message names it, its value and its range.
     """
     for name, (is_possible, words) in ranges.items():
         value = getattr(settings, name)
@@ -77,11 +77,11 @@ def check_types(config: DictConfig, whole: type) -> None:
     """Refuse settings that their part does not have, and values of a type that it does not take.
 
     Args:
-        config: parts are its nodes with a `_target_`, and the config itself.
+        config: its parts are the nodes with a `_target_`, and the config itself.
         whole: the dataclass that takes the config's own values.
 
     Raises:
-        ValueError: it says which, and what may stand there.
+        ValueError: a setting is wrong; the message names it and the allowed values.
     """
     for key, value, declared in [*_values("", config, whole), *_values_of_parts("", config)]:
         if isinstance(value, str) and _is_part(declared):
@@ -112,7 +112,7 @@ def _values_of_parts(key: str, node: DictConfig) -> Iterator[tuple[str, Any, Any
 def _refuse_what_is_no_function(key: str, path: Any) -> None:
     try:
         is_function = callable(resolve_name(str(path)))
-    except Exception as error:  # whatever its module raises while it is imported
+    except Exception as error:  # the import of a module may raise any error
         raise ValueError(f"{key}={path}: it cannot be imported. {type(error).__name__}: {error}") from error
     if not is_function:
         raise ValueError(f"{key}={path}: it is no function.")
@@ -127,7 +127,7 @@ def _refuse_unknown(key: str, node: DictConfig, part: Any) -> None:
 
 
 def _values(key: str, node: DictConfig, part: Any) -> Iterator[tuple[str, Any, Any]]:
-    """The values that a dataclass is given, with their types; containers and other parts' values are no concern."""
+    """The plain values that a dataclass is given, with their declared types; containers and parts are left out."""
     if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
         return
     declared = typing.get_type_hints(part)
@@ -139,13 +139,13 @@ def _values(key: str, node: DictConfig, part: Any) -> Iterator[tuple[str, Any, A
 
 
 def _is_part(declared: Any) -> bool:
-    """Whether a dataclass, or what a protocol describes, is to stand there."""
+    """Whether the declared type is a dataclass or a protocol."""
     declared = [one for one in typing.get_args(declared) or (declared,) if one is not types.NoneType]
     return all(isinstance(one, type) and (dataclasses.is_dataclass(one) or Protocol in one.__mro__) for one in declared)
 
 
 def _simple_types(declared: Any) -> list[Any] | None:
-    """The types or words that a value may have; None where the declaration has others too."""
+    """The simple types or literals that a value may have; None if the declaration has other types too."""
     if typing.get_origin(declared) in (Union, types.UnionType):
         allowed: list[Any] = []
         for one in typing.get_args(declared):
@@ -171,9 +171,9 @@ def _name(allowed: Any) -> str:
 
 
 def without_environment(config: DictConfig) -> dict[str, Any]:
-    """The resolved config as plain values, with the reference, `${oc.env:NAME}`, in the place of a variable's value.
+    """The resolved config as plain values; an environment variable keeps its reference, `${oc.env:NAME}`.
 
-    What is written down or uploaded thus holds no key, and reads the variable again where a job is run with it.
+    Files and uploads thus hold no key, and a job that is run with them reads the variable again.
     """
     OmegaConf.register_new_resolver("oc.env", lambda *name: f"${{oc.env:{','.join(map(str, name))}}}", replace=True)
     try:
@@ -190,18 +190,18 @@ def plain_values(config: DictConfig) -> dict[str, Any]:
 
 
 REFUSALS = (HydraException, OmegaConfBaseException)
-"""What Hydra raises of a command line that it cannot compose; with HYDRA_FULL_ERROR=1 it reaches the caller."""
+"""Errors that Hydra raises for a command line it cannot compose; with HYDRA_FULL_ERROR=1 they reach the caller."""
 
 
 def refusal(error: Exception, command: str) -> str:
-    """What to tell a user whose command line was refused: Hydra's reason, without its noise, and where to look.
+    """The message for a refused command line: Hydra's reason, without its internal details, and where to look.
 
     Args:
         error: one of `REFUSALS`.
-        command: how the user calls the command.
+        command: the command as the user types it.
     """
     said = f"{error}\n{error.__cause__ or ''}".splitlines()
-    # Appending an unknown key would only be refused later, and OmegaConf's inner names help nobody.
+    # Appending an unknown key would only be refused later, and OmegaConf's internal names do not help a user.
     noise = ("To append to your config", "    full_key:", "    object_type=", "Config search path", "\tprovider=")
     lines = [line for line in dict.fromkeys(said) if line and not line.startswith(noise)]
     if "hydra/launcher" in said[0]:

@@ -1,7 +1,7 @@
-"""Records from JSON: what `json.loads` made enters, a dataclass with checked types leaves.
+"""Records from JSON: the output of `json.loads` enters, a dataclass with checked types leaves.
 
-A value keeps the form that it has in the file. A whole number where a float is declared stays one, for digests are made
-of the text that is written again.
+A value keeps the form that it has in the file. A whole number stays one where a float is declared, because digests are
+made of the text that is written again.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, Ite
 
 Kind = TypeVar("Kind")
 
-SHOWN = 3  # of the faults of one value; more are counted
+SHOWN = 3  # faults of one value that a message lists; further ones are counted
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -36,13 +36,13 @@ def _said(error: BaseException, kind: type | None) -> str:  # noqa: ARG001
         return f"{error.cl.__name__} has no field {', '.join(map(repr, sorted(error.extra_fields)))}"
     if isinstance(error, KeyError):
         return f"field {error} is missing"
-    if isinstance(error, AttributeError):  # cattrs asked something else for its keys
+    if isinstance(error, AttributeError):  # cattrs asked for the keys of a value that has none
         return "not an object"
     return str(error)
 
 
 def _check(value: Any, kind: type) -> Any:
-    """The value itself, if it is of the type; true and false are no numbers."""
+    """The value itself, if it has the type; true and false are not numbers."""
     allowed = (int, float) if kind is float else kind
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{value!r} is not {NAMES[kind]}")

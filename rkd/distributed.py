@@ -1,7 +1,7 @@
-"""Processes of one machine that train one model together: sums over them, and who is who.
+"""Processes of one machine that train one model together: their ranks, and sums over them.
 
-The leader (rank 0) is the process that the user started: it runs the whole job. The others follow: they take part in
-every training stage and wait where the leader works alone. A process that is on its own is a leader of none.
+The leader (rank 0) is the process that the user started: it runs the whole job. The others are followers: they take
+part in every training stage and wait while the leader works alone. A single process is a leader without followers.
 """
 
 import contextlib
@@ -23,17 +23,17 @@ from rkd.errors import FollowerError
 from rkd.io import write_whole
 from rkd.processes import with_import_path
 
-RANK, COUNT, LEADER = "LOCAL_RANK", "RKD_PROCESSES", "RKD_LEADER"  # names in the environment; the first is Lightning's
+RANK, COUNT, LEADER = "LOCAL_RANK", "RKD_PROCESSES", "RKD_LEADER"  # environment variables; the first is Lightning's
 CONFIG = "config.json"  # in the folder of a job with followers
-GRACE = 20.0  # seconds in which a process notices by itself that another one has died
+GRACE = 20.0  # seconds that a process has to notice by itself that another one has died
 
 Item = TypeVar("Item")
 
-_started: dict[Path, subprocess.Popen] = {}  # the followers of this process, by their logs
+_started: dict[Path, subprocess.Popen] = {}  # the followers of this process, by log file
 
 
 def rank() -> int:
-    """This process's place among those that train together, from 0."""
+    """The rank of this process among those that train together, from 0."""
     return int(os.environ.get(RANK, "0")) if count() > 1 else 0
 
 
@@ -53,12 +53,12 @@ def leader_lives() -> bool:
 
 
 def own_share(items: Sequence[Item]) -> Sequence[Item]:
-    """Those that fall to this process, where all have the same items."""
+    """The items of this process; all processes give the same sequence."""
     return items[rank() :: count()]
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of the tensors of all processes, which have one shape; a new tensor, without gradient."""
+    """The sum of the processes' tensors, which all have the same shape; a new tensor, without gradient."""
     total = values.detach().clone()
     if distributed.is_initialized():
         distributed.all_reduce(total)
@@ -66,7 +66,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def mean_over_processes(metrics: Mapping[str, float], device: torch.device) -> dict[str, float]:
-    """The mean of each metric over the processes, all of which have the same ones."""
+    """The mean of each metric over the processes; all processes have the same metrics."""
     if count() == 1:
         return dict(metrics)
     means = sum_over_processes(torch.tensor(list(metrics.values()), dtype=torch.float64, device=device)) / count()
@@ -74,9 +74,9 @@ def mean_over_processes(metrics: Mapping[str, float], device: torch.device) -> d
 
 
 def share_of_weight(weight: float, device: torch.device) -> float:
-    """What a mean loss of this weight is multiplied by, so that the mean over processes of its gradient is right.
+    """The factor n w_i / Σ_j w_j of a mean loss of weight w_i: the mean gradient over the n processes is then right.
 
-    A loss is a mean over tokens or pairs, and processes have different numbers of them: n w_i / Σ_j w_j.
+    A loss is a mean over tokens or pairs, and processes have different numbers of them.
     """
     if count() == 1:
         return 1.0
@@ -86,13 +86,13 @@ def share_of_weight(weight: float, device: torch.device) -> float:
 
 @contextlib.contextmanager
 def followers(processes: int, folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
-    """Let so many processes, this one included, run the job of a resolved config; the others end with the block.
+    """Run the job of a resolved config in several processes, this one included; the others end with the block.
 
     Args:
-        folder: the job's, where each follower finds the config and leaves a log.
+        folder: the job's folder, where each follower finds the config and leaves a log.
 
     Raises:
-        FollowerError: one of them has failed, and this process with it.
+        FollowerError: a follower has failed, and this process with it.
     """
     if processes == 1:
         yield
@@ -105,7 +105,7 @@ def followers(processes: int, folder: Path, config: Mapping[str, Any]) -> Iterat
     try:
         yield
         for process in _started.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):  # the job is done, whatever holds it up
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the job is done already
                 process.wait(GRACE)
     except Exception as error:
         if isinstance(error, FollowerError) or (words := _last_words()) is None:
@@ -126,7 +126,7 @@ def followers(processes: int, folder: Path, config: Mapping[str, Any]) -> Iterat
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """What all processes do at the same time; a leader that waits here for one that has died ends.
+    """A block that all processes run at the same time; a leader that waits in it for a dead follower ends.
 
     Raises:
         FollowerError: a follower has failed already.
@@ -142,13 +142,13 @@ def together() -> Iterator[None]:
 
 
 def place_of(rank: int, processes: int, port: int) -> dict[str, str]:
-    """What the environment of one of so many processes says of its place; they meet at the port."""
+    """The environment variables that give a process its rank; the processes meet at the port."""
     meeting = {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return {RANK: str(rank), COUNT: str(processes), **meeting}
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at."""
+    """A free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -156,7 +156,7 @@ def free_port() -> int:
 
 
 def _start(number: int, folder: Path) -> subprocess.Popen:
-    """A follower of this process, by the resolved config: the command line would start a whole sweep again."""
+    """Start a follower from the resolved config; the command line would start a whole sweep again."""
     environment = with_import_path({**os.environ, RANK: str(number), LEADER: str(os.getpid())})
     with _log(folder, number).open("w", encoding="utf-8") as log:
         return subprocess.Popen(
@@ -172,7 +172,7 @@ def _log(folder: Path, number: int) -> Path:
 
 
 def _last_words() -> str | None:
-    """How a follower that has failed has ended; None where none has."""
+    """How a failed follower ended; None if none has failed."""
     for log, process in _started.items():
         if code := process.poll():
             said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -183,7 +183,7 @@ def _last_words() -> str | None:
 
 
 def _end_with_followers(done: threading.Event) -> None:
-    """End this process if it waits for a follower that has died: what it waits in cannot be interrupted otherwise."""
+    """End this process if it waits for a dead follower; the wait cannot be interrupted otherwise."""
     while not done.wait(1.0):
         if (words := _last_words()) is not None and not done.wait(GRACE):
             print(words, file=sys.stderr, flush=True)

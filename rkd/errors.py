@@ -1,11 +1,11 @@
-"""Errors that a user can mend: the message says what went wrong, why, and what to do next.
+"""Errors that a user can fix: the message says what went wrong, why, and what to do next.
 
 This module imports nothing, so that a command can name these errors before it loads PyTorch.
 """
 
 
 class UserError(RuntimeError):
-    """The base of all errors that a user can mend; the message is complete, and no traceback is needed."""
+    """The base of all errors that a user can fix; the message is complete, and no traceback is needed."""
 
 
 class JobError(UserError):
@@ -25,7 +25,7 @@ class TrackingError(UserError):
 
 
 class FollowerError(UserError):
-    """A process that was started to help has failed; the message has its last words."""
+    """A follower process has failed; the message says how it ended."""
 
 
 class EndpointError(UserError):

@@ -1,4 +1,4 @@
-"""Files that are whole whenever somebody reads them."""
+"""Files that are written as a whole, so that a reader never finds an incomplete one."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write `text` beside `path`, then put it in its place: a reader meets the old text or the new one."""
+    """Write `text` beside `path`, then move it to `path`: a reader finds the old text or the new one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("w", encoding="utf-8") as file:
@@ -22,7 +22,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One row a line, in JSON."""
+    """Write one row per line, in JSON."""
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 

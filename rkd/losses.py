@@ -1,8 +1,8 @@
 """Every loss and tensor formula of the method; torch enters, scalars and per-token tensors leave.
 
 Eq. (n) is that of paper D. Shapes: B responses (or pairs), T tokens, V vocabulary. Log-probabilities, entropies and KL
-are in nats. A `response_mask` is boolean, (B, T), True where a token counts; what stands elsewhere, NaN and infinity
-included, changes neither a loss nor its gradient. Unless a docstring says otherwise, a loss is a mean over all selected
+are in nats. A `response_mask` is boolean, (B, T), True where a token counts. Values elsewhere, NaN and infinity
+included, change neither a loss nor its gradient. Unless a docstring says otherwise, a loss is a mean over all selected
 tokens of the batch, not a mean of per-response means.
 """
 
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 KLEstimator = Literal["k1", "k2", "k3"]
 Reduce = Callable[[Tensor, Tensor], Tensor]
-"""Values (B, T) and their mask to a scalar: what a loss over tokens is the mean over."""
+"""Reduces values (B, T) and their mask to a scalar: the mean of a loss over tokens."""
 
 
 def check_same_shape(**tensors: Tensor) -> None:
@@ -35,10 +35,10 @@ def masked_mean(
 ) -> Tensor:
     """Mean of `values` (B, T) over all tokens that `response_mask` (B, T) selects in the batch, a scalar.
 
-    `total` as for `center_and_scale`; with one that is no identity there is no gradient.
+    `total` as for `center_and_scale`; a `total` other than the identity gives no gradient.
 
     Raises:
-        ValueError: the shapes differ, or no token is selected (the mean would be NaN, and so the weights after it).
+        ValueError: the shapes differ, or no token is selected (the mean, and then the weights, would be NaN).
     """
     check_same_shape(values=values, response_mask=response_mask)
     if not response_mask.any():
@@ -62,10 +62,10 @@ def mean_of_response_means(values: Tensor, response_mask: Tensor) -> Tensor:
 
 
 def mean_of_response_sums(values: Tensor, response_mask: Tensor, *, divisor: float) -> Tensor:
-    """Mean over responses of the sum over the selected tokens of each, by a constant, a scalar: Dr. GRPO.
+    """Mean over responses of (sum over the selected tokens of each) / `divisor`, a scalar: Dr. GRPO, arXiv:2503.20783.
 
-    Divided by a constant, the longest length say, a long response has no smaller gradient per token than a short one:
-    arXiv:2503.20783. (B, T) each.
+    The divisor is a constant, such as the longest length: a long response then has no smaller gradient per token than
+    a short one. (B, T) each.
 
     Raises:
         ValueError: the shapes differ.
@@ -82,14 +82,14 @@ def center_and_scale(
     The variance divides by n − 1, as in the PPO code of Ziegler et al., arXiv:1909.08593, and its successors.
 
     Args:
-        total: sums a tensor over all processes, where `values` are the share of one of them.
+        total: sums a tensor over all processes, if `values` are the share of one process.
 
     Raises:
         ValueError: the shapes differ, or no token is selected.
     """
     mean = masked_mean(values, response_mask, total=total)
     centered = (values - mean).masked_fill(~response_mask, 0)
-    # One selected token has no spread: n − 1 is taken as 1 there, and the result is 0 instead of NaN.
+    # One selected token has no variance: n − 1 is taken as 1, and the result is 0 instead of NaN.
     variance = total(centered.square().sum()) / (total(response_mask.sum()) - 1).clamp(min=1)
     return centered * torch.rsqrt(variance + 1e-8)
 
@@ -131,9 +131,8 @@ def token_entropy(logits: Tensor) -> Tensor:
 def in_chunks(function: Callable[..., Tensor], chunk_tokens: int, *tensors: Tensor) -> Tensor:
     """`function` of tensors (B, T, …), `chunk_tokens` positions at a time, joined along T.
 
-    What the function makes on its way exists for one chunk only, neither later nor among what is kept for the backward
-    pass, which computes each chunk again. Full-vocabulary float32 is the memory peak of training: 64 × 512 × 128k is
-    17 GB.
+    Intermediate tensors exist for one chunk only. They are not kept for the backward pass, which computes each chunk
+    again. Full-vocabulary float32 is the memory peak of training: 64 × 512 × 128k is 17 GB.
     """
     if tensors[0].shape[1] <= chunk_tokens:
         return function(*tensors)
@@ -278,7 +277,7 @@ def clipped_surrogate_loss(
         response_mask: True where y_t is a token the policy sampled, (B, T).
         clip_range: ε, dimensionless, 0 < ε < 1.
         clip_range_high: ε of the upper bound where it differs from the lower one, > 0 (DAPO, arXiv:2503.14476).
-        reduce: what stands for mean_t; None is the mean over all selected tokens of the batch.
+        reduce: the reduction mean_t; None is the mean over all selected tokens of the batch.
 
     Returns:
         Scalar.
@@ -322,7 +321,7 @@ def value_loss(
         ValueError: the shapes differ, or no token is selected.
     """
     check_same_shape(values=values, old_values=old_values, returns=returns, response_mask=response_mask)
-    values = values.masked_fill(~response_mask, 0)  # stops the gradient of what stands on padding, NaN included
+    values = values.masked_fill(~response_mask, 0)  # stops the gradient of values on padding, NaN included
     returns, old_values = returns.detach(), old_values.detach()
     error = (values - returns).square()
     if value_clip_range is not None:
@@ -338,7 +337,7 @@ def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, *, estimator: KLEs
 
     k1 and k3 are unbiased, k2 and k3 never negative. As a *loss* they differ more: on-policy the gradient of k1 has
     mean zero, that of k2 is the gradient of the KL, that of k3 is the gradient of the reverse, KL(π_ref ‖ π).
-    There is no mask here: let both arguments be 0 on padding, where e^(−d) could overflow and spoil the gradient.
+    There is no mask here: both arguments must be 0 on padding, where e^(−d) could overflow and spoil the gradient.
 
     Args:
         logprobs: log π(y_t | x, y_<t), (B, T).

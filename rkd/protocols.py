@@ -1,6 +1,6 @@
-"""What a stage may be given: the four roles that have more than one implementation.
+"""The protocols of roles with more than one implementation, and the records that they exchange.
 
-Shapes: B responses, T response tokens of the longest one.
+Shapes: B responses.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from rkd.records import Query, Response
 class Sampling:
     """How to draw responses; lengths are in tokens of the model's tokenizer.
 
-    `temperature` is that of all samples, or of each of a query's samples in turn; 0 is greedy decoding.
+    `temperature` is one number for all samples, or one for each sample of a query; 0 is greedy decoding.
     """
 
     temperature: float | tuple[float, ...]
@@ -47,7 +47,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
-    """The reward of each response, (B,), and the named parts that made it, (B,) each; all without gradient."""
+    """The reward of each response, (B,), and the named parts that it is made of, (B,) each; all without gradient."""
 
     total: Tensor
     components: Mapping[str, Tensor]
@@ -58,7 +58,7 @@ class TextGenerator(Protocol):
 
     @property
     def name(self) -> str:
-        """Recorded with each response."""
+        """The name that is recorded with each response."""
         ...
 
     def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
@@ -78,5 +78,5 @@ class RewardFunction(Protocol):
     """Scores responses for reinforcement learning."""
 
     def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
-        """Rewards of the responses, `queries[i]` being the query of `responses[i]`."""
+        """Rewards of the responses; `queries[i]` is the query of `responses[i]`."""
         ...

@@ -19,8 +19,8 @@ class Query:
     """One question put to a model: q in both papers.
 
     `question` is the bare question; `rkd.data.prompts` makes the text that a model sees. `gold_answer` is None in every
-    label-free training split, so a stage cannot read what it must not know; of an open-ended test it is the reference
-    that responses are compared with.
+    label-free training split, so that no stage can read it. In an open-ended test it is the reference that responses
+    are compared with.
     """
 
     id: str
@@ -40,7 +40,7 @@ class Response:
     """One sampled text: a in paper D.
 
     `is_finished` is False when the text was cut at the length limit before the end-of-sequence token. `withheld` says
-    why there is no answer behind a server: the model declined ("refusal"), or a filter took the text or a part of it
+    why a server gave no answer: the model declined ("refusal"), or a filter removed the text or a part of it
     ("content_filter").
     """
 
@@ -87,7 +87,7 @@ class Checkpoint:
     digest: str
 
     def fingerprint(self) -> dict[str, str]:
-        """What stands for it in the fingerprint of a later stage: its content, not its place."""
+        """Its part in the fingerprint of a later stage: its content, not its path."""
         return {"digest": self.digest}
 
 
@@ -100,7 +100,7 @@ def to_json_line(record: Record) -> str:
 
 
 def _fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """What was not withheld has no such field: a local model's responses, and digests of them, are what they were."""
+    """The fields; `withheld` is left out if it is None, so that digests of a local model's responses stay the same."""
     return {name: value for name, value in pairs if name != "withheld" or value is not None}
 
 
@@ -114,7 +114,7 @@ def read_jsonl(path: Path, record_type: type[Record]) -> list[Record]:
     """Read records in file order.
 
     Raises:
-        ValueError: a line is no JSON object of this record's fields; the message names file and line.
+        ValueError: a line is no JSON object with this record's fields; the message names file and line.
     """
     records = []
     with path.open(encoding="utf-8") as file:
@@ -127,7 +127,7 @@ def read_jsonl(path: Path, record_type: type[Record]) -> list[Record]:
 
 
 def digest_of(records: Sequence[Record]) -> str:
-    """SHA-256 of the records' JSONL form, as 16 hexadecimal digits: equal records, equal digest."""
+    """SHA-256 of the records' JSONL form, as 16 hexadecimal digits; equal records have equal digests."""
     sha = hashlib.sha256()
     for record in records:
         sha.update(to_json_line(record).encode() + b"\n")

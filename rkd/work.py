@@ -1,8 +1,8 @@
-"""Planned work: what a stage is going to ask of which model, and what it will train on or judge.
+"""Planned work: the queries that a stage will ask of a model, and the responses that it will train on or judge.
 
-Every stage says it of itself (`planned_work`); `rkd.jobs.work_plan` puts the stages of a job in a row. Sizes are
-expected ones: which queries keep a label, and which pairs there are, only the stages can find out, so the shares that
-one job of the mini world found stand for them (`EXPECTED`).
+Every stage plans its own work (`planned_work`); `rkd.jobs.work_plan` lists the stages of a job in order. Sizes are
+expected ones: only the stages can find out which queries keep a label and which pairs there are. The plan uses the
+shares that one job of the mini world found (`EXPECTED`).
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ FORWARD = 1 / 3
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One stage: what is asked of `model`, and responses that it is trained on or judges.
+    """The work of one stage: queries asked of `model`, and responses that it is trained on or judges.
 
-    `asked` are numbers of queries, each with how they are answered. `trained` counts a response once for each forward
-    and backward pass; a forward pass alone is a third. `judged` counts verdicts, at most: equal responses to a query
-    share one. `group_size` responses share the reading of their prompt.
+    `asked` holds numbers of queries, each with its sampling. `trained` counts a response once for each forward and
+    backward pass; a forward pass alone is a third. `judged` is the largest number of verdicts: equal responses to a
+    query share one. `group_size` responses share the reading of their prompt.
     """
 
     stage: str
@@ -36,23 +36,23 @@ class Work:
 
     @property
     def queries(self) -> float:
-        """Queries that are asked, once for each way of asking."""
+        """Number of queries asked, counted once for each sampling."""
         return sum(queries for queries, _ in self.asked)
 
     @property
     def sampled(self) -> float:
-        """Responses that are drawn."""
+        """Number of responses drawn."""
         return sum(queries * sampling.samples_per_query for queries, sampling in self.asked)
 
     @property
     def tokens(self) -> int:
-        """The most response tokens that so many responses have."""
+        """The largest number of response tokens that these responses can have."""
         return round((self.sampled + self.trained + self.judged) * self.max_response_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What a stage leaves of what it gets; beside each share, the counts in `result.json` that it is the ratio of."""
+    """Expected ratios of a stage's output to its input; beside each, the counts in `result.json` that it divides."""
 
     second_pass: float  # training_second_pass_queries / training_queries
     labelled: float  # 1 - training_without_label / training_queries
@@ -63,8 +63,8 @@ class Expected:
     validation_pairs: float  # validation_pairs / (balanced validation queries × validation_pairs.max_pairs_per_kind)
 
 
-# mini_math, mini_large teaches mini_1, seed 0: of 5,000 queries 274 had a second pass and 4,778 a label; 6,697 texts in
-# the first pass, 5,510 with the label; 1,634 balanced queries, 2,761 pairs of at most 2 each.
+# Dataset mini_math, teacher mini_large, student mini_1, seed 0: 274 of 5,000 queries had a second pass and 4,778 a
+# label; 6,697 texts in the first pass, 5,510 with the label; 1,634 balanced queries, 2,761 pairs of at most 2 each.
 EXPECTED = Expected(
     second_pass=0.055, labelled=0.956, first_pass_texts=1.34, voted_texts=1.15, balanced=0.34, pairs=0.84,
     validation_pairs=1.9,
@@ -73,17 +73,17 @@ EXPECTED = Expected(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How much the stages of a job have to do, as far as a plan knows it.
+    """The amount of work of a job's stages, as far as a plan knows it.
 
     Args:
         answered: queries that the teacher answers.
-        validated: validation queries by which the weights of a student are chosen, each answered by `greedy`.
-        examples: responses that the student is taught, of at most `example_tokens`; None: of recorded responses nobody
-            knows it before they are taught.
+        validated: validation queries by which a student's weights are chosen, each answered with the sampling `greedy`.
+        examples: responses that the student is trained on, of at most `example_tokens`; that is None for recorded
+            responses, whose lengths are unknown before the training.
         sampled: queries that the student is sampled on.
-        pairs, held_out_pairs: to train on, and to be judged by; responses of at most `pair_tokens`.
+        pairs, held_out_pairs: pairs for training and for validation; their responses have at most `pair_tokens`.
         is_graded: a judge grades the responses, and there is no vote.
-        has_reward_model: reinforcement learning reads one.
+        has_reward_model: reinforcement learning uses a reward model.
     """
 
     expected: Expected
@@ -101,7 +101,7 @@ class Sizes:
 
 
 def about(number: float) -> str:
-    """Two digits: more would look counted."""
+    """The number rounded to two digits, since more would look like an exact count."""
     digits = max(0, len(str(round(number))) - 2)
     return f"{round(number, -digits):,.0f}"
 
@@ -112,7 +112,7 @@ def epochs_said(count: int) -> str:
 
 
 def short_number(number: float) -> str:
-    """Three digits and a unit."""
+    """The number with three digits and a unit."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.3g} {unit}"

@@ -2,8 +2,8 @@ r"""The final answer of a response: y = Extract(a) of paper D, section 3.
 
 A text enters, a canonical answer leaves: a number (`"1000.5"`, `"-3/4"`), a LaTeX expression that is no plain number
 (`"\sqrt{16}"`), a letter A to J, or None. A response without an answer phrase ("The answer is N.", `#### N`, `A: N`,
-`Answer: N`, `\boxed{N}`) has no answer: nothing is guessed from its other numbers or letters. What follows a new `Q:`
-or `Question:` line answers another question and is cut off.
+`Answer: N`, `\boxed{N}`) has no answer: nothing is guessed from its other numbers or letters. Text after a new `Q:` or
+`Question:` line answers another question and is cut off.
 """
 
 import re
@@ -19,23 +19,23 @@ LETTERS = "ABCDEFGHIJ"  # of options; MMLU-Pro has up to ten
 MAX_DIGITS = 40  # a longer number is a run-away generation, and Python refuses to convert more than 4,300 digits
 FLOAT_NOISE = Fraction(1, 10**9)  # relative: a model that calculates in floating point is off by that much
 _ROUNDED_PLACES = 4  # a decimal this long is taken to be rounded: 0.3333 stands for 1/3, 0.33 does not
-_ANSWER_CHARACTERS = 120  # looked at behind an answer phrase
+_ANSWER_CHARACTERS = 120  # examined after an answer phrase
 _MAX_PHRASES = 64  # answer phrases without an answer that are tried before giving up
 
-# Every quantifier is bounded or possessive: extraction is linear in the text, whatever a model wrote.
-# A line of at least three words, and not the first one, which may restate the question that is answered.
+# Every quantifier is bounded or possessive: extraction takes linear time for any text.
+# A line of at least three words. The first line is excluded: it may restate the question that is answered.
 _NEW_QUESTION = re.compile(r"(?<=\n)[ \t]*+(?:Q|Question)(?: ?\d{1,3})?:(?=(?:[^\w\n]*+\w++){3})")
 _IS = (
     r"(?: to (?:the|this|your|our) (?:\w{1,12} )?(?:question|problem))?[\s*_]{0,4}"
     r"(?:(?:is|IS|(?:would|should|will|must) be|equals)\b|:|=)"
 )
-# Every alternative starts with a plain character, which lets `re` skip the rest of the text at once.
+# Every alternative starts with a plain character, so that `re` skips the rest of the text quickly.
 _STATED = f"answer{_IS}|Answer{_IS}|ANSWER{_IS}|" + r"Final [Aa]nswer[ *_]{0,4}\n|\\boxed\{"
 _NUMBER_PHRASE = re.compile(
     _STATED + r"|\#\#\#\#|A:(?<![^\n]A:)(?=[^\d\n]{0,12}[\d,./ e-]++[^\d\n]{0,80}+$)", re.MULTILINE
 )
 _LETTER_PHRASE = re.compile(_STATED)
-# Where no such phrase states a letter, the last of these does.
+# If no such phrase states a letter, the last of these phrases counts.
 _LETTER_CHOSEN = re.compile(
     rf"(?:[Cc]orrect|[Bb]est|[Rr]ight) (?:answer )?(?:[Oo]ption|[Cc]hoice|alternative|letter){_IS}|I choose|"
     r"closest (?:answer |option |choice |one )?(?:is|to)\b"
@@ -55,7 +55,7 @@ _LETTER_LEAD = re.compile(
     r"|indeed|therefore|thus),? ?)*+",
     re.IGNORECASE,
 )
-# I is a letter, unless a sentence goes on: "I think".
+# I is a letter, unless a sentence follows: "I think".
 _LETTER = re.compile(
     r"(?<=\()([A-Ja-j])(?=\))|([A-HJ](?![A-Za-z]|\d)|I(?![A-Za-z\d]|,? [a-z]|['’]))|([a-j])(?=[}.]?\s*(?:$|\n))"
 )
@@ -93,10 +93,11 @@ _CALCULATOR_MARK = re.compile(r"<<[^<>]{0,100}>>")  # GSM8K's <<3*4=12>>
 
 
 def extract_answer(text: str, dataset: str) -> str | None:
-    """The final answer that a response states, in canonical form, or None where it states none.
+    """The final answer that a response states, in canonical form, or None if it states none.
 
-    Of several stated numbers the last counts, as later steps correct earlier ones; of several letters the first, as
-    in the recorded MMLU-Pro predictions. Units, currency and percent signs are dropped: "The answer is 50%." is "50".
+    The last of several stated numbers counts, since later steps correct earlier ones. The first of several letters
+    counts, as in the recorded MMLU-Pro predictions. Units, currency and percent signs are dropped: "The answer is 50%."
+    is "50".
     """
     text = text.lstrip()
     new_question = _NEW_QUESTION.search(text)
@@ -108,7 +109,7 @@ def answers_match(a: str | None, b: str | None, dataset: str) -> bool:
     """Whether two answers are the same; None matches nothing, not even None.
 
     Numbers are compared exactly as fractions, expressions by `rkd.data.math_equivalence`. A decimal of four or more
-    places is taken to be rounded, and matches what is less than one in its last place away: 0.3333 matches 1/3.
+    places is taken to be rounded: it matches a value that is less than one in its last place away. 0.3333 matches 1/3.
     """
     if a is None or b is None:
         return False
@@ -116,9 +117,9 @@ def answers_match(a: str | None, b: str | None, dataset: str) -> bool:
 
 
 def last_letter(text: str) -> str | None:
-    """The last capital A to J that stands alone, whatever it means there; not an answer, but a guess.
+    """The last capital A to J that stands alone; a guess, not an answer, since its meaning is not checked.
 
-    MMLU-Pro's published evaluation takes it where a response states no answer.
+    MMLU-Pro's published evaluation takes it if a response states no answer.
     """
     letters = _LONE_LETTER.findall(text)
     return letters[-1] if letters else None
@@ -130,7 +131,7 @@ def is_choice(dataset: str) -> bool:
 
 
 def count_votes(answers: Sequence[str | None], dataset: str) -> dict[str, int]:
-    """Votes by answer, in order of first appearance; an answer stands for all later ones that match it."""
+    """Votes by answer, in order of first appearance; a later answer that matches an earlier one counts for it."""
     votes: dict[str, int] = {}
     stands_for: dict[str, str] = {}
     for answer in answers:
@@ -143,9 +144,9 @@ def count_votes(answers: Sequence[str | None], dataset: str) -> dict[str, int]:
 
 
 def majority(answers: Sequence[str | None], dataset: str) -> str | None:
-    """The answer with most votes, of equal ones the first; None where there is no answer."""
+    """The answer with most votes; the first one wins a tie. None if there is no answer."""
     votes = count_votes(answers, dataset)
-    # The papers do not say who wins a tie: a random choice would hang on the seed.
+    # The papers do not say which answer wins a tie; a random choice would depend on the seed.
     return max(votes, key=votes.__getitem__) if votes else None
 
 
@@ -153,7 +154,7 @@ def majority(answers: Sequence[str | None], dataset: str) -> str | None:
 def canonical_number(text: str) -> str | None:
     """The number that `text` begins with: "1,000.50 $" is "1000.5", "6/8" is "3/4", "1 1/2" is "3/2", "50%" is "50".
 
-    None where there is no number, where it is part of an unfinished sum or a range, or has over 40 digits.
+    None if there is no number, or if it is part of an unfinished sum or a range, or has over 40 digits.
     """
     text = text.translate(_CHARACTERS)
     if "<<" in text:
@@ -219,7 +220,7 @@ def _extract_number(text: str) -> str | None:
 
 
 def _stated_expression(text: str, start: int) -> str | None:
-    """The expression that stands alone between the signs of LaTeX at `start`."""
+    """The expression that stands alone between LaTeX delimiters at `start`."""
     if text.endswith("\\boxed{", 0, start):
         stated = _within_braces(text[start : start + _ANSWER_CHARACTERS])
     else:
@@ -232,7 +233,7 @@ def _stated_expression(text: str, start: int) -> str | None:
 
 
 def _within_braces(text: str) -> str | None:
-    """What stands before the brace that closes the one opened before `text`."""
+    """The text before the brace that closes the one opened before `text`."""
     depth = 1
     for place, character in enumerate(text):
         depth += (character == "{") - (character == "}")
@@ -259,14 +260,14 @@ def _letter_behind(text: str, phrase: re.Match[str]) -> str | None:
 
 
 def _end_of_lead(lead: re.Pattern[str], text: str, start: int = 0, end: int = sys.maxsize) -> int:
-    """Where the words before an answer end; a lead may be empty, so its pattern matches every text."""
+    """The end of the words before an answer; a lead may be empty, so its pattern matches every text."""
     match = lead.match(text, start, end)
     assert match is not None
     return match.end()
 
 
 def _last_group(match: re.Match[str]) -> str:
-    """The text of the group that matched; the alternatives of the pattern have one each."""
+    """The text of the group that matched; each alternative of the pattern has one group."""
     assert match.lastindex is not None
     return str(match[match.lastindex])
 

@@ -1,7 +1,7 @@
 """How a row of a dataset becomes a query: the names of its columns, by kind of task.
 
-A number is to be found (`NumberColumns`), an option to be chosen (`ChoiceColumns`), or an instruction followed, which
-has no answer to compare with (`InstructionColumns`).
+A task asks for a number (`NumberColumns`) or an option (`ChoiceColumns`), or it is an instruction, which has no answer
+to compare with (`InstructionColumns`).
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ class Columns(Protocol):
     """How a row becomes a query."""
 
     def query(self, row: Row, dataset: str, row_id: str) -> Query | None:
-        """The query of one row, or None where the row is left out by design; `row_id` names a row without an id.
+        """The query of one row, or None if the row is left out by design; `row_id` names a row without an id.
 
         Raises:
-            ValueError: the reason why the row is bad.
+            ValueError: the row is bad; the message says why.
         """
         ...
 
@@ -30,9 +30,9 @@ class NumberColumns:
     """A word problem.
 
     Args:
-        answer_marker: what stands before the number in the answer, as `####` in GSM8K; it must be there.
+        answer_marker: the text before the number in the answer, as `####` in GSM8K; it must be there.
         unanswerable: the answer of rows that have none, as `None` in GSM-Plus; such rows are left out.
-        id: columns whose values make a row's id; none counts the rows.
+        id: columns whose values make a row's id; without any, the rows are numbered.
     """
 
     question: str
@@ -88,7 +88,7 @@ class InstructionColumns:
     """An instruction for an open-ended task.
 
     Args:
-        rated: the column of the list of rated responses, whose rows without any are left out; None takes all rows.
+        rated: the column of the list of rated responses; a row with an empty list is left out. None takes all rows.
         reference: the column of the response that others are compared with; None: there is none.
     """
 

@@ -1,7 +1,7 @@
 """Datasets: labelled queries enter, those of training, validation and test leave (paper D, section 4.1).
 
 A training query carries no gold answer unless the row trains with labels. Paper J trains on unlabelled queries as well:
-training queries left without a label, and an augmentation, questions of another source whose answers nobody looks at.
+training queries left without a label, and an augmentation, which is questions of another source without their answers.
 """
 
 import math
@@ -30,27 +30,27 @@ LIMITS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """The queries of one row of a table: training with label and without, validation and test.
+    """The queries of one row of a table: training with and without labels, validation and test.
 
     Args:
         name: the dataset as a table's column names it.
         training: divided into training and validation queries, unless `validation` is given.
         validation: the validation queries of a dataset that has such a split.
         tests: by the name of each test set, in the order of the report.
-        prompt: how its questions are put to models that bring no prompt of their own; None where all do.
+        prompt: the prompt for models that have no prompt of their own; None if all models have one.
         max_response_tokens: longest response, in all stages that refer to it.
         max_tokens: longest prompt + response, in the stages that train on examples.
         is_verifiable: whether its questions have answers that can be compared; instructions have none.
-        rubric: of a generated world without such answers, the score of a response to a question, for reports alone.
+        rubric: scores a response to a question of a generated world without such answers; for reports only.
         source: where stored rows come from (`hub` or a folder); the parts refer to it.
-        test_fraction: share of the training rows, in (0, 1), that becomes a further test set, named as the dataset:
-            drawn by `split_seed`, from each category its share. None where there is no need of one.
+        test_fraction: share of the training rows, in (0, 1), that becomes a further test set with the dataset's name.
+            `split_seed` draws it, the same share from each category. None: no further test set.
         validation_fraction: share of the training rows, in (0, 1), that becomes validation.
-        split_seed: draws that share, and the subsets below; it is no part of a run's seed, so all seeds share it.
+        split_seed: draws that share, and the subsets below; it is no part of a run's seed, so all seeds share them.
         max_training_queries: at most so many, a random subset in the rows' order; None takes all.
         labelled_fraction: share of the training queries, in (0, 1], that get a label: the teacher's vote, or the gold
-            answer. Drawn by `split_seed`, a smaller share within every larger one; the others stay unlabelled.
-        unlabelled: the augmentation, questions that are unlabelled whatever the source knows of their answers.
+            answer. `split_seed` draws it, a smaller share within every larger one. The others stay unlabelled.
+        unlabelled: the augmentation: questions that are unlabelled even if the source has their answers.
         max_unlabelled_queries: at most so many of both kinds together, drawn as above.
         transductive: unlabelled questions may be test questions too; a table that says so differs from all others
             (docs/method.md 5.20).
@@ -94,7 +94,7 @@ class Data:
 
     @property
     def is_labelled_throughout(self) -> bool:
-        """Whether no training query is left without a label, and none is added."""
+        """Whether every training query has a label, and no unlabelled query is added."""
         return self.unlabelled is None and self.labelled_fraction == 1
 
     def training_queries(self, *, labelled: bool = False) -> list[Query]:
@@ -104,7 +104,7 @@ class Data:
     def unlabelled_queries(self, *, labelled: bool = False) -> list[Query]:
         """The training queries without a label, then the augmentation; without gold answers unless `labelled`.
 
-        Without any question that has occurred before or that training, validation or test queries ask.
+        Questions that occurred before, or that training, validation or test queries ask, are left out.
 
         Raises:
             ValueError: two of the queries to train on have one id.
@@ -121,7 +121,7 @@ class Data:
         return {name: _subset(queries, self.max_test_queries, self.split_seed) for name, queries in tests.items()}
 
     def ids(self) -> dict[str, Any]:
-        """The ids of the queries in each split, which a result is published with; `unlabelled` where there are some."""
+        """The ids of the queries in each split, which are published with a result; `unlabelled` if there are any."""
         unlabelled = [query.id for query in self.unlabelled_queries()]
         return {
             "training": [query.id for query in self.training_queries()],
@@ -147,7 +147,7 @@ class Data:
     @cached_property
     def _training(self) -> "_Training":
         queries = _subset(self._split.training, self.max_training_queries, self.split_seed)
-        # Another stream than those of the validation queries, 0, and of a test set, 1.
+        # A random stream of its own: the validation queries have 0, a test set 1.
         labelled = _subset(queries, max(1, round(self.labelled_fraction * len(queries))), [self.split_seed, 2])
         ids = {query.id for query in labelled}
         return _Training(labelled, [query for query in queries if query.id not in ids])
@@ -158,7 +158,7 @@ class Data:
         candidates = [*rest, *(self.unlabelled.queries() if self.unlabelled is not None else [])]
         if not candidates:
             return _Unlabelled([], {})
-        # Whole splits, not what the limits leave of them: what is left out here must not depend on those.
+        # Whole splits, without the limits: the questions left out here must not depend on the limits.
         tests = {} if self.transductive else self._whole_tests()
         of_tests = [query for queries in tests.values() for query in queries]
         asked: dict[str, str] = {}
@@ -231,14 +231,14 @@ class _Training:
 
 @dataclass(frozen=True, slots=True)
 class _Unlabelled:
-    """The unlabelled queries, and how many were dropped, by why."""
+    """The unlabelled queries, and how many were dropped for each reason."""
 
     queries: list[Query] = field(repr=False)
     dropped: Mapping[str, int]
 
 
 def _stratified(queries: list[Query], fraction: float, seed: int) -> list[int]:
-    """Indices of a share of the queries, in order: of each category its share, up to one, and of all exactly."""
+    """Indices of a share of the queries, in order; each category gets its share up to one query, the total exactly."""
     members: dict[str | None, list[int]] = defaultdict(list)
     for index, query in enumerate(queries):
         members[query.category].append(index)
@@ -247,7 +247,7 @@ def _stratified(queries: list[Query], fraction: float, seed: int) -> list[int]:
     by_remainder = sorted(members, key=lambda category: sizes[category] - exact[category])
     for category in by_remainder[: round(fraction * len(queries)) - sum(sizes.values())]:
         sizes[category] += 1
-    generator = np.random.default_rng([seed, 1])  # another stream than that of the validation queries
+    generator = np.random.default_rng([seed, 1])  # a stream other than that of the validation queries
     drawn = [own[i] for category, own in members.items() for i in generator.permutation(len(own))[: sizes[category]]]
     return sorted(drawn)
 

@@ -1,4 +1,4 @@
-"""Rows of files that others wrote: JSON objects line by line, each with its place, so that a bad one can be named.
+"""Rows of files from outside: JSON objects line by line, each with its place, so that an error can name a bad row.
 
 A file has one JSON object per line (UTF-8), and may be compressed (`.gz`). A bad line stops the run: a silently smaller
 dataset would change every number of a table.
@@ -34,7 +34,7 @@ def rows_of(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def value_in(row: Row, column: str) -> Any:
-    """What stands in a column, or within the object of a column: `model.text`, if none has this name.
+    """The value in a column; if no column has the name `model.text`, the value `text` of the object in column `model`.
 
     Raises:
         ValueError: the row lacks it.
@@ -51,7 +51,7 @@ def text_in(row: Row, column: str) -> str:
     """The text in a column.
 
     Raises:
-        ValueError: it is missing, no text, empty, or cannot be written in UTF-8.
+        ValueError: it is missing, not text, empty, or cannot be written in UTF-8.
     """
     text = value_in(row, column)
     if not isinstance(text, str):
@@ -76,7 +76,7 @@ def id_in(row: Row, column: str) -> str:
 
 
 def question_key(question: str) -> str:
-    """The same for questions that differ in case and white space alone."""
+    """A key that is the same for questions that differ only in case and white space."""
     return " ".join(question.split()).casefold()
 
 

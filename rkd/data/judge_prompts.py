@@ -1,6 +1,6 @@
 """The texts that a judge sees: a query and one or two responses enter, a prompt leaves.
 
-The prompts are ours: neither paper prints one. No text of a model can write the delimiters that it stands between.
+The prompts are ours: neither paper prints one. A model's text cannot contain the delimiters that it stands between.
 """
 
 import re
@@ -17,11 +17,10 @@ _COMPARED = ("{first}", "{second}")
 
 
 class VerdictPrompt(ABC):
-    """What the prompts of judges have in common: a query and a response enter, and the next token is one of two words.
+    """The common base of judges' prompts: a query and a response enter, and the next token is one of two words.
 
-    A response stands between delimiters that it cannot write itself: in all that is put into the prompt the `<` of
-    "<response>" and "</response>" becomes `(`, whatever the case, the blanks, the width of the letters and the marks
-    without a width between them.
+    A response stands between delimiters that it cannot contain: in all inserted text the `<` of "<response>" and
+    "</response>" becomes `(`, for any case, blanks and width of the letters, and any zero-width marks between them.
     """
 
     __slots__ = ()
@@ -33,10 +32,10 @@ class VerdictPrompt(ABC):
         """The prompt that asks about `response_text`, a response to the query."""
 
     def encode(self, queries: Sequence[Query], responses: Sequence[str], tokenizer: ChatTokenizer) -> list[list[int]]:
-        """The tokens of each prompt, `queries[i]` being that of `responses[i]`.
+        """The tokens of each prompt; `queries[i]` is the query of `responses[i]`.
 
-        In the chat form where the tokenizer has one; a special token spelled out in what is put in is broken by a
-        blank.
+        A prompt has the chat form if the tokenizer has one. A blank breaks a special token that inserted text spells
+        out.
         """
         if not queries:
             return []
@@ -46,7 +45,7 @@ class VerdictPrompt(ABC):
             texts.append(self.render(asked, without_special_tokens(response, names)))
         if self.is_chat and tokenizer.chat_template:
             turns = ([{"role": "user", "content": text}] for text in texts)
-            # The next token is the verdict: a template that would open a thought there (Qwen3's) is told not to.
+            # The next token is the verdict, so thinking is off in a template that would start it there (Qwen3's).
             texts = [
                 str(
                     tokenizer.apply_chat_template(
@@ -67,7 +66,7 @@ class VerdictPrompt(ABC):
         """The tokens that are a spelling of the word: P(Yes) sums over them.
 
         Raises:
-            ValueError: no spelling is one token.
+            ValueError: no spelling is a single token.
         """
         rows = tokenizer(self.written(word), add_special_tokens=False)["input_ids"]
         if not (tokens := sorted({row[0] for row in rows if len(row) == 1})):
@@ -85,7 +84,7 @@ class JudgePrompt(VerdictPrompt):
     The response comes last, so the responses to one query share their prefix.
 
     Args:
-        is_chat: whether a model that has a chat template is asked in it.
+        is_chat: whether a model that has a chat template is asked with it.
     """
 
     template: str = (
@@ -104,7 +103,7 @@ class JudgePrompt(VerdictPrompt):
             raise ValueError("the judge's template must hold {response} between <response> and </response>.")
 
     def render(self, query: Query, response_text: str) -> str:
-        """The prompt that asks whether `response_text` answers the query rightly."""
+        """The prompt that asks whether `response_text` answers the query correctly."""
         before, _, rest = self.template.partition(QUESTION)
         between, _, after = rest.partition(RESPONSE)
         return before + _without_delimiters(query.question) + between + _without_delimiters(response_text) + after
@@ -114,12 +113,13 @@ class JudgePrompt(VerdictPrompt):
 class ComparePrompt(VerdictPrompt):
     """The prompt of an annotator: which of two responses is better? Its next token is `first_word` or `second_word`.
 
-    One is the response that is asked about, the other the query's reference, which its `gold_answer` is. So an
-    annotator is a judge whose Yes is the word of the response.
+    One is the response that is asked about, the other is the query's reference, its `gold_answer`. An annotator is thus
+    a judge whose Yes is the word of the response.
 
     Args:
-        template: it holds `{question}`, `{first}` and `{second}`, each once, in this order. reference_first: whether
-        the reference stands first; an annotator is asked both ways (`rkd.evaluation.win_rate`).
+        template: it holds `{question}`, `{first}` and `{second}`, each once, in this order.
+        reference_first: whether the reference stands first; an annotator is asked both ways
+            (`rkd.evaluation.win_rate`).
     """
 
     shows_two_responses: ClassVar[bool] = True
@@ -160,14 +160,14 @@ class ComparePrompt(VerdictPrompt):
             raise ValueError(f"{query.id} has no reference response to compare with: evaluate on `Data.test_sets()`.")
         shown = (query.gold_answer, response_text) if self.reference_first else (response_text, query.gold_answer)
         text = self.template
-        # From the last slot on: what was put in is not searched for a slot.
+        # The last slot is filled first, so that inserted text is not searched for a slot.
         for slot, own in reversed(list(zip((QUESTION, *_COMPARED), (query.question, *shown), strict=True))):
             before, _, after = text.partition(slot)
             text = before + _without_delimiters(own) + after
         return text
 
 
-# "<" and what a tokenizer that normalizes reads as one, up to the word that makes a delimiter of it.
+# "<" and the signs that a normalizing tokenizer reads as one, before a word that makes a delimiter of it.
 _BRACKET = re.compile(r"[<＜﹤](?=[^\w<＜﹤]*+(\w[\s\S]{0,100})?)")
 
 
@@ -178,7 +178,7 @@ def _without_delimiters(text: str) -> str:
 def _names_delimiter(text: str) -> bool:
     """Whether a tokenizer could read "response" at the start of the text.
 
-    Some fold letters of other widths, and drop marks without a width.
+    Some tokenizers fold letters of other widths, and drop zero-width marks.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(character for character in folded if character.isalnum()).startswith("response")

@@ -1,9 +1,9 @@
-"""Whether two LaTeX expressions have the same value, where plain numbers cannot be compared: math-verify decides.
+"""Whether two LaTeX expressions that are no plain numbers have the same value: math-verify decides.
 
-It runs in a process of its own, which gives up after some seconds of its own time, so that what it finds does not hang
-on what else the machine does, and is killed if even that fails: an expression that a model wrote can keep a computer
-algebra system busy for ever. The process reads a JSON list of two expressions from each line of its input and
-answers true or false. Only digits, operators and a few commands get that far, and no expression is ever executed.
+It runs in a process of its own: an expression that a model wrote can keep a computer algebra system busy for ever. The
+process gives up after a limit of its own time, so that results do not depend on the machine's load; if that fails, it
+is killed. It reads a JSON list of two expressions from each line of its input and answers true or false. Only digits,
+operators and a few commands reach it, and no expression is ever executed.
 """
 
 import atexit
@@ -21,21 +21,21 @@ from functools import lru_cache
 from rkd.processes import with_import_path
 
 SECONDS = 1.0  # of the process's own time, for one comparison
-SECONDS_TO_ANSWER = 15.0  # by the clock, after which it is killed
-SECONDS_TO_START = 60.0  # importing sympy takes one or two, on a busy machine more
+SECONDS_TO_ANSWER = 15.0  # of wall-clock time, after which it is killed
+SECONDS_TO_START = 60.0  # importing sympy takes one or two seconds, on a busy machine more
 MEMORY_BYTES = 2 * 2**30
 MAX_CHARACTERS = 120
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG")
 
 _COMMANDS = r"\\(?:[dt]?frac|sqrt|pi|cdot|times|div|left|right|pm)(?![a-zA-Z])"
 _EXPRESSION = re.compile(rf"(?:{_COMMANDS}|[\d\s.,+\-*/^(){{}}!])+")
-# Towers of powers and large exponents: no answer to a question here, and what a computer algebra system chokes on.
+# Towers of powers and large exponents are no answer to a question here, and overload a computer algebra system.
 _TOO_LARGE = re.compile(r"\^[^^]*\^|\^\{?-?\d{4}|\d{20}|!\s*!|\d{3}!")
 _NEEDS_ALGEBRA = re.compile(r"\\(?:[dt]?frac|sqrt|pi)(?![a-zA-Z])|\^")
 
 
 def canonical_expression(text: str) -> str | None:
-    """The expression without blanks and sizes of brackets; None where it is none that is compared here."""
+    """The expression without blanks and sizes of brackets; None if it is not of the kind that is compared here."""
     text = re.sub(r"\\(?:left|right)(?![a-zA-Z])|\\[,!; ]", "", text.strip())
     if len(text) > MAX_CHARACTERS or _TOO_LARGE.search(text):
         return None
@@ -46,7 +46,7 @@ def canonical_expression(text: str) -> str | None:
 
 @lru_cache(maxsize=65_536)
 def have_same_value(a: str, b: str) -> bool:
-    """Whether two expressions, or an expression and a number, are equal; False where that is not found in time."""
+    """Whether two expressions, or an expression and a number, are equal; False if this is not found in time."""
     return _worker.compare(a, b)
 
 
@@ -64,7 +64,7 @@ class _Worker:
                 if process is None or process.poll() is not None:
                     process = self._start()
                 answer = None
-                with contextlib.suppress(OSError):  # it died of an earlier line
+                with contextlib.suppress(OSError):  # an earlier line may have ended the process
                     assert process.stdin is not None
                     process.stdin.write(json.dumps([a, b]) + "\n")
                     process.stdin.flush()
@@ -83,7 +83,7 @@ class _Worker:
             self._process = None
 
     def _start(self) -> subprocess.Popen[str]:
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}  # and no key or token
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}  # without any key or token
         self._process = process = subprocess.Popen(
             [sys.executable, "-P", "-m", "rkd.data.math_equivalence"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -123,8 +123,8 @@ def main() -> None:
     from math_verify import LatexExtractionConfig, parse, verify
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    logging.disable(logging.WARNING)  # math-verify's own limit, by signal, is off: the parent's kills
-    # Without its other way of reading, which calls sympy's parser of Python expressions.
+    logging.disable(logging.WARNING)  # math-verify warns that its own time limit is off
+    # The other extraction is left out: it calls sympy's parser of Python expressions.
     latex = [LatexExtractionConfig()]
     signal.signal(signal.SIGPROF, _give_up)
     print("ready", flush=True)
@@ -133,7 +133,7 @@ def main() -> None:
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
             a, b = (parse(f"${text}$", extraction_config=latex, parsing_timeout=None) for text in json.loads(line))
             is_same = bool(a and b) and verify(a, b, timeout_seconds=None)
-        except Exception:  # whatever an expression does to the library, it is not shown to be equal
+        except Exception:  # an expression on which the library fails is not shown to be equal
             is_same = False
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)

@@ -1,8 +1,8 @@
 """Preference pairs as the JSONL that other tools read and write: `prompt`, `chosen` and `rejected` in each row.
 
-What we write holds the prompt as plain text, and further columns that bring the whole record back. What we read needs
-the three columns alone, as texts or as conversations (lists of `role` and `content`): the prompt is then the question,
-and without scores the chosen response counts as right and the rejected one as wrong.
+A written file holds the prompt as plain text, and further columns from which the whole record is restored. A file to
+read needs only the three columns, as texts or as conversations (lists of `role` and `content`). The prompt is then the
+question; without scores the chosen response counts as right and the rejected one as wrong.
 """
 
 import json
@@ -15,7 +15,7 @@ from rkd.data.jsonl import Row, id_in, rows_of, text_in, value_in
 from rkd.data.prompts import PromptTemplate
 from rkd.records import PreferencePair, Query, Response, ScoredResponse
 
-SIDES = {"chosen": 1.0, "rejected": 0.0}  # and the score of one that has none
+SIDES = {"chosen": 1.0, "rejected": 0.0}  # each with the score of a response that has none
 
 
 def write_pairs(path: Path, pairs: Iterable[PreferencePair], prompt: PromptTemplate) -> None:
@@ -38,7 +38,7 @@ def read_pairs(path: Path, dataset: str) -> list[PreferencePair]:
     """The pairs of a file, in its order.
 
     Args:
-        dataset: whose answers the responses state, in rows that do not say so.
+        dataset: the dataset of rows that do not name one; it says which answers the responses state.
 
     Raises:
         ValueError: a row is bad; the message names file, line and reason.

@@ -20,16 +20,16 @@ RESPONSE = "{response}"
 
 
 class ChatTokenizer(Protocol):
-    """What a template needs of a Hugging Face tokenizer."""
+    """The part of a Hugging Face tokenizer that a template needs."""
 
     @property
     def chat_template(self) -> str | dict[str, str] | None:
-        """How a conversation is written; None where the model was taught none."""
+        """The template of a conversation; None if the model has none."""
         ...
 
     @property
     def all_special_tokens(self) -> Sequence[str]:
-        """The tokens with a role."""
+        """The special tokens with a role."""
         ...
 
     @property
@@ -67,11 +67,11 @@ class PromptTemplate:
     """How a query is put to a teacher or a student.
 
     Args:
-        template: the text around one question; it holds `{question}` exactly once, and braces mean nothing else.
+        template: the text around one question; it holds `{question}` exactly once, and other braces are plain text.
         examples: worked examples, put before the query in the same template; none makes the zero-shot form.
-        is_chat: whether a model that has a chat template is asked in it.
+        is_chat: whether a model that has a chat template is asked with it.
         stop: a text that begins the next question. A model that has not learned to end its response writes it and
-            goes on; `response_text` cuts there. An empty `stop` cuts nothing.
+            continues; `response_text` cuts there. An empty `stop` cuts nothing.
     """
 
     template: str
@@ -130,7 +130,7 @@ class PromptTemplate:
         return [*turns, {"role": "user", "content": self._ask(query.question).rstrip()}]
 
     def response_text(self, generated: str) -> str:
-        """The response in a generated text: what stands before `stop`, without blanks around it."""
+        """The response in a generated text: the text before `stop`, without blanks around it."""
         return (generated.partition(self.stop)[0] if self.stop else generated).strip()
 
     def zero_shot(self) -> "PromptTemplate":
@@ -143,7 +143,7 @@ class PromptTemplate:
 
 
 def of_dataset(prompt: PromptTemplate) -> PromptTemplate:
-    """The prompt that a dataset brings; a target for configs, which name what stands in a part."""
+    """The dataset's own prompt; a config names this function as the `_target_` of such a prompt."""
     return prompt
 
 
@@ -177,12 +177,12 @@ def read_template(folder: str | Path | None, name: str) -> PromptTemplate:
 
 
 def special_tokens(tokenizer: ChatTokenizer) -> list[str]:
-    """All texts that become a token with a meaning of its own: those with a role, and those that were only added."""
+    """All special tokens: those with a role, and those that were only added to the vocabulary."""
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     return list(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
 
 
-# How the special tokens of common models are written.
+# The forms of special tokens in common models.
 _CONTROL = re.compile(
     r"<[|｜][^\s<>]{1,40}[|｜]>|</?s>|<(?:bos|eos|pad|unk|mask)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
 )
@@ -191,7 +191,7 @@ _CONTROL = re.compile(
 def without_control_tokens(text: str) -> str:
     """The text with every special token broken by a blank, for a server whose tokenizer is not known.
 
-    What is written as those of common models are: a question could open a turn with it, or end a text.
+    These are texts in the form of common models' special tokens: with one, a question could open a turn or end a text.
     """
     return _CONTROL.sub(lambda token: f"{token[0][:1]} {token[0][1:]}", text)
 

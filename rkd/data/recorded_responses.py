@@ -1,13 +1,13 @@
 """Recorded responses as a teacher: a file of texts enters, a `TextGenerator` over them leaves.
 
-Whatever answered the queries before, a model behind an endpoint, another tool, a public record, teaches as a local
-model does: through labels, SFT and the rest. The file has one JSON object per line, one for each response:
+Responses that a model behind an endpoint or another tool gave, or that a public record has, teach as those of a local
+model do: through labels, SFT and the later stages. The file has one JSON object per line, one for each response:
 
     {"query": "How many …?", "response": "Step 1: …\\nThe answer is 5.", "is_finished": true}
 
 `query` is the question's text, or its id with or without the dataset's name before it ("svamp-chal-7", "chal-7", 7);
 `is_finished` may be missing, and is false where the text was cut at a length limit. Several responses to one query are
-its samples, in the order of the file; the first stands for its greedy one. Other columns are ignored.
+its samples, in the order of the file; the first is used as its greedy one. Other columns are ignored.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,15 +26,15 @@ Rewrite = Callable[[str], str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTeacher:
-    """A file of responses in the role of teacher; a `TextGenerator` over it, which is read once.
+    """A file of responses in the role of teacher: a `TextGenerator` over the file, which is read once.
 
     Args:
         name: recorded with each response and printed in tables.
         path: the file.
         query_column: the column that says which query a response belongs to.
-        response_column: the column of the text; or several where a row holds what several models said, which are then
-            its query's samples. A column of objects is entered by a dot, `model.text`.
-        rewrite: makes of a response the text that is taught, or None, which leaves it out; None takes it as it is.
+        response_column: the column of the text; or several if a row holds the texts of several models, which are then
+            its query's samples. A dot enters a column of objects, `model.text`.
+        rewrite: turns a response into the text that is taught, or into None to leave it out; None takes it as it is.
     """
 
     is_remote: ClassVar[Literal[False]] = False
@@ -46,14 +46,14 @@ class StoredTeacher:
     response_column: str | Sequence[str] = "response"
     rewrite: Rewrite | None = None
 
-    prompt = None  # it was asked elsewhere
+    prompt = None  # the responses were sampled elsewhere
 
     def __post_init__(self) -> None:
         if not self._columns:
             raise ValueError("teacher.response_column=[] names no column: give one, or the list of several.")
 
     def source(self) -> "StoredTeacher":
-        """Itself: what a local model's checkpoint is to that model.
+        """Itself, in the place of a local model's checkpoint.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -66,7 +66,7 @@ class StoredTeacher:
         return f"{self.source().count:,} recorded responses"
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """What stands for it in the fingerprint of a later stage: its content, not its place."""
+        """Its part in the fingerprint of a later stage: its content, not its path."""
         columns = {"query_column": self.query_column, "response_column": self._columns}
         return {"name": self.name, "digest": digest_of_files([self._file()]), **columns, "rewrite": self.rewrite}
 
@@ -80,14 +80,14 @@ class StoredTeacher:
         return sum(bool(self._of(query)) for query in queries)
 
     def recorded(self, queries: Sequence[Query]) -> list[list[Response]]:
-        """All responses to each query; none where none was recorded."""
+        """All responses to each query; an empty list if none was recorded."""
         return [
             [Response(query.id, self.name, index, *text) for index, text in enumerate(self._of(query))]
             for query in queries
         ]
 
     def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:  # noqa: ARG002
-        """The first `sampling.samples_per_query` responses to each query; temperature and seed are the record's own.
+        """The first `sampling.samples_per_query` responses to each query; temperature and seed have no effect.
 
         Raises:
             ValueError: a query has fewer.

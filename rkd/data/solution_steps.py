@@ -1,6 +1,6 @@
 """The calculations in a solution written as prose: a response enters, its steps in the papers' form leave.
 
-A student of less than a million weights cannot write a large model's prose, but it can write what the prose works out:
+A student of less than a million weights cannot write a large model's prose, but it can write the calculations in it:
 "23 birds + 7 more birds = 30 birds" is "Step 1: 23 + 7 = 30.". Nothing is added: each step stands in the response.
 """
 
@@ -21,10 +21,10 @@ MAX_CHARACTERS = 10_000  # a longer response is a run-away generation
 
 
 def as_steps(text: str) -> str | None:
-    """The calculations of a response as numbered steps and its answer; None where they do not lead to its answer.
+    """The calculations of a response as numbered steps and its answer; None if they do not lead to its answer.
 
-    A calculation has two numbers and is right; units between the numbers are left out. A response with a longer or
-    wrong one, or whose last result is not its answer, is not rewritten.
+    A calculation must have two numbers and be right; units between the numbers are left out. A response is not
+    rewritten if it has a longer or wrong calculation, or if its last result is not its answer.
     """
     answer = extract_answer(text, "gsm8k")
     if answer is None or len(text) > MAX_CHARACTERS:

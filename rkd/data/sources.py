@@ -1,8 +1,8 @@
 """Where queries come from: rows of the hub, of a local folder or of a generator enter, labelled queries leave.
 
 A local folder holds one JSONL file for each split (`train.jsonl` or `train.jsonl.gz`, rows as in `rkd.data.jsonl`), or
-else whatever `datasets` reads: a copy of the hub's repository, or what `save_to_disk` wrote. The columns are the hub's.
-A bad row stops the run with its place: a silently smaller dataset would change every number of a table.
+a form that `datasets` reads: a copy of the hub's repository, or the output of `save_to_disk`. The columns are the
+hub's. A bad row stops the run and is named: a silently smaller dataset would change every number of a table.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,9 +34,9 @@ class StoredDataset:
         source: `hub`, or a folder: the one that holds the subfolder `name`, or the dataset's own.
         splits: names of the splits (and of their files without ending), read one after the other.
         columns: turns a row into a query.
-        hub_path: the hub's name for it; None where the hub does not have it in this form.
+        hub_path: its name on the hub; None if the hub does not have it in this form.
         hub_config: the hub's configuration, if it has several.
-        hub_files: the file of each split, where the hub's repository does not say so itself.
+        hub_files: the file of each split, if the hub's repository does not name it.
     """
 
     name: str
@@ -129,8 +129,8 @@ def _hub_rows(dataset: StoredDataset, split: str) -> Iterator[tuple[str, Row]]:
 
 
 def _rows_of_datasets(dataset: StoredDataset, split: str, folder: Path | None) -> Iterator[tuple[str, Row]]:
-    """Each row with its place, by the library `datasets`; from the hub where there is no folder."""
-    from datasets import load_dataset, load_from_disk  # seconds to import, and JSONL files need none of it
+    """Each row with its place, read by the library `datasets`; from the hub if there is no folder."""
+    from datasets import load_dataset, load_from_disk  # takes seconds to import, and JSONL files do not need it
 
     place = f"the hub ({dataset.hub_path})" if folder is None else str(folder)
     try:

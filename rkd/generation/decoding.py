@@ -1,7 +1,7 @@
 """The decode loop: a causal model and padded prompts enter, sampled tokens leave.
 
-Nothing is read twice: what all prompts begin with is read once, a prompt once for all its samples, and samples that
-have said the same so far are one row until they part. Finished rows leave the batch.
+No token is read twice: the common beginning of all prompts is read once, a prompt once for all its samples, and samples
+with equal tokens so far are one row until they differ. Finished rows leave the batch.
 Shapes: Q prompts of P tokens, B = Q × G responses of at most T tokens, V vocabulary.
 """
 
@@ -16,10 +16,10 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 from rkd.models.attention import attends_plainly
 from rkd.protocols import Sampling
 
-# Rows are dropped once this share of them has finished, or when samples part: each change of rows copies the cache.
+# Rows are dropped once this share of them has finished, or when samples differ: each change of rows copies the cache.
 FINISHED_SHARE = 0.2
 
-# A shorter common beginning of the prompts is read with each of them.
+# A shorter common beginning of the prompts is read with each prompt.
 SMALLEST_BEGINNING = 16
 
 SHARED_PREFIX = "rkd_shared_prefix"
@@ -43,8 +43,8 @@ def sample_tokens(
     Args:
         prompt_ids, prompt_mask: (Q, P), padded on the left.
         uniforms: noise in [0, 1) that chooses token t of row b, (B, T); None if all temperatures are 0.
-        eos_ids: tokens that end a row, each.
-        stop_ids: tokens that end a row once it has written them in this order; none ends it at `eos_ids` alone.
+        eos_ids: tokens, each of which ends a row.
+        stop_ids: tokens that end a row once it has written them in this order; without any, only `eos_ids` end it.
 
     Returns:
         The tokens, (B, longest), `pad_id` after a row's end, and their mask. A row's end-of-sequence token counts.
@@ -69,11 +69,11 @@ def sample_tokens(
 
 
 class _Decoding:
-    """Responses on their way: `tokens` and `mask` hold all B of them, `open` (samples,) names those still decoded.
+    """The state of the loop: `tokens` and `mask` hold all B responses, `open` (samples,) names those still decoded.
 
-    Open samples of a prompt that have said the same so far are one branch, which is read once: `branch_of` (samples,)
-    says which, and `logits` and `positions` have a row for each. A branch whose samples have all ended stays among them
-    until enough have to be worth dropping. `step` counts the tokens written to each sample.
+    Open samples of a prompt with equal tokens so far are one branch, which is read once. `branch_of` (samples,) names
+    the branch of each sample; `logits` and `positions` have a row for each branch. A finished branch stays until
+    enough branches have finished to be worth dropping. `step` counts the tokens written to each sample.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class _Decoding:
         self.mask = torch.zeros((prompts * samples, limit), dtype=torch.bool, device=device)
 
     def write(self, chosen: Tensor) -> None:
-        """Put the next token of each open sample, (samples,)."""
+        """Append the next token of each open sample, (samples,)."""
         self.tokens[self.open, self.step] = chosen
         self.mask[self.open, self.step] = True
         self.step += 1
@@ -112,7 +112,7 @@ class _Decoding:
         self.open, self.branch_of = self.open[is_open], self.branch_of[is_open]
 
     def branch(self) -> None:
-        """Part the samples that have just said different things, and drop branches without samples if they are many."""
+        """Separate samples whose last tokens differ, and drop branches without open samples if they are many."""
         vocabulary, branches = self.logits.shape[-1], len(self.logits)
         said = self.branch_of * vocabulary + self.tokens[self.open, self.step - 1]
         said, branch_of = said.unique(return_inverse=True)  # sorted, so that those of a prompt stay together
@@ -133,7 +133,7 @@ class _Decoding:
 
 
 def common_beginning(prompt_ids: Tensor, prompt_mask: Tensor) -> int:
-    """How many tokens all prompts begin with and can be read once, as their examples; 0 where it would not pay."""
+    """How many common first tokens of all prompts, such as examples, are read once; 0 if it would not pay."""
     if len(prompt_ids) < 2:
         return 0
     shortest = int(prompt_mask.sum(1).min())
@@ -141,7 +141,7 @@ def common_beginning(prompt_ids: Tensor, prompt_mask: Tensor) -> int:
     firsts = prompt_ids.gather(1, starts + torch.arange(shortest, device=prompt_ids.device))
     differs = (firsts != firsts[:1]).any(0)
     common = int(differs.float().argmax()) if differs.any() else shortest
-    common = min(common, shortest - 1)  # a token is left to read, for its logits
+    common = min(common, shortest - 1)  # one token must be left to read, for its logits
     return common if common >= SMALLEST_BEGINNING else 0
 
 
@@ -150,7 +150,7 @@ def _read_prompts(
 ) -> tuple[DynamicCache, Tensor, Tensor]:
     """Keys and values of the prompts, the mask (Q, P) of their places, and the logits after each, (Q, V).
 
-    The first `beginning` tokens, alike in all prompts, are read once; they stand before the padding then.
+    The first `beginning` tokens, equal in all prompts, are read once; they then stand before the padding.
     """
     cache = DynamicCache()
     padding = prompt_mask.shape[1] - prompt_mask.sum(1, keepdim=True)
@@ -158,7 +158,7 @@ def _read_prompts(
         shared = prompt_ids[:1, int(padding[0]) :][:, :beginning]
         model(input_ids=shared, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(len(prompt_ids))
-    # The columns that are left hold the rest of each prompt, at their end: the padding keeps its width.
+    # The remaining columns hold the rest of each prompt, aligned to the right: the padding keeps its width.
     rest = torch.arange(prompt_mask.shape[1] - beginning, device=prompt_ids.device) >= padding
     mask = torch.cat([rest.new_ones(len(rest), beginning), rest], 1)
     logits = model(
@@ -192,14 +192,14 @@ def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None, temperat
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
         scaled = scaled.scatter(1, index, ordered.masked_fill(before >= sampling.top_p, float("-inf")))
     cumulative = scaled.softmax(-1).cumsum(-1, dtype=torch.float64)
-    # Scaled by the total, which rounding may leave beside 1, so that no token of probability 0 is reached at the end.
+    # Scaled by the total, which may differ from 1 by rounding, so that no token of probability 0 is reached at the end.
     threshold = uniforms[:, None] * cumulative[:, -1:]
     sampled = torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
     return sampled if all(sampling.temperatures) else torch.where(is_sampled, sampled, logits.argmax(-1))
 
 
 class _CopiedPrompts:
-    """What every row has read: a copy of its prompt, and its own tokens. At first a row for each prompt."""
+    """The cache of what every row has read: a copy of its prompt, and its own tokens. At first, one row per prompt."""
 
     def __init__(self, prefilled: DynamicCache, prompt_mask: Tensor, room: int) -> None:
         self.cache = _preallocated(_keys_and_values(prefilled), room)
@@ -207,7 +207,7 @@ class _CopiedPrompts:
         self.attention = torch.nn.functional.pad(prompt_mask.long(), (0, room), value=1)
 
     def attention_of(self, model: PreTrainedModel) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002
-        """The model attends as ever."""
+        """The attention of the model is unchanged."""
         return contextlib.nullcontext()
 
     def select(self, rows: Tensor) -> None:
@@ -228,10 +228,11 @@ class _CopiedPrompts:
 
 
 class _SharedPrompts:
-    """What every row has read: its own tokens, and a prompt that stands once for all its rows. At first each has one.
+    """The cache of what every row has read: its own tokens, and a prompt stored once for all its rows.
 
-    What all prompts begin with stands once for all of them. A row is a (prompt, slot), `prompt_of` and `slot_of`
-    (rows,); `slots` is the most rows that a prompt has. Keys have H heads of width D; the beginning C tokens.
+    At first, each prompt has one row. The common beginning of all prompts, C tokens, is stored once. A row is a
+    (prompt, slot), `prompt_of` and `slot_of` (rows,); `slots` is the most rows that a prompt has. Keys have H heads of
+    width D.
     """
 
     def __init__(self, prefilled: DynamicCache, prompt_mask: Tensor, room: int, beginning: int) -> None:
@@ -265,7 +266,7 @@ class _SharedPrompts:
             model.set_attn_implementation(before)
 
     def select(self, rows: Tensor) -> None:
-        """Go on with copies of the rows at these indices, in ascending order, and the prompts that still have one."""
+        """Go on with copies of the rows at these indices, in ascending order, and the prompts that still have a row."""
         self.cache.batch_select_indices(rows)
         prompts, self.prompt_of, counts = self.prompt_of[rows].unique_consecutive(
             return_inverse=True, return_counts=True
@@ -317,7 +318,7 @@ class _SharedPrompts:
 
 
 def _for_all_rows(rows: Tensor, matrices: Tensor) -> Tensor:
-    """(rows, H, R, X) by the (H, X, Y) that all rows share, as one product for each head: (rows, H, R, Y)."""
+    """(rows, H, R, X) times (H, X, Y), which all rows share, as one product for each head: (rows, H, R, Y)."""
     count, _heads, per_head, _width = rows.shape
     products: Tensor = (rows.transpose(0, 1).flatten(1, 2) @ matrices).unflatten(1, (count, per_head))
     return products.transpose(0, 1)
@@ -348,7 +349,7 @@ AttentionInterface.register(SHARED_PREFIX, _shared_prefix_attention)
 
 
 class _PreallocatedLayer(DynamicLayer):
-    """Keys and values of one layer in buffers of full length, so that no step copies what is there."""
+    """Keys and values of one layer in buffers of full length, so that no step copies earlier ones."""
 
     def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
         super().__init__()
@@ -374,14 +375,14 @@ class _PreallocatedLayer(DynamicLayer):
         self.keys, self.values = self._keys[..., : self.length, :], self._values[..., : self.length, :]
 
     def _buffer(self, states: Tensor) -> Tensor:
-        """Room for all tokens, with the states of the first ones."""
+        """A buffer for all tokens, filled with the states of the first ones."""
         buffer = states.new_empty((*states.shape[:-2], self.room, states.shape[-1]))
         buffer[..., : self.length, :] = states
         return buffer
 
 
 def _keys_and_values(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
-    """Of each layer, (rows, H, t, D) each."""
+    """The keys and values of each layer, (rows, H, t, D) each."""
     pairs = []
     for layer in cache.layers:
         assert isinstance(layer, CacheLayerMixin)
@@ -392,5 +393,5 @@ def _keys_and_values(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
 
 
 def _preallocated(layers: Sequence[tuple[Tensor, Tensor]], room: int) -> Cache:
-    """A cache that begins with these keys and values, (rows, H, t, D) each, and has room for so many tokens more."""
+    """A cache that begins with these keys and values, (rows, H, t, D) each, and has room for `room` more tokens."""
     return Cache(layers=[_PreallocatedLayer(keys, values, room) for keys, values in layers])

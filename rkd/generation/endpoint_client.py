@@ -1,8 +1,8 @@
-"""How a server is asked: tasks enter, what is kept of its answers leaves.
+"""Requests to a server: tasks enter, the kept parts of its answers leave.
 
-Many requests are in flight at once. Each finished one is in a journal before its worker asks for the next, so that a
-killed stage asks for nothing twice. What passes by itself is asked for again, later and later; anything else, and a
-spent budget, ends the stage once the requests in flight are kept, and its next attempt goes on from there.
+Many requests are in flight at once. Each finished one is in a journal before its worker sends the next, so that a
+killed stage does not repeat it. A request that failed with a temporary error is repeated after growing waits. Any other
+error, and a spent budget, ends the stage once the requests in flight are kept; its next attempt continues from them.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from rkd.store.partial_results import PartialResults
 
 JOURNAL = "requests"
 SECONDS_BETWEEN_CLOCKS = 10.0
-CONNECT_SECONDS = 20.0  # at most: whoever is there answers at once, whatever a reply takes
-PASSING_STATUS = (408, 409, 425, 429)  # and from 500 on
-OUT_OF_QUOTA = "insufficient_quota"  # of a provider, with status 429: it does not pass
+CONNECT_SECONDS = 20.0  # at most: a server accepts a connection at once, even if its reply takes long
+PASSING_STATUS = (408, 409, 425, 429)  # of temporary errors, as are all from 500 on
+OUT_OF_QUOTA = "insufficient_quota"  # of a provider, with status 429: this error is not temporary
 FILTER_CODES = (FILTERED, "content_policy_violation")  # of a provider that refuses a prompt with status 400
 HINTS = {
     401: "Check the key in the variable that server.api_key_variable names.",
@@ -40,7 +40,7 @@ OTHER_HINT = (
 )
 
 Read = Callable[[Mapping[str, Any]], Any]
-"""What is kept of a choice, in JSON form; it raises `MalformedReplyError` for a choice that is none."""
+"""Reads what is kept of a choice, in JSON form; it raises `MalformedReplyError` for a malformed choice."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Task:
 
     @property
     def key(self) -> str:
-        """Names its answers in the journal."""
+        """The name of its answers in the journal."""
         asked = json.dumps([self.body, self.seed_of(0)], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(asked.encode()).hexdigest()[:24]
 
@@ -98,7 +98,7 @@ class Kept:
 def ask(
     model: EndpointModel, tasks: Sequence[Task], read: Read, kept: Kept, advance: Callable[[int, str], None]
 ) -> list[list[Any]]:
-    """The answers to each task; what is kept is not asked for again.
+    """The answers to each task; kept answers are not requested again.
 
     Args:
         advance: called with the place of each task that has all its answers, the speed and the spending so far.
@@ -130,7 +130,7 @@ def ask(
 
 
 class _PassingError(Exception):
-    """An attempt failed in a way that may pass; `seconds`: how long the server asks to wait."""
+    """An attempt failed with a temporary error; `seconds`: how long the server asks to wait."""
 
     def __init__(self, what: str, seconds: float = 0.0) -> None:
         super().__init__(what)
@@ -145,7 +145,7 @@ class _Asking:
         self.stop, self.jitter = asyncio.Event(), random.Random()
 
     async def all(self, tasks: Mapping[str, Task], done: Callable[[str], None]) -> None:
-        """All tasks; the first error is raised once the requests in flight are completed and kept."""
+        """Run all tasks; the first error is raised once the requests in flight are completed and kept."""
         import openai  # here, not above: an optional package
 
         waiting = iter(tasks.items())
@@ -153,9 +153,9 @@ class _Asking:
         of_account = ("OpenAI-Organization", "OpenAI-Project")
         client = openai.AsyncOpenAI(
             base_url=self.server.base_url,
-            # Of itself the client would take all these from the environment, and send them to any server.
+            # By default the client would take all these from the environment, and send them to any server.
             api_key=key or "none",
-            # Its types know texts alone here; `Omit` takes a header out, as in the headers of one request.
+            # Its types allow only text here; `Omit` removes a header, as in the headers of one request.
             default_headers=None if key else cast(Mapping[str, str], dict.fromkeys(of_account, openai.Omit())),
             max_retries=0,
             timeout=openai.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds)),
@@ -182,7 +182,7 @@ class _Asking:
             raise
 
     async def _request(self, client: Any, key: str, task: Task, first: int) -> None:
-        """One request for the answers from index `first` on, until a reply brings some."""
+        """Send a request for the answers from index `first` on, until a reply brings some."""
         server, count = self.server, task.count - first
         count = min(count, server.choices_per_request or count)
         body = {**task.body, **({"n": count} if count > 1 else {})}
@@ -214,7 +214,7 @@ class _Asking:
                 f"{self.server.base_url} asks to wait {asked_for:,.0f} s, longer than server.timeout_seconds. What it "
                 "has answered is kept: run the same command then."
             )
-        # Jitter: all requests that failed together would come back together.
+        # Jitter: otherwise all requests that failed together would be repeated together.
         seconds = max(asked_for, own / 2) + self.jitter.uniform(0, own / 2)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.stop.wait(), seconds)
@@ -227,7 +227,7 @@ class _Asking:
             interface, prompt = client.completions, "prompt"
         named = {name: body[name] for name in ("model", prompt)}
         rest = {name: value for name, value in body.items() if name not in named}
-        # Nothing is raised from the client's errors: these hold what the server said, and a traceback is written down.
+        # No error is raised from a client's error: that holds the server's text, and a traceback is written to a log.
         try:
             async with asyncio.timeout(self.server.timeout_seconds):
                 raw = await interface.with_raw_response.create(**named, extra_body=rest)
@@ -245,7 +245,7 @@ class _Asking:
         for choice in reply.choices[:count]:
             try:
                 answers.append(self.read(choice))
-            except MalformedReplyError as error:  # the others were paid for
+            except MalformedReplyError as error:  # the other choices were paid for
                 why = str(error)
         if not answers:
             self.server.spent.add(reply.read, reply.written)
@@ -253,7 +253,7 @@ class _Asking:
         return reply, answers
 
     def _reply_to_status(self, error: Any, count: int) -> Reply:
-        """The reply that stands in an error: choices that a filter withheld.
+        """The reply that an error holds: choices that a filter withheld.
 
         Raises:
             _PassingError, EndpointError: any other status.
@@ -278,7 +278,7 @@ class _Asking:
 
 
 def _seconds_asked_for(headers: Mapping[str, str]) -> float:
-    """How long a server asks to wait: seconds, or a date; 0 where it does not say."""
+    """How many seconds a server asks to wait, from a number or a date; 0 if it does not say."""
     with contextlib.suppress(KeyError, ValueError):
         return max(0.0, float(headers["retry-after-ms"]) / 1000)
     said = headers.get("retry-after", "")

@@ -1,7 +1,7 @@
-"""What a server with OpenAI's interface replies: the text of a reply enters; its choices, read and checked, leave.
+"""Replies of a server with OpenAI's interface: the text of a reply enters; its choices, read and checked, leave.
 
-Servers differ: chat and completion replies, words for why a text ended, two forms of log-probabilities. What cannot be
-read is a `MalformedReplyError`, which is asked for again.
+Servers differ: chat and completion replies, words for why a text ended, two forms of log-probabilities. A reply that
+cannot be read raises a `MalformedReplyError`, and its request is repeated.
 """
 
 import json
@@ -14,17 +14,17 @@ Ending = Literal["stop", "length", "refusal", "content_filter"]
 """Why a text ended: by itself, cut at the limit, the model declined, or the server withheld it or a part of it."""
 
 CUT, FILTERED = "length", "content_filter"
-# vLLM and SGLang say "abort" of a request that they dropped, routers say "error".
+# vLLM and SGLang say "abort" for a request that they dropped, routers say "error".
 NOT_ANSWERED = (None, "", "abort", "error")
 
 
 class MalformedReplyError(ValueError):
-    """A reply that is none; the message says why."""
+    """A reply that cannot be read; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The choices of a reply as they came, and the tokens that the server counts; None: it does not say."""
+    """The choices of a reply as they came, and the server's counts of tokens; None if it gives no count."""
 
     choices: list[dict[str, Any]]
     read: int | None
@@ -73,10 +73,10 @@ def text_of(choice: Mapping[str, Any]) -> tuple[str, Ending]:
 
 
 def logprobs_of(choice: Mapping[str, Any]) -> dict[str, float] | None:
-    """Log-probabilities in nats of the likeliest first tokens, by their text; None where the server lists none.
+    """Log-probabilities in nats of the likeliest first tokens, by their text; None if the server lists none.
 
     Raises:
-        MalformedReplyError: what stands there is no list of tokens.
+        MalformedReplyError: the value is no list of tokens.
     """
     logprobs = choice.get("logprobs")
     if not logprobs:
@@ -89,7 +89,7 @@ def logprobs_of(choice: Mapping[str, Any]) -> dict[str, float] | None:
         else:
             return None
         shares: dict[str, float] = {}
-        for token, logprob in pairs:  # two tokens may be written alike
+        for token, logprob in pairs:  # two tokens may have the same text
             shares[str(token)] = shares.get(str(token), 0.0) + math.exp(min(0.0, float(logprob)))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise MalformedReplyError(f"logprobs: {_shown(json.dumps(logprobs))}") from error

@@ -1,8 +1,7 @@
 """Models behind a server with OpenAI's interface (vLLM, SGLang, TGI, llama.cpp, a provider), as a config names them.
 
-How they are asked is told in `rkd.generation.endpoint_client`. The key stands in an environment variable; a config, and
-all that is written of it, knows the variable's name alone, and what a server says is cleared of the key
-(`Server.hide`).
+`rkd.generation.endpoint_client` sends the requests. The key stands in an environment variable: a config, and all that
+is written of it, holds only the variable's name. The key is removed from a server's messages (`Server.hide`).
 """
 
 import importlib.util
@@ -17,20 +16,20 @@ from rkd.errors import EndpointError
 
 
 class Advance(Protocol):
-    """Told how many more are done, and how it goes."""
+    """A callback that is told how many more are done, and a note on the progress."""
 
     def __call__(self, count: int, note: str = "") -> None:
-        """`count` more; `note` stands beside it in what is printed."""
+        """`count` more are done; `note` is printed beside the number."""
         ...
 
 
 def no_advance(count: int, note: str = "") -> None:
-    """Nothing is printed."""
+    """Prints nothing."""
 
 
 @dataclass
 class Spent:
-    """Tokens that a server has read and written for this process, and for what it went on with."""
+    """Tokens that a server has read and written for this process, and for the attempts that it continues."""
 
     read: int = 0
     written: int = 0
@@ -42,22 +41,22 @@ class Spent:
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """Where a model is asked, how fast, and for how much.
+    """The server of a model, with limits on its speed and cost.
 
     Args:
         base_url: of the interface, "http://localhost:8000/v1".
         api_key_variable: the environment variable with the key; None: the server asks for none.
-        requests_in_flight: at once.
-        choices_per_request: samples asked for in one request at most; None: all of a query at one temperature.
+        requests_in_flight: the most requests at once.
+        choices_per_request: the most samples in one request; None: all of a query at one temperature.
         max_attempts: of one request, before the stage ends.
         timeout_seconds: of one attempt.
-        first_wait_seconds, longest_wait_seconds: before the second attempt, which doubles before each further one, and
-            its limit. A server that asks for a longer wait gets it, up to `timeout_seconds`.
+        first_wait_seconds, longest_wait_seconds: the wait before the second attempt, which doubles before each further
+            one, and its limit. A server that asks for a longer wait gets it, up to `timeout_seconds`.
         prompt_price, response_price: for a million tokens read and written.
-        budget_tokens, budget_cost: after so many tokens, read and written, or at such a cost, no request is sent; those
-            in flight are completed. What an interrupted stage had paid counts, a stage that is reused costs nothing.
-            None: no limit.
-        length_field: how a chat request calls its limit; some models of OpenAI know the second name alone.
+        budget_tokens, budget_cost: after so many tokens, read and written, or at this cost, no request is sent; those
+            in flight are completed. The costs of an interrupted stage count, a reused stage costs nothing. None: no
+            limit.
+        length_field: the name of the token limit in a chat request; some models of OpenAI know only the second name.
         sends_seed: whether requests carry a seed.
     """
 
@@ -88,7 +87,7 @@ class Server:
                 "server.base_url must be an address like http://localhost:8000/v1, without user, password or query: "
                 "it is written into results. A key belongs into the variable that server.api_key_variable names."
             )
-        # Not shown: a key that was put here by mistake would be printed.
+        # The value is not shown: it may be a key that was put here by mistake.
         if self.api_key_variable is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_variable):
             raise ValueError(
                 "server.api_key_variable must be the NAME of an environment variable in capitals, like OPENAI_API_KEY, "
@@ -115,7 +114,7 @@ class Server:
         self.key()
 
     def key(self) -> str | None:
-        """The key, read anew each time: nothing holds it.
+        """The key, read anew each time and never stored.
 
         Raises:
             ValueError: its variable is not set.
@@ -131,18 +130,18 @@ class Server:
         return key
 
     def hide(self, text: str) -> str:
-        """The text without the key: a server may repeat it."""
+        """The text without the key, which a server may repeat."""
         key = self.key()
         return text.replace(key, "[key]") if key else text
 
     @property
     def cost(self) -> float:
-        """What the tokens until now cost."""
+        """The cost of the tokens so far."""
         return (self.spent.read * self.prompt_price + self.spent.written * self.response_price) / 1e6
 
     @property
     def spending(self) -> str:
-        """What was spent until now, to be printed."""
+        """The spending so far, as text to print."""
         if self.prompt_price or self.response_price:
             return f"{self.cost:.4g} spent"
         return f"{self.spent.read + self.spent.written:,} tokens"
@@ -151,7 +150,7 @@ class Server:
         """Raise once the budget is spent.
 
         Raises:
-            EndpointError: it is.
+            EndpointError: the budget is spent.
         """
         tokens = self.spent.read + self.spent.written
         if self.budget_tokens is not None and tokens >= self.budget_tokens:
@@ -172,7 +171,7 @@ class EndpointModel:
 
     Args:
         name: printed in tables.
-        model: what the server calls it.
+        model: its name on the server.
         requests: "chat" (the server applies the model's chat template) or "completion" (plain text).
         extra_body: further fields of each request, as {"chat_template_kwargs": {"enable_thinking": false}}.
     """
@@ -191,7 +190,7 @@ class EndpointModel:
             raise ValueError(f"requests={self.requests}: must be chat or completion.")
 
     def source(self) -> Self:
-        """Itself: what a local model's checkpoint is to that model.
+        """Itself, in the place of a local model's checkpoint.
 
         Raises:
             ModuleNotFoundError, ValueError: the client or the key is missing.
@@ -200,15 +199,15 @@ class EndpointModel:
         return self
 
     def size(self) -> str:
-        """Where it is: how large it is, nobody here knows."""
+        """Where it is, since its size is unknown."""
         return f"behind {self.server.base_url}"
 
     def weights(self) -> int:
-        """None work here."""
+        """0: it has no weights on this machine."""
         return 0
 
     def content(self) -> dict[str, Any]:
-        """What decides its answers: not where it is served, how fast or for how much."""
+        """What decides its answers; address, speed and cost do not."""
         return {"model": self.model, "requests": self.requests, "extra_body": dict(self.extra_body)}
 
     def body(self, prompt: str | list[dict[str, str]], max_tokens: int, **sampling: Any) -> dict[str, Any]:

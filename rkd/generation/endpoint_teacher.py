@@ -1,4 +1,4 @@
-"""A model behind a server writes: queries enter, its responses leave, as from a local model (`rkd.stages.teacher`)."""
+"""A teacher behind a server: queries enter, its responses leave, as from a local model (`rkd.stages.teacher`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,11 +25,11 @@ class EndpointTeacher(EndpointModel):
     prompt: PromptTemplate
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """What stands for it in the fingerprint of a stage: the model by its name, not the server."""
+        """Its part in the fingerprint of a stage: the model by its name, not the server."""
         return {**self.content(), "prompt": self.prompt}
 
     def open(self, name: str, partial: PartialResults, advance: Advance = no_advance) -> "EndpointGenerator":
-        """A generator that keeps what it is answered in `partial`; `name` is recorded with each response."""
+        """A generator that keeps the server's answers in `partial`; `name` is recorded with each response."""
         return EndpointGenerator(name, self, self.prompt, partial, Kept(self.server, partial), advance)
 
 
@@ -37,14 +37,14 @@ class EndpointTeacher(EndpointModel):
 class EndpointGenerator:
     """A `TextGenerator` over a server.
 
-    Samples of a query at one temperature are asked for together. Each request has a seed of its own, of which a server
-    makes what it can: two servers, or one under another load, need not give the same texts.
+    Samples of a query at one temperature are requested together. Each request has a seed of its own, but servers need
+    not be deterministic: two servers, or one under another load, may give different texts.
 
     Args:
         name: recorded with each response.
         model: which one is asked, where and how.
         prompt: how queries are put to it.
-        partial: of the stage, which also counts the tokens; None: nobody counts them.
+        partial: of the stage, which also counts the tokens; None: they are not counted.
         advance: called for each query that has all its responses.
     """
 
@@ -71,7 +71,7 @@ class EndpointGenerator:
         responses: list[dict[int, Response]] = [{} for _ in queries]  # by place: a judge asks one query several times
         for (place, indices), own in zip(groups, answers, strict=True):
             for at, index in enumerate(indices):
-                text, ending = own[min(at, len(own) - 1)]  # greedy samples are one text
+                text, ending = own[min(at, len(own) - 1)]  # greedy samples are equal
                 responses[place][index] = self._response(queries[place], index, text, ending)
         if self.partial is not None:
             self.partial.tokens += sum(self.kept.written[key] for key in {task.key for task in tasks})
@@ -92,7 +92,7 @@ class EndpointGenerator:
 
     def _response(self, query: Query, index: int, generated: str, ending: str) -> Response:
         prompt = self.prompt
-        # A response that goes on to the next question is complete, whether or not that was cut.
+        # A response that goes on to the next question is complete, even if that question was cut.
         is_finished = ending in ("stop", "refusal") or (prompt.stop != "" and prompt.stop in generated)
         withheld = ending if ending in ("refusal", "content_filter") else None
         return Response(query.id, self.name, index, prompt.response_text(generated), is_finished, withheld)

@@ -1,8 +1,9 @@
-"""Engines: what samples from the model of a checkpoint; a checkpoint enters, a `TextGenerator` leaves. `generation=`:
+"""Engines sample from a model: a checkpoint enters, a `TextGenerator` leaves. `generation=` selects one:
 
-    local   the decode loop of `rkd.generation.decoding`: each (query, sample) draws noise of its own, small models use
-    all cores hf      `generate` of transformers, for comparison and for models that the loop does not know vllm    the
-    vLLM engine, for large models on GPUs, in an environment of its own (requirements-vllm.txt)
+    local   the decode loop of `rkd.generation.decoding`: each (query, sample) draws noise of its own, small models
+            use all cores
+    hf      `generate` of transformers, for comparison and for models that the loop does not know
+    vllm    the vLLM engine, for large models on GPUs, in an environment of its own (requirements-vllm.txt)
 
 A policy in training is always sampled by the loop: its weights change from rollout to rollout.
 """
@@ -28,23 +29,23 @@ from rkd.protocols import Sampling, TextGenerator
 from rkd.records import Checkpoint, Query, Response
 
 Advance = Callable[[int], None]
-"""Told how many queries have just been answered."""
+"""A callback that is told how many queries have just been answered."""
 
 Drawn = tuple[str, bool]
 """A generated text, and whether the model has ended it."""
 
 
 class LocalTextGenerator(TextGenerator, Protocol):
-    """A generator over a model that is here."""
+    """A generator over a model on this machine."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Of its model."""
+        """The tokenizer of its model."""
         ...
 
 
 class Engine(Protocol):
-    """A way of sampling from a model folder; `batches_decide`: whether samples depend on what is drawn with them."""
+    """A way of sampling from a model folder; `batches_decide`: whether samples depend on the others in their batch."""
 
     batches_decide: ClassVar[bool]
     is_measured: ClassVar[bool]
@@ -163,7 +164,7 @@ class VLLMEngine:
 
 @dataclass(frozen=True)
 class ByTemperature(ABC):
-    """A `TextGenerator` over an engine that draws at one temperature at a time; its parts as `LocalGenerator`'s."""
+    """A `TextGenerator` over an engine that draws at one temperature at a time; its fields are `LocalGenerator`'s."""
 
     name: str
     tokenizer: PreTrainedTokenizerBase
@@ -194,7 +195,7 @@ class ByTemperature(ABC):
         """The samples of each query; `sampling` has one temperature."""
 
     def _response(self, query: Query, index: int, generated: str, is_finished: bool) -> Response:
-        # A response that goes on to the next question is complete, whether or not that was cut.
+        # A response that goes on to the next question is complete, even if that question was cut.
         is_complete = is_finished or (self.prompt.stop != "" and self.prompt.stop in generated)
         return Response(query.id, self.name, index, self.prompt.response_text(generated), is_complete)
 
@@ -224,7 +225,7 @@ class HFGenerator(ByTemperature):
         ids, mask = pad(prompts, self.tokenizer.pad_token_id, left=True)
         ends = end_ids(self.tokenizer, self.model.generation_config)
         temperature, samples = sampling.temperatures[0], sampling.samples_per_query
-        drawn_alike = samples if temperature == 0 else 1  # greedy samples are one text
+        drawn_alike = samples if temperature == 0 else 1  # greedy samples are equal
         how = {"do_sample": True, "temperature": temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
         stop = {"stop_strings": self.prompt.stop, "tokenizer": self.tokenizer} if self.prompt.stop else {}
         generate: object = self.model.generate

@@ -30,9 +30,9 @@ from rkd.work import short_number
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Responses in a batch, by whether the model is small: its steps cost little beside what goes on around them.
+# Responses in a batch, by whether the model is small: its steps cost little compared with their overhead.
 BATCH_RESPONSES = {True: 512, False: 256}
-# Of a model folder: weights, vocabulary, chat template, and how they are read.
+# Endings of the files of a model folder with weights, vocabulary, chat template and their settings.
 DIGESTED = (".safetensors", ".json", ".jinja", ".model", ".txt")
 NOT_DIGESTED = ("manifest.json", "report.json")
 
@@ -46,8 +46,8 @@ class LocalGenerator:
         model: any causal language model; it is used in evaluation mode.
         tokenizer: its tokenizer, with a padding token of its own.
         prompt: how queries are put to it.
-        batch_responses: responses decoded in one batch at most, None for `BATCH_RESPONSES`; small models decode several
-            batches side by side.
+        batch_responses: the most responses decoded in one batch, None for `BATCH_RESPONSES`; small models decode
+            several batches side by side.
         advance: called with the number of queries just finished.
     """
 
@@ -61,7 +61,7 @@ class LocalGenerator:
     def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
         """See `TextGenerator`."""
         prompts = self.prompt.encode(queries, self.tokenizer)
-        # Alike lengths side by side waste the least padding; the responses return in the order of the queries.
+        # Similar lengths side by side need the least padding; the responses return in the order of the queries.
         order = sorted(range(len(queries)), key=lambda index: len(prompts[index]))
         per_batch = self._queries_per_batch(len(queries), sampling)
         batches = [order[start : start + per_batch] for start in range(0, len(order), per_batch)]
@@ -78,7 +78,7 @@ class LocalGenerator:
             for row, generated in enumerate(self._decoded(batch)):
                 index, sample_index = chosen[row // sampling.samples_per_query], row % sampling.samples_per_query
                 text = self.prompt.response_text(generated)
-                # A response that goes on to the next question is complete, whether or not that was cut.
+                # A response that goes on to the next question is complete, even if that question was cut.
                 is_finished = finished[row] or (self.prompt.stop != "" and self.prompt.stop in generated)
                 responses[index].append(Response(queries[index].id, self.name, sample_index, text, is_finished))
             self.advance(len(chosen))
@@ -87,7 +87,7 @@ class LocalGenerator:
     def sample(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> ResponseBatch:
         """The sampled tokens of all queries as one batch, in their order, for a policy in training.
 
-        A row ends at the end-of-sequence token alone: a policy in training has to learn to end by itself.
+        Only the end-of-sequence token ends a row: a policy in training has to learn to end by itself.
         """
         prompts = self.prompt.encode(queries, self.tokenizer)
         prompt_ids, prompt_mask = pad(prompts, self.tokenizer.pad_token_id, left=True)
@@ -103,7 +103,7 @@ class LocalGenerator:
 
     def _queries_per_batch(self, queries: int, sampling: Sampling) -> int:
         responses = self.batch_responses or BATCH_RESPONSES[is_small(self.model.num_parameters())]
-        shared_out = math.ceil(queries / part_count(self.model))  # few queries are several batches, for several cores
+        shared_out = math.ceil(queries / part_count(self.model))  # few queries make several batches, for several cores
         return max(1, min(responses // sampling.samples_per_query, shared_out))
 
     def _decode(
@@ -134,7 +134,7 @@ class LocalGenerator:
         return [self.prompt.response_text(generated) for generated in self._decoded(batch)]
 
     def is_finished(self, batch: ResponseBatch) -> list[bool]:
-        """Whether each response came to its end-of-sequence token."""
+        """Whether each response reached its end-of-sequence token."""
         eos = torch.isin(batch.response_ids, torch.tensor(self.eos_ids, device=batch.response_ids.device))
         return (eos & batch.response_mask).any(1).tolist()
 
@@ -148,7 +148,7 @@ class LocalGenerator:
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None) -> list[int]:
-    """Tokens that end a response: the tokenizer's, and those that a model's generation config names besides.
+    """Tokens that end a response: the tokenizer's, and those that a model's generation config adds.
 
     Chat models have several: one ends a text, others a turn.
     """
@@ -158,7 +158,7 @@ def end_ids(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationCon
 
 
 def sample_indices(query_ids: Sequence[str]) -> list[int]:
-    """Of each response, its place among those to the same query: a query that is asked again gets further samples."""
+    """The place of each response among those to the same query: a query that is asked again gets further samples."""
     counts: Counter[str] = Counter()
     indices = []
     for query_id in query_ids:
@@ -190,14 +190,14 @@ def _seed_sequence(seed: int, query_id: str, index: int) -> np.random.SeedSequen
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFolder:
-    """A model of a config that is here, or on the hub.
+    """A model of a config, on this machine or on the hub.
 
     Args:
         name: recorded with each response and printed in tables.
-        name_or_path: a folder in `save_pretrained` form, given from the current folder or from the repository's, or
-            else a name on the Hugging Face hub.
-        parameters: how many weights it has, for estimates where it is not here; None: as its name says ("…-1.5B").
-        options: how it is loaded, placed and, a student, trained.
+        name_or_path: a folder in `save_pretrained` form, relative to the current folder or the repository's, or else a
+            name on the Hugging Face hub.
+        parameters: how many weights it has, for estimates if it is not local; None: as its name says ("…-1.5B").
+        options: how it is loaded and placed, and how a student is trained.
     """
 
     is_remote: ClassVar[Literal[False]] = False
@@ -218,10 +218,10 @@ class ModelFolder:
         return f"{short_number(self.weights())} parameters"
 
     def weights(self) -> int:
-        """How many weights it has, counted where the model is here; it is neither loaded nor fetched.
+        """How many weights it has, counted if the model is local; it is neither loaded nor downloaded.
 
         Raises:
-            ValueError: the model is not here, and neither `parameters` nor its name says it.
+            ValueError: the model is not local, and neither `parameters` nor its name gives the number.
         """
         if (folder := self._local_folder()) is not None:
             return count_weights(folder)
@@ -273,7 +273,7 @@ class LocalModel(ModelFolder):
 
 
 def content_files(folder: Path) -> list[Path]:
-    """The files of a model folder that decide what it answers; what the store keeps beside them does not."""
+    """The files of a model folder that decide what it answers; the store's own files beside them do not."""
     return [file for file in folder.iterdir() if file.suffix in DIGESTED and file.name not in NOT_DIGESTED]
 
 

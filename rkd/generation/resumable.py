@@ -1,4 +1,4 @@
-"""Sampling that can be interrupted: a generator and what a stage has kept enter, a generator that goes on leaves."""
+"""Sampling that can resume: a generator and a stage's partial results enter, a generator that continues leaves."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from rkd.records import Query, Response, digest_of, read_jsonl, write_jsonl
 from rkd.store.fingerprint import fingerprint_digest
 from rkd.store.partial_results import PartialResults
 
-RESPONSES_PER_SHARD = 4096  # seconds of a mini model; of a large one minutes, which an interruption may cost
+RESPONSES_PER_SHARD = 4096  # seconds for a mini model; minutes for a large one, which an interruption may cost
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class InShards:
         generator: the one that is asked; the queries given to it are distinct.
         partial: of the stage that the responses belong to.
         advance: called with the number of queries that an earlier attempt has finished.
-        tokenizer: in whose tokens the partial results count what is sampled; None counts nothing.
+        tokenizer: the partial results count the sampled text in its tokens; None counts nothing.
     """
 
     generator: TextGenerator
@@ -36,7 +36,7 @@ class InShards:
 
     @property
     def name(self) -> str:
-        """Recorded with each response."""
+        """The name that is recorded with each response."""
         return self.generator.name
 
     def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
@@ -61,7 +61,7 @@ class InShards:
         return responses
 
     def _tokens(self, responses: Sequence[Sequence[Response]]) -> int:
-        """Tokens of the texts; many samples say the same, which is read once."""
+        """The number of tokens of the texts; equal samples are tokenized once."""
         if self.tokenizer is None:
             return 0
         counts = Counter(one.text for own in responses for one in own)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ResponseBatch:
-    """Prompts, and the responses that a model is to be evaluated on.
+    """Prompts, and the responses on which a model is evaluated.
 
     `prompt_ids`, `prompt_mask` are (Q, P); `response_ids`, `response_mask` (B, T). The end-of-sequence token of a
     finished response counts as one of its tokens.
@@ -33,12 +33,12 @@ class ResponseBatch:
 
     @property
     def prompt_count(self) -> int:
-        """Q."""
+        """Q: prompts."""
         return len(self.prompt_ids)
 
     @property
     def weight(self) -> int:
-        """Response tokens, which a loss is the mean over."""
+        """Number of response tokens, over which a loss is a mean."""
         return int(self.response_mask.sum())
 
     def to(self, device: torch.device) -> "ResponseBatch":
@@ -46,13 +46,13 @@ class ResponseBatch:
         return ResponseBatch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
 
     def rows(self) -> list[list[int]]:
-        """The tokens of every response, behind those of its prompt."""
+        """For every response, the tokens of its prompt and then its own."""
         prompts = _counted(self.prompt_ids, self.prompt_mask)
         responses = _counted(self.response_ids, self.response_mask)
         return [prompts[row // self.group_size] + response for row, response in enumerate(responses)]
 
     def select_prompts(self, indices: Tensor) -> "ResponseBatch":
-        """The prompts at `indices` and all their responses, padded no longer than these need."""
+        """The prompts at `indices` and all their responses, with no more padding than they need."""
         rows = self.rows_of(indices)
         prompt_mask, response_mask = self.prompt_mask[indices], self.response_mask[rows]
         prompt_length = max(1, int(prompt_mask.sum(1).max()))
@@ -71,16 +71,16 @@ class ResponseBatch:
 
 
 class Divisible(Protocol):
-    """What can be trained on in parts: a batch, or what belongs to one."""
+    """Data that can be trained on in parts: a batch, or tensors that belong to one."""
 
     @property
     def prompt_count(self) -> int:
-        """Q."""
+        """Q: prompts."""
         ...
 
     @property
     def weight(self) -> int:
-        """How many of what a loss is the mean over."""
+        """Number of items that a loss is a mean over."""
         ...
 
     def select_prompts(self, indices: Tensor) -> Self:
@@ -92,11 +92,11 @@ Part = TypeVar("Part", bound=Divisible)
 
 
 def in_parts(batch: Part, count: int) -> list[tuple[float, Part]]:
-    """The batch in `count` parts, fewer where it has fewer prompts, each with its share of the weight."""
+    """The batch in `count` parts, or fewer if it has fewer prompts, each with its share of the weight."""
     count = min(count, batch.prompt_count)
     if count < 2:
         return [(1.0, batch)]
-    # Prompts in turn: neighbours are often alike in length, and the parts should take the same time.
+    # Parts take prompts in turn: neighbours often have similar lengths, and the parts should take the same time.
     parts = [batch.select_prompts(torch.arange(start, batch.prompt_count, count)) for start in range(count)]
     total = sum(part.weight for part in parts)
     return [(part.weight / total, part) for part in parts]
@@ -115,12 +115,12 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tens
 
 
 def _counted(ids: Tensor, mask: Tensor) -> list[list[int]]:
-    """The tokens of each row that count."""
+    """The tokens of each row where the mask is True."""
     return [own[counts].tolist() for own, counts in zip(ids.cpu().numpy(), mask.cpu().numpy(), strict=True)]
 
 
 def join(batches: Sequence[ResponseBatch], pad_id: int) -> ResponseBatch:
-    """Batches with as many responses to a prompt as one batch, padded to the longest prompt and response."""
+    """Batches of one group size as a single batch, padded to the longest prompt and response."""
 
     def joined(field: str, value: int, *, left: bool) -> Tensor:
         rows = [getattr(batch, field) for batch in batches]
@@ -139,7 +139,7 @@ def join(batches: Sequence[ResponseBatch], pad_id: int) -> ResponseBatch:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """The tokens of each text, with whatever the tokenizer puts in front of a text."""
+    """The tokens of each text, with the special tokens that the tokenizer puts before a text."""
     return tokenizer(list(texts))["input_ids"] if texts else []
 
 
@@ -157,7 +157,7 @@ def collate(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     """Token rows as a batch; the number of responses must be a multiple of the number of prompts.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is no multiple.
     """
     if not prompts or len(responses) % len(prompts):
         raise ValueError(f"{len(responses)} responses cannot be shared out to {len(prompts)} prompts.")

@@ -1,7 +1,7 @@
-"""Small models at work side by side on a CPU, a core each: copies that are read, or one that is trained.
+"""Small models on several CPU cores, one core each: copies for inference, or parts of a batch in training.
 
-Their operations are too small for several threads to share: two threads on one of them gain little, and lose much as
-soon as another process wants a core, since each operation then waits for the slower one.
+Their operations are too small to be split over threads. Two threads on one operation gain little, and lose much when
+another process needs a core, since each operation then waits for the slower thread.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ Measured = Mapping[str, Tensor]
 """Means over a part of a batch, by name."""
 
 SMALL = 50_000_000  # parameters up to which a model is copied
-PARTS = 2  # of a batch of a small model, on however many cores: how sums are parted decides their last digits
+PARTS = 2  # parts of a small model's batch on any number of cores: how a sum is split decides its last digits
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 
 
@@ -38,10 +38,10 @@ _cores = torch.get_num_threads()  # as torch found them, or as OMP_NUM_THREADS s
 
 @contextlib.contextmanager
 def cores(count: int | None, *, small_models: bool, processes: int = 1) -> Iterator[None]:
-    """Use so many cores, None for all: small models one in each operation, as their copies share out the others.
+    """Use `count` cores, None for all. Small models use one core in each operation: their copies use the others.
 
     Args:
-        processes: that train together, this one included, and share out the cores.
+        processes: number of processes that train together, this one included; they share the cores.
     """
     global _cores
     before = _cores, torch.get_num_threads()
@@ -55,12 +55,12 @@ def cores(count: int | None, *, small_models: bool, processes: int = 1) -> Itera
 
 
 def is_small(parameters: int) -> bool:
-    """Whether a model of so many parameters is copied."""
+    """Whether a model with this number of parameters is copied."""
     return parameters <= SMALL
 
 
 def map_over_copies(work: Callable[[Model, Item], Result], model: Model, items: Sequence[Item]) -> Iterator[Result]:
-    """`work(copy of the model, item)` for each item, in their order; it may not change the model."""
+    """`work(copy of the model, item)` for each item, in order; `work` must not change the model."""
     workers = min(worker_count(model), len(items))
     if workers < 2:
         yield from (work(model, item) for item in items)
@@ -80,10 +80,10 @@ def map_over_copies(work: Callable[[Model, Item], Result], model: Model, items: 
 
 
 def map_over_forks(work: Callable[[Model, Item], Result], model: Model, items: Sequence[Item]) -> Iterator[Result]:
-    """As `map_over_copies`, in forked processes: for work of operations so small that the interpreter is its limit.
+    """As `map_over_copies`, in forked processes: for operations so small that the Python interpreter limits the speed.
 
-    Threads take turns at Python; the decode loop is no faster on two of them than on one. Where a process with threads
-    cannot safely be forked, which is anywhere but on Linux, they are threads. Results must be fit for `pickle`.
+    Threads share one interpreter; the decode loop is no faster on two threads than on one. A process with threads can
+    safely be forked on Linux only; elsewhere, threads are used. `pickle` must be able to store the results.
     """
     workers = min(worker_count(model), len(items))
     if workers < 2 or sys.platform != "linux":
@@ -98,14 +98,14 @@ def map_over_forks(work: Callable[[Model, Item], Result], model: Model, items: S
             pool.shutdown(cancel_futures=True)
 
 
-_forked: tuple[Callable[[Any], Any], Sequence[Any]] | None = None  # of a forked process: its work and the items
+_forked: tuple[Callable[[Any], Any], Sequence[Any]] | None = None  # in a forked process: its work and the items
 
 
 def _begin_fork(work: Callable[[Any], Any], items: Sequence[Any], parent: int) -> None:
     global _forked
     _forked = work, items
     torch.set_num_threads(1)
-    # The first process answers to the user; one that is killed takes its forks along.
+    # Only the first process handles interrupts by the user; its forks end when it is killed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -116,25 +116,25 @@ def _begin_fork(work: Callable[[Any], Any], items: Sequence[Any], parent: int) -
 def _work_in_fork(index: int) -> bytes:
     assert _forked is not None  # `_begin_fork` set it
     work, items = _forked
-    return pickle.dumps(work(items[index]))  # by value: torch would hand tensors over as open files
+    return pickle.dumps(work(items[index]))  # by value: torch would pass tensors as open files
 
 
 def mean_loss(
     model: nn.Module, loss: Callable[[Item], tuple[Tensor, Measured]], parts: Sequence[tuple[float, Item]]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted mean of the losses of a batch's parts, each made on a thread of its own, and of what they measured.
+    """The weighted means of the losses and the metrics of a batch's parts, each computed on a thread of its own.
 
-    The mean is differentiable by the model's parameters, as if it were made in one piece.
+    The mean loss is differentiable by the model's parameters, as if it were computed in one piece.
 
     Args:
-        loss: of one part; what it measured carries no gradient.
-        parts: with their weights, whose sum is 1.
+        loss: gives the loss of one part and its metrics, which carry no gradient.
+        parts: each with its weight; the weights sum to 1.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def run(weighted: tuple[float, Item]) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
         weight, part = weighted
-        with torch.enable_grad():  # a setting of each thread
+        with torch.enable_grad():  # set for each thread
             value, measured = loss(part)
             # `backward` on two threads would add to the same gradients at once.
             gradients = torch.autograd.grad(weight * value, parameters, materialize_grads=True)
@@ -151,7 +151,7 @@ def mean_loss(
 
 
 class _KnownGradients(torch.autograd.Function):
-    """A value whose gradients by the parameters are known already."""
+    """A value whose gradients by the parameters are already known."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: Sequence[Tensor], *_: Tensor) -> Tensor:
@@ -164,25 +164,25 @@ class _KnownGradients(torch.autograd.Function):
 
 
 def worker_count(model: nn.Module) -> int:
-    """How many threads share out the work of the model: all cores for a small one on the CPU, otherwise 1."""
+    """How many threads share the work of the model: all cores for a small model on the CPU, otherwise 1."""
     return _cores if _is_shared_out(model) else 1
 
 
 def part_count(model: nn.Module) -> int:
-    """In how many parts a batch of the model is worked on; the number of cores does not matter, nor to the result."""
+    """In how many parts a batch of the model is processed; neither this nor the result depends on the cores."""
     return PARTS if _is_shared_out(model) else 1
 
 
 def _is_shared_out(model: nn.Module) -> bool:
     parameters = list(model.parameters())
     on_cpu, is_sharded = parameters[0].device.type == "cpu", isinstance(parameters[0], DTensor)
-    is_alone = is_sharded or not on_cpu or torch.is_autocast_enabled("cpu")  # a setting of each thread as well
+    is_alone = is_sharded or not on_cpu or torch.is_autocast_enabled("cpu")  # autocast is set for each thread as well
     return not is_alone and is_small(sum(parameter.numel() for parameter in parameters))
 
 
 def _on_threads(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
     def run(item: Item) -> Result:
-        torch.set_num_threads(1)  # of this worker, and of threads that start later
+        torch.set_num_threads(1)  # for this worker, and for threads that start later
         return work(item)
 
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""The states that a model's backbone has on tokens: batches of responses enter, hidden vectors leave.
+"""The hidden states of a model's backbone: batches of responses enter, hidden vectors leave.
 
 Shapes: B responses of T tokens, D hidden width. "State t" is the hidden vector that predicts response token t: state 0
 stands on the prompt's last token, state T on the response's last one.
@@ -15,15 +15,15 @@ from rkd.models.attention import takes_masks
 from rkd.models.batches import ResponseBatch
 from rkd.models.prefix_trees import passes
 
-# Tokens in a pass of several rows, at most: on a CPU what a layer makes of more does not stay in the cache.
+# Most tokens in a pass of several rows: on a CPU, the outputs of a layer for more tokens do not stay in the cache.
 CPU_PASS_TOKENS, PASS_TOKENS = 2**10, 2**14
 
 
 def response_states(backbone: nn.Module, batch: ResponseBatch) -> Tensor:
-    """States 0 to T of every response, (B, T + 1, D); what stands behind a response's last state is 0.
+    """States 0 to T of every response, (B, T + 1, D); 0 after a response's last state.
 
-    What rows begin with alike, above all the prompt of several responses, is read once, gradients included; rows of
-    alike length are read together, without the padding of the others.
+    A common beginning of rows, above all the prompt of several responses, is read once, gradients included. Rows of
+    similar length are read together, without the padding of the others.
     """
     rows = batch.rows()
     states: list[Tensor] = []
@@ -34,7 +34,7 @@ def response_states(backbone: nn.Module, batch: ResponseBatch) -> Tensor:
             ways[row] = [count + place for place in way]
         states.append(own)
         count += len(own)
-    nothing = states[0].new_zeros(1, states[0].shape[1])  # at `count`
+    nothing = states[0].new_zeros(1, states[0].shape[1])  # the row at index `count`
     width = batch.response_ids.shape[1] + 1
     lengths = batch.response_mask.sum(1).tolist()
     places = [way[-length - 1 :] + [count] * (width - length - 1) for way, length in zip(ways, lengths, strict=True)]
@@ -42,7 +42,7 @@ def response_states(backbone: nn.Module, batch: ResponseBatch) -> Tensor:
 
 
 def last_states(backbone: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
-    """The state of the last of each row's tokens, (B, D), read as `response_states` reads all; no other is kept."""
+    """The state of the last token of each row, (B, D), read as in `response_states`; other states are not kept."""
     order: list[int] = []
     last: list[Tensor] = []
     for states, ways in _read(backbone, rows):
@@ -52,13 +52,13 @@ def last_states(backbone: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _read(backbone: nn.Module, rows: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, dict[int, list[int]]]]:
-    """States of the tokens in each pass over the rows, (K · N, D), and where in them those of a row are."""
+    """States of the tokens in each pass over the rows, (K · N, D), and the places of each row's tokens in them."""
     weight = next(backbone.parameters())
     config: object = backbone.config
     assert isinstance(config, PretrainedConfig)
     width = config.hidden_size if takes_masks(config) else None
     most_tokens: int | None = CPU_PASS_TOKENS if weight.device.type == "cpu" else PASS_TOKENS
-    if isinstance(weight, DTensor):  # its processes gather weights together, pass by pass
+    if isinstance(weight, DTensor):  # all processes gather weights together in each pass
         most_tokens = None
     for own in passes(rows, width, most_tokens):
         asked = {"input_ids": own.ids.to(weight.device)}

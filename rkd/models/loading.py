@@ -1,6 +1,6 @@
 """Models and tokenizers from their folders: a folder and options enter, a model on its device leaves.
 
-Weights are read from safetensors alone, and no code that lies beside them is run.
+Weights are read from safetensors files only, and code that lies beside them is not run.
 """
 
 import shutil
@@ -30,13 +30,13 @@ class ModelOptions:
     """How the models of a role are loaded, placed and trained.
 
     Args:
-        dtype: of the loaded weights; "auto": float32 on a CPU, bfloat16 on a GPU. Training without adapters is in
-            float32 whatever is loaded, mixed with lower precision as `trainer.precision` says.
-        attention: the implementation, as transformers names them ("sdpa", "eager", "flash_attention_2"); None takes
-            the model's own.
-        device: where a model is sampled from; "auto": a GPU if there is one; "spread": over all GPUs (needs
-            accelerate); or a device as torch names them. Training goes where `trainer.accelerator` says.
-        gradient_checkpointing: training keeps less in memory and computes it again.
+        dtype: of the loaded weights; "auto": float32 on a CPU, bfloat16 on a GPU. Training without adapters always
+            uses float32, mixed with lower precision as `trainer.precision` says.
+        attention: the implementation by its name in transformers ("sdpa", "eager", "flash_attention_2"); None takes
+            the model's default.
+        device: the device for sampling; "auto": a GPU if there is one; "spread": over all GPUs (needs accelerate);
+            or a device by its name in torch. Training uses the device of `trainer.accelerator`.
+        gradient_checkpointing: training keeps fewer activations in memory and computes them again.
         lora: adapters to train instead of all weights.
     """
 
@@ -47,24 +47,24 @@ class ModelOptions:
     lora: LoRA | None = None
 
     def load(self) -> dict[str, Any]:
-        """What `from_pretrained` is to be told."""
+        """The options of `from_pretrained`."""
         on_gpu = torch.cuda.is_available() and self.device != "cpu"
         dtype = ("bfloat16" if on_gpu else "float32") if self.dtype == "auto" else self.dtype
         named = {"attn_implementation": self.attention} if self.attention else {}
         return {"dtype": getattr(torch, dtype), **named}
 
     def placed(self) -> dict[str, Any]:
-        """The same, and where a model is put to be sampled from."""
+        """The same, and the device for sampling."""
         device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         if device == "cpu":
             return self.load()
         return self.load() | {"device_map": "auto" if device == "spread" else device}
 
     def prepare(self, model: PreTrainedModel, *, trained_whole: Sequence[str] = ()) -> PreTrainedModel:
-        """The model, ready to be trained; `merge` makes a plain one of it again.
+        """The model, ready to be trained; `merge` turns it back into a plain model.
 
         Args:
-            trained_whole: parts without adapters, as the head of a reward model.
+            trained_whole: parts that are trained without adapters, such as the head of a reward model.
         """
         if self.lora is not None:
             self.lora.attach(model, trained_whole=trained_whole)
@@ -78,12 +78,12 @@ class ModelOptions:
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder, padding on the left.
 
-    One that comes without a padding token of its own pads with a token that its vocabulary reserves, as that of Llama 3
-    does, or else with its unknown or its first token: masks say what is padding, so any but the end of sequence does.
+    A tokenizer without a padding token of its own pads with a token that its vocabulary reserves, as that of Llama 3
+    does, or else with its unknown or its first token. Masks mark padding, so any token but the end of sequence will do.
 
     Raises:
         FileNotFoundError: the folder is missing.
-        ValueError: there is no end of sequence, or no token besides it: a padded response could then not be told from
+        ValueError: there is no end of sequence, or no other token to pad with: a padded response would then look like
             a finished one.
     """
     tokenizer = AutoTokenizer.from_pretrained(existing_model(folder), padding_side="left")
@@ -103,7 +103,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 def load_causal_lm(
     folder: str | Path, options: ModelOptions = ModelOptions(), *, placed: bool = False
 ) -> PreTrainedModel:
-    """A causal language model in evaluation mode; `placed` where the options say it is sampled from.
+    """A causal language model in evaluation mode; if `placed`, on the options' device for sampling.
 
     Raises:
         FileNotFoundError: the folder, or its safetensors file, is missing.
@@ -115,13 +115,13 @@ def load_causal_lm(
 def load_classifier(
     folder: str | Path, options: ModelOptions = ModelOptions(), *, placed: bool = False
 ) -> PreTrainedModel:
-    """A model with one score, whose head is new where the folder holds a language model; errors as above."""
+    """A model with one score; its head is new if the folder holds a language model. Errors as `load_causal_lm`."""
     how = options.placed() if placed else options.load()
     return _load(AutoModelForSequenceClassification, folder, num_labels=1, **how)
 
 
 def copy_model(folder: Path, into: Path) -> None:
-    """Copy a model without what the stage that made it kept beside it."""
+    """Copy a model without the other files that its stage kept beside it."""
     shutil.copytree(
         folder, into, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json", "*report.json", "*.jsonl")
     )

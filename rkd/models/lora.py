@@ -1,8 +1,8 @@
 """Low-rank adapters: a model's matrices are frozen, and small ones beside them are trained (LoRA, arXiv:2106.09685).
 
-`peft` is optional (`pip install -r requirements-lora.txt`). The adapters are put into the model in place, so that it
-stays the class that it is; switched off, they leave the model that the training started from, and `merge` adds them to
-the weights, so that a checkpoint is a plain model.
+`peft` is optional (`pip install -r requirements-lora.txt`). The adapters are put into the model in place, so that its
+class does not change. With the adapters switched off, it is the model that the training started from. `merge` adds them
+to the weights, so that a checkpoint is a plain model.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ class LoRA:
             )
 
     def attach(self, model: nn.Module, *, trained_whole: Sequence[str] = ()) -> None:
-        """Put adapters into the model; afterwards they alone have gradients, and the parts `trained_whole`.
+        """Put adapters into the model; afterwards only they and the parts `trained_whole` have gradients.
 
         Raises:
             ModuleNotFoundError: peft is not installed.
@@ -80,7 +80,7 @@ def save_merged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
 
 @contextlib.contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
-    """The model without its adapters."""
+    """Switch the adapters of the model off within the block."""
     adapted = [layer for layer in model.modules() if _is_adapted(layer)]
     for layer in adapted:
         layer.enable_adapters(False)
@@ -92,7 +92,7 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
 
 
 class _AdaptedLayer(Protocol):
-    """What peft makes of a layer that gets adapters."""
+    """A layer to which peft has added adapters."""
 
     def merge(self) -> None: ...
 

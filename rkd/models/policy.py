@@ -17,13 +17,13 @@ from rkd.models.batches import ResponseBatch
 from rkd.models.hidden_states import response_states
 from rkd.models.lora import adapters_off
 
-# So many logits exist at a time (256 MB in float32), in the backward pass as well, never those of all tokens.
+# The most logits that exist at a time (256 MB in float32), in the backward pass as well.
 CHUNK_ELEMENTS = 2**26
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyOutput:
-    """log π(y_t) of the response tokens, (B, T) in nats; V of the states they were chosen in; entropy of the choice."""
+    """log π(y_t) of the response tokens in nats, the values of their states, and the entropies; (B, T) each."""
 
     logprobs: Tensor
     values: Tensor | None
@@ -31,9 +31,9 @@ class PolicyOutput:
 
 
 class Policy(nn.Module):
-    """A causal language model, with so many value heads on its states, one for each reward that it is trained under.
+    """A causal language model with `value_heads` value heads on its states, one for each reward of its training.
 
-    They start at zero: random ones would feed noise into the first advantages. The logits are divided by
+    The heads start at zero: random ones would add noise to the first advantages. The logits are divided by
     `temperature`, so that the policy is the one that is sampled from at this temperature.
     """
 
@@ -49,7 +49,7 @@ class Policy(nn.Module):
         """Log-probabilities, values of one head and entropies of the batch's responses."""
         states, mask = response_states(self.lm.base_model, batch)[:, :-1], batch.response_mask
         values = None if self.value_head is None else self.value_head(states.float())[..., value_head]
-        # Only tokens that count get logits: padding would be half of them, and they are the largest tensor.
+        # Only tokens that count get logits: the logits are the largest tensor, and half of them would be padding.
         counted, tokens = states[mask][None], batch.response_ids[mask][None]
         chunk = max(1, CHUNK_ELEMENTS // self.lm.config.vocab_size)
         chosen = in_chunks(partial(self._choices, with_entropy=with_entropy), chunk, counted, tokens)
@@ -57,7 +57,7 @@ class Policy(nn.Module):
         return PolicyOutput(logprobs, values, entropy[0].detach() if with_entropy else None)
 
     def _choices(self, states: Tensor, tokens: Tensor, *, with_entropy: bool) -> Tensor:
-        """log π(y_t) in states (1, T, D), (1, T); `with_entropy` (2, T), below it the entropy."""
+        """log π(y_t) from states (1, T, D), as (1, T); `with_entropy` adds the entropy as a second row, (2, T)."""
         logits = self.lm.get_output_embeddings()(states)
         if self.temperature != 1:
             logits = logits / self.temperature
@@ -73,7 +73,7 @@ def _unpacked(values: Tensor, mask: Tensor) -> Tensor:
 
 
 class AdaptersOff(Policy):
-    """A policy without its adapters: the one that its training started from, without a second copy of the weights."""
+    """A policy without its adapters: the policy that training started from, without a second copy of the weights."""
 
     def forward(self, batch: ResponseBatch, **options: Any) -> PolicyOutput:
         """See `Policy`."""
@@ -82,7 +82,7 @@ class AdaptersOff(Policy):
 
 
 def without_dropout(model: nn.Module) -> None:
-    """Set every dropout to zero, for a model that has to be in training mode and yet the same in each pass."""
+    """Set every dropout to zero, for a model in training mode that has to be the same in each pass."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

@@ -1,8 +1,8 @@
-"""Token trees: rows of tokens enter, sequences leave in which rows that begin alike stand side by side.
+"""Token trees: rows of tokens enter, sequences leave in which rows with a common prefix stand side by side.
 
-What rows begin with alike is the trunk of a tree and is read once; from where they differ each has a branch of its own.
-A token attends to those on its way from the root alone, so that it is read as if its row stood by itself, at its place
-in the row. A row that shares nothing is a tree without branches. Shapes: K trees of at most N tokens.
+The common prefix is the trunk of a tree and is read once; where rows differ, each has a branch of its own. A token
+attends only to the tokens on its way from the root, and has its position in the row: it is read as if its row stood by
+itself. A row that shares nothing is a tree without branches. Shapes: K trees of at most N tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# A token that is read again costs about 12 D² products in a layer of width D, and 2 D for each token that it is
-# compared with, be it masked or not: a row joins a tree where the former, which it saves, outweigh the latter.
+# A token that is read again costs about 12 D² products in a layer of width D. Attention costs 2 D products for each
+# pair of tokens, masked or not. A row joins a tree if it saves more of the former than it adds of the latter.
 PRODUCTS_PER_WIDTH = 6
-LARGEST_TREE = 2**12  # tokens: their mask has 16 million places
+LARGEST_TREE = 2**12  # tokens: their mask has 16 million entries
 
-# Trees are read together while the smallest has more than this share of the largest's tokens, in passes that are not
-# too small: responses to math problems have 34 tokens on average, and one in 500 runs on to the limit of 120.
+# A pass that has enough tokens ends before a tree with at most this share of the largest tree's tokens. Responses to
+# math problems have 34 tokens on average, and one in 500 reaches the limit of 120.
 ALIKE = 0.75
 SMALLEST_PASS_TOKENS = 256
 
@@ -29,10 +29,10 @@ class Pass:
 
     Args:
         ids: the tokens, (K, N), padded on the right.
-        positions: of each token its place in its row, (K, N); None where no tree has branches, for it is that in `ids`.
-        attended: whether the token of the third axis attends to that of the fourth, (K, 1, N, N); None where no tree
-            has branches, for it does to all before it.
-        ways: of each row, by its number, where its tokens are among the K · N.
+        positions: the place of each token in its row, (K, N); None if no tree has branches: it is the place in `ids`.
+        attended: whether the token of the third axis attends to that of the fourth, (K, 1, N, N); None if no tree has
+            branches: each token attends to all earlier ones.
+        ways: for each row, by its number, the places of its tokens among the K · N.
     """
 
     ids: Tensor
@@ -42,11 +42,11 @@ class Pass:
 
 
 def passes(rows: Sequence[Sequence[int]], width: int | None, most_tokens: int | None) -> Iterator[Pass]:
-    """The rows as trees, and these in passes of alike size, the largest first.
+    """The rows as trees, in passes of trees of similar size, the largest first.
 
     Args:
-        rows: tokens, one at least in each.
-        width: of the model's layers, D; None if the model cannot read trees, so that no row shares anything.
+        rows: tokens, at least one in each.
+        width: of the model's layers, D; None if the model cannot read trees, so that rows share nothing.
         most_tokens: in a pass of more than one tree, padding included; None to read all in a single pass.
     """
     trees = sorted(_grow(rows, width), key=lambda tree: -len(tree.ids))
@@ -59,11 +59,11 @@ def passes(rows: Sequence[Sequence[int]], width: int | None, most_tokens: int | 
 
 @dataclass(slots=True)
 class _Tree:
-    """Rows that are read together. A token stands behind all others on its way from the root.
+    """Rows that are read together. A token stands after all others on its way from the root.
 
     Args:
-        runs: tokens that follow one another, as (the way to them, place of the first, how many).
-        ways: of each row, by its number, the places of its tokens.
+        runs: runs of consecutive tokens, as (the way to them, place of the first, how many).
+        ways: for each row, by its number, the places of its tokens.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -72,7 +72,7 @@ class _Tree:
     ways: dict[int, list[int]] = field(default_factory=dict)
 
     def add(self, number: int, row: Sequence[int], way: list[int]) -> list[int]:
-        """Add a row whose first tokens are those on the way; the way of all."""
+        """Add a row whose first tokens are those on `way`; returns the way of all its tokens."""
         first, new = len(self.ids), row[len(way) :]
         if new:
             self.runs.append((way, first, len(new)))
@@ -86,7 +86,7 @@ def _grow(rows: Sequence[Sequence[int]], width: int | None) -> list[_Tree]:
     trees: list[_Tree] = []
     before: Sequence[int] = []
     way: list[int] = []
-    for number in sorted(range(len(rows)), key=lambda number: list(rows[number])):  # neighbours share the most
+    for number in sorted(range(len(rows)), key=lambda number: list(rows[number])):  # sorted neighbours share the most
         row = rows[number]
         shared = _shared_tokens(before, row) if width else 0
         if not width or not shared or not _pays(len(trees[-1].ids), len(row), shared, width):
@@ -97,19 +97,19 @@ def _grow(rows: Sequence[Sequence[int]], width: int | None) -> list[_Tree]:
 
 
 def _shared_tokens(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with."""
+    """The length of the common prefix."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _pays(tree: int, row: int, shared: int, width: int) -> bool:
-    """Whether a row of so many tokens is read faster with a tree of so many than by itself."""
+    """Whether a row of `row` tokens is read faster with a tree of `tree` tokens than by itself."""
     together = tree + row - shared
     return together <= LARGEST_TREE and together**2 - tree**2 - row**2 <= PRODUCTS_PER_WIDTH * width * shared
 
 
 def _ends(count: int, largest: _Tree, following: _Tree, most_tokens: int) -> bool:
-    """Whether a pass ends with so many trees."""
+    """Whether a pass ends after `count` trees."""
     is_smaller = len(following.ids) <= ALIKE * len(largest.ids)
     return (count + 1) * len(largest.ids) > most_tokens or (
         is_smaller and count * len(largest.ids) >= SMALLEST_PASS_TOKENS

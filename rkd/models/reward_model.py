@@ -12,15 +12,15 @@ from rkd.models.hidden_states import last_states, response_states
 from rkd.models.loading import ModelOptions, load_classifier
 
 Pooling = Literal["last", "mean"]
-"""Which states of a response a reward is read from."""
+"""The states of a response that a reward is read from."""
 
 
 class RewardModel(nn.Module):
     """A backbone and one linear head on a response's states (docs/method.md 2.6); a batch to (B,).
 
     Args:
-        model: an `AutoModelForSequenceClassification`, whose configuration says as `reward_pooling` what is read: the
-            state of the "last" token, as other libraries do, or the "mean" over all tokens of the response.
+        model: an `AutoModelForSequenceClassification`. Its configuration's `reward_pooling` says which state is read:
+            that of the "last" token, as in other libraries, or the "mean" over all tokens of the response.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:

@@ -1,1 +1,1 @@
-"""The store: what stages made, kept on disk under a fingerprint of all that decides it."""
+"""The store: the outputs of stages on disk, each under a fingerprint of everything that decides its content."""

@@ -1,9 +1,9 @@
-"""The stage store: what a stage makes lies in a folder named by the digest of everything that decides its content.
+"""The stage store: a stage's output lies in a folder named by the digest of everything that decides its content.
 
 In: a stage's name, its fingerprint (configuration and the digests of its inputs) and a function that fills a folder.
 Out: an `Artifact`, made now or found from an earlier run. Rows with the same teacher thus share its responses.
-A folder under its final name is complete: made beside, its manifest written last, put in place by one rename. What an
-interrupted stage had finished is kept apart, and its next attempt goes on from there.
+A folder under its final name is complete: it is filled under another name, its manifest is written last, and one rename
+puts it in place. The partial results of an interrupted stage are kept apart; its next attempt continues from them.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ from rkd.store.provenance import code_revision, package_versions
 
 MANIFEST = "manifest.json"
 DIGEST = "[0-9a-f]" * 16  # a pattern of folder names
-SECONDS_BETWEEN_LOOKS = 0.05  # of a process that waits for its leader
+SECONDS_BETWEEN_LOOKS = 0.05  # between two checks of a process that waits for its leader
 
 Make = Callable[[Path, PartialResults], object]
-"""Fills an empty folder; what it keeps in the partial results, its next attempt finds there after an interruption."""
+"""Fills an empty folder; after an interruption its next attempt finds what it saved in the partial results."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Artifact:
 
     @property
     def label(self) -> str:
-        """What it is called in a store: its stage's name and its digest."""
+        """Its name in a store: its stage's name and its digest."""
         return label_of(self.folder)
 
     @property
@@ -57,7 +57,7 @@ class Artifact:
         return sum(file["size"] for file in self.manifest["files"].values())
 
     def fingerprint(self) -> dict[str, str]:
-        """What an artifact is in the fingerprint of a later stage: its digest, never its place on this disk."""
+        """Its part in the fingerprint of a later stage: its digest, not its path."""
         return {"name": self.manifest["name"], "digest": self.digest}
 
     def verify(self) -> None:
@@ -75,10 +75,10 @@ class Artifact:
 
 
 class Store:
-    """Artifacts under `root/<stage name>/<digest>`, each made once, whatever number of processes ask for it.
+    """Artifacts under `root/<stage name>/<digest>`, each made once, even if several processes ask for it.
 
     Args:
-        say: told, in a line, when this process has to wait for another, or goes on where an earlier one ended.
+        say: gets a line when this process has to wait for another, or continues where an earlier one ended.
     """
 
     def __init__(self, root: Path, say: Callable[[str], None] = lambda _: None) -> None:
@@ -101,8 +101,8 @@ class Store:
         Args:
             name: the stage's name, one folder level (`teacher`, `sft`).
             fingerprint: everything that decides the content, in values that `as_fingerprint` takes.
-            make: writes files into the folder given; whatever it raises reaches the caller, and of what it did only
-                the partial results are kept.
+            make: writes files into the given folder. If it raises an error, the error reaches the caller, and only the
+                partial results are kept.
 
         Raises:
             ValueError, TypeError: as `folder_of`.
@@ -110,13 +110,13 @@ class Store:
         """
         folder = self.folder_of(name, fingerprint)
         if folder.exists() and not os.access(folder.parent, os.W_OK):
-            return _whole(folder)  # of a store that may only be read
+            return _whole(folder)  # the store is read-only
         with _explained_storage_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(folder, self.say):  # also to look: nobody removes it meanwhile
+            with _lock(folder, self.say):  # also to look: no process removes it meanwhile
                 partial = PartialResults(partial_folder(folder))
                 if folder.exists():
-                    partial.remove()  # left by a process that was killed before it did so itself
+                    partial.remove()  # left by a process that was killed before it removed them
                     return _whole(folder)
                 _remove_working_folders(folder)
                 if partial.folder.exists():
@@ -125,11 +125,11 @@ class Store:
         return _whole(folder)
 
     def follow(self, name: str, fingerprint: Mapping[str, Any], make: Make | None) -> Artifact:
-        """The artifact of this fingerprint, where this process follows another (`rkd.distributed`) that makes it.
+        """The artifact of this fingerprint, made by the leader that this process follows (`rkd.distributed`).
 
         Args:
-            make: what this process does meanwhile, once the leader has begun; None waits. It gets a folder of its own,
-                which is thrown away, and the leader's partial results.
+            make: run by this process once the leader has begun; None only waits. It gets a temporary folder of its own
+                and the leader's partial results.
 
         Raises:
             SystemExit: the leader is gone.
@@ -146,19 +146,19 @@ class Store:
         return _whole(folder)
 
     def folders(self) -> list[Path]:
-        """Folders of all artifacts, damaged ones too, by name and digest; other folders are not the store's."""
+        """Folders of all artifacts, damaged ones too, sorted by name and digest; other folders are ignored."""
         return sorted(path for path in self.root.glob(f"[!.]*/{DIGEST}") if path.is_dir())
 
     def unfinished(self) -> list[Path]:
-        """Where the artifacts would lie that are being made, or were when their processes ended."""
+        """The final folders of artifacts that are being made, or whose making was interrupted."""
         left = (*self.root.glob(f"[!.]*/.{DIGEST}.progress"), *self.root.glob(f"[!.]*/.{DIGEST}.making-*"))
         folders = {path.with_name(path.name.split(".")[1]) for path in left}
         return sorted(folder for folder in folders if not folder.exists())
 
     def remove(self, folder: Path, is_needed: Callable[[], bool] = lambda: False) -> bool:
-        """Remove one artifact, with whatever an unfinished attempt left; whether it was removed.
+        """Remove one artifact and the files of unfinished attempts; returns whether it was removed.
 
-        It stays where a process is making it now, and where `is_needed`, asked while nobody can come to need it.
+        It stays if a process is making it now, or if `is_needed()`, which is called while the artifact is locked.
         """
         with _explained_storage_errors(folder), contextlib.ExitStack() as held:
             try:
@@ -192,7 +192,7 @@ def open_artifact(folder: Path) -> Artifact:
 
 
 def _whole(folder: Path) -> Artifact:
-    """The artifact in a folder, every checksum compared: what is read of it later was not altered."""
+    """The artifact in a folder, after every checksum was compared: later reads find unaltered files."""
     artifact = open_artifact(folder)
     artifact.verify()
     return artifact
@@ -246,7 +246,7 @@ def _working_folder(folder: Path, process: int | None = None) -> Path:
 
 
 def _remove_working_folders(folder: Path) -> None:
-    # Whoever made them is dead: it would hold the lock that we hold.
+    # The process that made them is dead: otherwise it would hold the lock, which this process holds.
     for leftover in folder.parent.glob(f".{folder.name}.making-*"):
         shutil.rmtree(leftover)
 
@@ -284,7 +284,7 @@ def _explained_storage_errors(folder: Path) -> Iterator[None]:
             raise _disk_full(folder, error) from error
         raise
     except Exception as error:
-        # safetensors and torch report a full disk by exceptions of their own that carry the system's words only.
+        # safetensors and torch report a full disk by their own exceptions, which hold only the system's message.
         if os.strerror(errno.ENOSPC) in str(error) and not isinstance(error, ArtifactError):
             raise _disk_full(folder, error) from error
         raise

@@ -18,9 +18,9 @@ PACKAGE = __name__.partition(".")[0]
 def as_fingerprint(value: Any, where: str = "fingerprint") -> Any:
     """Plain JSON for a value, by explicit rules.
 
-    A frozen dataclass becomes its fields, an object with a method `fingerprint()` what that returns, each with the name
-    of its class under `_class_`; a module's function becomes its name, tuples become lists, paths text, enums their
-    value. `where` is the key path so far.
+    A frozen dataclass becomes its fields, and an object with a method `fingerprint()` the result of that method, each
+    with the name of its class under `_class_`. A function of a module becomes its name, a tuple a list, a path text, an
+    enum its value. `where` is the key path so far.
 
     Raises:
         TypeError: any other type, a key that is no text, or a number that is not finite; the message names the key.
@@ -75,7 +75,7 @@ def fingerprint_digest(name: str, fingerprint: Mapping[str, Any]) -> str:
 def digest_of_files(paths: Iterable[Path]) -> str:
     """A digest of the files' names and contents, in the order of their paths: 16 hexadecimal digits.
 
-    Many fingerprints name the same files, and they are large: each is read once while size and time of change stay.
+    Many fingerprints name the same large files: a file is read again only if its size or time of change differs.
     """
     stats = [(path, path.stat()) for path in sorted(path.absolute() for path in paths)]
     return _digest_of_unchanged_files(*((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
@@ -94,10 +94,10 @@ def _canonical_json(value: Any) -> str:
 
 
 def stable_name(value: type | types.FunctionType) -> str:
-    """What names a class or a function in a fingerprint: not where it lives, so that code can move.
+    """The name of a class or a function in a fingerprint: it does not name the package, so that code can move.
 
-    A class of this package is its bare name, a function the last part of its module and its name; a test holds that no
-    two are called alike. What a user wrote keeps its whole dotted name: nothing says that it is the only one.
+    A class of this package has its bare name, a function the last part of its module and its name; a test checks that
+    these names are unique. Code of a user keeps its whole dotted name, since shorter names need not be unique.
     """
     if value.__module__.partition(".")[0] != PACKAGE:
         return _dotted_name(value)

@@ -1,7 +1,7 @@
-"""An append-only file of what was paid for: rows enter one at a time, and all whole ones come back after any end.
+"""An append-only file of costly results: rows enter one at a time, and all complete rows can be read again.
 
-A row is on its way to the disk before `append` returns, so a process may be killed at any moment. A crash of the whole
-machine can lose the last seconds: rows are not flushed one by one.
+`append` gives a row to the operating system before it returns, so a process may be killed at any moment. A crash of the
+whole machine can lose the last seconds: rows are not flushed one by one.
 """
 
 import json
@@ -20,7 +20,7 @@ class Journal:
         self.path = path
 
     def rows(self) -> list[dict[str, Any]]:
-        """All whole rows, in their order; one that was cut is left out, and no later row is joined to it."""
+        """All complete rows, in order; a truncated row is left out, and no later row is joined to it."""
         if not self.path.exists():
             return []
         content = self.path.read_bytes()
@@ -34,12 +34,12 @@ class Journal:
         self._write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
     def _write(self, line: bytes) -> None:
-        with self.path.open("ab", buffering=0) as file:  # one call of the system, which no other process's cuts in two
+        with self.path.open("ab", buffering=0) as file:  # one system call, which no other process can split
             file.write(line)
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """A beginning of a JSON object is none, so what was cut cannot be taken for whole."""
+    """The row; None for a truncated one, since the beginning of a JSON object is not valid JSON."""
     try:
         row = json.loads(line)
     except ValueError:

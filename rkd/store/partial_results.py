@@ -1,7 +1,7 @@
-"""What a long stage has finished so far: files go in, and come out again after an interruption, whole or not at all.
+"""Partial results of a long stage: files enter, and come back after an interruption, complete or not at all.
 
-A stage saves under a name, again and again; the next attempt finds what was saved last. A file's name carries its
-checksum, so that one which a crash, a full disk or a stranger left behind is never taken for what was saved.
+A stage saves repeatedly under a name; the next attempt finds what was saved last. A file's name has its checksum, so
+that a file left by a crash, a full disk or another program is never taken for a saved one.
 """
 
 import contextlib
@@ -25,20 +25,20 @@ class PartialResults:
     """The folder of one unfinished stage; it exists once something is saved.
 
     Args:
-        folder: on the disk of the finished stage.
+        folder: on the same disk as the finished stage.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._started = time.monotonic()
-        self.tokens = 0  # of the responses sampled, earlier attempts included up to what they saved last
+        self.tokens = 0  # of the sampled responses, including earlier attempts up to their last save
         self._before, self.attempts = 0.0, 1
         self._read_clock()
 
     def save(self, name: str, write: Callable[[Path], object]) -> Path:
-        """Keep what `write(path)` writes, in the place of what was saved under this name before."""
+        """Keep what `write(path)` writes; it replaces what was saved under this name before."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for broken in self.folder.glob(f".{name}.*"):  # of a process that was killed while it wrote
+        for broken in self.folder.glob(f".{name}.*"):  # left by a process that was killed while it wrote
             broken.unlink()
         beside = self.folder / f".{name}.{os.getpid()}"
         try:
@@ -55,7 +55,7 @@ class PartialResults:
         return kept
 
     def find(self, name: str) -> Path | None:
-        """What was saved last under this name; None where there is nothing whole."""
+        """The file saved last under this name; None if there is no unaltered one."""
         for path in self._saved(name):
             if checksum(path)[:16] == path.suffix[1:]:
                 return path
@@ -68,24 +68,24 @@ class PartialResults:
             path.unlink()
 
     def journal(self, name: str) -> Journal:
-        """A journal beside what is saved, for parts too costly to be made twice and too small to be saved alone."""
+        """A journal beside the saved files, for results too costly to make twice and too small to save one by one."""
         return Journal(self.folder / f"{name}.journal")
 
     def keep_clock(self) -> None:
-        """Keep what the stage has taken until now, as `save` does."""
+        """Save the time that the stage has taken so far, as `save` does."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write_clock()
 
     def seconds(self) -> float:
-        """What the stage has taken, earlier attempts included up to what they saved last."""
+        """Seconds that the stage has taken, including earlier attempts up to their last save."""
         return self._before + time.monotonic() - self._started
 
     def remove(self) -> None:
-        """Forget everything: the stage is finished."""
+        """Remove everything once the stage is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)  # two processes may do it at once
 
     def _saved(self, name: str) -> list[Path]:
-        """What lies there under this name, the last one first: a crash may leave an older one beside it."""
+        """The files under this name, the newest first: a crash may leave an older one beside it."""
         found = self.folder.glob(f"{name}.{'[0-9a-f]' * 16}")
         return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 

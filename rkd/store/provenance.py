@@ -1,4 +1,4 @@
-"""What made a result: the commit of this code, and the versions of the packages that decide numbers."""
+"""The origin of a result: the commit of this code, and the versions of the packages that decide numbers."""
 
 import contextlib
 import subprocess

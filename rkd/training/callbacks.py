@@ -1,4 +1,4 @@
-"""Callbacks that only watch: they stop a stage that diverged, or show how far it is; batch, loss and model stay alone.
+"""Callbacks that only watch: they stop a diverged stage or show its progress, and never change batch, loss or model.
 
 In: what the stage's module logs, and the trainer's counters. Out: an error that names the metric, or progress.
 """
@@ -18,7 +18,7 @@ from rkd.errors import TrainingDivergedError
 
 
 class StopOnNaN(Callback):
-    """Ends a stage whose loss or any other logged metric became NaN or infinite, before it costs the night.
+    """Ends a stage as soon as its loss or any other logged metric becomes NaN or infinite.
 
     `lr_key` is the config key that the message tells the user to lower.
     """
@@ -46,9 +46,9 @@ class StopOnNaN(Callback):
 
 
 class StageProgress(Callback):
-    """One bar for a whole stage; where the output is no terminal, a plain line every `seconds_between_lines`.
+    """One bar for a whole stage; if the output is no terminal, a plain line every `seconds_between_lines`.
 
-    `total_steps` counts training batches; None takes Lightning's estimate, or shows no end where there is none.
+    `total_steps` counts training batches; None takes Lightning's estimate, or shows no end if there is none.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class StageProgress(Callback):
             batches = trainer.num_training_batches * (trainer.max_epochs or math.inf)
             known = min((limit for limit in (batches, trainer.max_steps) if 0 < limit < math.inf), default=None)
             self.total_steps = None if known is None else int(known)
-        # A training that goes on has done some already.
+        # A resumed training has done some batches already.
         self._step, self._start = trainer.fit_loop.total_batch_idx + 1, time.monotonic()
         self._last_line = self._start
         if self.console.is_terminal:
@@ -133,7 +133,7 @@ class LogLearningRate(Callback):
 
 
 class ShowChange(Callback):
-    """Says at the end of a stage where its metric came from and where it went: the first of `metrics` that it logs."""
+    """Prints at the end of a stage the first and last value of its metric: the first of `metrics` that it logs."""
 
     def __init__(self, metrics: Sequence[str] = ("train/loss", "reward"), *, console: Console | None = None) -> None:
         self.metrics = metrics

@@ -1,7 +1,7 @@
-"""What lets an interrupted training go on: batches that know their place, the best weights, the trainer's state.
+"""Resuming an interrupted training: the place in the batches, the best weights and the trainer's state are saved.
 
-In: a stage's `PartialResults` and its trainer's hooks. Out: files in it, found again by the next attempt, which
-then does what an attempt without interruption would have done from there.
+In: a stage's `PartialResults` and its trainer's hooks. Out: files in it. The next attempt finds them and continues
+as an attempt without interruption would have done.
 """
 
 import time
@@ -21,18 +21,18 @@ from rkd.store.partial_results import PartialResults
 from rkd.training.lightning_private import is_validated_next
 
 BEST = "best"  # the weights of the best validations, numbered
-HISTORY_FILE = "history.jsonl"  # beside a trained model: what was measured on the way
+HISTORY_FILE = "history.jsonl"  # beside a trained model: the metrics of its validations
 
 Raw = TypeVar("Raw")
 Batch = TypeVar("Batch")
 
 
 class Batches(Generic[Raw, Batch]):
-    """A loader that can go on in the middle of an epoch, where `state_dict` was taken.
+    """A loader that can resume in the middle of an epoch, where `state_dict` was taken.
 
     Args:
-        batches: what each batch is made of.
-        collate: makes it.
+        batches: the raw content of each batch.
+        collate: makes a batch of its raw content.
         seed: of the order, drawn anew for each epoch; None keeps the order of `batches`.
     """
 
@@ -45,7 +45,7 @@ class Batches(Generic[Raw, Batch]):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        # The body runs at the first batch, not before: Lightning makes iterators that it never uses.
+        # This code runs at the first batch, not before: Lightning makes iterators that it never uses.
         if not self._goes_on or self.position >= len(self.batches):
             self.epoch, self.position = self.epoch + 1, 0
         self._goes_on = False
@@ -55,11 +55,11 @@ class Batches(Generic[Raw, Batch]):
             yield self.collate(self.batches[order[self.position - 1]])
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its batches were given out."""
+        """The epoch, and the number of its batches that were yielded."""
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from where `state_dict` was taken."""
+        """Resume where `state_dict` was taken."""
         self.epoch, self.position, self._goes_on = state["epoch"], state["position"], True
 
     def _order(self) -> list[int]:
@@ -69,7 +69,7 @@ class Batches(Generic[Raw, Batch]):
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.arange(len(self.batches))
         for _ in range(self.epoch + 1):
-            # A DataLoader draws a seed for its workers before each order: as here, orders are those that it would give.
+            # A DataLoader draws a seed for its workers before each order; drawing it here too gives the same orders.
             torch.empty((), dtype=torch.int64).random_(generator=generator)
             order = torch.randperm(len(self.batches), generator=generator)
         return [int(number) for number in order]
@@ -79,7 +79,7 @@ class KeepBest(Callback):
     """Keeps the weights of the best validation; stops after `patience` validations without a better one.
 
     The first of equal validations is kept: it needed the fewest steps. `patience` None never stops early. `history` has
-    a row for each validation, the optimiser steps before it and what it measured, named without what stands before "/".
+    a row for each validation: the optimiser steps before it and its metrics, named without the prefix before "/".
     """
 
     def __init__(
@@ -105,14 +105,14 @@ class KeepBest(Callback):
         self.metrics = self._measured(trainer)
         self._file = f"{BEST}-{self._betters}"
         self._betters += 1
-        state = trainer.strategy.lightning_module_state_dict()  # whole: all processes take part
+        state = trainer.strategy.lightning_module_state_dict()  # the whole state: all processes take part
         if trainer.is_global_zero:
             self.partial.save(self._file, lambda path: torch.save(state, path))
-            # The last checkpoint may name the one before, but none older: there is one behind every validation.
+            # The last checkpoint may name the file before this one, but none older: one follows every validation.
             self.partial.forget(f"{BEST}-{self._betters - 3}")
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:  # noqa: ARG002
-        trainer.should_stop |= self._is_out_of_patience  # before the interruption
+        trainer.should_stop |= self._is_out_of_patience  # patience may have ended before the interruption
 
     def state_dict(self) -> dict[str, Any]:
         counts = {"without_better": self._without_better, "betters": self._betters}
@@ -124,7 +124,7 @@ class KeepBest(Callback):
         self._without_better, self._betters = state_dict["without_better"], state_dict["betters"]
 
     def _measured(self, trainer: Trainer) -> dict[str, float]:
-        """What the validation measured, and not what the training did."""
+        """The metrics of the validation, without those of the training."""
         prefix = self.metric.rpartition("/")[0]
         names = {name: name.removeprefix(f"{prefix}/") for name in trainer.callback_metrics if name.startswith(prefix)}
         return {short: float(trainer.callback_metrics[name]) for name, short in names.items()}
@@ -137,7 +137,7 @@ class KeepBest(Callback):
         """Give `module` the best weights; without any validation it keeps its own.
 
         Raises:
-            FileNotFoundError: somebody has removed or altered them.
+            FileNotFoundError: they were removed or altered.
         """
         if self._file is None:
             return
@@ -150,12 +150,12 @@ class KeepBest(Callback):
 
 
 class Checkpoints(Callback):
-    """Saves the state of a fit behind validations and batches, and makes its randomness that of its place.
+    """Saves the state of a fit after validations and batches, and seeds each batch by its place.
 
     Args:
         partial: where the state is saved.
-        seconds: at least, between the saving behind a batch and the one before.
-        seed: of the stage, of which each batch gets a seed of its own: dropout is then the same in every attempt.
+        seconds: least time between a save after a batch and the save before it.
+        seed: of the stage. Each batch gets a seed of its own from it, so that dropout is the same in every attempt.
     """
 
     def __init__(self, partial: PartialResults, seconds: float, seed: int) -> None:
@@ -170,7 +170,7 @@ class Checkpoints(Callback):
         self._place = checkpoint["batches"]
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        # Lightning does the same, but not where an optimiser has asked for the number of steps before.
+        # Lightning does the same, but not if an optimiser has asked for the number of steps before.
         if self._place is not None:
             batches_of(trainer).load_state_dict(self._place)
 
@@ -179,7 +179,7 @@ class Checkpoints(Callback):
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        # Where a validation follows, a checkpoint before it would be gone on from without that validation.
+        # If a validation follows, an attempt that resumes from a checkpoint before it would skip that validation.
         is_due = time.monotonic() - self._last >= self.seconds and not is_validated_next(trainer)
         if trainer.strategy.broadcast(is_due):  # the clocks of two processes differ
             self._save(trainer)
@@ -204,7 +204,7 @@ def batches_of(trainer: Trainer) -> Batches[Any, Any]:
 
 
 class PlainFiles(TorchCheckpointIO):
-    """Checkpoints written where they belong; Lightning makes each in memory first, and again in a temporary file."""
+    """Writes checkpoints directly to their path; Lightning makes each in memory first, then in a temporary file."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:  # noqa: ARG002
         torch.save(checkpoint, path)
@@ -217,10 +217,10 @@ def fit(
     validation: DataLoader[int] | None,
     partial: PartialResults,
 ) -> None:
-    """Train, from what an interrupted attempt saved if there is anything."""
+    """Train, starting from the state that an interrupted attempt saved, if there is one."""
     trainer.fit(module, loader, validation, ckpt_path=partial.find(state_of(trainer)), weights_only=True)
 
 
 def state_of(trainer: Trainer) -> str:
-    """What the saved state of a trainer is called: one strategy does not go on with that of another."""
+    """The name of a trainer's saved state; one strategy cannot resume from the state of another."""
     return f"training-{type(trainer.strategy).__name__}"

@@ -1,7 +1,7 @@
-"""The curves of a training stage: what its trainer logs goes to the tracker, and into a file beside the trained model.
+"""The curves of a training stage: its logged metrics go to the tracker, and into a file beside the trained model.
 
-A job that reuses the model, or goes on with an interrupted training, replays them into its own run. Every run thus has
-the curves of all its stages, and those of a stage look the same whether it was trained by this job or before.
+A job that reuses the model, or resumes an interrupted training, replays them into its own run. Every run thus has the
+curves of all its stages, and a stage's curves look the same whether this job or an earlier one trained it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ CURVES_FILE = "curves.jsonl"  # a row for each call of the logger: its step, and
 
 
 class OfStage(Logger):
-    """What a Lightning logger of one stage tells of itself; a stage's folder is that of its model or of its run."""
+    """The properties of a Lightning logger of one stage; its folder is that of the stage's model or of the run."""
 
     def __init__(self, stage: str, folder: Path) -> None:
         super().__init__()
@@ -38,15 +38,15 @@ class OfStage(Logger):
         return str(self.folder)
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing: the run holds the whole config from its start."""
+        """Do nothing: the run holds the whole config from its start."""
 
 
 class Curves(OfStage, Callback):
-    """The logger of a trainer that keeps what it hands on; as a callback its state is in the trainer's checkpoints.
+    """A trainer's logger that keeps the rows it passes on; as a callback, its state is in the trainer's checkpoints.
 
     Args:
         stage: its name.
-        logger: of the tracker; False keeps the curves alone.
+        logger: of the tracker; False: rows are kept but not passed on.
         folder: of the trained model, where the rows are written once the training is done.
     """
 
@@ -63,7 +63,7 @@ class Curves(OfStage, Callback):
         replay(self.rows[-1:], self.logger)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        # Lightning logs the batch behind this hook, in which a checkpoint may be saved that goes on behind the batch.
+        # Lightning logs the batch after this hook. A checkpoint saved in this hook resumes after the batch.
         self._pending = []
         if measured := metrics_to_log(trainer):
             metrics = {name: float(value) for name, value in measured.items()} | {"epoch": trainer.current_epoch}
@@ -74,7 +74,7 @@ class Curves(OfStage, Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
-        replay(self.rows, self.logger)  # this attempt's run is another one
+        replay(self.rows, self.logger)  # this attempt has a run of its own
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:  # noqa: ARG002
         if trainer.is_global_zero:
@@ -83,7 +83,7 @@ class Curves(OfStage, Callback):
 
 
 def replay(rows: Sequence[Mapping[str, Any]], logger: Logger | Literal[False]) -> None:
-    """Log the rows again; False takes none."""
+    """Log the rows again; with `logger=False`, do nothing."""
     if logger:
         for row in rows:
             logger.log_metrics(row["metrics"], row["step"])

@@ -1,6 +1,6 @@
-"""Fully sharded training (FSDP2): a module whose weights lie in shards on all processes, and are whole where it counts.
+"""Fully sharded training (FSDP2): a module whose weights lie in shards on all processes.
 
-Parameters, gradients and optimiser states are split; each decoder layer is gathered for its own pass alone. To sample
+Parameters, gradients and optimiser states are split; each decoder layer is gathered only for its own pass. To sample
 from the model, to score with it or to save it, all processes gather a whole copy.
 """
 
@@ -17,17 +17,17 @@ Part = TypeVar("Part", bound=nn.Module)
 
 
 class ShardableModule(LightningModule):
-    """A module with one part that is trained and kept, in shards if its trainer's strategy is that of `sharded`."""
+    """A module with one part that is trained and saved, in shards if the trainer's strategy is that of `sharded`."""
 
     part: ClassVar[str]  # the name of its attribute
     saved: ClassVar[str]  # the dotted name of the transformers model in it, "policy.lm"
 
     def configure_model(self) -> None:
-        """Lightning calls it, perhaps again, before the optimiser is made."""
+        """Shard the part; Lightning calls this before the optimiser is made, possibly more than once."""
         if self.device_mesh is None or hasattr(self, "_whole"):
             return
         trained, mesh = getattr(self, self.part), self.device_mesh["data_parallel"]
-        # In a tuple, where no module looks for parts of its own.
+        # In a tuple, so that it does not become a submodule.
         self._whole = (nn.ModuleDict({self.part: copy.deepcopy(trained)}),)
         for layer in list(trained.modules()):
             if type(layer).__name__ in _layer_names(trained):
@@ -35,7 +35,7 @@ class ShardableModule(LightningModule):
         fully_shard(trained, mesh=mesh)
 
     def whole(self) -> nn.Module:
-        """This module, or a copy of its part, under the same name, with all weights; all processes call it together."""
+        """A module with all weights: this one, or one with a copy of its part. All processes call it together."""
         if not hasattr(self, "_whole"):
             return self
         (copied,) = self._whole
@@ -58,5 +58,5 @@ def sharded(processes: int) -> Strategy:
 
 
 def _layer_names(module: nn.Module) -> set[str]:
-    """The classes of the model's layers, as transformers names what must stay together."""
+    """The classes of the model's layers that transformers says must not be split."""
     return {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}

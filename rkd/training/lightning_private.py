@@ -1,7 +1,7 @@
 """All private parts of Lightning that trainings rely on: one function for each, the trainer enters.
 
-They hold for `VERSION`, and tests/training/test_lightning_private.py tries each. No public interface tells what they
-tell while the callbacks of a batch are called.
+They hold for `VERSION`, and tests/training/test_lightning_private.py tests each. No public interface gives these values
+while the callbacks of a batch are called.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ VERSION = "2.6.6"  # of pytorch-lightning, as requirements.txt pins it
 
 
 def metrics_to_log(trainer: Trainer) -> dict[str, Tensor]:
-    """What Lightning is about to log of the batch that ends; empty where it logs nothing.
+    """The metrics that Lightning is about to log for the batch that ends; empty if it logs none.
 
     `trainer.logged_metrics` also holds older values, those of the last validation among them.
     """
@@ -23,7 +23,7 @@ def metrics_to_log(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def logged_step(trainer: Trainer) -> int:
-    """The step that Lightning logs the batch under: how many batches before it ended with an optimiser step."""
+    """The step under which Lightning logs the batch: how many batches before it ended with an optimiser step."""
     step: int = _private(trainer.fit_loop.epoch_loop, "_batches_that_stepped")
     return step
 

@@ -1,4 +1,4 @@
-"""What a training stage is: it is given data and a `TrainingContext`, and leaves a trained model in a folder."""
+"""The protocol of a training stage: data and a `TrainingContext` enter, a trained model in a folder leaves."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from rkd.work import Sizes, Work
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingContext:
-    """What every training is given, whatever it learns from.
+    """The inputs of every training besides its data.
 
     Args:
         start: the model that training starts from.
-        prompt: how the student is asked, here and wherever it is sampled.
-        training: the devices, and how carefully they train.
-        logger: where the curves go beside the folder; False: nowhere.
+        prompt: the student's prompt, here and wherever it is sampled.
+        training: the devices, and the settings that all stages share.
+        logger: gets the curves, which the folder gets too; False: only the folder does.
         folder: where the trained model is written.
-        partial: what an interrupted attempt left, from which this one goes on.
-        seed: of all that is drawn.
+        partial: the partial results of an interrupted attempt, from which this one continues.
+        seed: of all random draws.
         options: how the model is loaded, placed and trained.
-        validate: how good a student is; None keeps the last weights.
+        validate: measures how good a student is; None keeps the last weights.
     """
 
     start: Checkpoint
@@ -50,7 +50,7 @@ class TrainingStage(Protocol[Data]):
 
     @property
     def is_left_out(self) -> bool:
-        """Whether it does nothing."""
+        """Whether the stage does nothing."""
         ...
 
     def fit(self, data: Data, context: TrainingContext) -> Any:
@@ -58,5 +58,5 @@ class TrainingStage(Protocol[Data]):
         ...
 
     def planned_work(self, sizes: Sizes) -> list[Work]:
-        """What it is going to ask and to train on; nothing of a stage that is left out."""
+        """The queries it will ask and the data it will train on; empty for a stage that is left out."""
         ...

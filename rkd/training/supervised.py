@@ -1,7 +1,7 @@
-"""Supervised training, as data and reward distillation need it: a module and examples enter, its best weights leave.
+"""Supervised training for data and reward distillation: a module and examples enter, its best weights leave.
 
-Fine-tuning and the reward model pass over a fixed set of examples in the same way: their batches, optimiser, schedule
-and settings are these.
+Fine-tuning and the reward model pass over a fixed set of examples in the same way: they share these batches, this
+optimiser, this schedule and these settings.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from rkd.training.trainer import learning_rate_factor, one_validation, seeded
 
 Example = TypeVar("Example")
 
-# Examples are sorted by length within so many batches: over all of them, a batch would hold one length only.
+# Examples are sorted by length within so many batches: sorted as a whole, a batch would hold one length only.
 POOL_BATCHES = 50
 
 RANGES = {
@@ -45,7 +45,7 @@ RANGES = {
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedTraining:
-    """What a stage with examples is set by; the stage inherits the fields, so that its config keys are its own.
+    """The settings of a stage with examples; the stage inherits them, so that they are config keys of its own.
 
     Args:
         learning_rate: peak rate of AdamW.
@@ -111,15 +111,15 @@ class SupervisedTraining:
         shown_metrics: tuple[str, ...],
         validates_start: bool = False,
     ) -> int:
-        """Train over all epochs, or until patience ends; the number of optimiser steps.
+        """Train over all epochs, or until patience ends; returns the number of optimiser steps.
 
         The folder then has the model with its best weights, its tokenizer, and the history of the validations.
 
         Args:
             build: makes the module that is trained, under the seed.
-            length: tokens by which examples are drawn into batches of alike length.
+            length: the tokens of an example; a batch holds examples of similar length.
             collate: makes a batch of the examples of one optimiser step.
-            best: keeps the weights; without a validation they are the last ones.
+            best: keeps the best weights; without a validation the last ones are used.
             shown_metrics: as `Training.trainer` takes them, besides the best one.
             validates_start: the weights that training starts from may be the best ones.
         """
@@ -148,13 +148,13 @@ class SupervisedTraining:
         if trainer.is_global_zero:
             folder = context.folder
             folder.mkdir(parents=True, exist_ok=True)
-            steps = trainer.estimated_stepping_batches  # of all epochs, whether or not patience let them be done
+            steps = trainer.estimated_stepping_batches  # of all epochs, even if patience ended the training before
             write_rows(folder / HISTORY_FILE, [{**row, "share": row["step"] / steps} for row in best.history])
             save_merged(attrgetter(module.saved)(whole), load_tokenizer(context.start.folder), folder)
         return trainer.global_step
 
     def _shares(self, batches: Sequence[Sequence[Example]]) -> list[Sequence[Example]]:
-        """Of each batch the examples of this process, at least one.
+        """The examples of this process in each batch, at least one.
 
         Raises:
             ValueError: there are fewer examples than processes.
@@ -187,7 +187,7 @@ class SupervisedTraining:
 def length_batches(
     examples: Sequence[Example], length: Callable[[Example], int], batch_size: int, seed: int
 ) -> list[list[Example]]:
-    """Every example once, drawn into batches of alike length by the seed; the last batch may be smaller."""
+    """Batches of similar length with every example once, drawn by the seed; the last batch may be smaller."""
     order = np.random.default_rng(seed).permutation(len(examples)).tolist()
     batches = []
     for start in range(0, len(order), POOL_BATCHES * batch_size):

@@ -1,12 +1,12 @@
 """Where a job's metrics go: W&B, CSV files, TensorBoard or nowhere; `tracking=...` selects the class.
 
-In: the config once, then metrics of each stage through a Lightning logger, tables, images and what stages left.
+In: the config once, then metrics of each stage through a Lightning logger, tables, images and the outputs of stages.
 Out: one run per job. Its keys are `<stage>/<metric>`, and each stage has its own x-axis, `<stage>/step`, since the
 steps of two stages count different things. A tracker keeps its run in a field of its own and `finish` closes it: the
-jobs of a multirun share one process, and nothing may reach from one to the next.
+jobs of a multirun share one process, and no state may pass from one job to the next.
 
-`rkd.training.tracking_wandb` and `rkd.training.tracking_files` hold the trackers, `rkd.jobs.run_log` what of a job they
-are told.
+`rkd.training.tracking_wandb` and `rkd.training.tracking_files` hold the trackers; `rkd.jobs.run_log` gives them a job's
+data.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +26,12 @@ WriteMetrics = Callable[[str, dict[str, float], int | None], None]
 
 @dataclass(frozen=True, kw_only=True)
 class RunDescription:
-    """What a dashboard calls a run, and what it is filtered and grouped by.
+    """A run's name in a dashboard, and the values by which runs are filtered and grouped.
 
     Args:
         group: the table that the job belongs to.
         job_type: the row.
-        tags: at most 64 characters of each are kept, which W&B allows.
+        tags: the first 64 characters of each are kept, the most that W&B allows.
     """
 
     name: str
@@ -42,15 +42,15 @@ class RunDescription:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What a stage left: responses, labels, pairs or a model.
+    """The output of a stage: responses, labels, pairs or a model.
 
     Args:
         name: its stage and digest, as "sft-0123456789abcdef".
         kind: what it is, as "model".
         metadata: its digest, those of its inputs, its files with sizes and checksums.
         files: its files by name; they stay where they are, unaltered.
-        texts: files that are nowhere yet, by name.
-        was_made: by this job; else another one made it, and this run takes it as an input.
+        texts: contents of files that are not on disk, by name.
+        was_made: whether this job made it; otherwise another job did, and it is an input of this run.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Tracker(Protocol):
         ...
 
     def logger_for(self, stage: str) -> Logger | Literal[False]:
-        """What this stage's `Trainer(logger=...)` takes."""
+        """The logger for this stage's `Trainer(logger=...)`."""
         ...
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -81,7 +81,7 @@ class Tracker(Protocol):
         ...
 
     def log_output(self, output: Output) -> None:
-        """Record what a stage left."""
+        """Record the output of a stage."""
         ...
 
     def log_image(self, key: str, path: Path) -> None:
@@ -89,11 +89,11 @@ class Tracker(Protocol):
         ...
 
     def where(self) -> str:
-        """Where the run is and what shows it, in one line; empty where nothing is kept."""
+        """Where the run is and what shows it, in one line; empty if nothing is kept."""
         ...
 
     def finish(self, failure: str | None = None) -> None:
-        """Close the run; does nothing if none is open. `failure` says why the job did not come to its end, if so."""
+        """Close the run; do nothing if none is open. `failure` says why the job did not finish, if it did not."""
         ...
 
 
@@ -113,7 +113,7 @@ class StageLogger(OfStage):
 
 @dataclass
 class NoTracker:
-    """Keeps nothing; result files are written all the same."""
+    """Keeps nothing; result files are still written."""
 
     def start(self, *_: Any, **__: Any) -> None: ...
 
@@ -138,7 +138,7 @@ def started(run: Run | None) -> Run:
     """The open run.
 
     Raises:
-        RuntimeError: there is none.
+        RuntimeError: no run is open.
     """
     if run is None:
         raise RuntimeError("This tracker has no open run: call `start(...)` first, `finish()` last.")
@@ -149,7 +149,7 @@ def refuse_second_start(run: object) -> None:
     """Refuse to start while a run is open.
 
     Raises:
-        RuntimeError: one is.
+        RuntimeError: a run is open.
     """
     if run is not None:
         raise RuntimeError("This tracker's run is still open: call `finish()` in a `finally` before the next `start`.")

@@ -1,5 +1,4 @@
-"""Tracking without a service: what `rkd.training.tracking` describes enters, plain files or TensorBoard's events
-leave."""
+"""Trackers without a service (`rkd.training.tracking`): a job's data enters, files or TensorBoard events leave."""
 
 import csv
 import json

@@ -1,5 +1,4 @@
-"""Weights & Biases: what `rkd.training.tracking` describes enters, one W&B run leaves, offline unless told
-otherwise."""
+"""The Weights & Biases tracker (`rkd.training.tracking`): a job's data enters, a W&B run leaves, offline by default."""
 
 import logging
 import os
@@ -28,8 +27,8 @@ class WandbTracker:
     Args:
         project: of the run.
         entity: a user or team; None: W&B's default.
-        mode: "offline" writes files that `wandb sync` uploads; WANDB_MODE in the environment wins over both.
-        artifacts: files of what stages leave: "all", "small" ones, or "none"; what is left out is in the metadata.
+        mode: "offline" writes files that `wandb sync` uploads; WANDB_MODE in the environment overrides the setting.
+        artifacts: which output files of stages are logged: "all", "small" or "none"; metadata names those left out.
         small_megabytes: the largest file that is small.
     """
 
@@ -43,10 +42,10 @@ class WandbTracker:
 
     def __post_init__(self) -> None:
         check_ranges("tracking", self, {"small_megabytes": NOT_NEGATIVE})
-        self._run: Run | None = None  # no field: the types of fields are read while a config is checked
+        self._run: Run | None = None  # no dataclass field: the types of fields are read while a config is checked
 
     def start(self, config: dict[str, Any], run: RunDescription, folder: Path, *, run_id: str) -> None:
-        import wandb  # here, not above: it takes a second that CSV files need not pay
+        import wandb  # here, not above: it takes a second, which a job without W&B need not spend
 
         refuse_second_start(self._run)
         folder.mkdir(parents=True, exist_ok=True)  # W&B would fall back to a temporary folder
@@ -61,7 +60,7 @@ class WandbTracker:
                 tags=[tag[:64] for tag in run.tags],
                 config=config,
                 dir=folder,
-                # No `resume`: each attempt of a job logs the whole of it, and takes the place of the one before.
+                # No `resume`: each attempt logs the whole job, and replaces the attempt before.
                 id=run_id,
                 mode=mode,
                 reinit="create_new",  # never the run that an earlier job of this process left open
@@ -89,7 +88,7 @@ class WandbTracker:
         started(self._run).summary.update(dict(values))
 
     def log_output(self, output: Output) -> None:
-        """An artifact of the run; one that another job made is an input of this run, if the server has it."""
+        """Log an artifact of the run; an output of another job is an input of this run, if the server has it."""
         run = started(self._run)
         if run.offline or output.was_made or not self._use(output):
             run.log_artifact(self._artifact(output))
@@ -109,11 +108,11 @@ class WandbTracker:
     def finish(self, failure: str | None = None) -> None:
         run, self._run = self._run, None
         if run is not None:
-            run.summary["failure"] = failure  # None as well: a job that failed once goes on under the same id
+            run.summary["failure"] = failure  # None as well: a job that failed once is resumed under the same id
             run.finish(exit_code=0 if failure is None else 1)
 
     def _use(self, output: Output) -> bool:
-        """Whether the server has what another job made; it has not where that job ran offline."""
+        """Use another job's output; False if the server lacks it, as it does if that job ran offline."""
         import wandb
 
         try:
@@ -157,7 +156,7 @@ class WandbTracker:
 def wandb_mode(mode: str) -> Mode:
     """WANDB_MODE where it is set, else `mode`; W&B itself refuses a word that is no mode."""
     chosen = os.environ.get("WANDB_MODE") or mode
-    return cast(Mode, {"dryrun": "offline", "run": "online"}.get(chosen, chosen))  # W&B's own names of old
+    return cast(Mode, {"dryrun": "offline", "run": "online"}.get(chosen, chosen))  # older names in W&B
 
 
 def _artifact_name(output: Output) -> str:

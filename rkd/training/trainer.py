@@ -1,7 +1,7 @@
 """How every stage trains: a stage's module and batches enter, a configured Lightning trainer leaves.
 
-Hardware and debugging switches live in `Training`, one for all stages; what a stage alone decides (epochs, clipping,
-how often it validates) it passes to `trainer`. Randomness comes from the stage's seed, and `seeded` keeps it there.
+`Training` has the hardware and debugging switches of all stages. A stage passes its own settings to `trainer`: epochs,
+clipping, how often it validates. Randomness comes from the stage's seed, which `seeded` sets.
 """
 
 import contextlib
@@ -28,35 +28,35 @@ from rkd.training.curves import Curves
 from rkd.training.fsdp import sharded
 
 Validate = Callable[[PreTrainedModel], float]
-"""A student to its greedy accuracy on validation queries, against their pseudo-labels, in [0, 1]."""
+"""Maps a student to its greedy accuracy on validation queries, against their pseudo-labels, in [0, 1]."""
 
 Precision = Literal[
     "64", "32", "16", "bf16", "64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed",
     "transformer-engine", "transformer-engine-float16",
 ]  # fmt: skip
-"""Of a training's numbers, as Lightning names them."""
+"""The precision of a training, by its name in Lightning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """On what, and how carefully, all stages train.
+    """The hardware and the shared settings with which all stages train.
 
     Args:
         accelerator: as Lightning takes it.
         devices: how many; a stage's batch size holds for each of them.
-        strategy: what several devices do with their shares of a batch: "ddp", each has the whole model; "fsdp", each
-            has a shard of its weights, gradients and optimiser states (fine-tuning and reward model alone). The job
-            starts a process for each (`rkd.distributed`).
+        strategy: how several devices train, each on its share of a batch. "ddp": each has the whole model; "fsdp": each
+            has a shard of the weights, gradients and optimiser states (only for fine-tuning and reward model). The job
+            starts a process for each device (`rkd.distributed`).
         precision: as Lightning takes it; None: `32-true` on a CPU, `bf16-mixed` on a GPU.
         deterministic: choose deterministic GPU kernels where there are any. On a CPU the same seed and thread count
             give the same weights without it.
         log_every_n_steps: optimiser steps between two logged training losses.
-        seconds_between_checkpoints: at least, from which an interrupted stage goes on.
+        seconds_between_checkpoints: least time between checkpoints, from which an interrupted stage resumes.
         fast_dev_run: batches of training and of validation to try a stage with; False runs it whole.
         overfit_batches: train on so many batches again and again; 0 takes all.
-        max_epochs: of every stage, with one validation at their end, so that none stops the stage early; None leaves
-            both to the stage.
-        callbacks: makers of what watches every stage, by name; each stage makes its own.
+        max_epochs: epochs of every stage, with one validation at the end, so that no validation stops the stage early;
+            None: the stage decides both.
+        callbacks: factories of the callbacks of every stage, by name; each stage makes its own.
     """
 
     accelerator: str = "auto"
@@ -108,13 +108,13 @@ class Training:
 
         Args:
             stage: its name, which is also its config group: "`sft.learning_rate`" in the advice of `StopOnNaN`.
-            folder: of the trained model, where its curves are written, and a callback may write.
+            folder: of the trained model; its curves are written there, and a callback may write there.
             gradient_clip: largest norm of the gradient; None clips nothing, and manual optimisation needs None.
             val_check_interval: batches, or share of an epoch, between validations; None: once an epoch.
-            shown_metrics: logged metrics that stand beside the progress.
+            shown_metrics: logged metrics that are shown beside the progress.
             learning_rate_key: the rate's config key, for the same advice; None: `<stage>.learning_rate`.
             log_every_n_steps: batches between two records of the tracker; None: as set for all stages.
-            partial: where the state of the training is saved now and then; None: nowhere, and no curves are kept.
+            partial: where the training's state is saved at intervals; None: it is not saved, and no curves are kept.
             seed: of the stage.
             options: further arguments of Lightning's `Trainer`.
         """
@@ -144,10 +144,10 @@ class Training:
                 *callbacks,
                 *(make() for make in self.callbacks.values()),
                 *curves,
-                *self._checkpoints(partial, seed),  # last, for it saves the state of the others
+                *self._checkpoints(partial, seed),  # last, because it saves the state of the others
             ],
             default_root_dir=folder,
-            plugins=[PlainFiles(), LightningEnvironment()],  # whatever scheduler this runs under: the job starts all
+            plugins=[PlainFiles(), LightningEnvironment()],  # under any scheduler: the job starts all processes
             num_sanity_val_steps=0,
             inference_mode=False,  # its tensors cannot be saved for backward, and validation runs the trained model
             enable_checkpointing=False,
@@ -163,7 +163,7 @@ class Training:
 
     @property
     def used_precision(self) -> Precision:
-        """The one set, or that of the device."""
+        """The precision that is set, or else that of the device."""
         return self.precision or ("bf16-mixed" if self.on_gpu else "32-true")
 
     @property
@@ -196,7 +196,7 @@ def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float, fi
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's generators (dropout, new weights) at `seed`, and back to where they were afterwards."""
+    """Set torch's generators (dropout, new weights) to `seed` in the block, and restore their state afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
