@@ -1,1 +1,1 @@
-"""Judges: what says how good a response is, and the responses that try to fool it."""
+"""Judges, which say how good a response is, and responses that try to fool a judge."""

@@ -1,4 +1,4 @@
-"""What all judges have in common: the judge of a configuration, the judge with its model loaded, and its verdicts."""
+"""The common base of judges: the judge of a configuration, the judge with its model loaded, and its verdicts."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ from rkd.protocols import Judge
 from rkd.records import Checkpoint, Query, Response
 from rkd.store.partial_results import PartialResults
 
-REMEMBERED = 100_000  # verdicts: those of some hundred rollouts, in tens of megabytes
+REMEMBERED = 100_000  # verdicts: those of hundreds of rollouts, tens of megabytes
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """P(Yes) / (P(Yes) + P(No)), and how much of the next token's probability these two have together, `mass`.
+    """`score` is P(Yes) / (P(Yes) + P(No)) of the next token; `mass` is P(Yes) + P(No).
 
-    Of a judge that has no such token `score` is what it says instead, in [0, 1], and `mass` None.
+    For a judge without such a token, `score` is its own score in [0, 1], and `mass` is None.
     """
 
     score: float
@@ -30,16 +30,16 @@ class OpenJudge(Judge, Protocol):
     """A judge whose model is loaded."""
 
     def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> Sequence[Verdict | None]:
-        """The verdict on each response, `queries[i]` being the query of `responses[i]`; None where it is unreadable."""
+        """The verdict on each response; `queries[i]` is the query of `responses[i]`. None where it is unreadable."""
         ...
 
 
 class ConfiguredJudge(Protocol):
-    """The judge of a configuration, its model not loaded yet. What it says of itself here holds of most."""
+    """The judge of a configuration, its model not loaded yet. The values here hold for most judges."""
 
     is_left_out: ClassVar[Literal[False]] = False
     asks_model: ClassVar[bool] = True
-    """Whether a verdict costs anything."""
+    """Whether a verdict asks a model."""
     shares_prompts: ClassVar[bool] = False
     """Whether responses to a query share the reading of their prompt."""
     is_single_token: ClassVar[bool] = False
@@ -49,7 +49,7 @@ class ConfiguredJudge(Protocol):
     without_model: ClassVar[str] = "a program, no model is asked"
     """What an estimate says of a judge that asks no model."""
     threshold: float = 0.5
-    """It calls a response right whose score is above."""
+    """The judge calls a response right if its score is above this."""
 
     name: str
 
@@ -60,7 +60,7 @@ class ConfiguredJudge(Protocol):
 
     @property
     def reply_tokens(self) -> int:
-        """Tokens that a verdict writes, at most."""
+        """The most tokens that the judge writes for a verdict."""
         return int(self.asks_model)
 
     def content(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class ModelJudge(ConfiguredJudge, Protocol):
 
     @property
     def prompt(self) -> VerdictPrompt | PromptTemplate:
-        """How it is asked; of a judge by likelihood, how the query is put to it."""
+        """Its prompt; for a judge by likelihood, the prompt of the query alone."""
         ...
 
     def source(self) -> Checkpoint | EndpointModel:
@@ -85,12 +85,12 @@ class ModelJudge(ConfiguredJudge, Protocol):
         ...
 
     def weights(self) -> int:
-        """How many weights work here."""
+        """How many weights it has on this machine."""
         ...
 
 
 def asks_model(judge: "ConfiguredJudge | NoJudge") -> TypeGuard[ModelJudge]:
-    """Whether it asks a model: there is a judge, and it does not know the answers itself."""
+    """Whether it asks a model: there is a judge, and it is not one that knows the answers."""
     return judge.asks_model
 
 
@@ -98,7 +98,7 @@ class RemoteJudge(ConfiguredJudge, Protocol):
     """A judge behind a server."""
 
     def open(self, advance: Advance = ..., partial: PartialResults | None = None) -> OpenJudge:
-        """The judge; what it is answered is kept in `partial`, if there is that."""
+        """The judge; the server's answers are kept in `partial`, if it is given."""
         ...
 
 
@@ -109,7 +109,7 @@ def _is_remote(judge: ConfiguredJudge) -> TypeGuard[RemoteJudge]:
 def open_judge(
     judge: "ConfiguredJudge | NoJudge", advance: Advance = no_advance, partial: PartialResults | None = None
 ) -> OpenJudge:
-    """A judge, its model loaded; one behind a server keeps what it was answered in `partial`."""
+    """A judge, its model loaded; a judge behind a server keeps the server's answers in `partial`."""
     assert not isinstance(judge, NoJudge)  # a row that asks a judge has one
     return judge.open(advance, partial) if _is_remote(judge) else judge.open(advance)
 
@@ -119,18 +119,18 @@ Known = TypeVar("Known", bound=Verdict | None)
 
 @dataclass(frozen=True)
 class Remembered(Generic[Known]):
-    """Verdicts by what was judged, the `limit` that were asked for last: a long training would fill the memory."""
+    """A cache of the `limit` most recently used verdicts: without a limit, a long training would fill the memory."""
 
     limit: int = REMEMBERED
     _known: dict[Hashable, Known] = field(default_factory=dict, repr=False)
 
     def recall(self, keys: Sequence[Hashable], read: Callable[[list[int]], Sequence[Known]]) -> list[Known]:
-        """The verdict of each key; `read` is given the places of those that are not known, each once."""
+        """The verdict of each key; `read` is given the places of the unknown keys, each key once."""
         places = {key: place for place, key in reversed(list(enumerate(keys))) if key not in self._known}
         asked = sorted(places.values())
         found = dict(zip((keys[place] for place in asked), read(asked), strict=True))
         verdicts = {key: found[key] if key in found else self._known.pop(key) for key in dict.fromkeys(keys)}
-        self._known.update(verdicts)  # behind all others: what comes first was not asked for the longest
+        self._known.update(verdicts)  # at the end: the first entries are the least recently used
         for key in list(islice(self._known, max(0, len(self._known) - self.limit))):
             del self._known[key]
         return [verdicts[key] for key in keys]
@@ -138,7 +138,7 @@ class Remembered(Generic[Known]):
 
 @dataclass(frozen=True)
 class NoJudge:
-    """No judge: pseudo-labels come from the vote, and rewards without verdicts."""
+    """No judge: pseudo-labels come from the vote, and rewards have no verdicts."""
 
     is_left_out: ClassVar[Literal[True]] = True
     asks_model: ClassVar[Literal[False]] = False
@@ -147,4 +147,4 @@ class NoJudge:
     without_model: ClassVar[str] = "none in this row"
 
     def content(self) -> None:
-        """There are no verdicts that anything could decide."""
+        """None: there are no verdicts."""

@@ -23,7 +23,7 @@ class EndpointJudge(EndpointModel, ConfiguredJudge):
 
     Args:
         is_hard: a verdict is 1 where Yes is likelier than No, else 0.
-        top_logprobs: so many of the likeliest tokens are listed; a word below them counts as 0.
+        top_logprobs: how many of the likeliest tokens are listed; a word below them counts as 0.
     """
 
     annotates: ClassVar[bool] = True
@@ -38,7 +38,7 @@ class EndpointJudge(EndpointModel, ConfiguredJudge):
         check_ranges("judge", self, {"top_logprobs": AT_LEAST_1})
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """What stands for it in a fingerprint: the model by its name, not the server."""
+        """Its part in a fingerprint: the model by its name, not the server."""
         return self.content()
 
     def content(self) -> dict[str, Any]:
@@ -47,17 +47,17 @@ class EndpointJudge(EndpointModel, ConfiguredJudge):
         return {"model": EndpointModel.content(self), **own}
 
     def open(self, advance: Advance = no_advance, partial: PartialResults | None = None) -> "EndpointYesNo":
-        """The judge; what it is answered is kept in `partial`, if there is that."""
+        """The judge; the server's answers are kept in `partial`, if it is given."""
         return EndpointYesNo(self, Kept(self.server, partial), advance)
 
 
 @dataclass(frozen=True)
 class EndpointYesNo:
-    """A `Judge` over a server, which writes one token and lists the likeliest ones in its place.
+    """A `Judge` over a server, which writes one token and lists the likeliest tokens at its position.
 
     Args:
         advance: called with how many responses were just judged.
-        remembered: the verdicts that need not be looked up again.
+        remembered: the cache of verdicts.
     """
 
     is_single_token: ClassVar[Literal[True]] = True
@@ -73,7 +73,7 @@ class EndpointYesNo:
         return self.own.prompt
 
     def with_prompt(self, prompt: JudgePrompt | ComparePrompt) -> "EndpointYesNo":
-        """The same server under another prompt; what it has answered is kept in one place."""
+        """The same server with another prompt; the answers to both are kept together."""
         return replace(self, own=replace(self.own, prompt=prompt), remembered=Remembered())
 
     def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:
@@ -81,7 +81,7 @@ class EndpointYesNo:
         return [None if verdict is None else verdict.score for verdict in self.verdicts(queries, responses)]
 
     def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict | None]:
-        """The verdict on each response, `queries[i]` being the query of `responses[i]`.
+        """The verdict on each response; `queries[i]` is the query of `responses[i]`.
 
         None where neither word is among the tokens listed, or the judge declined.
 

@@ -1,6 +1,6 @@
 """A judge behind a server that writes its verdict: queries and responses enter, the score read from its reply leaves.
 
-Prompt and reading are those of `rkd.judges.written`. Any server will do: none has to list log-probabilities.
+Prompt and reading are those of `rkd.judges.written`. Any server will do: it need not list log-probabilities.
 """
 
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ class EndpointWrittenJudge(EndpointModel, ConfiguredJudge):
     """The judge of a configuration; see `EndpointModel`.
 
     Args:
-        max_reply_tokens: of a verdict, in tokens of its tokenizer; what is cut before its score is unreadable.
-        read_reply, threshold: as of `rkd.judges.written.WrittenJudge`.
+        max_reply_tokens: of a verdict, in tokens of its tokenizer; a verdict cut before its score is unreadable.
+        read_reply, threshold: as in `rkd.judges.written.WrittenJudge`.
     """
 
     annotates: ClassVar[bool] = True
@@ -39,7 +39,7 @@ class EndpointWrittenJudge(EndpointModel, ConfiguredJudge):
         check_ranges("judge", self, {"max_reply_tokens": AT_LEAST_1, "threshold": SHARE})
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """What stands for it in a fingerprint: the model by its name, not the server."""
+        """Its part in a fingerprint: the model by its name, not the server."""
         return self.content()
 
     @property
@@ -56,7 +56,7 @@ class EndpointWrittenJudge(EndpointModel, ConfiguredJudge):
         return {"model": EndpointModel.content(self), **own}
 
     def open(self, advance: Advance = no_advance, partial: PartialResults | None = None) -> Written:
-        """The judge; what it is answered is kept in `partial`, if there is that."""
+        """The judge; the server's answers are kept in `partial`, if it is given."""
         question_alone = PromptTemplate(template="{question}")
         generator = EndpointGenerator(self.name, self, question_alone, None, Kept(self.server, partial), advance)
         return Written(generator, self.prompt, self.max_reply_tokens, advance, self.read_reply)

@@ -1,4 +1,4 @@
-"""A judge that knows the gold answers: what a mix would gain if its judge never erred. For comparisons, not for use."""
+"""A judge that knows the gold answers, for comparisons only: it shows the gain of a mix whose judge never errs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class GoldJudge(ConfiguredJudge):
     """1 for a response with the gold answer, 0 for any other one; see `rkd.judges.base.ConfiguredJudge`.
 
     Args:
-        dataset: whose queries it judges responses to. Its source must know the answers of the unlabelled ones too.
+        dataset: has the queries of the judged responses. Its source must have the answers of the unlabelled ones too.
     """
 
     asks_model: ClassVar[bool] = False
@@ -43,7 +43,7 @@ class GoldJudge(ConfiguredJudge):
         return [verdict.score for verdict in self.verdicts(queries, responses)]
 
     def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict]:
-        """The verdict on each response, `queries[i]` being the query of `responses[i]`."""
+        """The verdict on each response; `queries[i]` is the query of `responses[i]`."""
         return [
             Verdict(float(answers_match(extract_answer(r.text, q.dataset), self._gold[q.question], q.dataset)))
             for q, r in zip(queries, responses, strict=True)
@@ -52,7 +52,7 @@ class GoldJudge(ConfiguredJudge):
     @cached_property
     def _gold(self) -> dict[str, str]:
         golds = ((query.question, query.gold_answer) for query in self._queries)
-        return {question: gold for question, gold in golds if gold is not None}  # none is, see `_queries`
+        return {question: gold for question, gold in golds if gold is not None}  # no gold is None, see `_queries`
 
     @cached_property
     def _queries(self) -> list[Query]:

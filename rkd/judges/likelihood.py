@@ -1,13 +1,13 @@
-"""A judge by likelihood: how probable a model finds a response, given the question, is how good it is said to be.
+"""A judge by likelihood: its score is how probable a response is under a model, given the question.
 
-Nobody is asked anything: the score is the geometric mean of the response's token probabilities,
+The score is the geometric mean of the response's token probabilities,
 
     score(q, a) = exp(1/T Σ_t log π(a_t | q, a_<t))
 
-so it needs no prompt of a judge, and prefers what the model would say itself. The model is one in memory: behind a
-server there is no one way to be told the probabilities of a text that was read, to know which of its tokens are the
-response's, and to have its end counted as one. (llama-cpp-python 0.3.36 lists, with `echo`, the probability of each
-token as if it came once more.) Shapes: B responses, T tokens.
+so it needs no judge prompt, and prefers what the model would say itself. The model must be in memory: servers have no
+common way to give the probabilities of a text that was read, to tell which tokens are the response's, and to count its
+end as a token. (llama-cpp-python 0.3.36 with `echo` lists the probability of each token as if it came once more.)
+Shapes: B responses, T tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ class LocalLikelihood:
     """A `Judge` over a model in memory.
 
     Args:
-        prompt: how the query is put to the model, which then reads the response as its own.
+        prompt: the prompt of the query; the model then reads the response as its own.
         advance: called with the number of responses just judged.
     """
 
@@ -50,9 +50,9 @@ class LocalLikelihood:
         return [None if verdict is None else verdict.score for verdict in self.verdicts(queries, responses)]
 
     def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict | None]:
-        """The verdict on each response, `queries[i]` being the query of `responses[i]`.
+        """The verdict on each response; `queries[i]` is the query of `responses[i]`.
 
-        The end-of-sequence token of a finished response counts as one of its tokens; a response without any token,
+        The end-of-sequence token of a finished response counts as one of its tokens. A response without any token,
         empty and cut, has no verdict.
         """
         keys = [(q.question, r.text, r.is_finished) for q, r in zip(queries, responses, strict=True)]
@@ -102,7 +102,7 @@ class LikelihoodJudge(LocalModel, ConfiguredJudge):
         return 0
 
     def content(self) -> dict[str, Any]:
-        """What decides its verdicts: the content of its model's folder, not the place."""
+        """What decides its verdicts: the content of its model's folder, not the path."""
         return {"model": self.source(), "prompt": self.prompt, "score": "likelihood", "options": self.options}
 
     def open(self, advance: Callable[[int], None] = lambda _: None) -> LocalLikelihood:

@@ -1,7 +1,7 @@
 """The single-token judge (paper J's YoN): queries and responses enter, the share of Yes in the next token leaves.
 
-A verdict is one forward pass without decoding. Responses to one query share the reading of what stands before them, and
-equal responses are judged once. Shapes: B responses, V vocabulary.
+A verdict is one forward pass without decoding. The text before the responses to one query is read once for all of them,
+and equal responses are judged once. Shapes: B responses, V vocabulary.
 """
 
 import math
@@ -28,12 +28,12 @@ def verdict_of(logprobs: Mapping[str, float], prompt: JudgePrompt | ComparePromp
     """The verdict of a judge behind a server, which lists its likeliest next tokens only.
 
     Args:
-        logprobs: log-probabilities in nats by the text of the token. A marked blank, as SentencePiece ("▁") and
-            byte-level tokenizers ("Ġ") write it, is one.
+        logprobs: log-probabilities in nats by the text of the token. The marks that SentencePiece ("▁") and byte-level
+            tokenizers ("Ġ") write for a blank count as blanks.
 
     Returns:
-        None where neither word is listed: 0.5 would say that the judge is undecided. A word that is not listed beside
-        one that is counts as 0.
+        None if neither word is listed: 0.5 would say that the judge is undecided. If one word is listed, the other
+        counts as 0.
     """
     shares: dict[str, float] = {}
     for token, logprob in logprobs.items():
@@ -49,10 +49,10 @@ class LocalYesNo:
     """A `Judge` over a model in memory.
 
     Args:
-        tokenizer: in which a spelling of each word of the prompt is one token.
+        tokenizer: it must have a spelling of each word of the prompt as one token.
         is_hard: a verdict is 1 where Yes is likelier than No, else 0.
         advance: called with the number of responses just judged.
-        remembered: the verdicts that need not be read again.
+        remembered: the cache of verdicts.
     """
 
     is_single_token: ClassVar[Literal[True]] = True
@@ -66,7 +66,7 @@ class LocalYesNo:
     remembered: Remembered[Verdict] = field(default_factory=Remembered, repr=False)
 
     def with_prompt(self, prompt: JudgePrompt | ComparePrompt) -> "LocalYesNo":
-        """The same model under another prompt."""
+        """The same model with another prompt."""
         return replace(self, prompt=prompt, remembered=Remembered())
 
     def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:
@@ -74,7 +74,7 @@ class LocalYesNo:
         return [verdict.score for verdict in self.verdicts(queries, responses)]
 
     def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict]:
-        """The verdict on each response, `queries[i]` being the query of `responses[i]`; what is known is looked up."""
+        """The verdict on each response; `queries[i]` is the query of `responses[i]`. Known verdicts are looked up."""
         keys = [(query.question, response.text) for query, response in zip(queries, responses, strict=True)]
 
         def read(places: list[int]) -> list[Verdict]:
@@ -108,7 +108,7 @@ class LocalYesNo:
 
 @dataclass(frozen=True, kw_only=True)
 class YesNoJudge(ModelFolder, ConfiguredJudge):
-    """The judge, or annotator, of a configuration: a model folder that is asked in its prompt; see `LocalYesNo`."""
+    """The judge, or annotator, of a configuration: a model folder that is asked with its prompt; see `LocalYesNo`."""
 
     shares_prompts: ClassVar[bool] = True
     annotates: ClassVar[bool] = True
@@ -118,14 +118,14 @@ class YesNoJudge(ModelFolder, ConfiguredJudge):
     is_hard: bool = False
 
     def content(self) -> dict[str, Any]:
-        """What decides its verdicts: the content of its model's folder, not the place."""
+        """What decides its verdicts: the content of its model's folder, not the path."""
         return {"model": self.source(), "prompt": self.prompt, "is_hard": self.is_hard, "options": self.options}
 
     def open(self, advance: Callable[[int], None] = lambda _: None) -> LocalYesNo:
         """The judge, its model loaded.
 
         Raises:
-            ValueError: neither spelling of Yes or No is one token of its tokenizer.
+            ValueError: no spelling of Yes, or none of No, is one token of its tokenizer.
         """
         folder = self.source().folder
         model = load_causal_lm(folder, self.options, placed=True).eval()

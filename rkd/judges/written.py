@@ -1,8 +1,8 @@
 """A judge that writes its verdict: queries and responses enter, a score read from what the model wrote leaves.
 
-The alternative to the single token of `rkd.judges.single_token` that many papers use: slower, since every verdict is
-decoded, and not always readable. A verdict that cannot be read is None, never 0. Paper D's grader is one: it gives
-evidence first, and then a score from 0 to 5 (docs/method.md 2.2).
+Many papers use it instead of the single token of `rkd.judges.single_token`. It is slower, since every verdict is
+decoded, and not always readable. A verdict that cannot be read is None, never 0. Paper D's grader is such a judge: it
+gives evidence first, and then a score from 0 to 5 (docs/method.md 2.2).
 """
 
 import re
@@ -32,7 +32,7 @@ _WORD = re.compile(r"(?:[Ss]core|[Vv]erdict)?[\s:*=#]*(right|correct|wrong|incor
 
 
 def read_score(reply: str) -> float | None:
-    """The score of a written verdict in [0, 1]: 1 to 5, or right and wrong as 1 and 0; None where it states none."""
+    """The score of a written verdict in [0, 1]: 1 to 5, or right and wrong as 1 and 0; None if it states none."""
     reply = reply.strip()
     if found := _SCORE.match(reply):
         decimals = reply[found.end() :] if found[0].endswith(".") else ""
@@ -43,9 +43,9 @@ def read_score(reply: str) -> float | None:
 
 
 def read_grade(reply: str) -> float | None:
-    """The grade of a reply that gives evidence first, 0 to 5 as [0, 1]; None where no line of it states one.
+    """The grade of a reply that gives evidence first, 0 to 5 as [0, 1]; None if no line states one.
 
-    The last line that does counts: evidence may speak of scores. A grade outside the scale is none.
+    The last line with a grade counts: evidence may mention scores. A grade outside the scale is ignored.
     """
     grades = _GRADE.findall(reply)
     return int(grades[-1]) / HIGHEST_GRADE if grades else None
@@ -57,10 +57,10 @@ class Written:
 
     Args:
         generator: its prompt is the judge's question alone.
-        prompt: of the judge; its words mean nothing here.
-        max_reply_tokens: of a verdict; what is cut before its score is unreadable.
-        advance: called with the number of responses whose verdict was known; the generator tells of the others.
-        read_reply: the score in a reply, in [0, 1]; None where it states none.
+        prompt: of the judge; its Yes and No words are not used here.
+        max_reply_tokens: of a verdict; a verdict cut before its score is unreadable.
+        advance: called with the number of responses whose verdict was known; the generator reports the others.
+        read_reply: reads the score in a reply, in [0, 1]; None if it states none.
     """
 
     is_single_token: ClassVar[Literal[False]] = False
@@ -77,14 +77,14 @@ class Written:
         return [None if verdict is None else verdict.score for verdict in self.verdicts(queries, responses)]
 
     def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict | None]:
-        """The verdict on each response, `queries[i]` being the query of `responses[i]`; None where it is unreadable."""
+        """The verdict on each response; `queries[i]` is the query of `responses[i]`. None where it is unreadable."""
         keys = [(query.question, response.text) for query, response in zip(queries, responses, strict=True)]
 
         def read(places: list[int]) -> list[Verdict | None]:
             self.advance(len(keys) - len(places))
             asked = [replace(queries[i], question=self.prompt.render(queries[i], keys[i][1])) for i in places]
             replies = self.generator.generate(asked, Sampling(0.0, 1, self.max_reply_tokens), seed=0)
-            # A refusal or what a filter left is no verdict, whatever its first word.
+            # A refusal or a filtered text is no verdict, even if it begins like one.
             scores = [None if reply.withheld else self.read_reply(reply.text) for (reply,) in replies]
             return [None if score is None else Verdict(score) for score in scores]
 
@@ -96,7 +96,7 @@ class WrittenJudge(ModelFolder, ConfiguredJudge):
     """The judge of a configuration that writes its verdict; see `Written`.
 
     Args:
-        threshold: it calls a response right whose score is above: of a grader 5 alone (docs/method.md 5.15).
+        threshold: a response counts as right if its score is above; with a grader, only 5 is (docs/method.md 5.15).
     """
 
     annotates: ClassVar[bool] = True
@@ -115,7 +115,7 @@ class WrittenJudge(ModelFolder, ConfiguredJudge):
         return self.max_reply_tokens
 
     def content(self) -> dict[str, Any]:
-        """What decides its verdicts: the content of its model's folder, not the place."""
+        """What decides its verdicts: the content of its model's folder, not the path."""
         return {
             "model": self.source(), "prompt": self.prompt, "max_reply_tokens": self.max_reply_tokens,
             "options": self.options, "read_reply": self.read_reply.__qualname__,
