@@ -1,143 +1,157 @@
-"""The documents: links lead somewhere, commands can be run, numbers are those of kept tables, rows are described."""
+"""The documents: links lead somewhere, files and packages are there, and numbers are those of kept tables."""
 
+import dataclasses
 import itertools
+import os
 import re
-import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
+import yaml
+from matplotlib.image import imread
 
-from rkd.__main__ import command_parser
+from rkd.evaluation.results import RunResult
+from tests.support.documents import (
+    DOCUMENTS,
+    REPOSITORY,
+    blocks,
+    name_of,
+    prose,
+    read,
+    section,
+    shown_files,
+    spans,
+    table_rows,
+)
+from tests.test_architecture import FLOORS
 
-FOLDER = Path(__file__).parents[1]
-TABLES = FOLDER / "experiments" / "results" / "mini" / "tables"
-DOCUMENTS = [FOLDER / "README.md", FOLDER / "CONTRIBUTING.md", *sorted((FOLDER / "docs").rglob("*.md"))]
-DOCUMENTS.append(FOLDER / "tests" / "benchmarks" / "README.md")
-each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(FOLDER).as_posix())
+TABLES = REPOSITORY / "experiments" / "results" / "mini" / "tables"
+EXTENDING = REPOSITORY / "docs" / "extending.md"
+each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Links
+# ----------------------------------------------------------------------------------------------------------------------
 
 
-def read(*parts: str) -> str:
-    """A document of the repository."""
-    return FOLDER.joinpath(*parts).read_text(encoding="utf-8")
+def links(path: Path) -> list[str]:
+    """What a document links to within the repository, pictures included."""
+    text = re.sub(r"`[^`]*`", "", prose(path.read_text(encoding="utf-8")))
+    found = [re.split(r'\s+"', link)[0] for link in re.findall(r"\]\(([^)]+)\)", text)]
+    return [link for link in found if "://" not in link and not link.startswith("mailto:")]
 
 
-def prose(text: str) -> str:
-    """A document without its blocks of code."""
-    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-
-
-def anchors(path: Path) -> set[str]:
-    """The anchors of a document's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", prose(path.read_text(encoding="utf-8")), re.MULTILINE)
-    names: dict[str, int] = {}
+def anchors(text: str) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them: a repeated one gets a number."""
+    counts: dict[str, int] = {}
     found = set()
-    for heading in headings:
-        text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", heading).strip().lower()
-        name = re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
-        found.add(f"{name}-{names[name]}" if name in names else name)
-        names[name] = names.get(name, 0) + 1
+    for heading in re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE):
+        shown = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", heading).strip().lower()
+        name = re.sub(r"[^\w\- ]", "", shown).replace(" ", "-")
+        found.add(f"{name}-{counts[name]}" if name in counts else name)
+        counts[name] = counts.get(name, 0) + 1
     return found
+
+
+def test_anchors_are_those_that_github_makes():
+    text = "# A: b `c`\n## [Link](x.md), (d)\n## Same\n## Same\n```\n# no heading\n```\n## 2.1 A–B's λ_c\n"
+    assert anchors(text) == {"a-b-c", "link-d", "same", "same-1", "21-abs-λ_c"}
 
 
 @each_document
 def test_every_link_and_anchor_of_a_document_is_there(path):
-    for link in re.findall(r"\]\(([^)\s]+)\)", prose(path.read_text(encoding="utf-8"))):
-        if "://" in link or link.startswith("mailto:"):
-            continue
+    for link in links(path):
         file, _, anchor = link.partition("#")
         target = (path.parent / file).resolve() if file else path
         assert target.exists(), link
         if anchor and target.suffix == ".md":
-            assert anchor in anchors(target), link
+            assert anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
 def test_documents_have_links_to_check():
-    assert sum(len(re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))) for path in DOCUMENTS) > 100
+    assert sum(len(links(path)) for path in DOCUMENTS) > 110
+
+
+def test_every_page_is_linked_in_the_index_and_stands_in_the_menu_of_the_site():
+    pages = {path.relative_to(REPOSITORY / "docs").as_posix() for path in (REPOSITORY / "docs").rglob("*.md")}
+    assert pages - set(links(REPOSITORY / "docs" / "index.md")) == {"index.md"}
+    assert set(re.findall(r": (\S+\.md)$", read("mkdocs.yml"), re.MULTILINE)) == pages
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Commands
+# Files, modules, packages
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def commands(start: str) -> list[tuple[str, str]]:
-    """Every command of the documents that begins so, with the document: in blocks of code and between backticks."""
-    found = []
-    for path in DOCUMENTS:
-        text = path.read_text(encoding="utf-8")
-        blocks = re.findall(r"^```(?:sh|bash)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-        lines = list(itertools.chain.from_iterable(block.replace("\\\n", " ").splitlines() for block in blocks))
-        lines += [re.sub(r"\s+", " ", span) for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose(text))]
-        for line in lines:
-            if line.strip().startswith(start) and "…" not in line:
-                found.append((path.relative_to(FOLDER).as_posix(), line.strip()))
-    return list(dict.fromkeys(found))
+@each_document
+def test_every_file_that_a_document_names_is_there(path):
+    pattern = r"(?:rkd|conf|tests|docs|sweeps|experiments|notebooks|hydra_plugins)/[\w./-]*"
+    named = [span for span in spans(path.read_text(encoding="utf-8")) if re.fullmatch(pattern, span)]
+    made_by_reader = set(shown_files(path)) | set(table_files(path)) if path == EXTENDING else set()
+    missing = [name for name in named if not (REPOSITORY / name).exists() and "NAME" not in name]
+    assert set(missing) <= made_by_reader
 
 
-RUNS = commands("python run.py")
-OURS = [one for one in commands("python -m rkd ") if "|" not in one[1]]
+def table_files(path: Path) -> list[str]:
+    """The files that a reader of the example of a stage makes."""
+    rows = table_rows(section(path.read_text(encoding="utf-8"), "Stage"))
+    return [name for name in re.findall(r"`([\w./]+)`", " ".join(row[0] for row in rows)) if "interpolation" in name]
 
 
-def arguments(command: str) -> list[str]:
-    """The arguments of a command, without what stands behind a `#`."""
-    return shlex.split(command, comments=True)[2:]
-
-
-def overrides_of(words: list[str]) -> list[str]:
-    """The overrides among the arguments of run.py."""
-    words, kept = list(words), []
-    while words:
-        word = words.pop(0)
-        if word in ("--cfg", "-p", "--package"):
-            words.pop(0)
-        elif not word.startswith("-"):
-            kept.append(word)
-    return kept
-
-
-def placed(words: list[str]) -> Iterator[str]:
-    """The overrides with the first of several values, and what a document leaves to the reader filled in."""
-    for override in OverridesParser.create().parse_overrides(words):
-        key, value = override.input_line.partition("=")[::2]
-        if key == "hydra/launcher":  # of plugins that need not be installed
+@each_document
+def test_every_module_and_class_that_a_document_names_is_there(path):
+    of_reader = [name.removesuffix(".py").replace("/", ".") for name in shown_files(path)]
+    for name in re.findall(r"(?<![\w./])rkd(?:\.\w+)+", path.read_text(encoding="utf-8")):
+        if any(name.startswith(own) for own in of_reader):
             continue
-        if override.is_sweep_override():
-            value = str(next(iter(override.sweep_string_iterator())))
-        if value == "NAME":
-            value = {"sweeps": "table3", "experiments": "sft"}.get(key, value)
-        yield f"{key}={value}" if "=" in override.input_line else override.input_line
+        parts = name.split(".")
+        places = [REPOSITORY.joinpath(*parts[:count]) for count in range(1, len(parts) + 1)]
+        modules = list(itertools.takewhile(lambda place: place.is_dir() or place.with_suffix(".py").is_file(), places))
+        assert len(modules) >= len(parts) - 1, name
+        if len(modules) < len(parts):  # the last part is a class or a function
+            code = modules[-1].with_suffix(".py").read_text(encoding="utf-8")
+            assert re.search(rf"^(class|def) {parts[-1]}\b", code, re.MULTILINE), name
 
 
-def test_documents_have_commands_to_check():
-    assert len(RUNS) > 60
-    assert len(OURS) > 12
+def test_the_page_of_the_architecture_has_every_package_on_its_floor():
+    rows = table_rows(section(read("docs", "architecture.md"), "Packages and floors"))
+    listed: dict[int, set[str]] = {}
+    for number, named, told in (row for row in rows if len(row) == 3):
+        rooms = told if named == "`rkd/*.py`" else named
+        listed.setdefault(int(number), set()).update(re.findall(r"`(?:rkd/)?(\w+)(?:/|\.py)?`", rooms))
+    assert [listed[number] for number in sorted(listed)] == FLOORS
 
 
-@pytest.mark.parametrize(("path", "command"), RUNS)
-def test_a_command_of_a_document_is_composed(path, command):
-    del path
-    own = overrides_of(arguments(command))
-    with initialize_config_dir(str(FOLDER / "conf"), version_base="1.3"):
-        config = compose("config", overrides=list(placed(own)), return_hydra_config=True)
-    assert config.row
+def test_the_page_of_the_architecture_lists_every_module_of_a_package():
+    rows = table_rows(section(read("docs", "architecture.md"), "Files of the packages"))
+    packages = {path.parent.name for path in (REPOSITORY / "rkd").glob("*/__init__.py")}
+    assert {named.strip("`/") for named, _ in rows} == packages
+    for named, told in rows:
+        package = named.strip("`/")
+        there = {path.stem for path in (REPOSITORY / "rkd" / package).glob("*.py")} - {"__init__"}
+        files = set(re.findall(r"`([a-z_]+)`", told))
+        assert files <= there, package
+        assert files == there or "and others" in told, (package, there - files)
 
 
-@pytest.mark.parametrize(("path", "command"), OURS)
-def test_a_command_beside_run_py_is_one_that_there_is(path, command):
-    del path
-    words = arguments(command)[1:]
-    if words[0] == "pretrain":
-        with initialize_config_dir(str(FOLDER / "conf"), version_base="1.3"):
-            compose("pretrain", overrides=[word for word in words[1:] if not word.startswith("-")])
-        return
-    if words[-1] in ("--help", "-h"):
-        return
-    command_parser().parse_args(words)
+def test_the_map_of_the_readme_has_every_package():
+    packages = {path.parent.name for path in (REPOSITORY / "rkd").glob("*/__init__.py")}
+    named = re.findall(r"`rkd/(\w+)/`", section(read("README.md"), "Map"))
+    assert sorted(named) == sorted(packages)
+
+
+def test_the_picture_is_drawn_by_its_script_and_names_packages_that_are_there(tmp_path):
+    script, picture = REPOSITORY / "docs" / "images" / "architecture.py", tmp_path / "drawn.png"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, script, picture], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0
+    assert np.array_equal(imread(picture), imread(script.with_suffix(".png")))
+    named = set(re.findall(r"rkd/(\w+)", script.read_text(encoding="utf-8")))
+    assert len(named) > 10
+    assert {name for name in named if not list((REPOSITORY / "rkd").glob(f"{name}*"))} == set()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -145,81 +159,72 @@ def test_a_command_beside_run_py_is_one_that_there_is(path, command):
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_readme_is_short():
-    assert len(read("README.md").splitlines()) <= 120
+def test_the_readme_is_short_and_has_one_picture_and_both_papers():
+    text = read("README.md")
+    assert len(text.splitlines()) <= 120
+    assert text.count("![") == 1
+    assert all(f"(https://arxiv.org/abs/{number})" in text for number in ("2502.19557", "2604.02621"))
 
 
 @each_document
-def test_every_file_that_a_document_names_is_there(path):
-    if path.name == "extending.md":
-        return  # it names files that its reader makes
-    named = re.findall(
-        r"`((?:rkd|conf|tests|docs|sweeps|experiments|notebooks)/[\w./-]+)`", path.read_text(encoding="utf-8")
-    )
-    assert [name for name in named if not (FOLDER / name).exists() and "NAME" not in name] == []
+def test_lines_of_prose_are_not_too_long(path):
+    lines = prose(path.read_text(encoding="utf-8")).splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
 
 
-@each_document
-def test_every_module_that_a_document_names_is_there(path):
-    for name in re.findall(r"(?<![\w./])rkd(?:\.[a-z_]+)+", path.read_text(encoding="utf-8")):
-        parts = name.split(".")
-        places = [FOLDER.joinpath(*parts[:count]) for count in range(1, len(parts) + 1)]
-        files = [place for place in places if place.with_suffix(".py").is_file() or place.is_dir()]
-        assert len(files) >= len(parts) - 1, name  # the last part may be a function
+@pytest.mark.parametrize(("title", "folder"), [("Rows", "experiments"), ("Tables", "sweeps")])
+def test_every_row_and_every_sweep_is_described_and_no_other(title, folder):
+    rows = table_rows(section(read("docs", "experiments.md"), title))
+    described = [re.search(r"`(\w+)`", row[0])[1] for row in rows]
+    assert sorted(described) == sorted(path.stem for path in (REPOSITORY / folder).glob("*.yaml"))
 
 
 def test_means_over_seeds_are_those_of_a_kept_table():
     pattern = r"\d+\.\d ± \d+\.\d"
     kept = {number for path in TABLES.glob("*.md") for number in re.findall(pattern, path.read_text(encoding="utf-8"))}
-    told = re.findall(
-        pattern, re.sub(r"±\s+", "± ", read("docs", "results", "paper_d.md") + read("docs", "results", "paper_j.md"))
-    )
+    pages = re.sub(r"±\s+", "± ", read("docs", "results", "paper_d.md") + read("docs", "results", "paper_j.md"))
+    # The default job with SVAMP is in no table; its numbers are in the README, too.
+    own = section(read("docs", "results", "paper_d.md"), "The default job")
+    told = re.findall(pattern, pages.replace(own, ""))
     assert len(told) > 100
-    # The default job's own row is no table's: the README tells it.
-    assert set(told) - kept - set(re.findall(pattern, read("README.md"))) == set()
+    assert set(told) - kept == set()
+    assert set(re.findall(pattern, read("README.md"))) <= set(re.findall(pattern, own))
 
 
-@pytest.mark.parametrize("folder", ["sweeps", "experiments"])
-def test_every_row_and_every_sweep_is_described(folder):
-    rows = [line.split("|")[1] for line in read("docs", "experiments.md").splitlines() if line.startswith("|")]
-    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
-    there = {path.stem for path in (FOLDER / folder).glob("*.yaml")}
-    assert there - named == set()
-
-
-def test_every_row_and_sweep_that_is_described_is_there():
-    there = {path.stem for folder in ("sweeps", "experiments") for path in (FOLDER / folder).glob("*.yaml")}
-    named = set(
-        re.findall(
-            r"(?:sweeps|experiments)=(\w+)", "\n".join(map(str, (path.read_text("utf-8") for path in DOCUMENTS)))
-        )
-    )
-    assert named - there <= {"NAME"} | {name for name in named if name in read("docs", "extending.md")}
+def test_the_table_of_the_readme_has_the_numbers_of_the_default_job():
+    short = table_rows(section(read("README.md"), "Results"))
+    whole = table_rows(section(read("docs", "results", "paper_d.md"), "The default job"))
+    for model, *cells in short:
+        (other,) = (row[1:] for row in whole if row[0] == model)
+        for cell, long in zip(cells, other, strict=True):
+            assert re.split(r" \[|<br>", long)[0].strip("*") == cell.strip("*")
 
 
 def test_every_table_that_is_kept_is_linked():
-    pages = "".join(path.read_text(encoding="utf-8") for path in (FOLDER / "docs" / "results").glob("*.md"))
+    pages = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "docs" / "results").glob("*.md"))
     assert {path.name for path in TABLES.glob("*.md")} - set(re.findall(r"tables/(\w+\.md)", pages)) == set()
 
 
 def test_every_section_of_the_method_that_code_and_tables_cite_is_there():
     cited = set()
     for folder in ("rkd", "conf", "experiments", "sweeps"):
-        for path in (FOLDER / folder).rglob("*"):
+        for path in (REPOSITORY / folder).rglob("*"):
             if path.is_file() and path.suffix in (".py", ".yaml", ".md"):
-                cited |= set(
-                    re.findall(r"docs/method\.md,? (?:section )?(\d(?:\.\d+)?)", path.read_text(encoding="utf-8"))
-                )
+                text = path.read_text(encoding="utf-8")
+                cited |= set(re.findall(r"docs/method\.md,? (?:section )?(\d(?:\.\d+)?)", text))
     headings = set(re.findall(r"^#+ (\d(?:\.\d+)?)\.? ", read("docs", "method.md"), re.MULTILINE))
     assert len(cited) > 20
     assert cited - headings == set()
 
 
-def test_the_picture_is_drawn_by_its_script_and_names_packages_that_are_there(tmp_path):
-    script, picture = FOLDER / "docs" / "images" / "architecture.py", tmp_path / "drawn.png"
-    done = subprocess.run([sys.executable, script, picture], cwd=FOLDER, env={"PYTHONPATH": str(FOLDER)}, check=False)
-    assert done.returncode == 0
-    assert picture.read_bytes() == script.with_suffix(".png").read_bytes()
-    named = set(re.findall(r"rkd/(\w+)", script.read_text(encoding="utf-8")))
-    assert len(named) > 10
-    assert {name for name in named if not list((FOLDER / "rkd").glob(f"{name}*"))} == set()
+def test_the_tutorial_describes_every_part_of_a_result():
+    rows = table_rows(section(read("docs", "tutorial.md"), "Read the result"))
+    named = {name.partition(".")[0] for row in rows for name in re.findall(r"`([\w.]+)`", row[0])}
+    assert named == {field.name for field in dataclasses.fields(RunResult)} - {"created"}
+
+
+def test_blocks_of_yaml_can_be_read():
+    shown = [block for path in DOCUMENTS for block in blocks(path.read_text("utf-8")) if block.language == "yaml"]
+    assert len(shown) > 5
+    for block in shown:
+        assert yaml.safe_load(block.text)
