@@ -21,22 +21,38 @@ _Side = tuple[ScoredResponse, ScoredResponse]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pairs:
+class DrawnPairs:
+    """Pairs that are drawn from the scored responses to each query.
+
+    Args:
+        max_pairs_per_query: N, the largest number of pairs per query, drawn with the seed.
+        best_score: ℓ*, the score of a right response: 1 for verifiable tasks, 5 for open-ended ones.
+    """
+
+    max_pairs_per_query: int
+    best_score: float = 1.0
+
+    def expected_count(self, queries: Sequence[Query], prompt: PromptTemplate, expected: Expected) -> float:  # noqa: ARG002
+        """The approximate number of pairs from these training queries.
+
+        The teacher can give fewer: the number of queries with both right and wrong responses is not known.
+        """
+        return len(queries) * expected.labelled * expected.balanced * expected.pairs * self.max_pairs_per_query
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs(DrawnPairs):
     """The pairs that train the reward model of paper D.
 
         P(q) = T⁺(q) × S⁺(q)  ∪  {(s_i, s_j) ∈ S(q)² : ℓ_i > ℓ_j},    chosen first
 
     Args:
-        max_pairs_per_query: N, the largest number of pairs from P(q), drawn with the seed.
         teacher_share: share of T⁺ × S⁺ among them, in [0, 1]; if one kind has too few pairs, the other fills up.
         exact_share: True uses only queries with at least N pairs of each kind, so that the share is exact (Fig. 7).
-        best_score: ℓ*, the score in T⁺ and S⁺: 1 for verifiable tasks, 5 for open-ended ones.
     """
 
-    max_pairs_per_query: int
     teacher_share: float = 0.5
     exact_share: bool = False
-    best_score: float = 1.0
 
     def __post_init__(self) -> None:
         if self.max_pairs_per_query < 1 or not 0 <= self.teacher_share <= 1:
@@ -73,10 +89,6 @@ class Pairs:
             pairs += [PreferencePair(query, chosen, rejected) for chosen, rejected in drawn]
         return pairs
 
-    def expected_count(self, queries: Sequence[Query], prompt: PromptTemplate, expected: Expected) -> float:  # noqa: ARG002
-        """The approximate number of pairs from these training queries."""
-        return len(queries) * expected.labelled * expected.balanced * expected.pairs * self.max_pairs_per_query
-
     def _all_pairs(
         self, teacher: Sequence[ScoredResponse], student: Sequence[ScoredResponse]
     ) -> tuple[list[_Side], list[_Side]]:
@@ -87,18 +99,14 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OneSourcePairs:
+class OneSourcePairs(DrawnPairs):
     """Right over wrong responses of teacher or student, for the outcome reward models ORM-T and ORM-S (Table 6).
 
     Args:
         source: the model that gave the responses.
-        max_pairs_per_query: largest number of pairs per query, drawn with the seed.
-        best_score: ℓ*, the score of a right response.
     """
 
     source: Literal["teacher", "student"]
-    max_pairs_per_query: int
-    best_score: float = 1.0
 
     def __post_init__(self) -> None:
         check_ranges("pairs", self, {"max_pairs_per_query": AT_LEAST_1})
@@ -129,13 +137,6 @@ class OneSourcePairs:
                 "`python run.py dataset.max_training_queries=null`."
             )
         return pairs
-
-    def expected_count(self, queries: Sequence[Query], prompt: PromptTemplate, expected: Expected) -> float:  # noqa: ARG002
-        """The approximate number of pairs from these training queries.
-
-        The teacher can give fewer: the number of queries with both right and wrong responses is not known.
-        """
-        return len(queries) * expected.labelled * expected.balanced * expected.pairs * self.max_pairs_per_query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
