@@ -5,7 +5,6 @@ import functools
 import itertools
 import re
 import shlex
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,18 @@ from rkd.__main__ import command_parser
 from rkd.evaluation.results import Notes
 from tests.support.documents import (
     DOCUMENTS,
+    EXTENDING,
     REPOSITORY,
     commands,
     name_of,
     read,
     section,
-    shown_files,
     spans,
     table_rows,
+    write_extended,
 )
 
 CONF = REPOSITORY / "conf"
-EXTENDING = REPOSITORY / "docs" / "extending.md"
 PLACEHOLDERS = {"", "NAME", "…"}
 each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 
@@ -77,15 +76,7 @@ def ways(words: list[str]) -> Iterator[list[str]]:
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory) -> Path:
     """A copy of conf/, experiments/ and sweeps/ with the files that docs/extending.md shows."""
-    root = tmp_path_factory.mktemp("extended")
-    shutil.copytree(CONF, root / "conf", symlinks=True)
-    for folder in ("experiments", "sweeps"):
-        shutil.copytree(REPOSITORY / folder, root / folder, ignore=shutil.ignore_patterns("results"))
-    for name, text in shown_files(EXTENDING).items():
-        assert not (root / name).exists(), f"{name} is a file of the repository"
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text, encoding="utf-8")
-    return root / "conf"
+    return write_extended(tmp_path_factory.mktemp("extended")) / "conf"
 
 
 def test_documents_have_commands_to_check():

@@ -16,6 +16,7 @@ from matplotlib.image import imread
 from rkd.evaluation.results import RunResult
 from tests.support.documents import (
     DOCUMENTS,
+    EXTENDING,
     REPOSITORY,
     blocks,
     name_of,
@@ -29,7 +30,6 @@ from tests.support.documents import (
 from tests.test_architecture import FLOORS
 
 TABLES = REPOSITORY / "experiments" / "results" / "mini" / "tables"
-EXTENDING = REPOSITORY / "docs" / "extending.md"
 each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 
 # ----------------------------------------------------------------------------------------------------------------------

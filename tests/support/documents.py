@@ -1,6 +1,7 @@
 """The documents of the repository, and what they show: blocks of code, spans of code, commands, files."""
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ DOCUMENTS = [
     *sorted((REPOSITORY / "docs").rglob("*.md")),
     REPOSITORY / "tests" / "benchmarks" / "README.md",
 ]
+EXTENDING = REPOSITORY / "docs" / "extending.md"
 FENCE = re.compile(r"^(```|~~~)([\w-]*)[^\n]*\n(.*?)^\1[ ]*$", re.MULTILINE | re.DOTALL)
 SHELL = ("", "sh", "bash")
 
@@ -88,3 +90,15 @@ def shown_files(document: Path) -> dict[str, str]:
         if block.language in ("yaml", "python") and named:
             files[named[1]] = block.text
     return files
+
+
+def write_extended(root: Path) -> Path:
+    """Write conf/, experiments/, sweeps/ and the files that docs/extending.md shows to `root`."""
+    shutil.copytree(REPOSITORY / "conf", root / "conf", symlinks=True)
+    for folder in ("experiments", "sweeps"):
+        shutil.copytree(REPOSITORY / folder, root / folder, ignore=shutil.ignore_patterns("results"))
+    for name, text in shown_files(EXTENDING).items():
+        assert not (REPOSITORY / name).exists(), f"{name} is a file of the repository"
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return root
