@@ -30,6 +30,7 @@ from tests.support.documents import (
 from tests.test_architecture import FLOORS
 
 TABLES = REPOSITORY / "experiments" / "results" / "mini" / "tables"
+CLASS = r"(?:[A-Z][a-z]+){2,}(?:\.\w+)?"
 each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -114,6 +115,25 @@ def test_every_module_and_class_that_a_document_names_is_there(path):
         if len(modules) < len(parts):  # the last part is a class or a function
             code = modules[-1].with_suffix(".py").read_text(encoding="utf-8")
             assert re.search(rf"^(class|def) {parts[-1]}\b", code, re.MULTILINE), name
+
+
+def test_classes_and_functions_stand_in_the_file_that_a_document_says():
+    named = r"((?:`[\w.]+`(?: \(\d+\))?(?:, | and )?)+) in `(rkd/[\w/]+\.py)`"
+    found = [one for path in DOCUMENTS for one in re.findall(named, re.sub(r"\s+", " ", path.read_text("utf-8")))]
+    found += re.findall(r"^ *(rkd/[\w/]+\.py) +(\w+(?:\.\w+)?)(?:\(|  )", read("docs", "architecture.md"), re.MULTILINE)
+    assert len(found) > 45
+    for one in found:
+        file, names = sorted(one, key=lambda part: not part.startswith("rkd/"))
+        for name in re.findall(r"(\w+)(?=[`( ]|$)", re.sub(r" \(\d+\)|,| and", "", names)):
+            assert re.search(rf"^\s*(class|def) {name}\b|^{name}\b", read(file), re.MULTILINE), f"{name} in {file}"
+
+
+def test_every_class_that_a_document_names_is_there():
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "rkd").rglob("*.py"))
+    named = {span for path in DOCUMENTS for span in spans(path.read_text("utf-8")) if re.fullmatch(CLASS, span)}
+    assert len(named) > 15
+    wrong = {name for name in named if not re.search(rf"^class {name.partition('.')[0]}\b", code, re.MULTILINE)}
+    assert wrong == {"LightningModule"}
 
 
 def test_the_page_of_the_architecture_has_every_package_on_its_floor():
