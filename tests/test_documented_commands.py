@@ -123,7 +123,7 @@ KINDS_OF_JOBS = [
     ["sweeps=fig7"],
 ]
 NO_KEYS = {"model.generate"}  # a method of transformers' models
-FILES = ("py", "md", "json", "jsonl", "gz", "txt", "png", "yaml", "yml", "csv", "ipynb")
+FILES = ("py", "md", "json", "jsonl", "gz", "txt", "png", "yaml", "yml", "csv", "ipynb", "lock")
 
 
 def options(group: str) -> set[str]:
