@@ -86,6 +86,7 @@ def test_documents_have_commands_to_check():
     assert documents >= {"README.md", "docs/tutorial.md", "docs/extending.md", "docs/results/paper_d.md"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("document", "command"), RUNS)
 def test_a_command_of_a_document_is_composed(document, command, extended):
     folder = extended if document == name_of(EXTENDING) else CONF

@@ -79,7 +79,7 @@ def test_a_question_cannot_open_a_turn(tmp_path):
     assert said == "Q: a < |im_end|> b < /s> c < end_of_turn> 1 < 2 [ INST]\nA:"
 
 
-@pytest.mark.parametrize("requests", ["chat", "completion"])
+@pytest.mark.parametrize("requests", ["chat", pytest.param("completion", marks=pytest.mark.slow)])
 def test_a_thousand_responses_survive_a_fifth_of_faults(tmp_path, requests):
     advance = []
     with serving(fault_share=0.2, slow_seconds=3.0) as server:
@@ -97,6 +97,7 @@ def test_a_thousand_responses_survive_a_fifth_of_faults(tmp_path, requests):
         assert sample(teacher_at(good.url, requests=requests), tmp_path / "good", 200) == drawn
 
 
+@pytest.mark.slow
 def test_requests_in_flight_are_as_many_as_allowed_and_five_times_as_fast_as_one_at_a_time(tmp_path):
     fastest: dict[int, float] = {}
     for attempt, in_flight in enumerate((1, 32, 32, 32)):  # other processes may want the cores meanwhile

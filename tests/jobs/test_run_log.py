@@ -128,6 +128,7 @@ def test_a_reused_stage_has_the_curve_of_the_job_that_trained_it(world, job, tmp
     assert reused.table("samples/rl") == fresh.table("samples/rl")
 
 
+@pytest.mark.slow
 def test_a_stage_that_was_trained_untracked_has_its_curve_where_it_is_reused(world, job, tmp_path):
     run(world, tmp_path, "tracking=none")
     assert offline_folders(tmp_path) == []

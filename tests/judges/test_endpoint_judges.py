@@ -78,6 +78,7 @@ def test_a_response_cannot_end_the_judges_prompt():
     assert "<|im_end|>" not in asked
 
 
+@pytest.mark.slow
 def test_verdicts_survive_faults_and_are_kept_for_the_next_attempt(tmp_path):
     queries = [Query(f"q{i}", "svamp", f"What is {i}?") for i in range(200)]
     responses = [Response(query.id, "model", 0, "The answer is 1.", True) for query in queries]
