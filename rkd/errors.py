@@ -32,5 +32,9 @@ class EndpointError(UserError):
     """A server cannot be used, or its budget is spent; the message says what to do, and holds no key."""
 
 
+class ModelError(UserError):
+    """A model cannot be used; the message says what differs, and what to choose instead."""
+
+
 class UsageError(UserError):
     """A command was given arguments that do not fit; the message says what to give."""

@@ -12,6 +12,7 @@ from rkd.judges.single_token import LocalYesNo, YesNoJudge, verdict_of
 from rkd.mini.tokenizer import train_tokenizer
 from rkd.models.batches import encode
 from rkd.records import Query, Response
+from tests.support.model_families import of_settings
 from tests.support.tiny_models import gpt2, llama
 
 TEXTS = [
@@ -32,7 +33,16 @@ def tokenizer():
     return train_tokenizer(TEXTS, 400)
 
 
-@pytest.fixture(scope="module", params=[llama, gpt2])
+def scaled(family: str):
+    """A model that scales or caps its logits."""
+    return lambda **options: of_settings(family, max_position_embeddings=256, **options).float()
+
+
+@pytest.fixture(
+    scope="module",
+    params=[llama, gpt2, *map(scaled, ["granite", "cohere", "gemma2"])],
+    ids=["llama", "gpt2", "granite", "cohere", "gemma2"],
+)
 def judge(request, tokenizer) -> LocalYesNo:
     model = request.param(vocab_size=len(tokenizer), pad_token_id=0)
     return LocalYesNo(model.eval(), tokenizer, PROMPT)
