@@ -225,7 +225,7 @@ class ModelFolder:
         Raises:
             ValueError: the model is not local, and neither `parameters` nor its name gives the number.
         """
-        if (folder := self._local_folder()) is not None:
+        if (folder := self.local_folder()) is not None:
             return count_weights(folder)
         if self.parameters is not None:
             return round(self.parameters)
@@ -236,12 +236,13 @@ class ModelFolder:
             "student.parameters, teacher.parameters or judge.parameters, as in `student.parameters=1.5e9`."
         )
 
-    def _local_folder(self) -> Path | None:
+    def local_folder(self) -> Path | None:
+        """The folder, if the model is on this machine."""
         folders = (Path(self.name_or_path), REPOSITORY / self.name_or_path)
         return next((existing_model(folder) for folder in folders if folder.is_dir()), None)
 
     def _folder(self) -> Path:
-        if (folder := self._local_folder()) is not None:
+        if (folder := self.local_folder()) is not None:
             return folder
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name_or_path):
             raise FileNotFoundError(
