@@ -33,7 +33,7 @@ class EndpointError(UserError):
 
 
 class ModelError(UserError):
-    """A model cannot be used; the message says what differs, and what to choose instead."""
+    """A model or its tokenizer does not fit what it is asked; the message says what to do."""
 
 
 class UsageError(UserError):
