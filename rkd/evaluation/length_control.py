@@ -1,4 +1,4 @@
-"""The regression behind AlpacaEval's length-controlled win rate (Dubois et al. 2024, arXiv:2404.04475, section 3).
+"""The regression behind AlpacaEval's length-controlled win rate (Dubois et al. 2024, arXiv:2404.04475).
 
     P(model wins) = σ(w_length · tanh((len_1 − len_2) / s) + w_difficulty · γ_x + w_model)
 
