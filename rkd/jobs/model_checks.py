@@ -16,7 +16,7 @@ from rkd.data.prompts import PromptTemplate, special_tokens
 from rkd.errors import ModelError
 from rkd.generation.local import ModelFolder
 from rkd.judges.base import ConfiguredJudge, NoJudge, asks_model
-from rkd.models.loading import load_tokenizer
+from rkd.models.loading import classifier_refusal, load_tokenizer
 from rkd.pipeline.experiment import Stages, needs_labels, pretrained_lines, samples_student, table_lines, trains
 from rkd.records import Query
 from rkd.work import ANNOTATOR, JUDGE, STUDENT, TEACHER
@@ -84,7 +84,8 @@ def check_models(s: Stages, *, evaluate_only: bool = False) -> list[str]:
     Only models on this machine are checked; their tokenizers are loaded, their weights are not.
 
     Raises:
-        ModelError: a token has no embedding, or a text does not fit into a model's positions.
+        ModelError: a token has no embedding, a text does not fit into a model's positions, or no reward model can be
+            trained on the student.
     """
     errors: list[str] = []
     warnings: list[str] = []
@@ -102,6 +103,8 @@ def check_models(s: Stages, *, evaluate_only: bool = False) -> list[str]:
         (errors if model.is_hard else warnings).extend(_too_long(reading, suspects, rows, model))
     if not evaluate_only and (folder := s.student.local_folder()) in models:
         (errors if models[folder].is_hard else warnings).extend(_too_long_to_train(s, models[folder]))
+        if not s.reward_model.is_left_out and (refusal := classifier_refusal(folder)) is not None:
+            errors.append(refusal)
     if errors:
         raise ModelError("\n".join(dict.fromkeys(errors)))
     return list(dict.fromkeys(warnings))

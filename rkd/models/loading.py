@@ -15,6 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -140,9 +142,27 @@ def load_causal_lm(
 def load_classifier(
     folder: str | Path, options: ModelOptions = ModelOptions(), *, placed: bool = False
 ) -> PreTrainedModel:
-    """A model with one score; its head is new if the folder holds a language model. Errors as `load_causal_lm`."""
+    """A model with one score; its head is new if the folder holds a language model.
+
+    Raises:
+        ModelError: transformers has no classifier of its family. Other errors as `load_causal_lm`.
+    """
+    if (refusal := classifier_refusal(folder)) is not None:
+        raise ModelError(refusal)
     how = options.placed() if placed else options.load()
     return _load(AutoModelForSequenceClassification, folder, num_labels=1, **how)
+
+
+def classifier_refusal(folder: str | Path) -> str | None:
+    """Why no reward model can be trained on the model in the folder; None if one can, as its configuration says."""
+    config = AutoConfig.from_pretrained(existing_model(folder))
+    if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        return None
+    return (
+        f"No reward model can be trained on {folder}: transformers has no sequence classifier of the family "
+        f"{config.model_type}. Choose a model of another family, or a row without a reward model, such as "
+        "dpo, sft or vr."
+    )
 
 
 def copy_model(folder: Path, into: Path) -> None:

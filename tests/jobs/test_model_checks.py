@@ -137,6 +137,17 @@ def test_a_model_without_a_number_of_positions_reads_any_length(row):
     assert check_models(made) == []
 
 
+def test_a_student_whose_family_has_no_classifier_is_refused_if_a_reward_model_is_trained(row):
+    made = row(is_hard=False)
+    settings = made.student.local_folder() / "config.json"
+    settings.write_text(settings.read_text(encoding="utf-8").replace('"llama"', '"granite"'), encoding="utf-8")
+    check_models(made)
+    made.reward_model = parts({}).reward_model
+    with pytest.raises(ModelError, match=r"no sequence classifier of the family granite\. Choose"):
+        check_models(made)
+    check_models(made, evaluate_only=True)
+
+
 def test_an_ordinary_token_without_embedding_is_refused(row):
     tokenizer = tiny_tokenizers.gpt2()
     tokenizer.add_tokens(["kilometres"])

@@ -54,15 +54,15 @@ FAMILIES = {
 }
 
 
-def of_settings(family: str, **options: object) -> PreTrainedModel:
+def of_settings(family: str, *, auto: type = AutoModelForCausalLM, **options: object) -> PreTrainedModel:
     """A model of the family; every weight is random, biases and norms included. `options` replace its settings."""
     kind = CONFIG_MAPPING[family]
     settings = {**SIZES, **END, **FAMILIES[family], **options}
-    # A few families compute a size from others, and let nobody set it.
-    config = kind(**{name: of for name, of in settings.items() if not isinstance(getattr(kind, name, None), property)})
+    computed = {name for name in settings if isinstance(own := getattr(kind, name, None), property) and not own.fset}
+    config = kind(**{name: value for name, value in settings.items() if name not in computed})
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = auto.from_config(config)
         for parameter in model.parameters():
             parameter.data += 0.2 * torch.randn_like(parameter)
     return model.double().eval()
