@@ -16,7 +16,7 @@ from rkd.rl.reward_mix import RewardMix
 from rkd.rl.stage import RL, NoRL
 from rkd.stages.dpo import DPO, NoDPO
 from rkd.stages.labels import Labels, RubricGrades
-from rkd.stages.preferences import OneSourcePairs, Pairs, StoredPairs, ValidationPairs
+from rkd.stages.preferences import MatchedPairs, OneSourcePairs, Pairs, StoredPairs, ValidationPairs
 from rkd.stages.reward_model import NoRewardModel, RewardModelTraining
 from rkd.stages.sft import SFT, NoSFT
 from rkd.stages.student_samples import StudentSamples
@@ -55,7 +55,7 @@ class Stages:
     student: LocalModel
     sft: SFT | NoSFT
     student_samples: StudentSamples
-    pairs: Pairs | OneSourcePairs | StoredPairs
+    pairs: Pairs | OneSourcePairs | MatchedPairs | StoredPairs
     validation_pairs: ValidationPairs
     dpo: DPO | NoDPO
     reward_model: RewardModelTraining | NoRewardModel
@@ -136,6 +136,7 @@ class Stages:
         if self.dataset.is_verifiable:
             return
         check_annotator(self.evaluation.annotator, self.dataset.name)
+        self.evaluation.difficulties()  # a file that cannot be read is refused before any stage
         if not is_graded and trains(self):
             raise ValueError(
                 f"dataset={self.dataset.name} is open-ended: there is no answer to vote on. Let a judge grade, "

@@ -140,6 +140,47 @@ class OneSourcePairs(DrawnPairs):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedPairs:
+    """Pairs of one kind, no more of them than there are of another: two reward models then see equal numbers.
+
+    Args:
+        drawn: the pairs to train on.
+        as_many_as: the pairs whose total number is the limit.
+    """
+
+    drawn: Pairs | OneSourcePairs
+    as_many_as: Pairs | OneSourcePairs
+
+    @property
+    def best_score(self) -> float:
+        """ℓ* of `drawn`."""
+        return self.drawn.best_score
+
+    def pair(
+        self,
+        queries: Sequence[Query],
+        teacher_scored: Sequence[Sequence[ScoredResponse]],
+        student_scored: Sequence[Sequence[ScoredResponse]],
+        seed: int,
+        prompt: PromptTemplate | None = None,
+    ) -> list[PreferencePair]:
+        """A random subset of the pairs of `drawn`, in their order; all of them if `as_many_as` has no fewer.
+
+        Raises:
+            ValueError: one of the two kinds has no pairs.
+        """
+        own, other = (
+            pairs.pair(queries, teacher_scored, student_scored, seed, prompt) for pairs in (self.drawn, self.as_many_as)
+        )
+        kept = np.random.default_rng([seed, len(own)]).permutation(len(own))[: len(other)]
+        return [own[i] for i in sorted(kept)]
+
+    def expected_count(self, queries: Sequence[Query], prompt: PromptTemplate, expected: Expected) -> float:
+        """The smaller of the two approximate numbers."""
+        return min(pairs.expected_count(queries, prompt, expected) for pairs in (self.drawn, self.as_many_as))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationPairs:
     """The validation pairs of all reward models, regardless of their training pairs (Table 9, docs/method.md 5.14).
 

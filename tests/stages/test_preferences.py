@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from rkd.stages.preferences import OneSourcePairs, Pairs, ValidationPairs
+from rkd.stages.preferences import MatchedPairs, OneSourcePairs, Pairs, ValidationPairs
 from tests.support.fakes import query, scored
 
 TEACHER = scored("q", ("T1", 1.0), ("T2", 1.0), ("t3", 0.0))
@@ -172,3 +172,21 @@ def test_a_query_outside_of_d_r_judges_no_reward_model():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="must be at least 1"):
         Pairs(**wrong)
+
+
+def test_matched_pairs_are_a_random_subset_as_large_as_the_other_kind():
+    queries = [query(str(i)) for i in range(30)]
+    # 2 × 2 pairs of the student's responses to each query, and of the teacher's to every third query.
+    student = [scored(str(i), ("S1", 1.0), ("S2", 1.0), ("s1", 0.0), ("s2", 0.0)) for i in range(30)]
+    teacher = [scored(str(i), ("T1", 1.0), ("T2", 1.0), *many(2 * (i % 3 == 0), "t", 0.0)) for i in range(30)]
+    of_student, of_teacher = (OneSourcePairs(source=s, max_pairs_per_query=4) for s in ("student", "teacher"))
+    fewer = MatchedPairs(drawn=of_student, as_many_as=of_teacher)
+    drawn = fewer.pair(queries, teacher, student, 0)
+    whole = of_student.pair(queries, teacher, student, 0)
+    assert len(drawn) == len(of_teacher.pair(queries, teacher, student, 0)) == 40
+    assert [pair for pair in whole if pair in drawn] == drawn  # a subset, in order
+    assert len({pair.query.id for pair in drawn}) > 15  # of all queries, not of the first ten
+    assert drawn != fewer.pair(queries, teacher, student, 1)
+    assert MatchedPairs(drawn=of_teacher, as_many_as=of_student).pair(queries, teacher, student, 0) == of_teacher.pair(
+        queries, teacher, student, 0
+    )
