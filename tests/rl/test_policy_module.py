@@ -1,12 +1,16 @@
 """The policy module: ratios, losses, gradients and value heads."""
 
 import dataclasses
+import itertools
+import math
 
 import pytest
 import torch
+from hydra.utils import instantiate
 
+from rkd.models.policy import PolicyOutput
 from rkd.rl.kl_controller import FixedKL
-from rkd.rl.policy_module import PolicyModule
+from rkd.rl.policy_module import PolicyModule, rollout_seed
 from rkd.rl.settings import KLPenalty
 from tests.support.tiny_rl import (
     GRPO,
@@ -21,6 +25,7 @@ from tests.support.tiny_rl import (
     says_two,
     term,
 )
+from tests.support.tiny_world import composed
 
 
 @pytest.mark.parametrize("advantages", [PPO, GRPO], ids=["PPO", "GRPO"])
@@ -110,3 +115,66 @@ def test_a_batch_in_parts_has_the_loss_of_the_whole(student, reduction):
     assert rollout.weight == total == {"tokens": int(rollout.batch.response_mask.sum())}.get(reduction, 32)
     mean = sum(part.weight / total * own.loss(part)[0].detach() for part in parts)
     assert float(mean) == pytest.approx(float(whole), abs=1e-6)
+
+
+@pytest.mark.parametrize("option", ["reft", "reft_large"])
+def test_the_recipe_of_reft_on_a_batch_worked_by_hand(student, option):
+    # The source: the mean over the tokens of each response, then over responses; policy loss + 5 · ½ · value loss.
+    own = module(student, dataclasses.replace(STAGE, optimisation=instantiate(reft(option).optimisation)))
+    rollout = collect(own, QUERIES[:1])
+    # Responses of 1 and of 3 tokens; 0 stands for padding.
+    mask = torch.tensor([[True, False, False], [True, True, True]])
+    batch = dataclasses.replace(rollout.batch, response_mask=mask)
+    part = dataclasses.replace(
+        rollout,
+        batch=batch,
+        old_logprobs=torch.zeros(2, 3),
+        advantages=torch.tensor([[2.0, 0, 0], [1.0, -1.0, 0.5]]),
+        values=torch.tensor([[0.5, 0, 0], [0.0, 0.0, 1.0]]),
+        returns=torch.tensor([[0.0, 0, 0], [1.0, 0.5, 1.0]]),
+    )
+    logprobs = torch.tensor([[math.log(1.5), 0, 0], [0.0, math.log(0.5), 0.0]])
+    values = torch.tensor([[1.0, 0, 0], [0.0, 0.0, 1.0]])
+    own.policy.forward = lambda *_, **__: PolicyOutput(logprobs, values, None)
+    loss, measured = own.loss(part)
+    # Ratios 1.5 (clipped to 1.2) | 1, 0.5 (clipped to 0.8, which is worse), 1.
+    assert float(measured["policy_loss"]) == pytest.approx(-(1.2 * 2 + (1 - 0.8 + 0.5) / 3) / 2)
+    # Squared errors 1 (clipped value 0.7: 0.49 is less) | 1, 0.25, 0.
+    assert float(measured["value_loss"]) == pytest.approx(0.5 * (1 + 1.25 / 3) / 2)
+    assert float(loss) == pytest.approx(-1.316667 + 5 * 0.5 * 0.708333, abs=1e-5)
+
+
+def reft(option: str):
+    return composed(["scale=paper", "experiments=vr", f"rl={option}"]).rl
+
+
+def test_the_recipe_of_reft_has_the_settings_of_its_source():
+    small, large = reft("reft"), reft("reft_large")
+    assert small.optimisation == {
+        **small.optimisation, "learning_rate": 3e-6, "epochs_per_rollout": 2, "minibatches_per_epoch": 1,
+        "clip_range": 0.2, "value_clip_range": 0.2, "value_coefficient": 5.0, "gradient_clip": 1.0,
+        "reduction": "responses", "adam_betas": [0.9, 0.999], "warmup_rollouts": 0, "final_learning_rate_fraction": 1.0,
+    }  # fmt: skip
+    assert (small.kl.controller.coefficient, small.kl.place, small.kl.estimator) == (0.05, "reward", "k1")
+    assert (small.advantages.discount, small.advantages.gae_lambda, small.advantages.whiten) == (1.0, 0.95, True)
+    assert (small.rollouts.episodes, large.rollouts.episodes) == (700 * 7473, 300 * 7473)
+    assert (small.rollouts.queries_per_rollout, large.rollouts.queries_per_rollout) == (256, 32)
+    assert large.optimisation == {**small.optimisation, "learning_rate": 3e-7}
+
+
+def test_no_two_rollouts_of_any_terms_and_trainings_share_a_seed():
+    # The first 200 rollouts of three terms, of 20 trainings.
+    seeds = [rollout_seed(*place) for place in itertools.product(range(20), range(200), range(3))]
+    assert len(set(seeds)) == len(seeds)
+    assert min(seeds) >= 0
+    assert max(seeds) < 2**63
+
+
+def test_each_term_samples_with_its_own_seed(student):
+    own = module_of(student, [term("two", 0.5), term("one", 0.5)])
+    own._set_learning_rate = lambda: None
+    own.train_on = lambda _: {}
+    own.log_dict = lambda *_, **__: None
+    own.training_step([QUERIES[:4]] * 2, 0)
+    by_term = [[sample["response"] for sample in own.samples[place : place + 2]] for place in (0, 2)]
+    assert by_term[0] != by_term[1]
