@@ -67,7 +67,7 @@ class Mutant:
 
 
 def mutants() -> list[Mutant]:
-    """The changes of tests/mutants.yaml, in its order; without `tests`, those of the test file that mirrors the file."""
+    """The changes of tests/mutants.yaml, in its order; `tests` is by default the test file that mirrors the file."""
     listed = yaml.safe_load(LIST.read_text(encoding="utf-8"))
     return [
         Mutant(file=file, **{"tests": _mirror(file)} | own | ({"tests": tuple(own["tests"])} if "tests" in own else {}))

@@ -15,7 +15,7 @@ from rkd.protocols import Sampling
 from rkd.records import Checkpoint
 from rkd.store.artifact_store import Store, label_of, open_artifact
 from tests.support import tiny_world
-from tests.support.jobs import ROLES, failure, only_result, run, weights
+from tests.support.jobs import ROLES, only_result, run, weights
 from tests.support.tiny_world import REWARD_MODEL_SETTINGS as REWARD_MODEL
 from tests.support.tiny_world import RL_SETTINGS as RL
 from tests.support.tiny_world import SFT_SETTINGS as SFT

@@ -16,7 +16,6 @@ from rkd.judges.gold import GoldJudge
 from rkd.pipeline.experiment import Stages
 from rkd.pipeline.pipeline import build_stages
 from rkd.store.artifact_store import open_artifact
-from tests.support import tiny_world
 from tests.support.jobs import run
 from tests.support.made_once import made_once
 from tests.support.tiny_world import REPOSITORY, composed
