@@ -16,7 +16,7 @@ from rkd.judges.gold import GoldJudge
 from rkd.pipeline.experiment import Stages
 from rkd.pipeline.pipeline import build_stages
 from rkd.store.artifact_store import open_artifact
-from tests.support.jobs import run
+from tests.support.jobs import only_result, run
 from tests.support.made_once import made_once
 from tests.support.tiny_world import REPOSITORY, composed
 
@@ -109,11 +109,6 @@ def made(world, tmp_path_factory) -> dict[str, dict[str, Any]]:
     return json.loads((made_once(tmp_path_factory, "poison", make) / "found.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.slow
-def test_every_row_with_labels_is_listed_here(made):
-    assert [row for row in ROWS if made[row]["has_labels"]] == list(WITH_LABELS)
-
-
 def test_the_poison_is_in_training_and_in_validation(world):
     right, wrong = (
         build_stages(composed(["dataset=svamp", f"dataset.source={world / name}", *DATA])).dataset
@@ -124,6 +119,17 @@ def test_the_poison_is_in_training_and_in_validation(world):
         assert getattr(right, split)() == getattr(wrong, split)()
         gold = [[query.gold_answer for query in getattr(data, split)(labelled=True)] for data in (right, wrong)]
         assert sum(a != b for a, b in zip(*gold, strict=True)) >= len(gold[0]) // 4
+
+
+def test_random_gold_answers_change_no_file_of_the_whole_method(world, finished, tmp_path):
+    run(world, tmp_path, f"dataset.source={world / 'poisoned'}")
+    jobs = [(root / "artifacts", only_result(root)[1]) for root in (finished[0], tmp_path)]
+    assert files_of(*jobs[0]) == files_of(*jobs[1])
+
+
+@pytest.mark.slow
+def test_every_row_with_labels_is_listed_here(made):
+    assert [row for row in ROWS if made[row]["has_labels"]] == list(WITH_LABELS)
 
 
 @pytest.mark.slow
