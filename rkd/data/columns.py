@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rkd.data.answers import LETTERS, canonical_number
+from rkd.data.answers import LETTERS, canonical_gold_answer
 from rkd.data.jsonl import Row, id_in, text_in, value_in
 from rkd.records import Query
 
@@ -27,7 +27,7 @@ class Columns(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberColumns:
-    """A word problem.
+    """A word problem. An answer that is no single number, as "4, 10", is kept as a whole, and compared so.
 
     Args:
         answer_marker: the text before the number in the answer, as `####` in GSM8K; it must be there.
@@ -53,7 +53,7 @@ class NumberColumns:
         if self.answer_marker not in answer:
             raise ValueError(f"`{self.answer}` lacks the mark {self.answer_marker!r} before its number")
         number = answer.rpartition(self.answer_marker)[2] if self.answer_marker else answer
-        gold_answer = canonical_number(number.strip())
+        gold_answer = canonical_gold_answer(number.strip())
         if gold_answer is None:
             raise ValueError(f"`{self.answer}` holds no number: {number.strip()[:60]!r}")
         category = text_in(row, self.category) if self.category else None

@@ -160,6 +160,9 @@ def test_the_unfiltered_set_holds_wrong_and_unlabelled_responses_too():
 def test_the_unfiltered_set_can_leave_out_the_second_pass():
     first_pass = SimpleNamespace(samples_per_query=2)
     assert texts(AllResponses(first_pass=first_pass).select(SCORED)) == [["a", "b"], ["d", "e"]]
+    # Two samples are numbers 0 and 1: the third one, number 2, is the second pass's first.
+    later = [scored("q", ("a", 1.0), ("b", 0.0), ("c", 1.0), ("d", 1.0))]
+    assert texts(AllResponses(first_pass=first_pass).select(later)) == [["a", "b"]]
 
 
 def test_a_limit_counts_different_texts_in_order_of_sampling():
