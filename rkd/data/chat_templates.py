@@ -119,7 +119,7 @@ def render_chat(
         roles = ", ".join(turn["role"] for turn in turns)
         raise ModelError(
             f"the chat template of the model's tokenizer does not write a conversation of {roles} ({error}). Correct "
-            "the template in the model's folder, or ask in plain text: `+dataset.prompt.is_chat=false`, a judge with "
+            "the template in the model's folder, or ask in plain text: `dataset.prompt.is_chat=false`, a judge with "
             "`judge.prompt.is_chat=false`."
         ) from error
 

@@ -161,7 +161,7 @@ def read_template(folder: str | Path | None, name: str, date: str = DATE) -> Pro
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no prompt template ({type(error).__name__}: {error}). "
-            "It needs `template`, and may have `stop` and `examples` with `question` and `response` each."
+            "It needs `template`, and may have `stop`, `is_chat` and `examples` with `question` and `response` each."
         ) from error
 
 

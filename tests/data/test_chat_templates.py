@@ -152,12 +152,12 @@ def test_the_end_of_a_turn_is_the_first_added_token_after_the_assistants_text(te
 def test_a_template_that_fails_is_reported_with_the_key_that_does_without_it(template):
     tokenizer = tiny_tokenizers.qwen(chat_template=template)
     for use in (lambda: PROMPT.encode([QUERY], tokenizer), lambda: PROMPT.end_id(tokenizer)):
-        with pytest.raises(ModelError, match=r"chat template .*\+dataset\.prompt\.is_chat=false"):
+        with pytest.raises(ModelError, match=r"chat template .*`dataset\.prompt\.is_chat=false"):
             use()
 
 
 def test_the_keys_that_ask_in_plain_text_exist():
-    prompts = composed_prompts("+dataset.prompt.is_chat=false", "judge.prompt.is_chat=false")
+    prompts = composed_prompts("dataset.prompt.is_chat=false", "judge.prompt.is_chat=false")
     assert [prompt.is_chat for prompt in prompts[:3]] == [False] * 3
 
 

@@ -282,6 +282,8 @@ def test_padding_is_no_token_of_ordinary_text(tmp_path, layout, roles, pad):
         assert not set(special_tokens(tokenizer)) & {"!", "Ġis", "is"}
         ids = tokenizer("4! is", add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(ids, skip_special_tokens=True) == "4! is"
+        (prompt,) = PROMPT.encode([Query("q", "svamp", "What is 4! + 1?")], tokenizer)
+        assert "What is 4! + 1?" in tokenizer.decode(prompt)
         tokenizer.save_pretrained(folder)
 
 
