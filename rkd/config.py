@@ -318,7 +318,7 @@ def refusal(error: Exception, command: str) -> str:
     cause = error.__cause__
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
         key, prefix = str(cause.full_key), str(cause.full_key).removesuffix(str(cause.key))
-        beside = [f"{prefix}{name}" for name in cause.parent_node if name != "hydra"]
+        beside = [f"{prefix}{name}" for name in map(str, cause.parent_node) if name != "hydra"]
         lines = [_unknown(key, [*beside, *_groups(key)], prefix.strip(".") or "the job")]
     # Hydra's advice to append an unknown key would only be refused later, and internal names do not help a user.
     noise = ("To append to your config", "    full_key:", "    object_type=", "Config search path", "\tprovider=")
@@ -343,7 +343,7 @@ def unreadable(override: str) -> str:
         return f"`{override}` cannot be read: `{key}` is no key. A setting is KEY=VALUE without spaces, as in `seed=1`."
     if value[:1] in ("[", "{"):
         return (
-            f"`{override}` cannot be read: a bracket is not closed, or a text in it needs quotes. Quote such a text, and "
+            f"`{override}` cannot be read: a bracket is not closed, or a text in it needs quotes. Quote such a text, "
             f'the whole for the shell: \'{key}=["a = b","c"]\''
         )
     odd = " ".join(dict.fromkeys(c for c in value if not PLAIN_CHARACTERS.match(c))) or "`${`"

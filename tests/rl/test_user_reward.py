@@ -97,7 +97,7 @@ def test_an_exception_of_a_users_function_names_the_response_that_causes_it():
     def score(_, responses):
         return [1 / len(response.text) for response in responses]
 
-    said = r"score raised ZeroDivisionError: division by zero \(.*test_rewards.py, line \d+\), for response ''"
+    said = r"score raised ZeroDivisionError: division by zero \(.*test_user_reward.py, line \d+\), for response ''"
     with pytest.raises(RewardFunctionError, match=said):
         user_rewards(score, [query("1")] * 2, responses("1", ["a", ""]))
 
