@@ -104,7 +104,7 @@ def command_parser() -> Parser:
     alpaca_eval = commands.add_parser("alpaca-eval", help="win rates of AlpacaEval 2 from recorded preferences")
     alpaca_eval.description = "Print the win rate and the length-controlled win rate of each file of annotations."
     alpaca_eval.add_argument(
-        "annotations", nargs="+", type=Path, metavar="ANNOTATIONS", help="JSONL files, one for each model"
+        "annotations", nargs="+", type=Path, metavar="ANNOTATIONS", help="JSON or JSONL files, one for each model"
     )
     alpaca_eval.add_argument(
         "--difficulty", type=Path, required=True, help="CSV file with the columns index and instruction_difficulty"

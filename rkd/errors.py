@@ -36,5 +36,9 @@ class EndpointError(UserError):
     """A server cannot be used, or its budget is spent; the message says what to do, and holds no key."""
 
 
+class ModelError(UserError):
+    """A model or its tokenizer does not fit what it is asked; the message says what to do."""
+
+
 class UsageError(UserError):
     """A command was given arguments that do not fit; the message says what to give."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rkd.data.answers import LETTERS, canonical_number
+from rkd.data.answers import LETTERS, canonical_gold_answer
 from rkd.data.jsonl import Row, id_in, text_in, value_in
 from rkd.records import Query
 
@@ -27,18 +27,21 @@ class Columns(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberColumns:
-    """A word problem.
+    """A word problem. An answer that is no single number, as "4, 10", is kept as a whole, and compared so.
 
     Args:
         answer_marker: the text before the number in the answer, as `####` in GSM8K; it must be there.
         unanswerable: the answer of rows that have none, as `None` in GSM-Plus; such rows are left out.
         id: columns whose values make a row's id; without any, the rows are numbered.
+        cluster: the column of the problem that a question is a variant of, as `seed_question` in GSM-Plus. A row
+            without this column stands alone.
     """
 
     question: str
     answer: str
     id: Sequence[str] = ()
     category: str | None = None
+    cluster: str | None = None
     answer_marker: str = ""
     unanswerable: str | None = None
 
@@ -50,11 +53,12 @@ class NumberColumns:
         if self.answer_marker not in answer:
             raise ValueError(f"`{self.answer}` lacks the mark {self.answer_marker!r} before its number")
         number = answer.rpartition(self.answer_marker)[2] if self.answer_marker else answer
-        gold_answer = canonical_number(number.strip())
+        gold_answer = canonical_gold_answer(number.strip())
         if gold_answer is None:
             raise ValueError(f"`{self.answer}` holds no number: {number.strip()[:60]!r}")
         category = text_in(row, self.category) if self.category else None
-        return Query(_id(row, self.id, dataset, row_id), dataset, question, gold_answer, category)
+        cluster = id_in(row, self.cluster) if self.cluster is not None and self.cluster in row else None
+        return Query(_id(row, self.id, dataset, row_id), dataset, question, gold_answer, category, cluster)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

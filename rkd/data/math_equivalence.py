@@ -27,17 +27,18 @@ MEMORY_BYTES = 2 * 2**30
 MAX_CHARACTERS = 120
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG")
 
-_COMMANDS = r"\\(?:[dt]?frac|sqrt|pi|cdot|times|div|left|right|pm)(?![a-zA-Z])"
+_COMMANDS = r"\\(?:[dt]?frac|sqrt|pi|cdot|times|div|left|right)(?![a-zA-Z])"
 _EXPRESSION = re.compile(rf"(?:{_COMMANDS}|[\d\s.,+\-*/^(){{}}!])+")
 # Towers of powers and large exponents are no answer to a question here, and overload a computer algebra system.
 _TOO_LARGE = re.compile(r"\^[^^]*\^|\^\{?-?\d{4}|\d{20}|!\s*!|\d{3}!")
-_NEEDS_ALGEBRA = re.compile(r"\\(?:[dt]?frac|sqrt|pi)(?![a-zA-Z])|\^")
+_NEEDS_ALGEBRA = re.compile(r"\\(?:[dt]?frac|sqrt|pi)(?![a-zA-Z])|[\^!]")
+_LIST = re.compile(r",(?!\d{3}(?!\d))")  # two expressions are no answer
 
 
 def canonical_expression(text: str) -> str | None:
     """The expression without blanks and sizes of brackets; None if it is not of the kind that is compared here."""
     text = re.sub(r"\\(?:left|right)(?![a-zA-Z])|\\[,!; ]", "", text.strip())
-    if len(text) > MAX_CHARACTERS or _TOO_LARGE.search(text):
+    if len(text) > MAX_CHARACTERS or _TOO_LARGE.search(text) or _LIST.search(text):
         return None
     if not _NEEDS_ALGEBRA.search(text) or not _EXPRESSION.fullmatch(text):
         return None

@@ -7,6 +7,7 @@ import json
 import math
 from typing import Any
 
+from rkd.evaluation.statistics import REPLICATES, p_value_text
 from rkd.markdown import markdown_table
 from rkd.reporting.job_summary import OWN
 from rkd.reporting.tables import SIGNIFICANT, Cell, Column, Difference, Evaluated, Judgement, TableLine
@@ -108,6 +109,7 @@ def as_json(evaluated: Evaluated) -> str:
                 "mean": cell.mean,
                 "deviation": cell.deviation,
                 "n": cell.n,
+                "clusters": cell.clusters,
                 "missing": cell.missing,
                 "published": cell.published,
             }
@@ -163,9 +165,10 @@ def _columns(evaluated: Evaluated) -> list[tuple[Cell, ...]]:
 
 def _header(column: Column, evaluated: Evaluated) -> str:
     place = list(evaluated.table.columns).index(column)
-    sizes = sorted({n for line in evaluated.lines if (n := line.cells[place].n) is not None})
-    size = f", n = {'/'.join(f'{n:,}' for n in sizes)}" if sizes else ""
-    return _both(column.label, column.paper) + size
+    cells = [line.cells[place] for line in evaluated.lines if line.cells[place].n is not None]
+    sizes = dict.fromkeys(sorted((cell.n or 0, cell.clusters or 0) for cell in cells))
+    shown = "/".join(f"{n:,}" + (f" in {clusters:,} clusters" if clusters else "") for n, clusters in sizes)
+    return _both(column.label, column.paper) + (f", n = {shown}" if shown else "")
 
 
 def _both(ours: str, papers: str) -> str:
@@ -224,9 +227,11 @@ def _significance(evaluated: Evaluated) -> str:
         return "No difference was tested: there are no outcomes to the same questions."
     significant = [one for one in tested if one.is_significant]
     explained = (
-        f"Significant at {SIGNIFICANT:.0%}: bootstrap over seeds and questions, the same questions on both sides, "
-        f"corrected for {len(tested)} comparisons by Holm's method."
+        f"Significant at {SIGNIFICANT:.0%}: bootstrap over seeds and questions ({REPLICATES:,} replicates), the same "
+        f"questions on both sides, corrected for {len(tested)} comparisons by Holm's method."
     )
+    if any(cell.clusters for line in evaluated.lines for cell in line.cells):
+        explained += " A cluster, the variants of one problem, is drawn as a whole."
     if not significant:
         return f"{explained} No difference is."
     return f"{explained}\n\n" + "\n".join(f"- {_difference_text(evaluated, one)}" for one in significant)
@@ -239,8 +244,8 @@ def _difference_text(evaluated: Evaluated, one: Difference) -> str:
     text = f"{one.better} − {one.worse} on {where}: {_scaled(column, one.difference):+.{decimals}f}"
     if one.p_value is None or one.low is None or one.high is None:  # not tested
         return text
-    p = "p < 0.001" if one.p_value < 0.001 else f"p = {one.p_value:.3f}"
-    return f"{text} [{100 * one.low:+.1f}, {100 * one.high:+.1f}], {p}"
+    p_value = p_value_text(one.p_value, is_bound=one.is_bound)
+    return f"{text} [{100 * one.low:+.1f}, {100 * one.high:+.1f}], {p_value}"
 
 
 def _state(evaluated: Evaluated) -> list[str]:

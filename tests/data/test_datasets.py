@@ -68,6 +68,17 @@ def test_rows_without_an_answer_by_design_are_left_out(tmp_path):
     assert len(stored(written(tmp_path, rows), columns).queries()) == 2
 
 
+def test_rows_of_one_seed_question_are_one_cluster_and_others_stand_alone():
+    columns = NumberColumns(question="question", answer="answer", cluster="seed")
+    seeds = ["How many?", "How many?\r\n", "Wie viele?", 3, None]
+    rows = [{"question": f"q{i}", "answer": "1", "seed": seed} for i, seed in enumerate(seeds) if seed is not None]
+    clusters = [columns.query(row, "plus", str(i)).cluster for i, row in enumerate(rows)]
+    assert clusters == ["How many?", "How many?", "Wie viele?", "3"]
+    assert columns.query({"question": "q", "answer": "1"}, "plus", "0").cluster is None
+    with pytest.raises(ValueError, match="`seed` is NoneType instead of text"):
+        columns.query({"question": "q", "answer": "1", "seed": None}, "plus", "0")
+
+
 def test_source_may_be_the_parent_or_the_datasets_own_folder_and_files_may_be_compressed(tmp_path):
     own = written(tmp_path / "sums", rows_of(3))
     plain = stored(own).queries()

@@ -153,6 +153,39 @@ def test_outcomes_to_other_questions_are_not_tested():
     assert not difference.is_significant
 
 
+def in_clusters(one: Summary, size: int) -> Summary:
+    """The job with the questions of its test in clusters of a size."""
+    models = {
+        role: {name: replace(test, cluster_sizes=[size] * (test.n // size)) for name, test in tests.items()}
+        for role, tests in one.models.items()
+    }
+    return replace(one, models=models)
+
+
+def test_a_cluster_is_drawn_as_a_whole_and_told_beside_n():
+    table = build_table(PLAIN)
+    alone = table.evaluate(JOBS)
+    clustered = table.evaluate([in_clusters(one, 5) for one in JOBS])
+    text = markdown(clustered)
+    assert "maths (GSM8K), n = 100 in 20 clusters" in text
+    assert "A cluster, the variants of one problem, is drawn as a whole." in text
+    assert "cluster" not in markdown(alone)
+    assert json.loads(as_json(clustered))["cells"][0]["clusters"] == 20
+    widths = [one.high - one.low for own in (alone, clustered) for one in own.judgements[0].differences[:1]]
+    # Questions 50 to 70 differ: whole clusters of five, so that 20 clusters are worth 20 questions.
+    assert widths[1] > 1.5 * widths[0]
+
+
+def test_a_p_value_at_the_floor_is_printed_as_a_bound_after_holms_correction(evaluated):
+    # No replicate of 50 and 54 against 70 and 74 is at or below 0: 2 · 2 / 100,001, times two comparisons.
+    text = markdown(evaluated)
+    assert "+20.0 [" in text
+    assert "p ≤ 0.000040" in text
+    (difference,) = evaluated.judgements[0].differences
+    assert difference.is_bound
+    assert json.loads(as_json(evaluated))["claims"][0]["differences"][0]["is_bound"] is True
+
+
 def vars_of(one: Summary) -> dict:
     return {name: getattr(one, name) for name in Summary.__dataclass_fields__}
 

@@ -160,6 +160,9 @@ def test_the_unfiltered_set_holds_wrong_and_unlabelled_responses_too():
 def test_the_unfiltered_set_can_leave_out_the_second_pass():
     first_pass = SimpleNamespace(samples_per_query=2)
     assert texts(AllResponses(first_pass=first_pass).select(SCORED)) == [["a", "b"], ["d", "e"]]
+    # Two samples are numbers 0 and 1: the third one, number 2, is the second pass's first.
+    later = [scored("q", ("a", 1.0), ("b", 0.0), ("c", 1.0), ("d", 1.0))]
+    assert texts(AllResponses(first_pass=first_pass).select(later)) == [["a", "b"]]
 
 
 def test_a_limit_counts_different_texts_in_order_of_sampling():
@@ -196,6 +199,38 @@ def test_what_was_withheld_is_never_taught():
     filtered = replace(texts[0], response=replace(texts[0].response, withheld="content_filter"))
     for sft_data, taught in ((CorrectResponses(), ["b"]), (AllResponses(), ["b", "c"])):
         assert [one.response.text for one in sft_data.select([[filtered, *texts[1:]]])[0]] == taught
+
+
+@pytest.mark.parametrize(
+    ("change", "defect"),
+    [
+        ({"is_finished": False}, "length"),
+        ({"text": ""}, "empty"),
+        ({"text": " \n\t\u3000"}, "empty"),
+        ({"text": "\ufeff\u200b"}, "empty"),
+        ({"text": "\ufffd\ufffd"}, "empty"),
+        ({"withheld": "tool_calls", "is_finished": False}, "tool_calls"),
+    ],
+)
+def test_what_is_not_whole_is_never_taught_whatever_its_source(change, defect):
+    texts = scored("q", ("a", 1.0), ("b", 1.0), ("c", 0.0))
+    odd = replace(texts[0], response=replace(texts[0].response, **change))
+    assert odd.response.defect == defect
+    assert all(one.response.defect is None for one in texts)
+    for sft_data, taught in ((CorrectResponses(), ["b"]), (AllResponses(), ["b", "c"])):
+        assert [one.response.text for one in sft_data.select([[odd, *texts[1:]]])[0]] == taught
+
+
+def test_a_whole_text_is_taught_though_a_cut_one_is_equal():
+    (whole,) = scored("q", ("a", 1.0))
+    cut = replace(whole, response=replace(whole.response, is_finished=False))
+    assert CorrectResponses().select([[cut, whole]]) == [[whole]]
+
+
+def test_what_a_server_withheld_has_no_vote():
+    own = [replace(one, withheld="refusal") for one in responses("q", [says(1), says(1)])]
+    labels = MajorityVote(threshold=0.3).label([query("q")], [[*own, *responses("q", [says(2)])]])
+    assert (labels[0].answer, labels[0].consensus) == ("2", pytest.approx(1 / 3))
 
 
 def test_grades_are_whole_and_an_unreadable_one_is_none():
