@@ -7,11 +7,16 @@ frozen, and a file of records is one JSON object per line in UTF-8, written in o
 import dataclasses
 import hashlib
 import json
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rkd.decoding import decode
+
+FINISHED_REASONS = ("stop", "eos", "eos_token", "end_turn", "stop_sequence")
+CUT_REASONS = ("length", "max_tokens", "model_length")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,9 +46,9 @@ class Query:
 class Response:
     """One sampled text: a in paper D.
 
-    `is_finished` is False when the text was cut at the length limit before the end-of-sequence token. `withheld` says
-    why a server gave no answer: the model declined ("refusal"), or a filter removed the text or a part of it
-    ("content_filter").
+    `is_finished` is False when the text was cut before its end-of-sequence token, mostly at the length limit.
+    `withheld` says why a server gave no answer: the model declined ("refusal"), a filter removed the text or a part of
+    it ("content_filter"), there was no text ("empty"), or another reason that the server named (`ending_of`).
     """
 
     query_id: str
@@ -52,6 +57,13 @@ class Response:
     text: str
     is_finished: bool
     withheld: str | None = None
+
+    @property
+    def defect(self) -> str | None:
+        """Why the text must not be taught: `withheld`, "empty", or "length" if it was cut; None for a whole text."""
+        if self.withheld is not None:
+            return self.withheld
+        return "empty" if is_blank(self.text) else None if self.is_finished else "length"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,6 +103,22 @@ class Checkpoint:
     def fingerprint(self) -> dict[str, str]:
         """Its part in the fingerprint of a later stage: its content, not its path."""
         return {"digest": self.digest}
+
+
+def ending_of(reason: object) -> str:
+    """Why a text ended: "stop" by itself, "length" at the limit, else the reason's name; "null" where there is none.
+
+    Servers have several words for the first two. A text with any other reason is not finished.
+    """
+    if not isinstance(reason, str):
+        return "null" if reason is None else type(reason).__name__
+    name = re.sub(r"\W+", "_", reason[:40]).strip("_").lower() or "null"
+    return "stop" if name in FINISHED_REASONS else "length" if name in CUT_REASONS else name
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: it has only white space, control characters and replaced characters."""
+    return all(character == "\ufffd" or unicodedata.category(character)[0] in "ZC" for character in text)
 
 
 LATER_FIELDS = ("withheld", "cluster")

@@ -30,13 +30,14 @@ from rkd.training.trainer import Validate
 from rkd.work import STUDENT, Sizes, Work, about, epochs_said
 
 Examples = Sequence[tuple[Query, str]]
-"""The training examples: queries, each with one complete response."""
+"""The training examples: queries, each with one whole response, since all are taught with an end."""
 
 Tokens = tuple[list[int], list[int]]
 """The tokens of one prompt and of its response."""
 
 NO_EXAMPLE = (
-    "no response of the teacher was kept. Take more queries, `python run.py dataset.max_training_queries=null`, or do "
+    "no response of the teacher was kept: none is right, whole and not empty. Take more queries, `python run.py "
+    "dataset.max_training_queries=null`, let the teacher write more, `teacher_samples.max_response_tokens=...`, or do "
     "without this stage, `python run.py sft=none`."
 )
 

@@ -1,7 +1,9 @@
 """A model's own forward: what is computed from states is what the model itself gives, or the model is refused."""
 
 import math
+import re
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from transformers import (
     BertLMHeadModel,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
     PreTrainedModel,
@@ -175,6 +179,15 @@ def test_a_step_of_a_users_own_model_is_applied(kind: type):
     Policy(model)
 
 
+def test_a_model_that_reads_images_too_is_one_for_text():
+    images = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**SIZES, **END, "final_logit_softcapping": None}
+    tokens = {"boi_token_index": 20, "eoi_token_index": 21, "image_token_index": 22}
+    config = Gemma3Config(text_config=text, vision_config={**images, "image_size": 28, "patch_size": 14}, **tokens)
+    model = Gemma3ForConditionalGeneration(config).double().eval()
+    close(Policy(model, value_heads=1)(BATCH).logprobs, of_responses(model), TOLERANCE)
+
+
 def hooked() -> PreTrainedModel:
     model = llama()
     model.register_forward_hook(lambda _model, _input, output: CausalLMOutput(logits=output.logits / 3))
@@ -262,3 +275,10 @@ def test_a_model_is_compared_once():
 
 def test_every_family_with_plain_attention_is_compared():
     assert set(PLAIN_FAMILIES) <= set(FAMILIES)
+
+
+def test_the_page_names_every_family_that_is_compared():
+    page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    table = [line for line in page.splitlines() if line.startswith(("| a scale", "| a cap", "| layers", "| at most"))]
+    assert set(re.findall(r"`(\w+)`", "".join(table))) == set(FAMILIES)
+    assert set(re.findall(r"`(\w+)`", "".join(table[:3]))) == {*SCALED, "opt"}

@@ -201,6 +201,38 @@ def test_what_was_withheld_is_never_taught():
         assert [one.response.text for one in sft_data.select([[filtered, *texts[1:]]])[0]] == taught
 
 
+@pytest.mark.parametrize(
+    ("change", "defect"),
+    [
+        ({"is_finished": False}, "length"),
+        ({"text": ""}, "empty"),
+        ({"text": " \n\t\u3000"}, "empty"),
+        ({"text": "\ufeff\u200b"}, "empty"),
+        ({"text": "\ufffd\ufffd"}, "empty"),
+        ({"withheld": "tool_calls", "is_finished": False}, "tool_calls"),
+    ],
+)
+def test_what_is_not_whole_is_never_taught_whatever_its_source(change, defect):
+    texts = scored("q", ("a", 1.0), ("b", 1.0), ("c", 0.0))
+    odd = replace(texts[0], response=replace(texts[0].response, **change))
+    assert odd.response.defect == defect
+    assert all(one.response.defect is None for one in texts)
+    for sft_data, taught in ((CorrectResponses(), ["b"]), (AllResponses(), ["b", "c"])):
+        assert [one.response.text for one in sft_data.select([[odd, *texts[1:]]])[0]] == taught
+
+
+def test_a_whole_text_is_taught_though_a_cut_one_is_equal():
+    (whole,) = scored("q", ("a", 1.0))
+    cut = replace(whole, response=replace(whole.response, is_finished=False))
+    assert CorrectResponses().select([[cut, whole]]) == [[whole]]
+
+
+def test_what_a_server_withheld_has_no_vote():
+    own = [replace(one, withheld="refusal") for one in responses("q", [says(1), says(1)])]
+    labels = MajorityVote(threshold=0.3).label([query("q")], [[*own, *responses("q", [says(2)])]])
+    assert (labels[0].answer, labels[0].consensus) == ("2", pytest.approx(1 / 3))
+
+
 def test_grades_are_whole_and_an_unreadable_one_is_none():
     own = [responses("a", ["x", "y"]), [], responses("b", ["z"])]
     graded = RubricGrades().scored(own, [0.6, None, 1.0])
