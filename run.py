@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -10,7 +11,7 @@ from omegaconf import DictConfig
 
 from rkd.config import REFUSALS, refusal
 from rkd.errors import JobError
-from rkd.processes import with_import_path
+from rkd.processes import INTERRUPTED, lasting_streams, with_import_path
 
 # Hydra then raises its errors instead of printing them, and `run` below says what to do about them.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -21,6 +22,7 @@ def main(config: DictConfig) -> float | None:
     """Build the stages that the config names, run them and write the result."""
     from rkd.jobs.job import run_job  # here: a typo in a key is reported before PyTorch is loaded
 
+    lasting_streams()  # in the worker of a launcher
     hydra_config = HydraConfig.get()
     is_multirun = hydra_config.mode == RunMode.MULTIRUN
     sweep = hydra_config.runtime.choices.get("sweeps")
@@ -31,19 +33,29 @@ def main(config: DictConfig) -> float | None:
     except JobError as error:
         if not is_multirun:
             sys.exit(f"\n{error}")
-        print(f"\n{error}\n", file=sys.stderr)  # now: the other jobs go on, and Hydra raises only the first error
+        print(f"\n{error}\n", file=sys.stderr)  # now: the other jobs go on, and the sweeper only counts failures
+        raise
+    except Exception:
+        if is_multirun:
+            traceback.print_exc()
         raise
 
 
 def run() -> None:
     """Run `main`; a failure ends it with one message and a nonzero exit code."""
+    lasting_streams()
     os.environ |= with_import_path(os.environ)  # for the workers of a launcher
     try:
         main()
     except REFUSALS as error:
         sys.exit(refusal(error, "python run.py"))
+    except (ValueError, OSError) as error:  # of the planning of a sweep; those of a job are job errors
+        sys.exit(str(error))
     except JobError:
         sys.exit("Not every job finished; what is above says why. The same command makes the rest once that is mended.")
+    except KeyboardInterrupt:
+        print("\nInterrupted. What is complete is kept, and the same command makes the rest.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@
     python -m rkd workspace tables/table3.jobs.json --entity NAME      a W&B view of a table's runs
     python -m rkd alpaca-eval ANNOTATIONS.jsonl --difficulty FILE.csv  win rates of AlpacaEval 2
 
-Exit code 0: done. 1: it failed, and the message says why. 2: the arguments do not fit.
+Exit code 0: done. 1: it failed, and the message says why. 2: the arguments do not fit. 130: interrupted.
 """
 
 # A subcommand imports what it needs when it runs: help and wrong arguments are answered before PyTorch is loaded.
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rkd.errors import UsageError, UserError
+from rkd.processes import INTERRUPTED, lasting_streams
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 MANIFEST_HELP = "tables/NAME.jobs.json, as `python run.py -m sweeps=NAME` writes it"
@@ -52,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, ValueError, OSError, ModuleNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return INTERRUPTED
 
 
 def command_parser() -> Parser:
@@ -100,7 +104,7 @@ def command_parser() -> Parser:
     alpaca_eval = commands.add_parser("alpaca-eval", help="win rates of AlpacaEval 2 from recorded preferences")
     alpaca_eval.description = "Print the win rate and the length-controlled win rate of each file of annotations."
     alpaca_eval.add_argument(
-        "annotations", nargs="+", type=Path, metavar="ANNOTATIONS", help="JSONL files, one for each model"
+        "annotations", nargs="+", type=Path, metavar="ANNOTATIONS", help="JSON or JSONL files, one for each model"
     )
     alpaca_eval.add_argument(
         "--difficulty", type=Path, required=True, help="CSV file with the columns index and instruction_difficulty"
@@ -221,9 +225,10 @@ def _list_tables(given: argparse.Namespace) -> int:
 
 
 def _render_tables(given: argparse.Namespace) -> int:
-    from rkd.reporting.table_files import manifests_of, markdown_file, render
+    from rkd.reporting.table_files import add_notes, manifests_of, markdown_file, render
 
     for manifest in manifests_of(given.folder, given.names):
+        add_notes(manifest)
         evaluated = render(manifest)
         print(f"{markdown_file(manifest)}: {evaluated.finished} of {evaluated.jobs} jobs finished")
     return 0
@@ -267,4 +272,5 @@ def _pretrain(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    lasting_streams()
     sys.exit(main())

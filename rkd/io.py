@@ -21,6 +21,14 @@ def write_whole(path: Path, text: str) -> None:
         beside.unlink(missing_ok=True)
 
 
+def writable(text: str) -> str:
+    """The text with U+FFFD for each NUL and each half of a surrogate pair: files and tokenizers take neither."""
+    if "\0" not in text and text.isascii():
+        return text
+    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")  # joins the halves of a pair
+    return whole.replace("\0", "\ufffd")
+
+
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one row per line, in JSON."""
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -7,11 +7,16 @@ frozen, and a file of records is one JSON object per line in UTF-8, written in o
 import dataclasses
 import hashlib
 import json
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rkd.decoding import decode
+
+FINISHED_REASONS = ("stop", "eos", "eos_token", "end_turn", "stop_sequence")
+CUT_REASONS = ("length", "max_tokens", "model_length")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -20,7 +25,8 @@ class Query:
 
     `question` is the bare question; `rkd.data.prompts` makes the text that a model sees. `gold_answer` is None in every
     label-free training split, so that no stage can read it. In an open-ended test it is the reference that responses
-    are compared with.
+    are compared with. `cluster` names the problem that the question is a variant of; only statistics use it, and it is
+    None for a question that stands alone.
     """
 
     id: str
@@ -28,6 +34,7 @@ class Query:
     question: str
     gold_answer: str | None = None
     category: str | None = None
+    cluster: str | None = None
 
     def rewritten(self, rewrite: Callable[[str], str]) -> "Query":
         """The query with its texts rewritten."""
@@ -39,9 +46,9 @@ class Query:
 class Response:
     """One sampled text: a in paper D.
 
-    `is_finished` is False when the text was cut at the length limit before the end-of-sequence token. `withheld` says
-    why a server gave no answer: the model declined ("refusal"), or a filter removed the text or a part of it
-    ("content_filter").
+    `is_finished` is False when the text was cut before its end-of-sequence token, mostly at the length limit.
+    `withheld` says why a server gave no answer: the model declined ("refusal"), a filter removed the text or a part of
+    it ("content_filter"), there was no text ("empty"), or another reason that the server named (`ending_of`).
     """
 
     query_id: str
@@ -50,6 +57,13 @@ class Response:
     text: str
     is_finished: bool
     withheld: str | None = None
+
+    @property
+    def defect(self) -> str | None:
+        """Why the text must not be taught: `withheld`, "empty", or "length" if it was cut; None for a whole text."""
+        if self.withheld is not None:
+            return self.withheld
+        return "empty" if is_blank(self.text) else None if self.is_finished else "length"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,6 +105,24 @@ class Checkpoint:
         return {"digest": self.digest}
 
 
+def ending_of(reason: object) -> str:
+    """Why a text ended: "stop" by itself, "length" at the limit, else the reason's name; "null" where there is none.
+
+    Servers have several words for the first two. A text with any other reason is not finished.
+    """
+    if not isinstance(reason, str):
+        return "null" if reason is None else type(reason).__name__
+    name = re.sub(r"\W+", "_", reason[:40]).strip("_").lower() or "null"
+    return "stop" if name in FINISHED_REASONS else "length" if name in CUT_REASONS else name
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: it has only white space, control characters and replaced characters."""
+    return all(character == "\ufffd" or unicodedata.category(character)[0] in "ZC" for character in text)
+
+
+LATER_FIELDS = ("withheld", "cluster")
+
 Record = TypeVar("Record", Query, Response, ScoredResponse, PseudoLabel, PreferencePair)
 
 
@@ -99,9 +131,14 @@ def to_json_line(record: Record) -> str:
     return json.dumps(dataclasses.asdict(record, dict_factory=_fields), ensure_ascii=False)
 
 
+def _fields_of_digest(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields that decide what a stage makes of a record: all but `cluster`."""
+    return {name: value for name, value in _fields(pairs).items() if name != "cluster"}
+
+
 def _fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The fields; `withheld` is left out if it is None, so that digests of a local model's responses stay the same."""
-    return {name: value for name, value in pairs if name != "withheld" or value is not None}
+    """The fields without None in those that came later, so that digests of older records stay the same."""
+    return {name: value for name, value in pairs if name not in LATER_FIELDS or value is not None}
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:
@@ -127,8 +164,9 @@ def read_jsonl(path: Path, record_type: type[Record]) -> list[Record]:
 
 
 def digest_of(records: Sequence[Record]) -> str:
-    """SHA-256 of the records' JSONL form, as 16 hexadecimal digits; equal records have equal digests."""
+    """SHA-256 of the records' JSONL form without clusters, as 16 hexadecimal digits."""
     sha = hashlib.sha256()
     for record in records:
-        sha.update(to_json_line(record).encode() + b"\n")
+        line = json.dumps(dataclasses.asdict(record, dict_factory=_fields_of_digest), ensure_ascii=False)
+        sha.update(line.encode() + b"\n")
     return sha.hexdigest()[:16]

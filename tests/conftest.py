@@ -61,7 +61,7 @@ def world(tmp_path_factory) -> Path:
 
     def make(folder: Path) -> None:
         tiny_world.make_world(folder)
-        tiny_world.write_dataset(folder / "poisoned", wrong_gold=True)
+        tiny_world.write_dataset(folder / "poisoned", random_gold=True)
 
     return made_once(tmp_path_factory, "world", make)
 

@@ -17,6 +17,8 @@ from rkd.losses import (
     in_chunks,
     kl_estimate,
     masked_mean,
+    mean_of_response_means,
+    mean_of_response_sums,
     reward_model_loss,
     scale,
     sequence_logprobs,
@@ -44,6 +46,27 @@ def test_masked_mean_is_over_tokens_not_over_responses():
 def test_masked_mean_of_no_token_is_refused():
     with pytest.raises(ValueError, match="selects no token"):
         masked_mean(torch.ones(2, 3), torch.zeros(2, 3, dtype=torch.bool))
+
+
+def test_mean_of_response_means_counts_each_response_once():
+    values, selected = torch.tensor([[1.0, 2.0, nan], [6.0, inf, 9.0]]), mask([1, 1, 0], [1, 0, 0])
+    close(mean_of_response_means(values, selected), 3.75)  # ((1 + 2) / 2 + 6) / 2
+    with pytest.raises(ValueError, match="1 of 2 responses have no token"):
+        mean_of_response_means(values, mask([1, 1, 0], [0, 0, 0]))
+
+
+@pytest.mark.parametrize(("divisor", "expected"), [(1.0, 4.5), (5.0, 0.9), (512.0, 4.5 / 512)])
+def test_mean_of_response_sums_divides_by_the_constant_whatever_the_width(divisor, expected):
+    values, selected = torch.tensor([[1.0, 2.0, nan], [6.0, inf, 9.0]]), mask([1, 1, 0], [1, 0, 0])
+    close(mean_of_response_sums(values, selected, divisor=divisor), expected)  # (3 + 6) / 2 / divisor
+    wider = [torch.cat([own, torch.zeros_like(own)], 1) for own in (values, selected)]
+    close(mean_of_response_sums(*wider, divisor=divisor), expected)
+
+
+def test_a_sum_over_responses_gives_each_token_one_gradient_however_long_its_response():
+    values = torch.ones(2, 3, requires_grad=True)
+    mean_of_response_sums(values, mask([1, 1, 1], [1, 0, 0]), divisor=10.0).backward()
+    close(values.grad, [[0.05, 0.05, 0.05], [0.05, 0.0, 0.0]])  # 1 / (2 responses · 10)
 
 
 def test_shapes_that_would_broadcast_are_refused_by_name():
@@ -234,6 +257,11 @@ def test_the_upper_clip_bound_can_be_wider():
     logprobs, ones = torch.full((1, 1), log(1.5)), torch.ones(1, 1)
     loss = clipped_surrogate_loss(logprobs, 0 * ones, ones, mask([1]), clip_range=0.2, clip_range_high=0.4)
     close(loss, -1.4)
+    # The lower bound stays at 0.8: min(0.7 · −1, 0.8 · −1) = −0.8.
+    below = clipped_surrogate_loss(
+        torch.full((1, 1), log(0.7)), 0 * ones, -ones, mask([1]), clip_range=0.2, clip_range_high=0.4
+    )
+    close(below, 0.8)
 
 
 def test_on_policy_the_clipped_surrogate_is_reinforce():

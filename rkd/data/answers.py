@@ -12,7 +12,7 @@ A text enters, a canonical answer leaves: a number (`"1000.5"`, `"-3/4"`), a LaT
    first piece that states one letter counts, as in the recorded MMLU-Pro predictions.
 
 A response without such a piece has no answer: nothing is guessed from its other numbers or letters. Text after a new
-`Q:` or `Question:` line answers another question and is cut off.
+`Q:` or `Question:` line answers another question and is cut off. So is a thought in tags, as `<think>…</think>`.
 """
 
 import re
@@ -26,6 +26,7 @@ from rkd.data.letter_grammar import LETTERS as LETTERS
 from rkd.data.letter_grammar import LetterStatement, read_letter
 from rkd.data.math_equivalence import canonical_expression, have_same_value
 from rkd.data.number_grammar import NOTHING, SEVERAL, Statement, plain, read_statement
+from rkd.data.thoughts import behind_thought
 
 _CHOICE_DATASETS = ("mmlu_pro", "mini_choice")  # the answer of any other dataset is a number
 FLOAT_NOISE = Fraction(1, 10**9)  # relative: a model that calculates in floating point is off by that much
@@ -61,8 +62,8 @@ def names_several_answers(text: str, dataset: str) -> bool:
 
 
 def _own_part(text: str) -> str:
-    """The text up to a new question, with line feeds alone at the ends of lines."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n").lstrip()
+    """The text behind a thought and up to a new question, with line feeds alone at the ends of lines."""
+    text = behind_thought(text).replace("\r\n", "\n").replace("\r", "\n").lstrip()
     new_question = _NEW_QUESTION.search(text)
     return text[: new_question.start()] if new_question else text
 

@@ -8,9 +8,11 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from rkd.data.prompts import QUESTION, RESPONSE, ChatTokenizer, check_slot, special_tokens, without_special_tokens
+from rkd.data.chat_templates import DATE, ChatTokenizer, check_date, fields_of, render_chat
+from rkd.data.prompts import QUESTION, RESPONSE, check_slot, special_tokens, without_special_tokens
+from rkd.models.batches import encode
 from rkd.records import Query
 
 _COMPARED = ("{first}", "{second}")
@@ -26,6 +28,11 @@ class VerdictPrompt(ABC):
     __slots__ = ()
     shows_two_responses: ClassVar[bool] = False
     is_chat: bool
+    date: str
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the prompts of a tokenizer."""
+        return fields_of(self)
 
     @abstractmethod
     def render(self, query: Query, response_text: str) -> str:
@@ -44,18 +51,13 @@ class VerdictPrompt(ABC):
             asked = query.rewritten(lambda text: without_special_tokens(text, names))
             texts.append(self.render(asked, without_special_tokens(response, names)))
         if self.is_chat and tokenizer.chat_template:
-            turns = ([{"role": "user", "content": text}] for text in texts)
             # The next token is the verdict, so thinking is off in a template that would start it there (Qwen3's).
             texts = [
-                str(
-                    tokenizer.apply_chat_template(
-                        turn, tokenize=False, add_generation_prompt=True, enable_thinking=False
-                    )
-                )
-                for turn in turns
+                render_chat(tokenizer, [{"role": "user", "content": text}], self.date, enable_thinking=False)
+                for text in texts
             ]
             return tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return tokenizer(texts)["input_ids"]
+        return encode(tokenizer, texts)
 
     def written(self, word: str) -> list[str]:
         """The spellings of a word: with a blank before it or none, in capitals or not."""
@@ -85,6 +87,7 @@ class JudgePrompt(VerdictPrompt):
 
     Args:
         is_chat: whether a model that has a chat template is asked with it.
+        date: the date, as 2024-07-26, that a chat template prints if it prints today's.
     """
 
     template: str = (
@@ -93,8 +96,10 @@ class JudgePrompt(VerdictPrompt):
     yes_word: str = " Yes"
     no_word: str = " No"
     is_chat: bool = True
+    date: str = DATE
 
     def __post_init__(self) -> None:
+        check_date(self.date)
         check_slot(self.template, QUESTION)
         check_slot(self.template, RESPONSE)
         if self.template.index(QUESTION) > self.template.index(RESPONSE):
@@ -120,6 +125,7 @@ class ComparePrompt(VerdictPrompt):
         template: it holds `{question}`, `{first}` and `{second}`, each once, in this order.
         reference_first: whether the reference stands first; an annotator is asked both ways
             (`rkd.evaluation.win_rate`).
+        is_chat, date: as in `JudgePrompt`.
     """
 
     shows_two_responses: ClassVar[bool] = True
@@ -129,8 +135,10 @@ class ComparePrompt(VerdictPrompt):
     second_word: str = " B"
     reference_first: bool = True
     is_chat: bool = True
+    date: str = DATE
 
     def __post_init__(self) -> None:
+        check_date(self.date)
         for slot in (QUESTION, *_COMPARED):
             check_slot(self.template, slot)
         in_order = r"\{question\}.*<response>\s*\{first\}\s*</response>.*<response>\s*\{second\}\s*</response>"

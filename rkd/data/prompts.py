@@ -6,52 +6,20 @@ themselves are data: `conf/dataset/prompt/*.yaml`, or a folder of such files.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
+from transformers import PreTrainedTokenizerBase
 
+from rkd.data.chat_templates import DATE, ChatTokenizer, check_date, fields_of, render_chat, turn_end
+from rkd.models.batches import encode, encode_responses
 from rkd.records import Query
 
 QUESTION = "{question}"
 RESPONSE = "{response}"
-
-
-class ChatTokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that a template needs."""
-
-    @property
-    def chat_template(self) -> str | dict[str, str] | None:
-        """The template of a conversation; None if the model has none."""
-        ...
-
-    @property
-    def all_special_tokens(self) -> Sequence[str]:
-        """The special tokens with a role."""
-        ...
-
-    @property
-    def added_tokens_decoder(self) -> Mapping[int, Any]:
-        """The tokens that were added to the vocabulary, by number."""
-        ...
-
-    def apply_chat_template(
-        self,
-        conversation: list[dict[str, str]],
-        /,
-        *,
-        tokenize: bool,
-        add_generation_prompt: bool,
-        enable_thinking: bool = ...,
-    ) -> object:
-        """The conversation as one text, with `tokenize=False`."""
-        ...
-
-    def __call__(self, texts: list[str], /, *, add_special_tokens: bool = ...) -> Mapping[str, list[list[int]]]:
-        """The tokens of each text, as `input_ids`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +40,26 @@ class PromptTemplate:
         is_chat: whether a model that has a chat template is asked with it.
         stop: a text that begins the next question. A model that has not learned to end its response writes it and
             continues; `response_text` cuts there. An empty `stop` cuts nothing.
+        date: the date, as 2024-07-26, that a chat template prints if it prints today's.
     """
 
     template: str
     examples: Sequence[Example] = ()
     stop: str = ""
     is_chat: bool = True
+    date: str = DATE
 
     def __post_init__(self) -> None:
+        check_date(self.date)
         check_slot(self.template, QUESTION)
         object.__setattr__(self, "examples", tuple(self.examples))
         for example in self.examples:
             if not example.question.strip() or not example.response.strip():
                 raise ValueError(f"an example of the prompt is empty: {example}. Give it a question and a response.")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the prompts of a tokenizer."""
+        return fields_of(self)
 
     def encode(self, queries: Sequence[Query], tokenizer: ChatTokenizer) -> list[list[int]]:
         """The tokens of each query's prompt: in the chat form where the tokenizer has one, otherwise as plain text.
@@ -96,13 +71,23 @@ class PromptTemplate:
             return []
         names, distinct = special_tokens(tokenizer), list(dict.fromkeys(queries))
         asked = [replace(query, question=without_special_tokens(query.question, names)) for query in distinct]
-        if self.is_chat and tokenizer.chat_template:
+        if self._is_chat_with(tokenizer):
             texts = [self.render_chat(query, tokenizer) for query in asked]
             rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
         else:
-            rows = tokenizer([self.render(query) for query in asked])["input_ids"]
+            rows = encode(tokenizer, [self.render(query) for query in asked])
         prompts = dict(zip(distinct, rows, strict=True))
         return [prompts[query] for query in queries]
+
+    def encode_responses(
+        self, texts: Sequence[str], is_finished: Sequence[bool], tokenizer: PreTrainedTokenizerBase
+    ) -> list[list[int]]:
+        """The tokens of each response to such a prompt, ended by the token of `end_id` where it is finished."""
+        return encode_responses(tokenizer, texts, is_finished, self.end_id(tokenizer))
+
+    def end_id(self, tokenizer: ChatTokenizer) -> int | None:
+        """The token with which a response in the chat form ends its turn; None: it ends with the end of sequence."""
+        return turn_end(tokenizer, self.date) if self._is_chat_with(tokenizer) else None
 
     def render(self, query: Query) -> str:
         """The prompt as plain text: the examples, each ended by a blank line, then the query."""
@@ -116,10 +101,11 @@ class PromptTemplate:
 
         Raises:
             ValueError: the tokenizer has no chat template.
+            ModelError: the template refuses the conversation.
         """
         if not tokenizer.chat_template:
             raise ValueError("this tokenizer has no chat template: use `render`, or choose an instruction-tuned model.")
-        return str(tokenizer.apply_chat_template(self.turns(query), tokenize=False, add_generation_prompt=True))
+        return render_chat(tokenizer, self.turns(query), self.date)
 
     def turns(self, query: Query) -> list[dict[str, str]]:
         """The prompt as a conversation, the examples as earlier turns."""
@@ -137,17 +123,20 @@ class PromptTemplate:
         """The same template without examples: the form that trained students see."""
         return replace(self, examples=())
 
+    def _is_chat_with(self, tokenizer: ChatTokenizer) -> bool:
+        return self.is_chat and bool(tokenizer.chat_template)
+
     def _ask(self, question: str) -> str:
         before, _, after = self.template.partition(QUESTION)
         return before + question + after
 
 
-def of_dataset(prompt: PromptTemplate) -> PromptTemplate:
+def of_dataset(prompt: PromptTemplate, date: str = DATE) -> PromptTemplate:
     """The dataset's own prompt; a config names this function as the `_target_` of such a prompt."""
-    return prompt
+    return replace(prompt, date=date)
 
 
-def read_template(folder: str | Path | None, name: str) -> PromptTemplate:
+def read_template(folder: str | Path | None, name: str, date: str = DATE) -> PromptTemplate:
     """The template in `{folder}/{name}.yaml`, a file with the keys of `conf/dataset/prompt/math.yaml`.
 
     Raises:
@@ -168,11 +157,11 @@ def read_template(folder: str | Path | None, name: str) -> PromptTemplate:
         for hydra_key in ("_target_", "_convert_"):
             values.pop(hydra_key, None)
         examples = [Example(example["question"], example["response"]) for example in values.pop("examples", ())]
-        return PromptTemplate(examples=examples, **values)
+        return PromptTemplate(examples=examples, date=date, **values)
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no prompt template ({type(error).__name__}: {error}). "
-            "It needs `template`, and may have `stop` and `examples` with `question` and `response` each."
+            "It needs `template`, and may have `stop`, `is_chat` and `examples` with `question` and `response` each."
         ) from error
 
 

@@ -6,8 +6,10 @@ model do: through labels, SFT and the later stages. The file has one JSON object
     {"query": "How many …?", "response": "Step 1: …\\nThe answer is 5.", "is_finished": true}
 
 `query` is the question's text, or its id with or without the dataset's name before it ("svamp-chal-7", "chal-7", 7);
-`is_finished` may be missing, and is false where the text was cut at a length limit. Several responses to one query are
-its samples, in the order of the file; the first is used as its greedy one. Other columns are ignored.
+`is_finished` may be missing, and is false where the text was cut at a length limit. A server's `finish_reason` is read
+as from a server: only a known word for an end is one. A response that is empty or null, was cut or withheld is kept,
+counted, and never taught. Several responses to one query are its samples, in the order of the file; the first is used
+as its greedy one. Other columns are ignored.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +18,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from rkd.data.jsonl import id_in, question_key, rows_of, text_in
+from rkd.data.jsonl import Row, id_in, question_key, rows_of, value_in
+from rkd.io import writable
 from rkd.protocols import Sampling
-from rkd.records import Query, Response
+from rkd.records import Query, Response, ending_of
 from rkd.store.fingerprint import digest_of_files
 
 Rewrite = Callable[[str], str | None]
+
+_Recorded = tuple[str, bool, str | None]
+"""Text, `is_finished` and `withheld` of a `Response`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,25 +107,23 @@ class StoredTeacher:
             )
         return [own[:wanted] for own in responses]
 
-    def _of(self, query: Query) -> Sequence[tuple[str, bool]]:
+    def _of(self, query: Query) -> Sequence[_Recorded]:
         names = (query.question, query.id, query.id.removeprefix(f"{query.dataset}-"))
         return [text for key in dict.fromkeys(map(question_key, names)) for text in self._texts.get(key, ())]
 
     @cached_property
-    def _texts(self) -> Mapping[str, Sequence[tuple[str, bool]]]:
-        """Text and `is_finished` of the responses, by the key of their query."""
-        texts: dict[str, list[tuple[str, bool]]] = {}
+    def _texts(self) -> Mapping[str, Sequence[_Recorded]]:
+        """The responses by the key of their query."""
+        texts: dict[str, list[_Recorded]] = {}
         for place, row in rows_of(self._file()):
             try:
                 query = id_in(row, self.query_column)
-                responses, is_finished = [text_in(row, one) for one in self._columns], row.get("is_finished", True)
-                if not isinstance(is_finished, bool):
-                    raise ValueError(f"`is_finished` is {is_finished!r} instead of true or false")
+                responses, ended = [_response_in(row, one) for one in self._columns], _ended(row)
             except ValueError as error:
                 raise ValueError(f"{place}: {error}. Correct or remove this row, or name its columns.") from error
             for response in responses:
                 if (taught := self.rewrite(response) if self.rewrite else response) is not None:
-                    texts.setdefault(question_key(query), []).append((taught, is_finished))
+                    texts.setdefault(question_key(query), []).append((taught, *ended))
         return texts
 
     @property
@@ -134,3 +138,28 @@ class StoredTeacher:
                 "the head of rkd/data/recorded_responses.py describes it."
             )
         return path
+
+
+def _response_in(row: Row, column: str) -> str:
+    """The response in a column, "" for null; half a surrogate pair is replaced.
+
+    Raises:
+        ValueError: the column is missing or holds no text.
+    """
+    text = value_in(row, column)
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"`{column}` is {type(text).__name__} instead of text")
+    return writable(text or "")
+
+
+def _ended(row: Row) -> tuple[bool, str | None]:
+    """`is_finished` and `withheld` of a row's responses.
+
+    Raises:
+        ValueError: `is_finished` is neither true nor false.
+    """
+    ending = ending_of(row["finish_reason"]) if "finish_reason" in row else "stop"
+    is_finished = row.get("is_finished", ending == "stop")
+    if not isinstance(is_finished, bool):
+        raise ValueError(f"`is_finished` is {is_finished!r} instead of true or false")
+    return is_finished and ending == "stop", None if ending in ("stop", "length") else ending

@@ -7,15 +7,21 @@ samples is right. maj@k is the accuracy of the majority of k samples. n: questio
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from rkd.data.answers import answers_match, extract_answer, is_choice, last_letter, majority
+from rkd.evaluation.alpaca_eval import read_difficulty
 from rkd.evaluation.best_of_n import AsAsked, Inference
 from rkd.evaluation.results import CategoryResult, Comparison, EvaluationResult, ModelResult
 from rkd.evaluation.reward_bound import Bound, NoBound
-from rkd.evaluation.statistics import paired_comparison, pass_at_k, wilson_interval
+from rkd.evaluation.statistics import (
+    paired_comparison,
+    pass_at_k,
+    wilson_interval,
+)
 from rkd.judges.base import ConfiguredJudge, NoJudge
 from rkd.protocols import Judge, Sampling, TextGenerator
 from rkd.records import PseudoLabel, Query, Response
@@ -83,6 +89,15 @@ class Evaluation:
     def pass_at_k(self) -> Sampling:
         """The sampling settings for pass@8 and maj@8; valid only if `pass_at_k_samples` is not 0."""
         return Sampling(self.pass_at_k_temperature, self.pass_at_k_samples, self.max_response_tokens)
+
+    def difficulties(self) -> dict[int, float] | None:
+        """The difficulties in the file `difficulty`, by the index of the instruction.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it holds no difficulties; the message names the place.
+        """
+        return None if self.difficulty is None else read_difficulty(Path(self.difficulty).expanduser())
 
     def evaluate(
         self, generator: TextGenerator, queries: Sequence[Query], seed: int, *, test_set: str
@@ -196,7 +211,7 @@ def mean_verdict(
 
 
 def compare(first: ModelResult, second: ModelResult, test_set: str) -> Comparison:
-    """Compare two roles on the questions of one test set, by McNemar's exact test.
+    """Compare two roles on the questions of one test set, by an exact test (`statistics.paired_comparison`).
 
     Raises:
         KeyError: a role has no result on that test set.
@@ -208,7 +223,7 @@ def compare(first: ModelResult, second: ModelResult, test_set: str) -> Compariso
             f"{first.role} and {second.role} were not tested on the same questions of {test_set}: "
             "compare results with equal `dataset` and `evaluation` settings."
         )
-    paired = paired_comparison(a.outcomes, b.outcomes)
+    paired = paired_comparison(a.outcomes, b.outcomes, a.clusters or None)
     return Comparison(
         first=first.role,
         second=second.role,

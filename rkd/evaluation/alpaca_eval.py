@@ -1,32 +1,34 @@
 """AlpacaEval 2 (paper D, Table 4): a judge's recorded preferences enter, win rates leave.
 
-An annotation is one JSON object per line. `preference` is in [1, 2]: 2 prefers the model (output 2), 1 the baseline.
-`len_1` and `len_2` are the characters of baseline and model; `index` is that of the instruction. The length-controlled
-win rate comes from a logistic regression whose length term is set to zero (Dubois et al. 2024, arXiv:2404.04475):
+An annotation is a JSON object: one per line, or all in one array, as alpaca-eval writes them. `preference` is in
+[1, 2]: 2 prefers the model (output 2), 1 the baseline; 0 is a draw. `len_1` and `len_2` are the characters of baseline
+and model, or `output_1` and `output_2` their texts. `index` is the place of the instruction among AlpacaEval's 805,
+from 0; a file with all of them in order may leave it out. The length-controlled win rate is what the regression of
+`rkd.evaluation.length_control` predicts with its length term set to zero. Rates are in [0, 1].
 
-    P(model wins) = σ(w_length · tanh((len_1 − len_2) / s) + w_difficulty · γ_x + w_model)
-
-s: standard deviation of the length differences; γ_x: difficulty of instruction x, a published constant. Rates are in
-[0, 1].
-
-    python -m rkd alpaca-eval ANNOTATIONS.jsonl --difficulty instruction_difficulty.csv [--weights lc_glm_weights.csv]
+    python -m rkd alpaca-eval ANNOTATIONS --difficulty instruction_difficulty.csv [--weights lc_glm_weights.csv]
 """
 
+import codecs
 import csv
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit, log_expit
+from scipy.special import expit
 
 from rkd.data.jsonl import Row, rows_of, text_in, value_in
+from rkd.evaluation.length_control import LengthControl, fit_length_control
 from rkd.markdown import markdown_table
 
+INSTRUCTIONS = 805  # of AlpacaEval
 DRAW = 1.5
+LARGEST = 2**53  # whole numbers up to it are exact as floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +51,24 @@ class Rate:
     n: int
 
 
-@dataclass(frozen=True, slots=True)
-class LengthControl:
-    """The coefficients of the regression: length, difficulty and model."""
-
-    length: float
-    difficulty: float
-    model: float
-
-
 def read_annotations(path: Path) -> list[Annotation]:
     """The annotations of one model against the baseline.
 
     Raises:
         ValueError: a row is bad, an instruction occurs twice, or the rows belong to several models; it names the place.
     """
+    rows = list(_rows(path))
+    if not rows:
+        raise ValueError(f"{path} holds no annotation. Give a file with one JSON object per instruction.")
+    if not any("index" in row for _, row in rows):
+        if len(rows) != INSTRUCTIONS:
+            raise ValueError(
+                f"{path}: its {len(rows)} rows have no `index`, and are not AlpacaEval's {INSTRUCTIONS} in order. Add "
+                "the place of each row's instruction among them, from 0, as `index`."
+            )
+        rows = [(place, {**row, "index": index}) for index, (place, row) in enumerate(rows)]
     annotations: dict[int, Annotation] = {}
-    for place, row in rows_of(path):
+    for place, row in rows:
         try:
             one = _annotation(row)
         except ValueError as error:
@@ -73,9 +76,17 @@ def read_annotations(path: Path) -> list[Annotation]:
         if one.index in annotations:
             raise ValueError(f"{place}: instruction {one.index} occurs a second time. Keep one row of each.")
         annotations[one.index] = one
-    models = sorted({one.model for one in annotations.values()})
-    if len(models) != 1:
-        raise ValueError(f"{path}: annotations of {len(models)} models ({', '.join(models)}). Give one file for each.")
+    for column, meaning in {"generator_2": "models", "generator_1": "baselines", "annotator": "judges"}.items():
+        names = sorted({str(row[column]) for _, row in rows if column in row})
+        if len(names) > 1:
+            raise ValueError(
+                f"{path}: annotations of {len(names)} {meaning} ({', '.join(names)}). Give one file for each."
+            )
+    if {row["preference"] for _, row in rows} == {0, 1}:
+        raise ValueError(
+            f"{path}: every `preference` is 0 or 1. Here 1 prefers the baseline, 2 the model, and 0 is a draw. If the "
+            "file counts wins, add 1 to each; if it is right as it is, write the draws as 1.5."
+        )
     return list(annotations.values())
 
 
@@ -94,48 +105,44 @@ def length_controlled_win_rate(
     Args:
         difficulty: γ_x by the index of the instruction; None, for other instructions than AlpacaEval's, leaves its term
             out.
-        weights: the published coefficients; None fits them to these annotations. A fit comes near the published rate
-            but does not equal it: the published fit adds annotations of shortened and lengthened baselines, and a
-            penalty.
+        weights: the published coefficients; None fits them to these annotations.
 
     Raises:
         ValueError: an instruction has no difficulty.
     """
-    weights = weights or fit_length_control(annotations, difficulty)
-    return _mean(expit(weights.difficulty * _difficulties(annotations, difficulty) + weights.model))
-
-
-def fit_length_control(
-    annotations: Sequence[Annotation], difficulty: Mapping[int, float] | None = None
-) -> LengthControl:
-    """The maximum-likelihood coefficients; a preference between 1 and 2 counts as a fraction of a win."""
-    differences = np.array([one.baseline_characters - one.model_characters for one in annotations], dtype=np.float64)
-    spread = differences.std(ddof=min(1, len(differences) - 1)) or 1.0  # 0 if all lengths differ by the same number
-    features = np.column_stack(
-        [np.tanh(differences / spread), _difficulties(annotations, difficulty), np.ones(len(annotations))]
-    )
-    wins = _wins(annotations)
-
-    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        logits = features @ weights
-        likelihood = wins * log_expit(logits) + (1 - wins) * log_expit(-logits)
-        return -float(likelihood.mean()), features.T @ (expit(logits) - wins) / len(wins)
-
-    fitted = minimize(loss, np.zeros(3), jac=True, method="BFGS", options={"gtol": 1e-8})
-    return LengthControl(*map(float, fitted.x))
+    difficulties = _difficulties(annotations, difficulty)
+    if weights is None:
+        differences = np.array([one.baseline_characters - one.model_characters for one in annotations], dtype=float)
+        weights = fit_length_control(differences, _wins(annotations), None if difficulty is None else difficulties)
+    return _mean(expit(weights.difficulty * difficulties + weights.model))
 
 
 def read_difficulty(path: Path) -> dict[int, float]:
-    """γ_x by instruction, from a CSV file with the columns `index` and `instruction_difficulty`."""
-    rows = _csv(path, ["index", "instruction_difficulty"])
-    return {int(_number(path, row, "index")): _number(path, row, "instruction_difficulty") for row in rows}
+    """γ_x by instruction, from a CSV file with the columns `index` and `instruction_difficulty`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it lacks a column, a number is none, or an instruction occurs twice; it names the place.
+    """
+    difficulty: dict[int, float] = {}
+    for row in _csv(path, ["index", "instruction_difficulty"]):
+        index = _number(path, row, "index")
+        if index in difficulty or index != int(index):
+            raise ValueError(f"{path}: index {index:g} is not whole or occurs twice. Keep one row per instruction.")
+        difficulty[int(index)] = _number(path, row, "instruction_difficulty")
+    return difficulty
 
 
 def read_weights(path: Path) -> dict[str, LengthControl]:
-    """The published coefficients by the model's name, from the CSV file of the AlpacaEval repository."""
+    """The published coefficients by the model's name, from the CSV file of the AlpacaEval repository.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it lacks a column, or a number is none; it names the place.
+    """
     columns = ["np.tanh(std_delta_len)", "instruction_difficulty", "not_gamed_baseline.astype(float)"]
     rows = _csv(path, ["name", *columns])
-    return {row["name"]: LengthControl(*(_number(path, row, column) for column in columns)) for row in rows}
+    return {row.get("name", ""): LengthControl(*(_number(path, row, column) for column in columns)) for row in rows}
 
 
 def win_rate_table(paths: Sequence[Path], difficulty: Path, weights: Path | None) -> str:
@@ -157,17 +164,35 @@ def win_rate_table(paths: Sequence[Path], difficulty: Path, weights: Path | None
         name = annotations[0].model
         given = published.get(name)
         controlled = length_controlled_win_rate(annotations, difficulties, given)
-        rates = [
-            f"{100 * one.rate:.2f} ± {100 * one.standard_error:.2f}" for one in (win_rate(annotations), controlled)
-        ]
+        rates = [_percent(win_rate(annotations)), _percent(controlled)]
         rows.append([name, len(annotations), *rates, "given" if given else "fitted"])
     return markdown_table(["model", "n", "win rate %", "length-controlled %", "coefficients"], rows)
 
 
+def _percent(rate: Rate) -> str:
+    error = "" if math.isnan(rate.standard_error) else f" ± {100 * rate.standard_error:.2f}"
+    return f"{100 * rate.rate:.2f}{error}"
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """Each annotation with its place, from JSON lines or from one JSON array."""
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    if not content.lstrip().startswith(b"["):
+        yield from rows_of(path)
+        return
+    try:
+        rows = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no JSON array ({error}). Write it again, or one JSON object per line.") from error
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, entry {number}: {type(row).__name__} instead of a JSON object.")
+        yield f"{path}, entry {number}", row
+
+
 def _annotation(row: Row) -> Annotation:
-    index, characters = value_in(row, "index"), [value_in(row, column) for column in ("len_1", "len_2")]
-    if not all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in (index, *characters)):
-        raise ValueError("`index`, `len_1` and `len_2` must be whole numbers, at least 0")
+    index = _whole(value_in(row, "index"), "index")
+    baseline_characters, model_characters = _characters(row, "1"), _characters(row, "2")
     preference = value_in(row, "preference")
     if isinstance(preference, bool) or not isinstance(preference, int | float):
         raise ValueError(f"`preference` is {preference!r} instead of a number from 1 to 2")
@@ -175,7 +200,21 @@ def _annotation(row: Row) -> Annotation:
         preference = DRAW
     if not 1 <= preference <= 2:
         raise ValueError(f"`preference` is {preference!r}, not in [1, 2]")
-    return Annotation(index, text_in(row, "generator_2"), float(preference), *characters)
+    return Annotation(index, text_in(row, "generator_2"), float(preference), baseline_characters, model_characters)
+
+
+def _characters(row: Row, which: str) -> int:
+    text = row.get(f"output_{which}")
+    if f"len_{which}" not in row and isinstance(text, str):
+        return len(text)
+    return _whole(value_in(row, f"len_{which}"), f"len_{which}")
+
+
+def _whole(value: Any, column: str) -> int:
+    """The value as a whole number; 10.0 is one, as a table with gaps writes it."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST and value == int(value):
+        return int(value)
+    raise ValueError(f"`{column}` is {value!r} instead of a whole number, at least 0")
 
 
 def _wins(annotations: Sequence[Annotation]) -> NDArray[np.float64]:
@@ -183,7 +222,7 @@ def _wins(annotations: Sequence[Annotation]) -> NDArray[np.float64]:
 
 
 def _difficulties(annotations: Sequence[Annotation], difficulty: Mapping[int, float] | None) -> NDArray[np.float64]:
-    if difficulty is None:  # its coefficient then stays at 0, the start of the fit
+    if difficulty is None:
         return np.zeros(len(annotations))
     missing = [one.index for one in annotations if one.index not in difficulty]
     if missing:
@@ -200,15 +239,23 @@ def _mean(values: NDArray[np.float64]) -> Rate:
 
 
 def _csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if lacking := [column for column in columns if not rows or column not in rows[0]]:
-        raise ValueError(f"{path} has no column {lacking[0]!r} (present: {', '.join(rows[0]) if rows else 'none'}).")
-    return rows
-
-
-def _number(path: Path, row: Mapping[str, str | None], column: str) -> float:
+    """The rows of a CSV file that has these columns; a first column without a name is the first of them."""
     try:
-        return float(row[column] or "")
-    except ValueError as error:
-        raise ValueError(f"{path}: {column!r} is {row[column]!r} instead of a number in the row {row}.") from error
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            present, *lines = list(csv.reader(file)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no CSV file in UTF-8 ({error}). Copy it again.") from error
+    present = [name or columns[0] if place == 0 else name for place, name in enumerate(present)]
+    if lacking := [column for column in columns if column not in present]:
+        raise ValueError(f"{path} has no column {lacking[0]!r} (present: {', '.join(present) or 'none'}).")
+    return [dict(zip(present, line, strict=False)) for line in lines if line]
+
+
+def _number(path: Path, row: Mapping[str, str], column: str) -> float:
+    try:
+        value = float(row.get(column, ""))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{path}: {column!r} is {row.get(column, '')!r} instead of a number in the row {row}.")
+    return value

@@ -8,16 +8,15 @@ in characters; n: instructions of a test set.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rkd.data.judge_prompts import ComparePrompt
 from rkd.evaluation.accuracy import Evaluation, by_category
-from rkd.evaluation.alpaca_eval import Annotation, length_controlled_win_rate, read_difficulty, win_rate
+from rkd.evaluation.alpaca_eval import Annotation, length_controlled_win_rate, win_rate
 from rkd.evaluation.annotators import OpenAnnotator
-from rkd.evaluation.results import EvaluationResult, WinRate
+from rkd.evaluation.results import NORMAL_95, EvaluationResult, WinRate
 from rkd.judges.endpoint_single_token import EndpointYesNo
 from rkd.judges.single_token import LocalYesNo
 from rkd.judges.written import Written
@@ -25,7 +24,6 @@ from rkd.protocols import TextGenerator
 from rkd.records import Query, Response
 
 EVEN = 0.5
-NORMAL_95 = 1.96  # standard errors to either side
 
 Rubric = Callable[[str, str], float]
 """The score of a response to an instruction by the rubric of a generated world."""
@@ -65,7 +63,6 @@ def evaluate_open_ended(
             zip(queries, preferences, references, texts, strict=True)
         )
     ]
-    difficulty = None if stage.difficulty is None else read_difficulty(Path(stage.difficulty).expanduser())
     rate, n = win_rate(annotations), len(queries)
     margin = NORMAL_95 * rate.standard_error if n > 1 else 1.0
     return EvaluationResult(
@@ -83,7 +80,7 @@ def evaluate_open_ended(
         share_truncated=sum(not response.is_finished for response in responses) / n,
         by_category=by_category(queries, preferences),
         win_rate=WinRate(
-            length_controlled=length_controlled_win_rate(annotations, difficulty).rate,
+            length_controlled=length_controlled_win_rate(annotations, stage.difficulties()).rate,
             characters=sum(map(len, texts)) / n,
             reference_characters=sum(map(len, references)) / n,
             **of_annotator,
@@ -134,4 +131,4 @@ def _reference(query: Query) -> str:
 def _index(query: Query, place: int) -> int:
     """AlpacaEval's number of an instruction, the end of a stored query's id; without one, its place."""
     number = query.id.rpartition("-")[2]
-    return int(number) if number.isdigit() else place
+    return int(number) if number.isdecimal() else place

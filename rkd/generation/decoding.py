@@ -14,6 +14,7 @@ from transformers import AttentionInterface, Cache, DynamicCache, PreTrainedMode
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from rkd.models.attention import attends_plainly
+from rkd.models.batches import FILL
 from rkd.protocols import Sampling
 
 # Rows are dropped once this share of them has finished, or when samples differ: each change of rows copies the cache.
@@ -35,7 +36,7 @@ def sample_tokens(
     *,
     uniforms: Tensor | None,
     eos_ids: Sequence[int],
-    pad_id: int,
+    pad_id: int = FILL,
     stop_ids: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """Decode `sampling.samples_per_query` responses for each prompt.
@@ -47,7 +48,7 @@ def sample_tokens(
         stop_ids: tokens that end a row once it has written them in this order; without any, only `eos_ids` end it.
 
     Returns:
-        The tokens, (B, longest), `pad_id` after a row's end, and their mask. A row's end-of-sequence token counts.
+        The tokens, (B, longest), and their mask; `pad_id` stands after a row's end. The token that ends a row counts.
     """
     was_training = model.training
     model.eval()

@@ -18,7 +18,15 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from rkd.errors import EndpointError
-from rkd.generation.endpoint_replies import FILTERED, MalformedReplyError, Reply, read_reply
+from rkd.generation.endpoint_replies import (
+    DROPPED,
+    FILTERED,
+    MalformedReplyError,
+    Reply,
+    ending_in,
+    read_reply,
+    words_of,
+)
 from rkd.generation.endpoint_server import EndpointModel, Server
 from rkd.store.partial_results import PartialResults
 
@@ -130,11 +138,17 @@ def ask(
 
 
 class _PassingError(Exception):
-    """An attempt failed with a temporary error; `seconds`: how long the server asks to wait."""
+    """An attempt failed with a temporary error.
 
-    def __init__(self, what: str, seconds: float = 0.0) -> None:
+    Args:
+        what: the reason, with what the server said.
+        seconds: how long the server asks to wait.
+        is_silent: whether the server said nothing.
+    """
+
+    def __init__(self, what: str, seconds: float = 0.0, *, is_silent: bool = False) -> None:
         super().__init__(what)
-        self.seconds = seconds
+        self.seconds, self.is_silent = seconds, is_silent
 
 
 class _Asking:
@@ -143,6 +157,7 @@ class _Asking:
     def __init__(self, model: EndpointModel, read: Read, kept: Kept) -> None:
         self.model, self.server, self.read, self.kept = model, model.server, read, kept
         self.stop, self.jitter = asyncio.Event(), random.Random()
+        self.last_words = ""  # of the server, in reply to any request: it may have died with them
 
     async def all(self, tasks: Mapping[str, Task], done: Callable[[str], None]) -> None:
         """Run all tasks; the first error is raised once the requests in flight are completed and kept."""
@@ -191,9 +206,11 @@ class _Asking:
         last = _PassingError("no attempt")
         for attempt in range(server.max_attempts):
             try:
-                reply, answers = await self._attempt(client, body, count)
+                reply, answers = await self._attempt(client, body, count, is_last=attempt + 1 == server.max_attempts)
             except _PassingError as error:
                 last = error
+                if not error.is_silent:
+                    self.last_words = str(error)
             else:
                 self.kept.add(key, answers, reply)
                 return self._check_usage(reply)
@@ -201,9 +218,11 @@ class _Asking:
                 await self._wait(attempt, last.seconds)
             if self.stop.is_set():
                 return None
+        before = f" The last that it said is: {self.last_words}." if last.is_silent and self.last_words else ""
         raise EndpointError(
-            f"{server.base_url} failed {server.max_attempts} times on one request, at last with: {last}. What it has "
-            "answered is kept. See to the server, or raise server.max_attempts, and run the same command to go on."
+            f"{server.base_url} failed {server.max_attempts} times on one request, at last with: {last}.{before} What "
+            "it has answered is kept. See to the server, or raise server.max_attempts, and run the same command to go "
+            "on."
         )
 
     async def _wait(self, attempt: int, asked_for: float) -> None:
@@ -219,7 +238,10 @@ class _Asking:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.stop.wait(), seconds)
 
-    async def _attempt(self, client: Any, body: Mapping[str, Any], count: int) -> tuple[Reply, list[Any]]:
+    async def _attempt(
+        self, client: Any, body: Mapping[str, Any], count: int, *, is_last: bool
+    ) -> tuple[Reply, list[Any]]:
+        """The reply to a request, and what was read of its choices; the last attempt keeps dropped ones as they are."""
         import openai
 
         interface, prompt = client.chat.completions, "messages"
@@ -231,18 +253,23 @@ class _Asking:
         try:
             async with asyncio.timeout(self.server.timeout_seconds):
                 raw = await interface.with_raw_response.create(**named, extra_body=rest)
-            reply = read_reply(self.server.hide(raw.http_response.text))
+            # JSON is UTF-8, whatever the header says.
+            reply = read_reply(self.server.hide(raw.http_response.content.decode("utf-8-sig", "replace")))
         except (TimeoutError, openai.APITimeoutError):
-            raise _PassingError(f"no reply within server.timeout_seconds={self.server.timeout_seconds:g}") from None
+            said = f"no reply within server.timeout_seconds={self.server.timeout_seconds:g}"
+            raise _PassingError(said, is_silent=True) from None
         except openai.APIConnectionError as error:
-            cause = self.server.hide(str(error.__cause__ or error))
-            raise _PassingError(f"no connection, or one that broke ({cause})") from None
+            cause = words_of(self.server.hide(str(error.__cause__ or error)))
+            raise _PassingError(f"no connection, or one that broke ({cause})", is_silent=True) from None
         except openai.APIStatusError as error:
             reply = self._reply_to_status(error, count)
         except MalformedReplyError as error:
             raise _PassingError(f"a reply that cannot be read ({error})") from None
         answers, why = [], ""
         for choice in reply.choices[:count]:
+            if not is_last and (ending := ending_in(choice)) in DROPPED:
+                why = f"finish_reason={ending}"
+                continue
             try:
                 answers.append(self.read(choice))
             except MalformedReplyError as error:  # the other choices were paid for
@@ -258,7 +285,8 @@ class _Asking:
         Raises:
             _PassingError, EndpointError: any other status.
         """
-        status, said = error.status_code, self.server.hide(str(error.message))[:300]
+        status = error.status_code
+        said = words_of(self.server.hide(error.response.content.decode("utf-8-sig", "replace")))
         if status == 400 and error.code in FILTER_CODES:
             return Reply([{"text": "", "finish_reason": FILTERED}] * count, None, None)
         if (status in PASSING_STATUS or status >= 500) and error.code != OUT_OF_QUOTA:

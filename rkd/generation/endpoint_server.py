@@ -14,6 +14,9 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 from rkd.config import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, check_ranges
 from rkd.errors import EndpointError
 
+SHORTEST_SECRET = 8  # characters: "EMPTY" and "none", which local servers take, are words of answers too
+SENT_WITH_A_KEY = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID")  # variables that the client puts into headers
+
 
 class Advance(Protocol):
     """A callback that is told how many more are done, and a note on the progress."""
@@ -105,6 +108,7 @@ class Server:
         Raises:
             ModuleNotFoundError: the client is not installed.
             ValueError: the variable with the key is not set.
+            EndpointError: the key has characters that no key has.
         """
         if importlib.util.find_spec("openai") is None:
             raise ModuleNotFoundError(
@@ -118,6 +122,7 @@ class Server:
 
         Raises:
             ValueError: its variable is not set.
+            EndpointError: it, or another variable that is sent with it, has characters that no header can hold.
         """
         if self.api_key_variable is None:
             return None
@@ -127,12 +132,14 @@ class Server:
                 f"{self.api_key_variable}=...` before the command, or set server.api_key_variable=null for a server "
                 "without a key."
             )
+        for name in (self.api_key_variable, *SENT_WITH_A_KEY):
+            _check_sendable(name, os.environ.get(name, "").strip())
         return key
 
     def hide(self, text: str) -> str:
-        """The text without the key, which a server may repeat."""
+        """The text without the key, which a server may repeat; a shorter word than a secret stays."""
         key = self.key()
-        return text.replace(key, "[key]") if key else text
+        return text.replace(key, "[key]") if key and len(key) >= SHORTEST_SECRET else text
 
     @property
     def cost(self) -> float:
@@ -216,3 +223,19 @@ class EndpointModel:
         limit = self.server.length_field if is_chat else "max_tokens"
         asked = {"messages" if is_chat else "prompt": prompt, limit: max_tokens, **sampling}
         return {"model": self.model, **asked, **self.extra_body}
+
+
+def _check_sendable(variable: str, value: str) -> None:
+    """Refuse a value that no header of a request can hold; the value itself is not shown.
+
+    Raises:
+        EndpointError: it has a character that is no visible ASCII one.
+    """
+    bad = next((place for place, character in enumerate(value) if not "!" <= character <= "~"), None)
+    if bad is None:
+        return
+    kind = "a blank or a line break" if value[bad].isspace() else "no letter, digit or sign of ASCII"
+    raise EndpointError(
+        f"The environment variable {variable} cannot be sent: its character {bad + 1} of {len(value)} is {kind}. Copy "
+        f"the value again, without anything around it: `export {variable}=...`."
+    )

@@ -6,11 +6,11 @@ from typing import Any
 
 from rkd.data.prompts import PromptTemplate, without_control_tokens
 from rkd.generation.endpoint_client import Kept, Task, ask
-from rkd.generation.endpoint_replies import text_of
+from rkd.generation.endpoint_replies import CUT, REFUSED, text_of
 from rkd.generation.endpoint_server import Advance, EndpointModel, no_advance
 from rkd.generation.local import seed_of
 from rkd.protocols import Sampling
-from rkd.records import Query, Response
+from rkd.records import Query, Response, is_blank
 from rkd.store.partial_results import PartialResults
 
 
@@ -93,9 +93,11 @@ class EndpointGenerator:
     def _response(self, query: Query, index: int, generated: str, ending: str) -> Response:
         prompt = self.prompt
         # A response that goes on to the next question is complete, even if that question was cut.
-        is_finished = ending in ("stop", "refusal") or (prompt.stop != "" and prompt.stop in generated)
-        withheld = ending if ending in ("refusal", "content_filter") else None
-        return Response(query.id, self.name, index, prompt.response_text(generated), is_finished, withheld)
+        text, goes_on = prompt.response_text(generated), prompt.stop != "" and prompt.stop in generated
+        withheld = "empty" if is_blank(text) else None
+        if ending not in ("stop", CUT):
+            withheld = ending
+        return Response(query.id, self.name, index, text, goes_on or ending in ("stop", REFUSED), withheld)
 
 
 def _by_temperature(sampling: Sampling) -> list[list[int]]:

@@ -23,7 +23,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from rkd.config import AT_LEAST_1, check_ranges
 from rkd.data.prompts import PromptTemplate
 from rkd.generation.local import LocalGenerator, end_ids, open_generator, seed_of
-from rkd.models.batches import pad
+from rkd.models.batches import decode, pad
 from rkd.models.loading import ModelOptions, existing_model, load_causal_lm, load_tokenizer
 from rkd.protocols import Sampling, TextGenerator
 from rkd.records import Checkpoint, Query, Response
@@ -158,7 +158,7 @@ class VLLMEngine:
         )
         tokenizer = load_tokenizer(folder)
         has_config = (folder / GENERATION_CONFIG_NAME).is_file()
-        ends = end_ids(tokenizer, GenerationConfig.from_pretrained(folder) if has_config else None)
+        ends = end_ids(prompt, tokenizer, GenerationConfig.from_pretrained(folder) if has_config else None)
         return VLLMGenerator(name, tokenizer, prompt, advance, llm, vllm.SamplingParams, ends)
 
 
@@ -222,8 +222,8 @@ class HFGenerator(ByTemperature):
         return drawn
 
     def _batch(self, prompts: Sequence[list[int]], sampling: Sampling, seed: int) -> list[list[Drawn]]:
-        ids, mask = pad(prompts, self.tokenizer.pad_token_id, left=True)
-        ends = end_ids(self.tokenizer, self.model.generation_config)
+        ids, mask = pad(prompts, left=True)
+        ends = end_ids(self.prompt, self.tokenizer, self.model.generation_config)
         temperature, samples = sampling.temperatures[0], sampling.samples_per_query
         drawn_alike = samples if temperature == 0 else 1  # greedy samples are equal
         how = {"do_sample": True, "temperature": temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
@@ -238,13 +238,13 @@ class HFGenerator(ByTemperature):
                 num_return_sequences=samples // drawn_alike,
                 max_new_tokens=sampling.max_response_tokens,
                 eos_token_id=ends,
-                pad_token_id=self.tokenizer.pad_token_id,
+                pad_token_id=ends[0],  # what follows an end is not read
                 **(how if temperature else {"do_sample": False}),
                 **stop,
             )
         rows = rows[:, ids.shape[1] :]
         finished = torch.isin(rows, torch.tensor(ends, device=rows.device)).any(1).tolist()
-        texts = list(zip(self.tokenizer.batch_decode(rows, skip_special_tokens=True), finished, strict=True))
+        texts = list(zip(decode(self.tokenizer, rows.tolist(), ends), finished, strict=True))
         per_prompt = samples // drawn_alike
         return [texts[at : at + per_prompt] * drawn_alike for at in range(0, len(texts), per_prompt)]
 

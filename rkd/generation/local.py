@@ -20,7 +20,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from rkd.data.prompts import PromptTemplate
 from rkd.generation.decoding import sample_tokens
-from rkd.models.batches import ResponseBatch, join, pad
+from rkd.models.batches import ResponseBatch, decode, join, pad
 from rkd.models.cpu_workers import is_small, map_over_forks, part_count
 from rkd.models.loading import ModelOptions, count_weights, existing_model, load_causal_lm, load_tokenizer
 from rkd.protocols import Sampling
@@ -44,7 +44,7 @@ class LocalGenerator:
     Args:
         name: recorded with each response.
         model: any causal language model; it is used in evaluation mode.
-        tokenizer: its tokenizer, with a padding token of its own.
+        tokenizer: its tokenizer.
         prompt: how queries are put to it.
         batch_responses: the most responses decoded in one batch, None for `BATCH_RESPONSES`; small models decode
             several batches side by side.
@@ -67,13 +67,13 @@ class LocalGenerator:
         batches = [order[start : start + per_batch] for start in range(0, len(order), per_batch)]
         stop_ids = self.tokenizer(self.prompt.stop, add_special_tokens=False)["input_ids"] if self.prompt.stop else []
 
-        def decode(model: PreTrainedModel, chosen: list[int]) -> ResponseBatch:
-            padded = pad([prompts[i] for i in chosen], self.tokenizer.pad_token_id, left=True)
+        def draw(model: PreTrainedModel, chosen: list[int]) -> ResponseBatch:
+            padded = pad([prompts[i] for i in chosen], left=True)
             noise = _noise([queries[i] for i in chosen], sampling, seed)
             return self._decode(model, *padded, noise, sampling, stop_ids)
 
         responses: list[list[Response]] = [[] for _ in queries]
-        for chosen, batch in zip(batches, map_over_forks(decode, self.model, batches), strict=True):
+        for chosen, batch in zip(batches, map_over_forks(draw, self.model, batches), strict=True):
             finished = self.is_finished(batch)
             for row, generated in enumerate(self._decoded(batch)):
                 index, sample_index = chosen[row // sampling.samples_per_query], row % sampling.samples_per_query
@@ -87,19 +87,19 @@ class LocalGenerator:
     def sample(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> ResponseBatch:
         """The sampled tokens of all queries as one batch, in their order, for a policy in training.
 
-        Only the end-of-sequence token ends a row: a policy in training has to learn to end by itself.
+        Only a token of `eos_ids` ends a row: a policy in training has to learn to end by itself.
         """
         prompts = self.prompt.encode(queries, self.tokenizer)
-        prompt_ids, prompt_mask = pad(prompts, self.tokenizer.pad_token_id, left=True)
+        prompt_ids, prompt_mask = pad(prompts, left=True)
         noise, samples = _noise(queries, sampling, seed), sampling.samples_per_query
         per_batch = self._queries_per_batch(len(queries), sampling)
         batches = [slice(start, start + per_batch) for start in range(0, len(queries), per_batch)]
 
-        def decode(model: PreTrainedModel, own: slice) -> ResponseBatch:
+        def draw(model: PreTrainedModel, own: slice) -> ResponseBatch:
             own_noise = None if noise is None else noise[own.start * samples : own.stop * samples]
             return self._decode(model, prompt_ids[own], prompt_mask[own], own_noise, sampling)
 
-        return join(list(map_over_forks(decode, self.model, batches)), self.tokenizer.pad_token_id)
+        return join(list(map_over_forks(draw, self.model, batches)))
 
     def _queries_per_batch(self, queries: int, sampling: Sampling) -> int:
         responses = self.batch_responses or BATCH_RESPONSES[is_small(self.model.num_parameters())]
@@ -124,7 +124,6 @@ class LocalGenerator:
             sampling,
             uniforms=None if noise is None else noise.to(model.device),
             eos_ids=self.eos_ids,
-            pad_id=self.tokenizer.pad_token_id,
             stop_ids=stop_ids,
         )
         return ResponseBatch(prompt_ids, prompt_mask, response_ids, response_mask)
@@ -134,27 +133,30 @@ class LocalGenerator:
         return [self.prompt.response_text(generated) for generated in self._decoded(batch)]
 
     def is_finished(self, batch: ResponseBatch) -> list[bool]:
-        """Whether each response reached its end-of-sequence token."""
+        """Whether each response reached a token that ends it."""
         eos = torch.isin(batch.response_ids, torch.tensor(self.eos_ids, device=batch.response_ids.device))
         return (eos & batch.response_mask).any(1).tolist()
 
     @property
     def eos_ids(self) -> list[int]:
         """Tokens that end a response."""
-        return end_ids(self.tokenizer, self.model.generation_config)
+        return end_ids(self.prompt, self.tokenizer, self.model.generation_config)
 
     def _decoded(self, batch: ResponseBatch) -> list[str]:
-        return self.tokenizer.batch_decode(batch.response_ids, skip_special_tokens=True)
+        return decode(self.tokenizer, batch.response_rows(), self.eos_ids)
 
 
-def end_ids(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None) -> list[int]:
-    """Tokens that end a response: the tokenizer's, and those that a model's generation config adds.
+def end_ids(
+    prompt: PromptTemplate, tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None
+) -> list[int]:
+    """Tokens that end a response: one ends a text, others a turn.
 
-    Chat models have several: one ends a text, others a turn.
+    They are the tokenizer's end of sequence, the end of a turn in the prompt's chat form, and those that a model's
+    generation config adds.
     """
     named = getattr(generation_config, "eos_token_id", None)
-    also = named if isinstance(named, list) else [] if named is None else [named]
-    return sorted({tokenizer.eos_token_id, *also})
+    also = named if isinstance(named, list) else [named]
+    return sorted({tokenizer.eos_token_id, prompt.end_id(tokenizer), *also} - {None})
 
 
 def sample_indices(query_ids: Sequence[str]) -> list[int]:
@@ -223,7 +225,7 @@ class ModelFolder:
         Raises:
             ValueError: the model is not local, and neither `parameters` nor its name gives the number.
         """
-        if (folder := self._local_folder()) is not None:
+        if (folder := self.local_folder()) is not None:
             return count_weights(folder)
         if self.parameters is not None:
             return round(self.parameters)
@@ -234,12 +236,13 @@ class ModelFolder:
             "student.parameters, teacher.parameters or judge.parameters, as in `student.parameters=1.5e9`."
         )
 
-    def _local_folder(self) -> Path | None:
+    def local_folder(self) -> Path | None:
+        """The folder, if the model is on this machine."""
         folders = (Path(self.name_or_path), REPOSITORY / self.name_or_path)
         return next((existing_model(folder) for folder in folders if folder.is_dir()), None)
 
     def _folder(self) -> Path:
-        if (folder := self._local_folder()) is not None:
+        if (folder := self.local_folder()) is not None:
             return folder
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name_or_path):
             raise FileNotFoundError(

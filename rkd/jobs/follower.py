@@ -7,10 +7,12 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from rkd.jobs.job import follow_job
+from rkd.processes import lasting_streams
 
 
 def main() -> None:
     """Run the process."""
+    lasting_streams()
     follow_job(OmegaConf.create(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
 
 

@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rkd.config import plain_values, without_environment
+from rkd.config import plain_values, without_environment, without_value
 from rkd.data.recorded_responses import StoredTeacher
 from rkd.distributed import followers
 from rkd.errors import JobError, UserError
@@ -24,6 +24,7 @@ from rkd.generation.endpoint_server import EndpointModel
 from rkd.generation.local import LocalModel
 from rkd.io import read_rows
 from rkd.jobs.cost_estimate import CostEstimate
+from rkd.jobs.model_checks import check_models
 from rkd.jobs.run_log import RunLog
 from rkd.jobs.time_estimate import measure, plan_lines
 from rkd.jobs.work_plan import describe, planned_work
@@ -135,6 +136,8 @@ def _run(stages: Stages, config: DictConfig, plain: dict[str, Any], place: Place
     for model in place.models:
         runner.note_model(model)  # it may be an artifact of another job
     try:
+        for warning in check_models(stages, evaluate_only=config.evaluate_only):
+            runner.warn(warning)
         if not config.evaluate_only:
             _announce(stages, console)
         described = _run_description(stages, row, config.paper, table.get("name"))
@@ -171,8 +174,10 @@ def _run_description(stages: Stages, row: str, paper: str, table: str | None) ->
 
 
 def _dry_run(stages: Stages, cost_estimate: CostEstimate, console: Console, *, evaluate_only: bool) -> None:
-    """Print the stages and the costs of the job; load only the dataset."""
-    lines = [*describe(stages), "", *cost_estimate.lines(stages, planned_work(stages, evaluate_only=evaluate_only)), ""]
+    """Print the stages and the costs of the job; load only the dataset, and the tokenizers that are here."""
+    warnings = [f"  {warning}" for warning in check_models(stages, evaluate_only=evaluate_only)]
+    costs = cost_estimate.lines(stages, planned_work(stages, evaluate_only=evaluate_only))
+    lines = [*describe(stages), *warnings, "", *costs, ""]
     console.print("\n".join(lines), markup=False)
 
 
@@ -293,7 +298,7 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None and type(error).__module__.startswith(("hydra", "omegaconf")):
         error = error.__cause__
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
-        return f"{missing[1]} has no value of its own: give it one, `python run.py {missing[1]}=...`."
+        return without_value(missing[1])
     if absent := re.search(r"Interpolation key '(\S+)' not found\s+full_key: (\S+)", str(error)):
         return (
             f"{absent[2]} is that of {absent[1]}, which this job does not have: a teacher behind a server, or from a "

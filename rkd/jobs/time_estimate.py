@@ -12,12 +12,13 @@ from itertools import cycle, islice
 
 from transformers import PreTrainedTokenizerBase
 
+from rkd.data.prompts import PromptTemplate
 from rkd.data.recorded_responses import StoredTeacher
 from rkd.generation.endpoint_server import EndpointModel
 from rkd.generation.local import LocalGenerator, LocalModel, open_generator
 from rkd.jobs.work_plan import aligned, first_pass_sampling
 from rkd.judges.base import ConfiguredJudge, NoJudge, asks_model
-from rkd.models.batches import ResponseBatch, collate, encode_responses, in_parts
+from rkd.models.batches import ResponseBatch, collate, in_parts
 from rkd.models.cpu_workers import SMALL, mean_loss, part_count, worker_count
 from rkd.models.policy import Policy
 from rkd.pipeline.experiment import Stages
@@ -85,14 +86,15 @@ def measure(s: Stages, work: Sequence[Work], *, largest: int = SMALL) -> Speed |
     # SFT trains the student to answer like its teacher, and so at the same length.
     tokenizer = generators[STUDENT].tokenizer
     taught, students = (
-        _tokens(generator, queries, s.evaluation.greedy, tokenizer) for generator in (teacher, generators[STUDENT])
+        _tokens(generator, queries, s.evaluation.greedy, s.zero_shot, tokenizer)
+        for generator in (teacher, generators[STUDENT])
     )
     student, longer = measured[STUDENT], sum(map(len, taught)) / sum(map(len, students))
     sampling = {**measured, STUDENT: SamplingCost(student.query, student.response * longer)}
     prompts = s.zero_shot.encode(queries, tokenizer)
     policy = Policy(generators[STUDENT].model)
     training = {
-        size: _training_seconds(policy, _batch(prompts, taught, size, tokenizer.pad_token_id))
+        size: _training_seconds(policy, _batch(prompts, taught, size))
         for size in {one.group_size for one in work if one.trained}
     }
     asked_judges = {one.model for one in work if one.judged}
@@ -147,6 +149,7 @@ def _tokens(
     generator: LocalGenerator | StoredTeacher,
     queries: Sequence[Query],
     sampling: Sampling,
+    prompt: PromptTemplate,
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[list[int]]:
     """The tokens of the first responses to as many queries as a training step has."""
@@ -156,16 +159,16 @@ def _tokens(
     else:
         responses = generator.generate(asked, sampling, 0)
     texts = [own[0].text for own in responses]
-    return encode_responses(tokenizer, texts, [True] * len(texts))
+    return prompt.encode_responses(texts, [True] * len(texts), tokenizer)
 
 
-def _batch(prompts: Sequence[list[int]], responses: Sequence[list[int]], group_size: int, pad_id: int) -> ResponseBatch:
+def _batch(prompts: Sequence[list[int]], responses: Sequence[list[int]], group_size: int) -> ResponseBatch:
     """A batch of different prompts with `group_size` responses each; equal prompts would be read only once.
 
     A response may belong to another prompt: a pass over it takes the same time.
     """
     count = max(1, min(MEASURED_BATCH, len(responses)) // group_size)
-    return collate(prompts[:count], list(islice(cycle(responses), count * group_size)), pad_id)
+    return collate(prompts[:count], list(islice(cycle(responses), count * group_size)))
 
 
 def _training_seconds(policy: Policy, batch: ResponseBatch) -> float:

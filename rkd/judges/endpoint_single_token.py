@@ -9,7 +9,7 @@ from rkd.data.judge_prompts import ComparePrompt, JudgePrompt
 from rkd.data.prompts import without_control_tokens
 from rkd.errors import EndpointError
 from rkd.generation.endpoint_client import Kept, Task, ask
-from rkd.generation.endpoint_replies import FILTERED, logprobs_of, text_of
+from rkd.generation.endpoint_replies import FILTERED, REFUSED, logprobs_of, text_of
 from rkd.generation.endpoint_server import Advance, EndpointModel, no_advance
 from rkd.judges.base import ConfiguredJudge, Remembered, Verdict
 from rkd.judges.single_token import verdict_of
@@ -114,7 +114,7 @@ class EndpointYesNo:
         if (logprobs := logprobs_of(choice)) is not None:
             verdict = verdict_of(logprobs, self.own.prompt)
             return None if verdict is None else [verdict.score, verdict.mass]
-        if ending in ("refusal", FILTERED):
+        if ending in (REFUSED, FILTERED):
             return None
         raise EndpointError(
             f"{self.own.server.base_url} lists no log-probabilities of tokens (it ignores `logprobs`), which a verdict "

@@ -22,7 +22,7 @@ from rkd.data.prompts import PromptTemplate
 from rkd.generation.local import LocalModel
 from rkd.judges.base import ConfiguredJudge, Remembered, Verdict
 from rkd.judges.single_token import BATCH_RESPONSES
-from rkd.models.batches import ResponseBatch, collate, encode_responses
+from rkd.models.batches import ResponseBatch, collate
 from rkd.models.cpu_workers import map_over_copies
 from rkd.models.loading import load_causal_lm, load_tokenizer
 from rkd.models.policy import Policy
@@ -52,7 +52,7 @@ class LocalLikelihood:
     def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[Verdict | None]:
         """The verdict on each response; `queries[i]` is the query of `responses[i]`.
 
-        The end-of-sequence token of a finished response counts as one of its tokens. A response without any token,
+        The token that ends a finished response counts as one of its tokens. A response without any token,
         empty and cut, has no verdict.
         """
         keys = [(q.question, r.text, r.is_finished) for q, r in zip(queries, responses, strict=True)]
@@ -67,7 +67,8 @@ class LocalLikelihood:
         return self.remembered.recall(keys, read)
 
     def _read(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:
-        rows = encode_responses(self.tokenizer, [r.text for r in responses], [r.is_finished for r in responses])
+        texts, finished = [response.text for response in responses], [response.is_finished for response in responses]
+        rows = self.prompt.encode_responses(texts, finished, self.tokenizer)
         prompts = self.prompt.encode(queries, self.tokenizer)
 
         @torch.no_grad()
@@ -78,9 +79,9 @@ class LocalLikelihood:
             return scores
 
         readable = [row for row, tokens in enumerate(rows) if tokens]
-        size, pad_id = self.batch_responses, self.tokenizer.pad_token_id
+        size = self.batch_responses
         parts = [readable[start : start + size] for start in range(0, len(readable), size)]
-        batches = [collate([prompts[row] for row in part], [rows[row] for row in part], pad_id) for part in parts]
+        batches = [collate([prompts[row] for row in part], [rows[row] for row in part]) for part in parts]
         scores: list[float | None] = [None] * len(rows)
         for part, of_batch in zip(parts, map_over_copies(read, self.model, batches), strict=True):
             for row, score in zip(part, of_batch.tolist(), strict=True):

@@ -19,6 +19,7 @@ from rkd.judges.base import ConfiguredJudge, Remembered, Verdict
 from rkd.models.cpu_workers import map_over_copies
 from rkd.models.hidden_states import last_states
 from rkd.models.loading import load_causal_lm, load_tokenizer
+from rkd.models.own_forward import own_logits, state_width
 from rkd.records import Query, Response
 
 BATCH_RESPONSES = 128
@@ -53,6 +54,9 @@ class LocalYesNo:
         is_hard: a verdict is 1 where Yes is likelier than No, else 0.
         advance: called with the number of responses just judged.
         remembered: the cache of verdicts.
+
+    Raises:
+        ModelError: its verdicts would differ from those of the model's own forward.
     """
 
     is_single_token: ClassVar[Literal[True]] = True
@@ -64,6 +68,9 @@ class LocalYesNo:
     batch_responses: int = BATCH_RESPONSES
     advance: Callable[[int], None] = lambda _: None
     remembered: Remembered[Verdict] = field(default_factory=Remembered, repr=False)
+
+    def __post_init__(self) -> None:
+        state_width(self.model)  # compares the model with its own forward
 
     def with_prompt(self, prompt: JudgePrompt | ComparePrompt) -> "LocalYesNo":
         """The same model with another prompt."""
@@ -93,7 +100,7 @@ class LocalYesNo:
 
         @torch.no_grad()
         def read(model: PreTrainedModel, own: slice) -> Tensor:
-            logits = model.get_output_embeddings()(last_states(model.base_model, rows[own]))
+            logits = own_logits(model, last_states(model.base_model, rows[own]))
             logprobs = logits.float().log_softmax(-1)
             return torch.stack([logprobs[:, yes].logsumexp(-1), logprobs[:, no].logsumexp(-1)], -1).cpu()
 

@@ -2,15 +2,21 @@
 
 Shapes: Q prompts of P tokens, padded on the left so that every prompt ends where its response begins; B = Q × G
 responses of T tokens, padded on the right. Rows i·G … (i+1)·G − 1 answer prompt i. A mask is True where a token counts.
+
+Only masks say what is padding. No token is reserved for it: `FILL` is an ordinary token of some vocabularies.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+FILL = 0
+"""Stands where a mask is False: a number that every vocabulary has, and that is read nowhere."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,8 +54,11 @@ class ResponseBatch:
     def rows(self) -> list[list[int]]:
         """For every response, the tokens of its prompt and then its own."""
         prompts = _counted(self.prompt_ids, self.prompt_mask)
-        responses = _counted(self.response_ids, self.response_mask)
-        return [prompts[row // self.group_size] + response for row, response in enumerate(responses)]
+        return [prompts[row // self.group_size] + response for row, response in enumerate(self.response_rows())]
+
+    def response_rows(self) -> list[list[int]]:
+        """The tokens of every response."""
+        return _counted(self.response_ids, self.response_mask)
 
     def select_prompts(self, indices: Tensor) -> "ResponseBatch":
         """The prompts at `indices` and all their responses, with no more padding than they need."""
@@ -68,6 +77,16 @@ class ResponseBatch:
         """The rows of the responses to the prompts at `indices`."""
         group = torch.arange(self.group_size, device=indices.device)
         return (indices[:, None] * self.group_size + group).flatten()
+
+
+class TextTokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that turns texts into tokens."""
+
+    def __call__(
+        self, texts: list[str], /, *, add_special_tokens: bool = ..., return_special_tokens_mask: bool = ...
+    ) -> Mapping[str, list[list[int]]]:
+        """The tokens of each text as `input_ids`; `special_tokens_mask` is 1 for those that its text does not hold."""
+        ...
 
 
 class Divisible(Protocol):
@@ -102,8 +121,8 @@ def in_parts(batch: Part, count: int) -> list[tuple[float, Part]]:
     return [(part.weight / total, part) for part in parts]
 
 
-def pad(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    """Token rows as one tensor and its mask, (B, longest row)."""
+def pad(rows: Sequence[Sequence[int]], pad_id: int = FILL, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Token rows as one tensor, filled up with `pad_id`, and its mask; (B, longest row) each."""
     width = max(1, max(map(len, rows), default=1))
     ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.bool)
@@ -119,7 +138,7 @@ def _counted(ids: Tensor, mask: Tensor) -> list[list[int]]:
     return [own[counts].tolist() for own, counts in zip(ids.cpu().numpy(), mask.cpu().numpy(), strict=True)]
 
 
-def join(batches: Sequence[ResponseBatch], pad_id: int) -> ResponseBatch:
+def join(batches: Sequence[ResponseBatch], pad_id: int = FILL) -> ResponseBatch:
     """Batches of one group size as a single batch, padded to the longest prompt and response."""
 
     def joined(field: str, value: int, *, left: bool) -> Tensor:
@@ -138,22 +157,43 @@ def join(batches: Sequence[ResponseBatch], pad_id: int) -> ResponseBatch:
     )
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """The tokens of each text, with the special tokens that the tokenizer puts before a text."""
-    return tokenizer(list(texts))["input_ids"] if texts else []
+def encode(tokenizer: TextTokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of each text, with the special tokens that the tokenizer puts before a text.
+
+    Those that it puts after a text, as with `add_eos_token`, are left out: a response follows.
+    """
+    if not texts:
+        return []
+    # One more text that is not empty: where nothing stands between, what stands before is counted as if it came after.
+    encoded = tokenizer([*texts, "a"], return_special_tokens_mask=True)
+    masks = encoded["special_tokens_mask"]
+    after = min(len(list(itertools.takewhile(bool, reversed(is_added)))) for is_added in masks)
+    return [row[: len(row) - after] for row in encoded["input_ids"][:-1]]
 
 
 def encode_responses(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], is_finished: Sequence[bool]
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], is_finished: Sequence[bool], end_id: int | None = None
 ) -> list[list[int]]:
-    """The tokens of each response, ended by the end-of-sequence token where the response is finished."""
+    """The tokens of each response, ended by `end_id` where the response is finished.
+
+    Args:
+        end_id: the token that ends a response; None: the end of sequence.
+    """
     # A special token that a text spells out is text: it must not end the response.
     options = {"add_special_tokens": False, "split_special_tokens": True}
     rows = tokenizer(list(texts), **options)["input_ids"] if texts else []
-    return [row + [tokenizer.eos_token_id] * done for row, done in zip(rows, is_finished, strict=True)]
+    end = tokenizer.eos_token_id if end_id is None else end_id
+    return [row + [end] * done for row, done in zip(rows, is_finished, strict=True)]
 
 
-def collate(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int) -> ResponseBatch:
+def decode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]], end_ids: Sequence[int]) -> list[str]:
+    """The text of each row up to the first of `end_ids`, without special tokens; blanks stay as they were written."""
+    ends = set(end_ids)
+    texts = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in rows]
+    return tokenizer.batch_decode(texts, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def collate(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int = FILL) -> ResponseBatch:
     """Token rows as a batch; the number of responses must be a multiple of the number of prompts.
 
     Raises:

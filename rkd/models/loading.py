@@ -3,6 +3,8 @@
 Weights are read from safetensors files only, and code that lies beside them is not run.
 """
 
+import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +13,28 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
 from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
+from rkd.errors import ModelError
 from rkd.models.lora import LoRA
 
-RESERVED_FOR_PADDING = ("<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<|pad|>", "<pad>", "[PAD]")
+# Names of tokens that no text holds.
+RESERVED_FOR_PADDING = (
+    "<|finetune_right_pad_id|>", "<|padding|>", "<|pad|>", "<pad>", "<PAD>", "[PAD]", "<｜▁pad▁｜>",
+    "<|reserved_special_token_0|>",
+)  # fmt: skip
+_NAME_IN_BRACKETS = re.compile(r"[<\[{|｜]+\w.*[>\]}|｜]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,26 +90,41 @@ class ModelOptions:
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder, padding on the left.
 
-    A tokenizer without a padding token of its own pads with a token that its vocabulary reserves, as that of Llama 3
-    does, or else with its unknown or its first token. Masks mark padding, so any token but the end of sequence will do.
+    Nothing here reads its padding token: batches are filled with `rkd.models.batches.FILL`, and masks say where. It is
+    set for programs that read a saved model. A tokenizer without one, or whose padding token is its end of sequence,
+    gets one that its vocabulary reserves, as that of Llama 3 does, or else its unknown token or its end of sequence. A
+    token of ordinary text, such as "!", is never padding: it would be missing in each text.
 
     Raises:
         FileNotFoundError: the folder is missing.
-        ValueError: there is no end of sequence, or no other token to pad with: a padded response would then look like
-            a finished one.
+        ModelError: there is no end of sequence.
     """
     tokenizer = AutoTokenizer.from_pretrained(existing_model(folder), padding_side="left")
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        vocabulary = tokenizer.get_vocab()
-        first = tokenizer.convert_ids_to_tokens(0)
-        candidates = [token for token in (*RESERVED_FOR_PADDING, tokenizer.unk_token, first) if token in vocabulary]
-        tokenizer.pad_token = next((token for token in candidates if token != tokenizer.eos_token), None)
-    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
-        raise ValueError(
-            f"the tokenizer of {folder} has no end of sequence, or no token besides it (pad={tokenizer.pad_token!r}, "
-            f"eos={tokenizer.eos_token!r}). Add one with `tokenizer.eos_token = ...` and save it beside the model."
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"the tokenizer of {folder} has no end of sequence, so no response would end. Name the token that ends a "
+            "text with `tokenizer.eos_token = ...`, and save the tokenizer beside the model with `save_pretrained`."
         )
+    _take_text_from_padding(tokenizer)
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        vocabulary, eos = tokenizer.get_vocab(), tokenizer.eos_token
+        reserved = (name for name in (*RESERVED_FOR_PADDING, tokenizer.unk_token) if name in vocabulary and name != eos)
+        tokenizer.pad_token = next(reserved, eos)
     return tokenizer
+
+
+def _take_text_from_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make the padding token an ordinary one if it is a part of text: no name in brackets, and without other role."""
+    pad = tokenizer.pad_token
+    if pad is None or _NAME_IN_BRACKETS.fullmatch(pad) or not isinstance(tokenizer, PreTrainedTokenizerFast):
+        return
+    has_other_role = any(token == pad for role, token in tokenizer.special_tokens_map.items() if role != "pad_token")
+    if has_other_role or pad not in tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False):
+        return
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts["added_tokens"] = [one for one in parts["added_tokens"] if one["content"] != pad]
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(parts))
+    tokenizer.pad_token = None
 
 
 def load_causal_lm(
@@ -115,9 +142,27 @@ def load_causal_lm(
 def load_classifier(
     folder: str | Path, options: ModelOptions = ModelOptions(), *, placed: bool = False
 ) -> PreTrainedModel:
-    """A model with one score; its head is new if the folder holds a language model. Errors as `load_causal_lm`."""
+    """A model with one score; its head is new if the folder holds a language model.
+
+    Raises:
+        ModelError: transformers has no classifier of its family. Other errors as `load_causal_lm`.
+    """
+    if (refusal := classifier_refusal(folder)) is not None:
+        raise ModelError(refusal)
     how = options.placed() if placed else options.load()
     return _load(AutoModelForSequenceClassification, folder, num_labels=1, **how)
+
+
+def classifier_refusal(folder: str | Path) -> str | None:
+    """Why no reward model can be trained on the model in the folder; None if one can, as its configuration says."""
+    config = AutoConfig.from_pretrained(existing_model(folder))
+    if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        return None
+    return (
+        f"No reward model can be trained on {folder}: transformers has no sequence classifier of the family "
+        f"{config.model_type}. Choose a model of another family, or a row without a reward model, such as "
+        "dpo, sft or vr."
+    )
 
 
 def copy_model(folder: Path, into: Path) -> None:

@@ -16,6 +16,7 @@ from rkd.losses import in_chunks, token_entropy, token_logprobs
 from rkd.models.batches import ResponseBatch
 from rkd.models.hidden_states import response_states
 from rkd.models.lora import adapters_off
+from rkd.models.own_forward import own_logits, state_width
 
 # The most logits that exist at a time (256 MB in float32), in the backward pass as well.
 CHUNK_ELEMENTS = 2**26
@@ -35,12 +36,16 @@ class Policy(nn.Module):
 
     The heads start at zero: random ones would add noise to the first advantages. The logits are divided by
     `temperature`, so that the policy is the one that is sampled from at this temperature.
+
+    Raises:
+        ModelError: its log-probabilities would differ from those of the model's own forward.
     """
 
     def __init__(self, lm: PreTrainedModel, *, value_heads: int = 0, temperature: float = 1.0) -> None:
         super().__init__()
         self.lm, self.temperature = lm, temperature
-        self.value_head = nn.Linear(lm.config.hidden_size, value_heads) if value_heads else None
+        width = state_width(lm)
+        self.value_head = nn.Linear(width, value_heads) if value_heads else None
         if self.value_head is not None:
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
@@ -51,14 +56,14 @@ class Policy(nn.Module):
         values = None if self.value_head is None else self.value_head(states.float())[..., value_head]
         # Only tokens that count get logits: the logits are the largest tensor, and half of them would be padding.
         counted, tokens = states[mask][None], batch.response_ids[mask][None]
-        chunk = max(1, CHUNK_ELEMENTS // self.lm.config.vocab_size)
+        chunk = max(1, CHUNK_ELEMENTS // self.lm.config.get_text_config().vocab_size)
         chosen = in_chunks(partial(self._choices, with_entropy=with_entropy), chunk, counted, tokens)
         logprobs, *entropy = (_unpacked(row, mask) for row in chosen)
         return PolicyOutput(logprobs, values, entropy[0].detach() if with_entropy else None)
 
     def _choices(self, states: Tensor, tokens: Tensor, *, with_entropy: bool) -> Tensor:
         """log π(y_t) from states (1, T, D), as (1, T); `with_entropy` adds the entropy as a second row, (2, T)."""
-        logits = self.lm.get_output_embeddings()(states)
+        logits = own_logits(self.lm, states[0])[None]
         if self.temperature != 1:
             logits = logits / self.temperature
         logprobs = token_logprobs(logits, tokens)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from rkd.models.batches import ResponseBatch
 from rkd.models.hidden_states import last_states, response_states
 from rkd.models.loading import ModelOptions, load_classifier
+from rkd.models.own_forward import check_rewards
 
 Pooling = Literal["last", "mean"]
 """The states of a response that a reward is read from."""
@@ -21,11 +22,15 @@ class RewardModel(nn.Module):
     Args:
         model: an `AutoModelForSequenceClassification`. Its configuration's `reward_pooling` says which state is read:
             that of the "last" token, as in other libraries, or the "mean" over all tokens of the response.
+
+    Raises:
+        ModelError: the "last" reward would differ from that of the model's own forward.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        check_rewards(model, _scores)
 
     def forward(self, batch: ResponseBatch) -> Tensor:
         """R(q, a) of each response, (B,), never read at padding."""
@@ -34,9 +39,7 @@ class RewardModel(nn.Module):
             pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         else:
             pooled = last_states(self.model.base_model, batch.rows())
-        head = _head(self.model)
-        rewards: Tensor = head(pooled.to(head.weight.dtype))
-        return rewards.float().squeeze(-1)
+        return _scores(self.model, pooled).float().squeeze(-1)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write it as a plain `AutoModelForSequenceClassification`."""
@@ -58,6 +61,13 @@ def new_reward_model(
     reward_model.model.config.reward_pooling = pooling
     nn.init.zeros_(_head(reward_model.model).weight)
     return reward_model
+
+
+def _scores(model: PreTrainedModel, states: Tensor) -> Tensor:
+    """The score of each state, (B, D) to (B, 1)."""
+    head = _head(model)
+    scores: Tensor = head(states.to(head.weight.dtype))
+    return scores
 
 
 def _head(model: PreTrainedModel) -> nn.Linear:

@@ -136,6 +136,7 @@ class Stages:
         if self.dataset.is_verifiable:
             return
         check_annotator(self.evaluation.annotator, self.dataset.name)
+        self.evaluation.difficulties()  # a file that cannot be read is refused before any stage
         if not is_graded and trains(self):
             raise ValueError(
                 f"dataset={self.dataset.name} is open-ended: there is no answer to vote on. Let a judge grade, "

@@ -1,5 +1,6 @@
 """The labelling of a row's queries, through the store: queries enter, labels and scored responses leave."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,20 @@ from rkd.records import PseudoLabel, Query, Response, ScoredResponse, digest_of
 from rkd.stages.labels import RubricGrades, score, two_pass
 from rkd.store.fingerprint import fingerprint_digest
 from rkd.store.partial_results import PartialResults
+
+# The defects of responses (`Response.defect`) in words, and what to do about them.
+DEFECTS = {
+    "length": ("cut at the limit", "Raise teacher_samples.max_response_tokens."),
+    "empty": (
+        "empty",
+        "A model that thinks first may need a larger teacher_samples.max_response_tokens, or thinking turned off in "
+        "teacher.extra_body.",
+    ),
+    "refusal": ("declined by the teacher", "Choose another teacher= or other queries."),
+    "content_filter": ("withheld by a filter", "Choose another teacher= or other queries."),
+    "null": ("without a finish_reason", "The server has to say why a response ended."),
+    "tool_calls": ("calls of a tool", "Turn tools off at the server."),
+}
 
 
 @dataclass(frozen=True)
@@ -125,15 +140,16 @@ class Labelling(Step):
         """Print and note the numbers of kept and dropped queries of a split after the teacher's responses."""
         split, queries = labelled.split, len(labelled.queries)
         without, unanswered = queries - len(labelled.with_label().queries), sum(not own for own in responses)
-        withheld = sum(one.withheld is not None for own in responses for one in own)
+        given = [one for own in responses for one in own]
         self.notes.counts |= {f"{split}_queries": queries, f"{split}_without_label": without}
         if unanswered:
             self.notes.counts[f"{split}_without_response"] = unanswered
         said = f", {unanswered} without a response" if unanswered else ""
-        if withheld:
-            self.notes.counts[f"{split}_withheld_responses"] = withheld
-            said += f", {withheld} responses declined by the teacher or withheld by a filter"
         self.runner.say(f"    {queries} {split} queries, {without} {lacking}{said}")
+        if defects := Counter(one.defect for one in given if one.defect is not None):
+            self.notes.counts[f"{split}_withheld_responses"] = defects.total()
+            self.notes.counts |= {f"{split}_withheld/{defect}": count for defect, count in sorted(defects.items())}
+            self.runner.warn(_withheld_said(split, defects, len(given)))
 
     def _queries(self, split: str, *, labelled: bool) -> list[Query]:
         data = self.stages.dataset
@@ -208,6 +224,14 @@ class Labelling(Step):
 
         fingerprint = {"judge": judge.content(), "responses": digest_of([response for _, response in asked])}
         return self.runner.value(f"judge_{name}", fingerprint, read)
+
+
+def _withheld_said(split: str, defects: Counter[str], given: int) -> str:
+    """How many of the `given` responses of the teacher are not taught, why, and what to do about the main reason."""
+    counted = ", ".join(f"{count} {DEFECTS.get(defect, (defect, ''))[0]}" for defect, count in defects.most_common(5))
+    main, _ = defects.most_common(1)[0]
+    advice = DEFECTS.get(main, ("", "See what the server says of this reason."))[1]
+    return f"{defects.total()} of {given} {split} responses of the teacher are never taught: {counted}. {advice}"
 
 
 def _without_labels(

@@ -3,6 +3,7 @@
 The same student samples select the queries of reinforcement learning (Eq. 4).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rkd.pipeline.experiment import samples_student
@@ -114,6 +115,11 @@ class Pairing(Labelling):
             f"    {len(scored)} {split} queries: {len(kept)} with {found[0]}, {all_best} all {found[1]}, "
             f"{len(scored) - len(kept) - all_best} all {found[2]}"
         )
+        defects = Counter(one.response.defect for one in flat)
+        cut, blank = defects["length"], defects["empty"]
+        if cut or blank:
+            self.notes.counts |= {f"{split}_student_cut": cut, f"{split}_student_empty": blank}
+            self.runner.say(f"    {cut} of {len(flat)} samples were cut at the limit, {blank} are empty")
         truncated = sum(not one.response.is_finished for one in flat) / max(1, len(flat))
         if truncated > 0.5:
             self.runner.warn(

@@ -7,6 +7,7 @@ its table. Fractions are in [0, 1].
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ class EvaluationSummary:
     """One model on one test set: `outcomes` has a "1" for each right answer and a "0" for each wrong one, n in all.
 
     For an open-ended test it lists the preferences, separated by blanks. `questions` is a digest of the questions' ids
-    in their order: only outcomes on the same questions are compared.
+    in their order: only outcomes on the same questions are compared. `cluster_sizes` has the number of questions in
+    each cluster, the variants of one problem, which follow each other here; it is empty if each question stands alone.
     """
 
     outcomes: str
@@ -35,6 +37,12 @@ class EvaluationSummary:
     maj_at_8: float | None = None
     by_category: dict[str, float] = dataclasses.field(default_factory=dict)
     win_rate: WinRate | None = None
+    cluster_sizes: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def clusters(self) -> list[int] | None:
+        """The number of each question's cluster; None if each question stands alone."""
+        return [number for number, size in enumerate(self.cluster_sizes) for _ in range(size)] or None
 
     @property
     def marks(self) -> list[float]:
@@ -128,19 +136,18 @@ def read_summaries(path: Path) -> list[Summary]:
 
 
 def _evaluation_summary(test: EvaluationResult) -> EvaluationSummary:
-    if test.win_rate:
-        outcomes = " ".join(f"{outcome:.3f}" for outcome in test.outcomes)
-    else:
-        outcomes = "".join(str(int(outcome)) for outcome in test.outcomes)
+    order = sorted(range(test.n), key=lambda place: test.clusters[place]) if test.clusters else range(test.n)
+    marks = [test.outcomes[place] for place in order]
     return EvaluationSummary(
-        outcomes=outcomes,
-        questions=_digest(test.question_ids),
+        outcomes=" ".join(f"{mark:.3f}" for mark in marks) if test.win_rate else "".join(str(int(m)) for m in marks),
+        questions=_digest([test.question_ids[place] for place in order]),
         share_without_answer=test.share_without_answer,
         share_truncated=test.share_truncated,
         pass_at_8=test.pass_at_8,
         maj_at_8=test.maj_at_8,
         by_category={name: category.accuracy for name, category in test.by_category.items()},
         win_rate=test.win_rate,
+        cluster_sizes=[size for _, size in sorted(Counter(test.clusters).items())],
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.core.optimizer import LightningOptimizer
@@ -36,7 +37,6 @@ from rkd.rl.rollout import Collector, Rollout
 from rkd.rl.settings import Optimisation
 from rkd.training.trainer import Validate
 
-SEEDS_OF_A_TERM = 499_979  # distance between the seeds of a rollout's terms; a training has fewer rollouts than this
 SAMPLES_SHOWN = 4  # sampled responses kept of each rollout, for people to read
 
 
@@ -85,8 +85,9 @@ class PolicyModule(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; `training_step` sets its learning rate for each rollout."""
         options = self.optimisation
+        first, second = options.adam_betas
         return torch.optim.AdamW(
-            _trained(self.policy), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.95)
+            _trained(self.policy), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(first, second)
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ARG002
@@ -97,7 +98,7 @@ class PolicyModule(LightningModule):
         """Collect one rollout for each term, on the queries of the term, then train on them."""
         self._set_learning_rate()
         rollouts = [
-            term.collector.collect(own, self._rollout_seed + place * SEEDS_OF_A_TERM)
+            term.collector.collect(own, rollout_seed(self.seed, self.rollouts_done, place))
             for place, (term, own) in enumerate(zip(self.terms, queries, strict=True))
         ]
         for rollout in rollouts:
@@ -147,7 +148,7 @@ class PolicyModule(LightningModule):
         # Gradient checkpointing needs training mode. Dropout is off in both modes: it would add noise to the ratio.
         self.policy.train(self.policy.lm.is_activation_checkpointing)
         options, optimizer = self.optimisation, self._optimizer
-        order = torch.Generator().manual_seed(self._rollout_seed)
+        order = torch.Generator().manual_seed(rollout_seed(self.seed, self.rollouts_done))
         totals: dict[str, float] = {}
         updates = 0
         for _ in range(options.epochs_per_rollout):
@@ -227,10 +228,6 @@ class PolicyModule(LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         return optimizer
 
-    @property
-    def _rollout_seed(self) -> int:
-        return self.seed * 1_000_003 + self.rollouts_done
-
     def _set_learning_rate(self) -> None:
         options = self.optimisation
         partial = min(1.0, self.rollouts_done / self.rollouts.count)
@@ -239,6 +236,17 @@ class PolicyModule(LightningModule):
             factor *= (self.rollouts_done + 1) / options.warmup_rollouts
         for group in self._optimizer.param_groups:
             group["lr"] = options.learning_rate * factor
+
+
+def rollout_seed(seed: int, rollout: int, term: int = 0) -> int:
+    """The seed of a term's rollout, from the training's seed, the number of rollouts before it and the term's place.
+
+    The first term has seed × 1,000,003 + rollout, which no other training shares before rollout 1,000,003. A further
+    term has 63 bits of NumPy's `SeedSequence`.
+    """
+    if term == 0:
+        return seed * 1_000_003 + rollout
+    return int(np.random.SeedSequence([seed, rollout, term]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def joined_metrics(of_terms: Mapping[str, Mapping[str, float]], weights: Mapping[str, float]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rkd.data.answers import answers_match, extract_answer
 from rkd.data.prompts import PromptTemplate
-from rkd.models.batches import ResponseBatch, collate, encode_responses
+from rkd.models.batches import ResponseBatch, collate
 from rkd.models.cpu_workers import map_over_copies
 from rkd.models.loading import ModelOptions, load_tokenizer
 from rkd.models.reward_model import RewardModel, load_reward_model
@@ -64,9 +64,9 @@ class LearnedReward:
 
         prompts = self.prompt.encode(queries, self.tokenizer)
         texts, finished = [response.text for response in responses], [response.is_finished for response in responses]
-        tokens = encode_responses(self.tokenizer, texts, finished)
+        tokens = self.prompt.encode_responses(texts, finished, self.tokenizer)
         parts = [slice(start, start + self.batch_responses) for start in range(0, len(tokens), self.batch_responses)]
-        batches = [collate(prompts[part], tokens[part], self.tokenizer.pad_token_id) for part in parts]
+        batches = [collate(prompts[part], tokens[part]) for part in parts]
         scores = torch.cat([torch.zeros(0), *map_over_copies(score, self.reward_model, batches)])
         return Rewards(scores, {"learned": scores})
 

@@ -150,7 +150,7 @@ class Drawn:
         asked, responses = ([column[row] for row in rows.tolist()] for column in (self.asked, self.responses))
         return Drawn(asked, responses, _rows_of(self.rewards, rows), self.batch.select_prompts(indices))
 
-    def join(self, others: "Sequence[Drawn]", pad_id: int) -> "Drawn":
+    def join(self, others: "Sequence[Drawn]") -> "Drawn":
         """This batch and the others as one batch."""
         parts = [self, *others]
         components = {
@@ -160,7 +160,7 @@ class Drawn:
             [query for one in parts for query in one.asked],
             [response for one in parts for response in one.responses],
             Rewards(torch.cat([one.rewards.total for one in parts]), components),
-            join([one.batch for one in parts], pad_id),
+            join([one.batch for one in parts]),
         )
 
 
@@ -248,8 +248,7 @@ class Collector:
                     group.append(drawn.select(indices))
             missing -= int(has_signal.sum())
         first, *others = [*kept, *dull] if missing else kept
-        pad_id = self.generator.tokenizer.pad_token_id
-        return first.join(others, pad_id).select(torch.arange(wanted)), sampled
+        return first.join(others).select(torch.arange(wanted)), sampled
 
     def _sample(self, queries: Sequence[Query], seed: int) -> Drawn:
         batch = self.generator.sample(queries, self.rollouts.sampling, seed)

@@ -4,6 +4,7 @@ Shapes: Q queries of a rollout, B = Q × G responses of T tokens.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -133,6 +134,7 @@ class Optimisation:
         clip_range_high: ε of the upper bound; None takes `clip_range`.
         reduction: what a loss is the mean over. Eq. 12 and DAPO use "tokens"; GRPO as published uses "responses";
             "constant" divides the sum over each response by `rollouts.max_response_tokens` (Dr. GRPO).
+        adam_betas: AdamW's β₁ and β₂, each in [0, 1).
     """
 
     learning_rate: float
@@ -147,9 +149,14 @@ class Optimisation:
     value_coefficient: float = 0.1
     gradient_clip: float | None = 1.0
     weight_decay: float = 0.0
+    adam_betas: Sequence[float] = (0.9, 0.95)
 
     def __post_init__(self) -> None:
         check_ranges("rl.optimisation", self, OPTIMISATION_RANGES)
+        if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise ValueError(
+                f"rl.optimisation.adam_betas={list(self.adam_betas)} must be two numbers in [0, 1), as [0.9, 0.95]."
+            )
         if self.reduction not in get_args(Reduction):
             raise ValueError(
                 f"rl.optimisation.reduction={self.reduction}: choose one of {', '.join(get_args(Reduction))}."

@@ -149,7 +149,7 @@ class DPO(SupervisedTraining):
             build,
             kept,
             lambda pair: pair.longest_part,
-            lambda batch: collate_pairs(batch, tokenizer.pad_token_id),
+            collate_pairs,
             best,
             context,
             has_validation=context.validate is not None,

@@ -53,7 +53,7 @@ class MajorityVote:
         return [self._vote(query, own) for query, own in zip(queries, responses, strict=True)]
 
     def _vote(self, query: Query, responses: Sequence[Response]) -> PseudoLabel:
-        answers = [extract_answer(response.text, query.dataset) for response in responses]
+        answers = [_answer(query, response) for response in responses]
         winner = majority(answers, query.dataset)
         if winner is None:
             return PseudoLabel(query.id, None, 0.0)
@@ -231,16 +231,21 @@ def _expected(queries: int, of_query: float, limit: int | None) -> float:
 
 
 def _score(query: Query, response: Response, label: PseudoLabel) -> ScoredResponse:
-    answer = extract_answer(response.text, query.dataset)
+    answer = _answer(query, response)
     verdict = None if label.answer is None else float(answers_match(answer, label.answer, query.dataset))
     return ScoredResponse(response, answer, verdict)
 
 
+def _answer(query: Query, response: Response) -> str | None:
+    """The answer that a response states; what a server withheld states none."""
+    return extract_answer(response.text, query.dataset) if response.withheld is None else None
+
+
 def _distinct(scored: Sequence[ScoredResponse], limit: int | None) -> list[ScoredResponse]:
-    """The distinct responses to train on, without withheld ones."""
+    """The distinct whole responses: an empty one teaches nothing, and a cut one would be taught with an end."""
     first_of: dict[str, ScoredResponse] = {}
     for one in scored:
-        if one.response.withheld is None:
+        if one.response.defect is None:
             first_of.setdefault(one.response.text, one)
     return list(first_of.values())[:limit]
 

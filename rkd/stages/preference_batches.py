@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rkd.data.prompts import PromptTemplate
 from rkd.evaluation.statistics import area_under_curve
-from rkd.models.batches import ResponseBatch, collate, encode_responses
+from rkd.models.batches import ResponseBatch, collate
 from rkd.records import PreferencePair
 
 # The message of a stage that has no pair to train on.
@@ -90,8 +90,8 @@ def tokenize_pairs(
     prompts = prompt.encode([pair.query for pair in pairs], tokenizer)
     sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
     responses = list({side.response: None for side in sides})
-    rows = encode_responses(
-        tokenizer, [response.text for response in responses], [response.is_finished for response in responses]
+    rows = prompt.encode_responses(
+        [response.text for response in responses], [response.is_finished for response in responses], tokenizer
     )
     tokens = dict(zip(responses, rows, strict=True))
     kept: list[TokenizedPair] = []
@@ -109,12 +109,12 @@ def tokenize_pairs(
     return kept, len(pairs) - len(kept)
 
 
-def collate_pairs(pairs: Sequence[TokenizedPair], pad_id: int) -> PairBatch:
+def collate_pairs(pairs: Sequence[TokenizedPair]) -> PairBatch:
     """The pairs as one batch."""
     responses = [tokens for pair in pairs for tokens in (pair.chosen, pair.rejected)]
     is_correct = torch.tensor([pair.is_correct for pair in pairs]).flatten()
     numbers = torch.tensor([pair.number for pair in pairs])
-    return PairBatch(collate([pair.prompt for pair in pairs], responses, pad_id), is_correct, numbers)
+    return PairBatch(collate([pair.prompt for pair in pairs], responses), is_correct, numbers)
 
 
 def kinds(pairs: Sequence[TokenizedPair]) -> dict[str, list[bool]]:

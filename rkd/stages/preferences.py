@@ -46,6 +46,9 @@ class Pairs(DrawnPairs):
 
         P(q) = T⁺(q) × S⁺(q)  ∪  {(s_i, s_j) ∈ S(q)² : ℓ_i > ℓ_j},    chosen first
 
+    T⁺ has whole texts alone. A right sample of the student that was cut may be chosen over a wrong one: it is encoded
+    without an end. A blank or withheld text is never chosen.
+
     Args:
         teacher_share: share of T⁺ × S⁺ among them, in [0, 1]; if one kind has too few pairs, the other fills up.
         exact_share: True uses only queries with at least N pairs of each kind, so that the share is exact (Fig. 7).
@@ -93,8 +96,8 @@ class Pairs(DrawnPairs):
         self, teacher: Sequence[ScoredResponse], student: Sequence[ScoredResponse]
     ) -> tuple[list[_Side], list[_Side]]:
         best_of_teacher, best_of_student = (_right_and_wrong(own, self.best_score)[0] for own in (teacher, student))
-        teacher_pairs = _product(best_of_teacher, best_of_student)
-        student_pairs = [(a, b) for a in student for b in student if _score_of(a) > _score_of(b)]
+        teacher_pairs = _product(_whole(best_of_teacher), best_of_student)
+        student_pairs = [(a, b) for a, b in _product(student, student) if _score_of(a) > _score_of(b)]
         return teacher_pairs, student_pairs
 
 
@@ -128,6 +131,7 @@ class OneSourcePairs(DrawnPairs):
         scored = {"teacher": teacher_scored, "student": student_scored}[self.source]
         for query, own in zip(queries, scored, strict=True):
             right, wrong = _right_and_wrong(_judged(own), self.best_score)
+            right = _whole(right) if self.source == "teacher" else right
             drawn = _draw(_product(right, wrong), self.max_pairs_per_query, _generator(seed, query))
             pairs += [PreferencePair(query, chosen, rejected) for chosen, rejected in drawn]
         if not pairs:
@@ -211,7 +215,7 @@ class ValidationPairs:
             right, wrong = _right_and_wrong(_judged(student), self.best_score)
             if not right or not wrong:
                 continue
-            of_teacher, _ = _right_and_wrong(_judged(teacher), self.best_score)
+            of_teacher = _whole(_right_and_wrong(_judged(teacher), self.best_score)[0])
             generator = _generator(seed, query)
             for better, worse in ((of_teacher, wrong), (right, wrong), (of_teacher, right)):
                 drawn = _draw(_product(better, worse), self.max_pairs_per_kind, generator)
@@ -295,8 +299,15 @@ def _right_and_wrong(
     return right, [one for one in judged if one.score != best_score]
 
 
+def _whole(scored: Sequence[ScoredResponse]) -> list[ScoredResponse]:
+    """The responses that could be taught."""
+    return [one for one in scored if one.response.defect is None]
+
+
 def _product(better: Sequence[ScoredResponse], worse: Sequence[ScoredResponse]) -> list[_Side]:
-    return [(a, b) for a in better for b in worse if a.response.text != b.response.text]
+    """The pairs of different texts, those with a blank or withheld one as the better left out."""
+    stated = [one for one in better if one.response.defect in (None, "length")]
+    return [(a, b) for a in stated for b in worse if a.response.text != b.response.text]
 
 
 def _generator(seed: int, query: Query, *purpose: int) -> np.random.Generator:

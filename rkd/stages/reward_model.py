@@ -165,19 +165,21 @@ class RewardModelTraining(SupervisedTraining):
         context.folder.mkdir(parents=True, exist_ok=True)
         write_pairs(context.folder / PAIRS_FILE, pairs.training, context.prompt)
         best = KeepBest(f"validation/{self.criterion}", CRITERIA[self.criterion], context.partial, self.patience)
-        pad_id = tokenizer.pad_token_id
+        # By the padding token, transformers finds the last token of each row of a batch: it must not end a response.
+        ends = (tokenizer.eos_token_id, context.prompt.end_id(tokenizer))
+        pad_id = None if tokenizer.pad_token_id in ends else tokenizer.pad_token_id
 
         def build() -> RewardModelModule:
             own = new_reward_model(context.start.folder, self.pooling, context.options)
             context.options.prepare(own.model, trained_whole=["score"])
-            own.model.config.pad_token_id = pad_id  # transformers uses it to find the last tokens of a batch
-            return RewardModelModule(own, self, lambda model: self.evaluate(model, held_out, pad_id)).train()
+            own.model.config.pad_token_id = pad_id
+            return RewardModelModule(own, self, lambda model: self.evaluate(model, held_out)).train()
 
         steps = self.train(
             build,
             kept,
             lambda pair: pair.longest_part,
-            lambda batch: collate_pairs(batch, pad_id),
+            collate_pairs,
             best,
             context,
             has_validation=bool(held_out),
@@ -196,9 +198,9 @@ class RewardModelTraining(SupervisedTraining):
         )
         return losses._asdict()
 
-    def evaluate(self, reward_model: RewardModel, pairs: Sequence[TokenizedPair], pad_id: int) -> dict[str, float]:
+    def evaluate(self, reward_model: RewardModel, pairs: Sequence[TokenizedPair]) -> dict[str, float]:
         """Losses on the pairs, and the metrics of `ranking_metrics`."""
-        rewards = score_pairs(reward_model, pairs, pad_id, self.batch_size)
+        rewards = score_pairs(reward_model, pairs, self.batch_size)
         is_correct = torch.tensor([pair.is_correct for pair in pairs])
         losses = self.losses(rewards.flatten(), is_correct.flatten())
         return {name: float(value) for name, value in losses.items()} | ranking_metrics(pairs, rewards)
@@ -234,14 +236,14 @@ class NoRewardModel:
         return RewardModelReport(0, 0, 0, 0, 0)
 
 
-def score_pairs(reward_model: RewardModel, pairs: Sequence[TokenizedPair], pad_id: int, batch_size: int) -> Tensor:
+def score_pairs(reward_model: RewardModel, pairs: Sequence[TokenizedPair], batch_size: int) -> Tensor:
     """R of chosen and rejected responses, (B, 2) on the CPU, in the order of the pairs."""
     order = sorted(range(len(pairs)), key=lambda index: pairs[index].longest_part)
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
     @torch.no_grad()
     def score(own: RewardModel, rows: list[int]) -> Tensor:
-        batch = collate_pairs([pairs[index] for index in rows], pad_id).to(own.model.device)
+        batch = collate_pairs([pairs[index] for index in rows]).to(own.model.device)
         scores: Tensor = own(batch.responses)
         return scores.view(-1, 2).cpu()
 

@@ -1,8 +1,8 @@
 """Data distillation, docs/method.md 2.3: a student and (query, response) pairs enter, the fine-tuned student leaves.
 
 The student is trained on the teacher's responses by the negative log-likelihood of their tokens, Eq. 3. The
-end-of-sequence token is included, so that the student learns to stop. The responses (voted, unfiltered, a share) are
-chosen before.
+token that ends a response is included, so that the student learns to stop. The responses (voted, unfiltered, a share)
+are chosen before.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from rkd.data.prompts import PromptTemplate
 from rkd.distributed import share_of_weight
+from rkd.generation.local import end_ids
 from rkd.losses import sft_loss
-from rkd.models.batches import ResponseBatch, collate, encode_responses, in_parts
+from rkd.models.batches import ResponseBatch, collate, in_parts
 from rkd.models.cpu_workers import mean_loss, part_count
 from rkd.models.loading import copy_model, load_causal_lm, load_tokenizer
 from rkd.models.policy import Policy
@@ -30,13 +31,14 @@ from rkd.training.trainer import Validate
 from rkd.work import STUDENT, Sizes, Work, about, epochs_said
 
 Examples = Sequence[tuple[Query, str]]
-"""The training examples: queries, each with one complete response."""
+"""The training examples: queries, each with one whole response, since all are taught with an end."""
 
 Tokens = tuple[list[int], list[int]]
 """The tokens of one prompt and of its response."""
 
 NO_EXAMPLE = (
-    "no response of the teacher was kept. Take more queries, `python run.py dataset.max_training_queries=null`, or do "
+    "no response of the teacher was kept: none is right, whole and not empty. Take more queries, `python run.py "
+    "dataset.max_training_queries=null`, let the teacher write more, `teacher_samples.max_response_tokens=...`, or do "
     "without this stage, `python run.py sft=none`."
 )
 
@@ -107,11 +109,12 @@ class SFT(SupervisedTraining):
         tokenizer = load_tokenizer(context.start.folder)
         tokens, dropped = _encode(tokenizer, context.prompt, examples, self.max_tokens)
         self.check_left(tokens, len(examples), "example", NO_EXAMPLE)
-        pad_id = tokenizer.pad_token_id
         best = KeepBest("validation/accuracy", "max", context.partial, self.patience)
 
         def build() -> SFTModule:
             lm = context.options.prepare(load_causal_lm(context.start.folder, context.options))
+            if context.prompt.end_id(tokenizer) is not None:  # other programs stop where the configuration says
+                lm.generation_config.eos_token_id = end_ids(context.prompt, tokenizer, lm.generation_config)
             return SFTModule(Policy(lm), self, context.validate).train()
 
         steps = self.train(
@@ -120,7 +123,7 @@ class SFT(SupervisedTraining):
             # Batches are sorted by the longer part, because prompts and responses are padded separately
             # (GSM8K: 22 % of padding; sorted by the sum, 43 %).
             lambda example: max(map(len, example)),
-            lambda batch: collate([prompt for prompt, _ in batch], [response for _, response in batch], pad_id),
+            lambda batch: collate([prompt for prompt, _ in batch], [response for _, response in batch]),
             best,
             context,
             has_validation=context.validate is not None,
@@ -170,7 +173,7 @@ def _encode(
 ) -> tuple[list[Tokens], int]:
     """The examples that fit into `max_tokens`, and the number of the others."""
     prompts = prompt.encode([query for query, _ in examples], tokenizer)
-    responses = encode_responses(tokenizer, [text for _, text in examples], [True] * len(examples))
+    responses = prompt.encode_responses([text for _, text in examples], [True] * len(examples), tokenizer)
     tokens = list(zip(prompts, responses, strict=True))
     kept = [example for example in tokens if sum(map(len, example)) <= max_tokens]
     return kept, len(tokens) - len(kept)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from rkd.config import NOT_NEGATIVE, check_ranges
 from rkd.errors import TrackingError
+from rkd.processes import is_writable
 from rkd.training.tracking import Output, RunDescription, StageLogger, refuse_second_start, started
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class WandbTracker:
 
         refuse_second_start(self._run)
         folder.mkdir(parents=True, exist_ok=True)  # W&B would fall back to a temporary folder
+        keep_beside(folder)
         mode = wandb_mode(self.mode)
         try:
             self._run = wandb.init(
@@ -157,6 +159,20 @@ def wandb_mode(mode: str) -> Mode:
     """WANDB_MODE where it is set, else `mode`; W&B itself refuses a word that is no mode."""
     chosen = os.environ.get("WANDB_MODE") or mode
     return cast(Mode, {"dryrun": "offline", "run": "online"}.get(chosen, chosen))  # older names in W&B
+
+
+def keep_beside(folder: Path) -> None:
+    """Let W&B keep what it has in the home folder beside the job's folder, where the home folder cannot be written.
+
+    W&B stages the files of artifacts there, which an offline run needs until `wandb sync`.
+    """
+    from wandb import env
+
+    for variable, used in ((env.DATA_DIR, env.get_data_dir()), (env.CACHE_DIR, env.get_cache_dir())):
+        if not is_writable(Path(used).expanduser()):
+            instead = (folder.parent / "wandb" / variable.split("_")[1].lower()).absolute()
+            log.warning("%s cannot be written, so W&B keeps its files in %s.", used, instead)
+            os.environ[variable] = str(instead)
 
 
 def _artifact_name(output: Output) -> str:

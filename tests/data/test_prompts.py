@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from hypothesis import given
@@ -35,8 +34,10 @@ class TurnTokenizer:
         assert options == {"tokenize": False, "add_generation_prompt": True}
         return "".join(f"{turn['role']}: {turn['content']}<|end|>" for turn in conversation) + "assistant: "
 
-    def __call__(self, texts, add_special_tokens=True):
-        return {"input_ids": [["text" if add_special_tokens else "chat form", *text] for text in texts]}
+    def __call__(self, texts, add_special_tokens=True, **_):
+        begin = "text" if add_special_tokens else "chat form"
+        rows = [[begin, *text] for text in texts]
+        return {"input_ids": rows, "special_tokens_mask": [[1] + [0] * len(text) for text in texts]}
 
 
 def query_of(question):
@@ -173,8 +174,8 @@ def test_judge_prompt_puts_the_response_last_and_ends_with_the_cue():
 
 
 def test_the_prompt_of_the_configuration_is_the_one_that_mini_judge_learned():
-    values = yaml.safe_load((CONF / "judge" / "prompt" / "yes_no.yaml").read_text(encoding="utf-8"))
-    assert JudgePrompt(**{name: value for name, value in values.items() if name != "_target_"}) == JudgePrompt()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert instantiate(compose(overrides=["+judge/prompt=yes_no"]).judge.prompt) == JudgePrompt()
 
 
 PIECES = [

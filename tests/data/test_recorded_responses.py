@@ -35,6 +35,36 @@ def test_a_response_finds_its_query_by_question_or_id_and_keeps_its_place(tmp_pa
     ]
 
 
+@pytest.mark.parametrize(
+    ("row", "defect"),
+    [
+        ({"response": "It is 2."}, None),
+        ({"response": "It is 2.", "finish_reason": "stop"}, None),
+        ({"response": "It is 2.", "finish_reason": "EOS"}, None),
+        ({"response": "It is 2.", "finish_reason": "stop", "is_finished": True}, None),
+        ({"response": "It is 2.", "finish_reason": "length"}, "length"),
+        ({"response": "It is 2.", "finish_reason": "length", "is_finished": True}, "length"),
+        ({"response": "It is 2.", "finish_reason": "stop", "is_finished": False}, "length"),
+        ({"response": "It is 2.", "is_finished": False}, "length"),
+        ({"response": "It is 2.", "finish_reason": None}, "null"),
+        ({"response": "It is 2.", "finish_reason": "tool_calls"}, "tool_calls"),
+        ({"response": "It is 2.", "finish_reason": 3}, "int"),
+        ({"response": None}, "empty"),
+        ({"response": "", "finish_reason": "stop"}, "empty"),
+        ({"response": " \n"}, "empty"),
+    ],
+)
+def test_a_response_that_is_not_whole_is_kept_and_says_why(tmp_path, row, defect):
+    (one,) = stored(written(tmp_path, [{"query": "a"} | row])).recorded(QUERIES[:1])[0]
+    assert one.defect == defect
+    assert one.text.strip() in ("It is 2.", "")
+
+
+def test_half_a_surrogate_pair_in_a_response_is_replaced(tmp_path):
+    (one,) = stored(written(tmp_path, [{"query": "a", "response": "2 \ud83d \0"}])).recorded(QUERIES[:1])[0]
+    assert one.text == "2 \ufffd \ufffd"
+
+
 def test_an_id_may_carry_the_name_of_its_dataset(tmp_path):
     source = stored(written(tmp_path, [{"query": "sums-a", "response": "It is 2."}]))
     assert [source.answered([query]) for query in QUERIES] == [1, 0]

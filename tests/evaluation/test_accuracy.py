@@ -67,6 +67,18 @@ def test_maj_at_8_is_the_share_of_queries_whose_first_8_samples_have_the_right_m
     assert evaluation.evaluate(generator, QUERIES[:2], 3, test_set="test").maj_at_8 == 0.5
 
 
+def test_maj_at_8_takes_the_first_8_of_more_samples():
+    sampled = {
+        "a": [says(1)] * 5 + [says(0)] * 7,  # the first 8: right, 5 to 3; the last 8 and all 12: wrong
+        "b": [says(0)] * 5 + [says(2)] * 7,  # the other way round
+        "c": [says(3)] * 12,
+    }
+    generator = ScriptedGenerator(greedy=GREEDY, sampled=sampled)
+    evaluation = Evaluation(max_response_tokens=64, pass_at_k_samples=12)
+    assert evaluation.evaluate(generator, QUERIES[:3], 3, test_set="test").maj_at_8 == 2 / 3
+    assert evaluation.evaluate(generator, QUERIES[:1], 3, test_set="test").maj_at_8 == 1
+
+
 def test_what_a_response_leaves_open_is_guessed_only_where_that_is_asked_for():
     asked = [Query("x", "mmlu_pro", "Which?", "B"), Query("y", "mmlu_pro", "Which?", "C")]
     generator = ScriptedGenerator(greedy={"x": "(A) is wrong, so I think of B", "y": "The answer is C. Not D."})
@@ -84,6 +96,17 @@ def test_pass_at_8_can_be_held_to_some_queries_the_same_for_every_seed():
         asked.append(generator.asked[1][0])
     assert len(asked[0]) == 2
     assert asked[0] == asked[1]
+
+
+def test_the_queries_of_pass_at_8_are_drawn_from_all_of_a_test_set_and_keep_its_order():
+    asked = [query(str(number), "1") for number in range(40)]
+    generator = ScriptedGenerator(greedy=dict.fromkeys(map(str, range(40)), says(1)), sampled={
+        str(number): [says(1)] for number in range(40)
+    })  # fmt: skip
+    Evaluation(max_response_tokens=64, max_pass_at_k_queries=10).evaluate(generator, asked, 0, test_set="test")
+    drawn = [int(number) for number in generator.asked[1][0]]
+    assert (len(drawn), drawn) == (10, sorted(drawn))
+    assert max(drawn) >= 20  # the first half alone would come up once in 5,000 draws
 
 
 def test_too_few_samples_for_pass_at_8_are_refused():

@@ -4,20 +4,18 @@ import csv
 import json
 import math
 
-import numpy as np
 import pytest
-from scipy.special import expit
 
 from rkd.evaluation.alpaca_eval import (
-    Annotation,
-    LengthControl,
-    fit_length_control,
+    INSTRUCTIONS,
     length_controlled_win_rate,
     read_annotations,
     read_difficulty,
     read_weights,
     win_rate,
+    win_rate_table,
 )
+from rkd.evaluation.length_control import LengthControl
 
 MODELS = ["FuseChat-Gemma-2-9B-Instruct", "claude-2.1", "gpt-3.5-turbo-1106", "alpaca-7b"]
 ROW = {"index": 0, "generator_2": "m", "preference": 1.25, "len_1": 10, "len_2": 30}
@@ -54,9 +52,7 @@ def test_the_published_win_rate_is_met_exactly(alpaca, leaderboard, model):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_published_length_controlled_rate_is_met_with_the_published_weights_and_nearly_with_fitted_ones(
-    alpaca, leaderboard, model
-):
+def test_the_published_length_controlled_rate_is_met_with_published_and_with_fitted_weights(alpaca, leaderboard, model):
     annotations, difficulty = annotations_of(alpaca, model), read_difficulty(alpaca / "instruction_difficulty.csv")
     weights = read_weights(alpaca / "lc_glm_weights.csv")[model]
     published = float(leaderboard[model]["length_controlled_winrate"])
@@ -64,22 +60,9 @@ def test_the_published_length_controlled_rate_is_met_with_the_published_weights_
     assert 100 * given.rate == pytest.approx(published, abs=1e-4)
     if leaderboard[model]["lc_standard_error"]:
         assert 100 * given.standard_error == pytest.approx(float(leaderboard[model]["lc_standard_error"]), abs=1e-4)
-    assert 100 * length_controlled_win_rate(annotations, difficulty).rate == pytest.approx(published, abs=3)
-
-
-def test_the_fit_finds_the_coefficients_that_made_the_preferences():
-    rng, weights = np.random.default_rng(0), LengthControl(-1.5, 0.8, -0.4)
-    lengths, difficulty = rng.integers(100, 2000, (400, 2)), dict(enumerate(rng.normal(size=400)))
-    differences = lengths[:, 0] - lengths[:, 1]
-    features = np.tanh(differences / differences.std(ddof=1))
-    wins = expit(weights.length * features + weights.difficulty * np.array(list(difficulty.values())) + weights.model)
-    annotations = [
-        Annotation(index, "m", 1 + float(win), int(a), int(b))
-        for index, (win, (a, b)) in enumerate(zip(wins, lengths, strict=True))
-    ]
-    fitted = fit_length_control(annotations, difficulty)
-    assert (fitted.length, fitted.difficulty, fitted.model) == pytest.approx((-1.5, 0.8, -0.4), abs=1e-4)
-    assert win_rate(annotations).rate == pytest.approx(wins.mean())
+    fitted = length_controlled_win_rate(annotations, difficulty)
+    assert 100 * fitted.rate == pytest.approx(published, abs=0.2)
+    assert 100 * fitted.standard_error == pytest.approx(100 * given.standard_error, abs=0.02)
 
 
 def test_the_rate_by_hand(tmp_path):
@@ -96,8 +79,15 @@ def test_the_rate_by_hand(tmp_path):
     [
         ({"preference": 2.5}, r"`preference` is 2.5, not in \[1, 2\]"),
         ({"preference": None}, "`preference` is None instead of a number"),
-        ({"len_1": -1}, "`index`, `len_1` and `len_2` must be whole numbers"),
-        ({"len_2": "30"}, "must be whole numbers"),
+        ({"preference": math.nan}, r"`preference` is nan, not in"),
+        ({"preference": "2"}, "`preference` is '2' instead of a number"),
+        ({"preference": True}, "`preference` is True instead of a number"),
+        ({"len_1": -1}, "`len_1` is -1 instead of a whole number, at least 0"),
+        ({"len_1": 1.5}, "`len_1` is 1.5 instead of a whole number"),
+        ({"len_1": math.inf}, "`len_1` is inf instead of a whole number"),
+        ({"len_1": 10**400}, "`len_1` is 10+ instead of a whole number"),
+        ({"len_2": "30"}, "`len_2` is '30' instead of a whole number"),
+        ({"index": None}, "`index` is None instead of a whole number"),
         ({"generator_2": ""}, "`generator_2` is empty"),
     ],
 )
@@ -106,10 +96,128 @@ def test_a_bad_annotation_is_refused_with_file_line_and_reason(tmp_path, change,
         read_annotations(written(tmp_path, ROW, ROW | {"index": 1} | change))
 
 
-def test_repeated_instructions_several_models_and_missing_difficulties_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="line 2: instruction 0 occurs a second time"):
-        read_annotations(written(tmp_path, ROW, ROW))
-    with pytest.raises(ValueError, match=r"annotations of 2 models \(m, n\)"):
-        read_annotations(written(tmp_path, ROW, ROW | {"index": 1, "generator_2": "n"}))
+@pytest.mark.parametrize("column", ["preference", "len_1", "len_2", "generator_2"])
+def test_a_missing_column_is_named(tmp_path, column):
+    row = {name: value for name, value in ROW.items() if name != column}
+    with pytest.raises(ValueError, match=rf"line 1: `{column}` is missing \(present: index, "):
+        read_annotations(written(tmp_path, row))
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({}, "line 2: instruction 0 occurs a second time"),
+        ({"index": 1, "generator_2": "n"}, r"annotations of 2 models \(m, n\)"),
+        ({"index": 1, "generator_1": "b"}, r"annotations of 2 baselines \(a, b\)"),
+        ({"index": 1, "annotator": "k"}, r"annotations of 2 judges \(j, k\)"),
+    ],
+)
+def test_rows_that_do_not_belong_together_are_refused(tmp_path, other, reason):
+    row = ROW | {"generator_1": "a", "annotator": "j"}
+    with pytest.raises(ValueError, match=reason):
+        read_annotations(written(tmp_path, row, row | other))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "holds no annotation"),
+        ("\ufeff", "holds no annotation"),
+        ("[]", "holds no annotation"),
+        ("[1]", "entry 1: int instead of a JSON object"),
+        ('[{"index": 0},', "no JSON array"),
+        ("[" * 100_000, "no JSON array"),
+        ("index,preference\n0,1\n", "line 1: no JSON object"),
+        ('{"win_rate": 50}', "1 rows have no `index`, and are not AlpacaEval's 805"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused(tmp_path, content, reason):
+    path = tmp_path / "annotations.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=reason):
+        read_annotations(path)
+
+
+def test_an_array_without_index_is_read_as_alpaca_eval_writes_it(tmp_path):
+    row = {"generator_1": "b", "generator_2": "m", "output_1": "ab\u0301", "output_2": "", "preference": 1.5}
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps([row] * INSTRUCTIONS, indent=2), encoding="utf-8")
+    annotations = read_annotations(path)
+    assert [one.index for one in annotations] == list(range(805))
+    assert (annotations[0].baseline_characters, annotations[0].model_characters) == (3, 0)
+
+
+def test_rows_of_an_array_that_lacks_instructions_need_an_index(tmp_path):
+    # Their places would give every row after the gap the difficulty of another instruction.
+    row = {"generator_2": "m", "output_1": "a", "output_2": "b", "preference": 1.5}
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps([row] * 804), encoding="utf-8")
+    with pytest.raises(ValueError, match="its 804 rows have no `index`"):
+        read_annotations(path)
+
+
+def test_counted_wins_are_not_taken_for_draws_and_defeats(tmp_path):
+    rows = [ROW | {"index": index, "preference": index % 2} for index in range(4)]
+    with pytest.raises(ValueError, match=r"every `preference` is 0 or 1.*add 1 to each"):
+        read_annotations(written(tmp_path, *rows))
+
+
+def test_whole_numbers_may_be_written_as_a_table_with_gaps_writes_them(tmp_path):
+    (one,) = read_annotations(written(tmp_path, ROW | {"index": 3.0, "len_1": 10.0}))
+    assert (one.index, one.baseline_characters) == (3, 10)
+
+
+def test_instructions_without_difficulty_are_counted(tmp_path):
     with pytest.raises(ValueError, match=r"1 of 1 instructions have no difficulty \(first: index 0\)"):
         length_controlled_win_rate(read_annotations(written(tmp_path, ROW)), {})
+
+
+@pytest.mark.parametrize("heading", ["index,instruction_difficulty", ",instruction_difficulty"])
+def test_difficulties_are_read_with_or_without_the_name_of_the_first_column(tmp_path, heading):
+    path = tmp_path / "difficulty.csv"
+    path.write_bytes(f"\ufeff{heading}\r\n0,0.5\r\n7,-1e-3\r\n\r\n".encode())
+    assert read_difficulty(path) == {0: 0.5, 7: -0.001}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", r"no column 'index' \(present: none\)"),
+        (b"index;instruction_difficulty\n0;1\n", "no column 'index'"),
+        (b"index,instruction_difficulty\n0\n", "'instruction_difficulty' is '' instead of a number"),
+        (b"index,instruction_difficulty\n0,nan\n", "'instruction_difficulty' is 'nan' instead of a number"),
+        (b"index,instruction_difficulty\n0,1\n0,2\n", "index 0 is not whole or occurs twice"),
+        (b"index,instruction_difficulty\n0.5,1\n", "index 0.5 is not whole or occurs twice"),
+        (b"index,instruction_difficulty\n0,\xff\n", "no CSV file in UTF-8"),
+    ],
+)
+def test_bad_difficulties_are_refused(tmp_path, content, reason):
+    path = tmp_path / "difficulty.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"difficulty\.csv.*{reason}"):
+        read_difficulty(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "win_rate_shown", "controlled"),
+    [
+        ([ROW | {"preference": 2}], "100.00", (50, 100)),
+        ([ROW | {"index": index, "preference": 2} for index in range(9)], "100.00 ± 0.00", (50, 100)),
+        ([ROW | {"index": index, "preference": 1} for index in range(9)], "0.00 ± 0.00", (0, 50)),
+        ([ROW | {"index": index, "preference": 0} for index in range(9)], "50.00 ± 0.00", (49.9, 50.1)),
+        (
+            [ROW | {"index": index, "len_1": 30, "preference": 1 + index % 2} for index in range(8)],
+            "50.00 ± 18.90",
+            (40, 60),
+        ),
+    ],
+    ids=["one row", "all wins", "all defeats", "all draws", "all of equal length"],
+)
+def test_extreme_files_have_a_line_in_the_table(tmp_path, rows, win_rate_shown, controlled):
+    difficulty = tmp_path / "difficulty.csv"
+    difficulty.write_text("index,instruction_difficulty\n" + "".join(f"{index},0\n" for index in range(9)))
+    line = win_rate_table([written(tmp_path, *rows)], difficulty, None).splitlines()[-1]
+    name, n, shown, shown_controlled, coefficients = (cell.strip() for cell in line.strip("|").split("|"))
+    assert (name, n, shown, coefficients) == ("m", str(len(rows)), win_rate_shown, "fitted")
+    assert controlled[0] <= float(shown_controlled.split()[0]) <= controlled[1]
+    assert "nan" not in line

@@ -52,6 +52,22 @@ def test_a_preference_for_the_first_place_cancels_out():
     assert result.win_rate.orders_agree == 0
 
 
+def test_each_instruction_has_the_difficulty_of_its_number(tmp_path):
+    # Even lengths and preferences: instruction 7 (hard), then 1 for an id that ends with no number ("²" is a digit
+    # for Python, and no number). Only these two have a difficulty, so any other number would be refused.
+    path = tmp_path / "difficulty.csv"
+    path.write_text("index,instruction_difficulty\n7,2\n1,-2\n", encoding="utf-8")
+    queries = [Query(f"q-{end}", "mini_open", "Question", "x", "list") for end in ("7", "²")]
+    result = evaluate_open_ended(
+        Evaluation(max_response_tokens=9, difficulty=str(path)),
+        ScriptedGenerator(greedy={query.id: "x" for query in queries}),
+        queries,
+        Scripted(lambda first, second: 0.5),  # noqa: ARG005
+        test_set="mini_open",
+    )
+    assert result.win_rate.length_controlled == pytest.approx(0.5, abs=0.01)
+
+
 def test_win_rates_by_hand():
     longer_is_better = {True: 0.8, False: 0.1}
     result = win_rates(

@@ -1,6 +1,7 @@
 """A teacher behind a server that fails: no response is lost, none is paid for twice, and no key is written down."""
 
 import json
+import math
 import multiprocessing
 import time
 from collections import Counter
@@ -141,6 +142,15 @@ def test_cut_filtered_and_declined_responses_are_recorded_as_such(tmp_path):
         "filtered": {"finish_reason": "content_filter"},
         "declined": {"refusal": "I cannot help.", "text_of": lambda *_: None},
         "prompt filtered": {"status": 400, "code": "content_filter"},
+        "ended in Google's word": {"finish_reason": "STOP"},
+        "cut in Google's word": {"finish_reason": "MAX_TOKENS"},
+        "asks for a tool": {"finish_reason": "tool_calls", "text_of": lambda *_: None},
+        "asks for a tool, with a text": {"finish_reason": "tool_calls"},
+        "for no reason": {"finish_reason": None},
+        "for an unknown reason": {"finish_reason": "Recitation (2)"},
+        "null": {"text_of": lambda *_: None},
+        "blank": {"text_of": lambda *_: " \n\u200b\u00a0\t"},
+        "spent on a thought": {"text_of": lambda *_: None, "finish_reason": "length"},
     }.items():
         with serving(**how) as server:
             ((found[name],),) = sample(teacher_at(server.url), tmp_path / name, 1, greedy)
@@ -149,7 +159,18 @@ def test_cut_filtered_and_declined_responses_are_recorded_as_such(tmp_path):
         "filtered": (False, "content_filter"),
         "declined": (True, "refusal"),
         "prompt filtered": (False, "content_filter"),
+        "ended in Google's word": (True, None),
+        "cut in Google's word": (False, None),
+        "asks for a tool": (False, "tool_calls"),
+        "asks for a tool, with a text": (False, "tool_calls"),
+        "for no reason": (False, "null"),
+        "for an unknown reason": (False, "recitation_2"),
+        "null": (True, "empty"),
+        "blank": (True, "empty"),
+        "spent on a thought": (False, "empty"),
     }
+    assert {name for name, one in found.items() if one.defect is None} == {"ended in Google's word"}
+    assert found["cut"].defect == found["cut in Google's word"].defect == "length"
     assert found["declined"].text == "I cannot help."
     path = tmp_path / "responses.jsonl"
     path.write_text("".join(to_json_line(one) + "\n" for one in found.values()), encoding="utf-8")
@@ -168,6 +189,76 @@ def test_a_text_ends_where_the_next_question_begins(tmp_path):
         ((one,),) = sample(teacher_at(server.url, prompt=prompt), tmp_path, 1, Sampling(0.0, 1, 8))
     assert (one.text, one.is_finished) == ("5", True)
     assert server.asked[0]["stop"] == ["\nQ:"]
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_a_dropped_response_is_asked_for_again_and_kept_as_dropped_at_last(tmp_path, reason):
+    dropped = json.dumps({"choices": [{"message": {"content": "half"}, "finish_reason": reason}]}).encode()
+    with serving(raw=lambda number: (200, dropped, {}) if number == 0 else None) as server:
+        ((one,),) = sample(teacher_at(server.url), tmp_path / "once", 1, Sampling(0.0, 1, 8))
+    assert (len(server.asked), one.withheld) == (2, None)
+    with serving(raw=lambda _: (200, dropped, {})) as server:
+        ((one,),) = sample(teacher_at(server.url, max_attempts=3), tmp_path / "always", 1, Sampling(0.0, 1, 8))
+    assert (len(server.asked), one.text, one.is_finished, one.withheld) == (3, "half", False, reason)
+
+
+ODD_REPLIES = {
+    "no JSON": (200, b'{"choices": [', {}),
+    "nested": (200, b"[" * 200_000, {}),
+    "a page": (200, b"<html><style>p{}</style><body>Bad gateway</body></html>", {}),
+    "a page with an error": (502, b"<html><body>Bad gateway</body></html>", {}),
+    "no gzip": (200, b"\x1f\x8b garbage", {"Content-Encoding": "gzip"}),
+    "an error that is no gzip": (500, b"garbage", {"Content-Encoding": "gzip"}),
+    "no UTF-8": (200, b"\xff\xfe\x00", {}),
+    "an odd charset": (200, b"zz", {"Content-Type": "application/json; charset=hex"}),
+    "an error in no UTF-8": (503, b"\xff\xfe \x1b[31m", {}),
+    "an error of another shape": (500, b'{"error": ["a", 1]}', {}),
+    "half a pair in an error": (500, b'{"error": {"message": "\\ud83d", "code": 5}}', {}),
+    "nothing": (200, b"", {}),
+    "null": (200, b"null", {}),
+}
+
+
+@pytest.mark.parametrize("name", ODD_REPLIES)
+def test_an_odd_reply_is_asked_for_again_and_no_crash_at_last(tmp_path, name):
+    with serving(raw=lambda number: ODD_REPLIES[name] if number == 0 else None) as server:
+        sample(teacher_at(server.url), tmp_path / "once", 1, Sampling(0.0, 1, 8))
+        assert len(server.asked) == 2
+    with serving(raw=lambda _: ODD_REPLIES[name]) as server, pytest.raises(EndpointError, match="failed 2 times") as at:
+        sample(teacher_at(server.url, max_attempts=2), tmp_path / "always", 1, Sampling(0.0, 1, 8))
+    str(at.value).encode()  # it can be printed
+    assert (
+        "page" not in name or "(no JSON: Bad gateway)" in str(at.value) or "status 502: Bad gateway." in str(at.value)
+    )
+
+
+@pytest.mark.parametrize("requests", ["chat", "completion"])
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        (r"half \ud83d of a pair", "half \ufffd of a pair"),
+        (r"\ude00\ud83d", "\ufffd\ufffd"),
+        (r"a whole \ud83d\ude00", "a whole 😀"),
+        (r"a\u0000b", "a\ufffdb"),
+        (r"\u2028 \u0085 \r\n é", "\u2028 \u0085 \r\n é"),
+    ],
+)
+def test_what_no_file_can_hold_is_replaced_and_paid_for_once(tmp_path, requests, said, text):
+    message = f'"message": {{"content": "<{said}>"}}' if requests == "chat" else f'"text": "<{said}>"'
+    body = f'{{"choices": [{{{message}, "finish_reason": "stop"}}]}}'.encode()
+    with serving(raw=lambda _: (200, body, {})) as server:
+        for _ in range(2):
+            ((one,),) = sample(teacher_at(server.url, requests=requests), tmp_path, 1, Sampling(0.0, 1, 8))
+            assert one.text == f"<{text}>"
+    assert len(server.asked) == 1
+
+
+def test_a_text_in_parts_is_their_text_without_the_thought():
+    thought, parts = (
+        {"type": "thinking", "thinking": "hm"},
+        [{"type": "text", "text": "4"}, {"type": "text", "text": "2"}],
+    )
+    assert text_of({"message": {"content": [thought, *parts]}, "finish_reason": "stop"}) == ("42", "stop")
 
 
 # errors and the budget
@@ -196,6 +287,18 @@ def test_what_passes_is_asked_for_later_and_later_and_at_last_given_up(tmp_path)
             sample(teacher, tmp_path, 1, Sampling(0.0, 1, 8))
         assert time.perf_counter() - started >= (0.1 + 0.2 + 0.4) / 2  # half of each wait is jitter
     assert len(server.asked) == 4
+
+
+def test_the_last_words_of_a_server_that_dies_are_shown(tmp_path):
+    """Each request but the first finds it dead; the first had its reason."""
+    said = json.dumps({"error": {"message": "CUDA out of memory"}}).encode()
+    for in_flight in (1, 8):
+        with serving(raw=lambda _: (500, said, {}), dies_after=1) as server:
+            asking = teacher_at(server.url, max_attempts=3, requests_in_flight=in_flight)
+            with pytest.raises(EndpointError) as error:
+                sample(asking, tmp_path / str(in_flight), 8, Sampling(0.0, 1, 8))
+        assert "failed 3 times on one request, at last with: no connection, or one that broke" in str(error.value)
+        assert "The last that it said is: status 500: CUDA out of memory." in str(error.value)
 
 
 def test_a_server_that_asks_to_wait_is_obeyed(tmp_path):
@@ -340,6 +443,26 @@ def test_a_missing_key_or_client_is_said_with_what_to_do(monkeypatch):
         teacher_at("http://localhost:1/v1").source()
 
 
+@pytest.mark.parametrize("key", ["sk-schlüssel", "sk-one sk-two", "sk-one\nsk-two", "sk-“1”", "sk-\x1b", "sk-\udcff"])
+@pytest.mark.parametrize("name", ["BIG_KEY", "OPENAI_ORG_ID"])
+def test_a_key_that_no_header_can_hold_is_refused_by_the_name_of_its_variable(monkeypatch, key, name):
+    monkeypatch.setenv("BIG_KEY", KEY)
+    monkeypatch.setenv(name, key)
+    with pytest.raises(EndpointError, match=rf"variable {name} cannot be sent: .* `export {name}=") as error:
+        teacher_at("http://localhost:1/v1", api_key_variable="BIG_KEY").source()
+    assert not any(part in str(error.value) for part in ("sk-", "sch", "one", "“"))
+
+
+def test_blanks_around_a_key_are_no_part_of_it_and_a_short_one_stays_in_texts(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIG_KEY", f" {KEY}\r\n")
+    with serving(key=KEY) as server:
+        sample(teacher_at(server.url, api_key_variable="BIG_KEY"), tmp_path / "a", 1)
+    monkeypatch.setenv("BIG_KEY", "1")
+    with serving(key="1", text_of=lambda *_: "The answer is 1.") as server:
+        ((one,),) = sample(teacher_at(server.url, api_key_variable="BIG_KEY"), tmp_path / "b", 1, Sampling(0.0, 1, 8))
+    assert one.text == "The answer is 1."
+
+
 def test_the_recipe_knows_the_model_and_no_address():
     first, second = teacher_at("http://a:1/v1").fingerprint(), teacher_at("http://b:2/v1", max_attempts=1).fingerprint()
     assert first == second
@@ -361,8 +484,6 @@ def test_what_is_no_reply_is_malformed(text):
 @pytest.mark.parametrize(
     "choice",
     [
-        {"text": "a"},
-        {"text": "a", "finish_reason": "abort"},
         {"finish_reason": "stop"},
         {"text": 5, "finish_reason": "stop"},
         {"message": "a", "finish_reason": "stop"},
@@ -376,6 +497,7 @@ def test_what_is_no_choice_is_malformed(choice):
 def test_an_empty_text_is_one():
     assert text_of({"message": {"content": None}, "finish_reason": "length"}) == ("", "length")
     assert text_of({"text": "", "finish_reason": "eos_token"}) == ("", "stop")
+    assert text_of({"text": "a"}) == ("a", "null")
 
 
 def test_logprobs_of_no_list_are_malformed_and_absent_ones_none():
@@ -383,6 +505,10 @@ def test_logprobs_of_no_list_are_malformed_and_absent_ones_none():
     assert logprobs_of({"logprobs": {"content": []}}) is None
     with pytest.raises(MalformedReplyError):
         logprobs_of({"logprobs": {"content": [{"top_logprobs": [{"token": "Yes"}]}]}})
+    for no_number in (math.nan, "a", None, 10**400):
+        with pytest.raises(MalformedReplyError):
+            logprobs_of({"logprobs": {"top_logprobs": [{"Yes": no_number}]}})
+    assert logprobs_of({"logprobs": {"top_logprobs": [{"\ud83d": -1.0}]}}) == {"\ufffd": -1.0}
 
 
 def test_what_the_client_itself_takes_for_replies_is_read():

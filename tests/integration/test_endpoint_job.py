@@ -83,6 +83,36 @@ def test_a_row_is_distilled_from_a_server_and_judged_by_one(world, tmp_path, mon
     assert files_with("TINY_KEY", tmp_path)
 
 
+def test_what_is_empty_is_counted_printed_and_never_taught(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("TINY_KEY", KEY)
+
+    def said(body: dict, index: int) -> str | None:
+        return None if body["temperature"] == 0.2 else answer(body, index)
+
+    with serving(text_of=said, logprobs=LISTED) as server:
+        seen = run(world, tmp_path, server.url, "experiments=sft", stages=SFT)
+    ((counts),) = (result.notes.counts for result in results(tmp_path))
+    # One of the four temperatures: a quarter of 36 × 4 responses. The right text of each query is taught alone.
+    assert counts["training_withheld_responses"] == counts["training_withheld/empty"] == 36
+    assert counts["validation_withheld/empty"] == 4
+    assert counts["sft_examples"] == 36
+    assert "36 of 144 training responses of the teacher are never taught: 36 empty. A model that thinks" in seen
+
+
+def test_a_teacher_that_never_ends_leaves_nothing_to_teach_and_the_reason_is_said(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("TINY_KEY", KEY)
+    for reason, said in (
+        (
+            "length",
+            r"sft: there is no example.*144 of 144 .* never taught: 144 cut at the limit\. Raise teacher_samples",
+        ),
+        ("tool_calls", r"no query is left after the vote.*504 of 504 .* never taught: 504 calls of a tool"),
+    ):
+        how = {"text_of": answer, "logprobs": LISTED, "finish_reason": reason}
+        with serving(**how) as server, pytest.raises(JobError, match=said):
+            run(world, tmp_path / reason, server.url, "experiments=sft", stages=SFT)
+
+
 def _job_alone(world: Path, root: Path, url: str) -> None:
     root.mkdir(parents=True, exist_ok=True)
     sys.stdout = (root / "seen.txt").open("a")

@@ -17,14 +17,17 @@ from tests.support.tiny_world import REWARD_MODEL_SETTINGS, RL_SETTINGS, SFT_SET
 
 PAGE = (tiny_world.REPOSITORY / "docs" / "tracking.md").read_text(encoding="utf-8")
 KINDS = {"curve": "Curves", "summary": "Summary", "table": "Tables and images"}
-ANY_NAME = {"TEST_SET": r"[\w.-]+", "N": r"\d+"}  # the others stand for the names that the page lists
+ANY_NAME = {"TEST_SET": r"[\w.-]+", "N": r"\d+", "REASON": r"\w+"}  # the others stand for the names that the page lists
 
 # Definitions of what no tiny job logs, with the reason; the key's own word has to stand in the code all the same.
 NOT_IN_TINY_JOBS = {
     "reward_model/validation/pos_pos_accuracy": "all right responses of the tiny world have one text",
     "MODEL/TEST_SET/win_rate/even": "needs an annotator that grades",
     "counts/SPLIT_without_response": "needs recorded responses that leave queries out",
-    "counts/SPLIT_withheld_responses": "needs a server that declines",
+    "counts/SPLIT_withheld_responses": "needs a teacher whose texts are cut or withheld",
+    "counts/SPLIT_withheld/REASON": "needs a teacher whose texts are cut or withheld",
+    "counts/SPLIT_student_cut": "needs a student that does not stop",
+    "counts/SPLIT_student_empty": "needs a student that says nothing",
 }
 
 
@@ -188,6 +191,14 @@ def test_every_definition_is_needed_for_a_logged_key(logged):
 
 def test_what_no_tiny_job_logs_stands_in_the_code():
     code = "\n".join(path.read_text(encoding="utf-8") for path in (tiny_world.REPOSITORY / "rkd").rglob("*.py"))
-    words = [re.split(r"[A-Z]+_?|/", key)[-1] for key in NOT_IN_TINY_JOBS]
-    assert words == ["pos_pos_accuracy", "even", "without_response", "withheld_responses"]
-    assert [word for word in words if not re.search(rf"\b_?{word}\b|_{word}\b", code)] == []
+    words = [re.findall(r"(?<![a-z_])_?([a-z][a-z_]*)", key)[-1] for key in NOT_IN_TINY_JOBS]
+    assert words == [
+        "pos_pos_accuracy",
+        "even",
+        "without_response",
+        "withheld_responses",
+        "withheld",
+        "student_cut",
+        "student_empty",
+    ]
+    assert [word for word in words if not re.search(rf"(\b|_){word}\b", code)] == []

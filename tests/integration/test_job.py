@@ -15,7 +15,7 @@ from rkd.protocols import Sampling
 from rkd.records import Checkpoint
 from rkd.store.artifact_store import Store, label_of, open_artifact
 from tests.support import tiny_world
-from tests.support.jobs import ROLES, failure, only_result, run, weights
+from tests.support.jobs import ROLES, only_result, run, weights
 from tests.support.tiny_world import REWARD_MODEL_SETTINGS as REWARD_MODEL
 from tests.support.tiny_world import RL_SETTINGS as RL
 from tests.support.tiny_world import SFT_SETTINGS as SFT
@@ -182,25 +182,6 @@ def test_overfitting_shows_that_the_loss_of_each_stage_falls(world, same_store):
     assert sft[1] < 0.75 * sft[0]
     assert reward_model[1] < 0.5 * reward_model[0]
     assert rl[1] > rl[0]
-
-
-def test_poisoned_gold_answers_change_no_weight_of_a_label_free_row(world, finished, tmp_path):
-    clean, _, _ = finished
-    run(world, tmp_path, f"dataset.source={world / 'poisoned'}")
-    result, _ = only_result(tmp_path)
-    assert result.notes.labels.precision == 0.0  # the poison is there, and only the report has seen it
-    for stage in ("sft", "reward_model", "rl"):
-        a, b = weights(clean, stage), weights(tmp_path, stage)
-        assert all(a[name].equal(b[name]) for name in a), stage
-    made = [{path.name for path in Store(root / "artifacts").folders()} for root in (clean, tmp_path)]
-    assert made[0] == made[1]  # every digest, so nothing that decides a stage's content has changed either
-
-
-def test_poisoned_gold_answers_do_change_a_row_with_gold_labels(world, tmp_path):
-    # The control: the same poison, where gold is read, leaves no right response at all.
-    stages = [*SFT, *RL]
-    message = failure(world, tmp_path, "experiments=gold_label", f"dataset.source={world / 'poisoned'}", stages=stages)
-    assert "sft: there is no example to train on" in message
 
 
 def test_a_student_that_answers_but_never_stops_runs_through_and_is_told_so(world, tmp_path):

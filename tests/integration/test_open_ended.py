@@ -73,6 +73,7 @@ def test_a_result_with_win_rates_is_tabulated_and_summarized(job):
         (["evaluation/annotator=none"], "evaluation/annotator=none compares none"),
         (["labels=vote"], "there is no answer to vote on"),
         (["reward_mix=label"], "comparison of answers"),
+        (["evaluation.difficulty=nowhere.csv"], r"nowhere\.csv"),
         (["pairs.best_score=1"], "pairs.best_score=1: with these labels the highest score is 5"),
     ],
 )

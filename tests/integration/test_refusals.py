@@ -5,7 +5,9 @@ import shutil
 import pytest
 
 from rkd.errors import JobError
+from rkd.models.loading import load_tokenizer
 from tests.support.jobs import failure, only_result, run
+from tests.support.tiny_models import gpt2
 from tests.support.tiny_world import REWARD_MODEL_SETTINGS as REWARD_MODEL
 from tests.support.tiny_world import RL_SETTINGS as RL
 from tests.support.tiny_world import SFT_SETTINGS as SFT
@@ -57,6 +59,31 @@ def test_a_value_that_only_the_user_knows_is_asked_for(world, tmp_path, option, 
 def test_an_open_ended_dataset_is_refused_before_anything_is_made(world, tmp_path):
     message = failure(world, tmp_path, "+dataset.is_verifiable=false")
     assert "dataset=svamp is open-ended" in message
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize("how", [[], ["dry_run=true"], ["evaluate_only=true"]])
+def test_a_question_that_a_student_cannot_read_is_named_before_anything_is_made(world, tmp_path, how):
+    tokenizer = load_tokenizer(world / "student")
+    model = gpt2(vocab_size=len(tokenizer))
+    model.config.n_positions = 24  # a response may have 16 tokens
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "short")
+    message = failure(world, tmp_path, f"student.name_or_path={tmp_path / 'short'}", *how)
+    assert "short has 24 positions" in message
+    assert "of the question " in message
+    assert "give fewer examples, or take a model with more positions" in message
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused_before_anything_is_made(world, tmp_path):
+    shutil.copytree(world / "student", tmp_path / "larger")
+    tokenizer = load_tokenizer(world / "student")
+    tokenizer.add_tokens([": say "])  # each question holds it
+    tokenizer.save_pretrained(tmp_path / "larger")
+    message = failure(world, tmp_path, f"student.name_or_path={tmp_path / 'larger'}")
+    assert "holds ': say '" in message
+    assert "resize_token_embeddings" in message
     assert not (tmp_path / "artifacts").exists()
 
 

@@ -248,7 +248,7 @@ def test_the_time_is_measured_and_multiplied(models):
 def test_no_response_of_a_measured_group_is_another_again():
     """Equal ones would be read once, and a training step seem as fast as one with fewer responses."""
     prompts, responses = [[5], [6], [7], [8]], [[10, 1], [11, 1], [12, 1], [13, 1]]
-    batch = speed._batch(prompts, responses, 2, 0)
+    batch = speed._batch(prompts, responses, 2)
     assert batch.rows() == [[5, 10, 1], [5, 11, 1], [6, 12, 1], [6, 13, 1]]
 
 

@@ -12,6 +12,7 @@ from rkd.judges.single_token import LocalYesNo, YesNoJudge, verdict_of
 from rkd.mini.tokenizer import train_tokenizer
 from rkd.models.batches import encode
 from rkd.records import Query, Response
+from tests.support.model_families import of_settings
 from tests.support.tiny_models import gpt2, llama
 
 TEXTS = [
@@ -56,6 +57,15 @@ def test_each_verdict_is_that_of_its_whole_prompt_read_alone(judge):
         expected = alone(judge, query, response)
         assert (verdict.score, verdict.mass) == pytest.approx((expected.score, expected.mass), abs=1e-5)
     assert len({round(verdict.score, 6) for verdict in verdicts}) == len(set(ASKED))
+
+
+@pytest.mark.parametrize("family", ["bert", "cohere", "falcon_h1", "gemma2", "granite", "opt"])
+def test_verdicts_of_a_model_that_changes_its_logits_are_those_of_its_own_forward(family, tokenizer):
+    model = of_settings(family, vocab_size=len(tokenizer), max_position_embeddings=256)
+    judge = LocalYesNo(model, tokenizer, PROMPT)
+    for verdict, query, response in zip(judge.verdicts(QUERIES, RESPONSES), QUERIES, RESPONSES, strict=True):
+        expected = alone(judge, query, response)
+        assert (verdict.score, verdict.mass) == pytest.approx((expected.score, expected.mass), abs=1e-6)
 
 
 def test_responses_to_a_question_share_the_reading_of_what_they_begin_with(judge):

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from rkd.models.batches import collate, encode_responses, in_parts
+from rkd.models.batches import FILL, collate, decode, encode, encode_responses, in_parts, pad
 from rkd.models.loading import load_tokenizer
 from tests.support import tiny_world
 from tests.support.float64_models import PAD
+from tests.support.tiny_tokenizers import LAYOUTS, mistral, t5
 
 
 @pytest.fixture
@@ -70,3 +71,42 @@ def test_a_special_token_spelled_out_in_a_response_does_not_end_it(tmp_path):
     (tokens,) = encode_responses(tokenizer, [f"1{tokenizer.eos_token}2"], [True])
     assert tokens.count(tokenizer.eos_token_id) == 1
     assert tokens[-1] == tokenizer.eos_token_id
+
+
+def test_padding_is_a_number_of_every_vocabulary_and_only_the_mask_tells_it_from_a_token():
+    ids, mask = pad([[FILL, 5], [FILL]], left=True)
+    assert ids.tolist() == [[FILL, 5], [FILL, FILL]]
+    assert mask.tolist() == [[True, True], [False, True]]
+    batch = collate([[FILL, 5], [7]], [[FILL], [FILL, FILL, 3]])
+    assert batch.rows() == [[FILL, 5, FILL], [7, FILL, FILL, 3]]
+    assert batch.response_rows() == [[FILL], [FILL, FILL, 3]]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_encoded_as_a_response_is_read_back(layout):
+    tokenizer = LAYOUTS[layout]()
+    texts = ["3! is 6!", "!", "!!! ! 4 !", "4 - 2 = 2 ."]  # blanks before signs stay
+    rows = encode_responses(tokenizer, texts, [True, False, True, False])
+    assert decode(tokenizer, rows, [tokenizer.eos_token_id]) == texts
+
+
+def test_a_row_is_read_up_to_its_end_whether_the_end_is_special_or_not(tokenizer):
+    rows = encode_responses(tokenizer, ["4", "5"], [False, False])
+    end = rows[1][0]
+    assert decode(tokenizer, [rows[0] + [end] + rows[0], []], [end, 10**6]) == ["4", ""]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_prompt_does_not_end_with_an_end_of_sequence(layout):
+    tokenizer = LAYOUTS[layout]()
+    for text, row in zip(("2 + 2 =", ""), encode(tokenizer, ["2 + 2 =", ""]), strict=True):
+        first = [tokenizer.bos_token_id] if layout in ("gemma", "llama3", "mistral") else []
+        assert row == first + tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert encode(tokenizer, [""]) == [first]
+    assert encode(tokenizer, []) == []
+
+
+@pytest.mark.parametrize("make", [mistral, t5])
+def test_the_tokenizer_itself_would_end_the_prompt(make):
+    tokenizer = make()
+    assert tokenizer("2 + 2 =")["input_ids"][-1] == tokenizer.eos_token_id

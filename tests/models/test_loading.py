@@ -14,6 +14,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from rkd.data.prompts import special_tokens
+from rkd.errors import ModelError
 from rkd.models.batches import collate
 from rkd.models.loading import ModelOptions, load_causal_lm, load_tokenizer
 from rkd.models.lora import LoRA, adapters_off, merge
@@ -33,6 +35,7 @@ from tests.support import tiny_models
 from tests.support.fakes import context
 from tests.support.float64_models import llama
 from tests.support.tiny_models import PROMPT, weights
+from tests.support.tiny_tokenizers import LAYOUTS, folder_of, gpt2
 
 QUERIES = [Query(f"q{i}", "mini", f"{i} plus {i}?") for i in range(8)]
 ADAPTED = ModelOptions(lora=LoRA(rank=2, alpha=4))
@@ -247,16 +250,53 @@ def test_a_tokenizer_that_names_no_padding_token_takes_one_that_its_vocabulary_r
 
 
 @pytest.mark.parametrize("has_pad", [True, False])
-def test_without_a_token_for_padding_any_but_the_end_of_sequence_will_do(tokenizer, tmp_path, has_pad):
+def test_a_vocabulary_that_reserves_no_token_pads_with_the_end_of_sequence(tokenizer, tmp_path, has_pad):
     saved(tokenizer, tmp_path, tokenizer.eos_token if has_pad else None)
     for file in tmp_path.glob("tokenizer*.json"):  # no name that a vocabulary reserves for padding
         file.write_text(file.read_text().replace(tokenizer.pad_token, "<|other|>"))
-    assert load_tokenizer(tmp_path).pad_token == "<|other|>"  # the first of the vocabulary
+    assert load_tokenizer(tmp_path).pad_token == tokenizer.eos_token
+
+
+@pytest.mark.parametrize(
+    ("layout", "roles", "pad"),
+    [
+        ("gpt2", {}, "<|endoftext|>"),  # nothing else is special
+        ("gpt2", {"pad_token": "<|endoftext|>"}, "<|endoftext|>"),
+        ("gpt2", {"pad_token": "!"}, "<|endoftext|>"),
+        ("gpt2", {"pad_token": "Ġis"}, "<|endoftext|>"),
+        ("gpt2", {"pad_token": "[PAD]"}, "[PAD]"),
+        ("neox", {}, "<|padding|>"),
+        ("neox", {"pad_token": "<|endoftext|>"}, "<|padding|>"),
+        ("llama3", {}, "<|finetune_right_pad_id|>"),
+        ("llama3", {"pad_token": "<|begin_of_text|>"}, "<|begin_of_text|>"),
+        ("gemma", {"pad_token": "<unk>"}, "<unk>"),
+        ("mistral", {}, "<unk>"),
+        ("t5", {}, "<pad>"),
+    ],
+)
+def test_padding_is_no_token_of_ordinary_text(tmp_path, layout, roles, pad):
+    folder = folder_of(LAYOUTS[layout](**roles), tmp_path).folder
+    for _ in range(2):  # as it is read, and as it is read back when it was saved beside a trained model
+        tokenizer = load_tokenizer(folder)
+        assert tokenizer.pad_token == pad
+        assert not set(special_tokens(tokenizer)) & {"!", "Ġis", "is"}
+        ids = tokenizer("4! is", add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == "4! is"
+        (prompt,) = PROMPT.encode([Query("q", "svamp", "What is 4! + 1?")], tokenizer)
+        assert "What is 4! + 1?" in tokenizer.decode(prompt)
+        tokenizer.save_pretrained(folder)
+
+
+def test_text_that_was_padding_is_split_as_the_vocabulary_splits_it(tmp_path):
+    plain = gpt2()
+    tokenizer = load_tokenizer(folder_of(gpt2(pad_token="!"), tmp_path).folder)
+    for text in ("What is 4! + 1?", "!!", "3! is 6!<|endoftext|>"):
+        assert tokenizer(text)["input_ids"] == plain(text)["input_ids"]
 
 
 def test_a_tokenizer_without_an_end_of_sequence_is_refused(tokenizer, tmp_path):
     saved(tokenizer, tmp_path, None)
     for file in tmp_path.glob("tokenizer_config.json"):
         file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "eos_token"}))
-    with pytest.raises(ValueError, match="has no end of sequence"):
+    with pytest.raises(ModelError, match=r"has no end of sequence.*save the tokenizer beside the model"):
         load_tokenizer(tmp_path)

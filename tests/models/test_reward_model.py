@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
+from rkd.errors import ModelError
 from rkd.models.batches import collate
 from rkd.models.reward_model import RewardModel, load_reward_model, new_reward_model
 from tests.support.float64_models import (
@@ -14,7 +16,9 @@ from tests.support.float64_models import (
     close,
     llama,
     llama_reward_model,
+    of_family,
 )
+from tests.support.model_families import of_settings
 
 
 @both_reward_models
@@ -66,3 +70,18 @@ def test_a_saved_reward_model_gives_the_same_rewards(tmp_path, pooling):
     reward_model.save_pretrained(tmp_path)
     batch = collate(PROMPTS, RESPONSES, PAD)
     close(load_reward_model(tmp_path).float()(batch), reward_model(batch))
+
+
+@pytest.mark.parametrize("family", ["cohere", "granite"])
+def test_a_family_without_a_classifier_is_refused(family: str, tmp_path):
+    of_family(family).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=f"no sequence classifier of the family {family}"):
+        new_reward_model(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gpt_neox", "mistral", "mixtral", "opt", "qwen2", "qwen3"])
+def test_rewards_are_those_of_the_classifiers_own_forward(family: str):
+    model = of_settings(family, auto=AutoModelForSequenceClassification, num_labels=1)
+    rewards = RewardModel(model)(collate(PROMPTS, RESPONSES, PAD))
+    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        close(rewards[row], model(input_ids=torch.tensor([prompt + response])).logits.item(), 1e-5)

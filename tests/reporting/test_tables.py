@@ -11,7 +11,7 @@ import pytest
 from rkd.evaluation.statistics import holm
 from rkd.reporting.job_summary import EvaluationSummary, Summary, read_summaries, write_summaries
 from rkd.reporting.table_figures import Dots, Histories, Lines, Reliability, Ternary
-from rkd.reporting.table_files import build_table, render, update_tables, write_manifest
+from rkd.reporting.table_files import add_notes, build_table, render, update_tables, write_manifest
 from rkd.reporting.table_text import as_json, comma_separated, latex, markdown
 
 
@@ -151,6 +151,64 @@ def test_outcomes_to_other_questions_are_not_tested():
     difference = build_table(PLAIN).evaluate(jobs).judgements[0].differences[0]
     assert (difference.p_value, difference.low) == (None, None)
     assert not difference.is_significant
+
+
+def in_clusters(one: Summary, size: int) -> Summary:
+    """The job with the questions of its test in clusters of a size."""
+    models = {
+        role: {name: replace(test, cluster_sizes=[size] * (test.n // size)) for name, test in tests.items()}
+        for role, tests in one.models.items()
+    }
+    return replace(one, models=models)
+
+
+def test_a_cluster_is_drawn_as_a_whole_and_told_beside_n():
+    table = build_table(PLAIN)
+    alone = table.evaluate(JOBS)
+    clustered = table.evaluate([in_clusters(one, 5) for one in JOBS])
+    text = markdown(clustered)
+    assert "maths (GSM8K), n = 100 in 20 clusters" in text
+    assert "A cluster, the variants of one problem, is drawn as a whole." in text
+    assert "cluster" not in markdown(alone)
+    assert json.loads(as_json(clustered))["cells"][0]["clusters"] == 20
+    widths = [one.high - one.low for own in (alone, clustered) for one in own.judgements[0].differences[:1]]
+    # Questions 50 to 70 differ: whole clusters of five, so that 20 clusters are worth 20 questions.
+    assert widths[1] > 1.5 * widths[0]
+
+
+def test_a_p_value_at_the_floor_is_printed_as_a_bound_after_holms_correction(evaluated):
+    # No replicate of 50 and 54 against 70 and 74 is at or below 0: 2 · 2 / 100,001, times two comparisons.
+    text = markdown(evaluated)
+    assert "+20.0 [" in text
+    assert "p ≤ 0.000040" in text
+    (difference,) = evaluated.judgements[0].differences
+    assert difference.is_bound
+    assert json.loads(as_json(evaluated))["claims"][0]["differences"][0]["is_bound"] is True
+
+
+def test_notes_stand_under_the_deviations_or_in_their_place():
+    notes = ["Settings that are not the paper's: KL coefficient 0.02 (0.2)."]
+    noted = build_table(PLAIN | {"notes": notes}).evaluate(JOBS)
+    assert f"Where this differs from the paper:\n\n1. Smaller models.\n\n{notes[0]}\n\nJobs:" in markdown(noted)
+    alone = build_table(PLAIN | {"notes": notes, "deviations": []}).evaluate(JOBS)
+    assert f"Where this differs from the paper:\n\n{notes[0]}\n\nJobs:" in markdown(alone)
+    assert json.loads(as_json(noted))["notes"] == notes
+    assert f"% {notes[0]}" in latex(noted)
+
+
+def test_notes_are_added_to_a_manifest_once(tmp_path):
+    jobs = {f"outputs/{one.job}": one.choices for one in JOBS}
+    write_manifest(tmp_path, PLAIN, jobs)
+    manifest = tmp_path / "table9.jobs.json"
+    add_notes(manifest)
+    content = json.loads(manifest.read_text())
+    assert "Settings that are not the paper's" in content["table"]["notes"][0]
+    assert content["jobs"] == jobs
+    render(manifest)
+    assert content["table"]["notes"][0] in (tmp_path / "table9.md").read_text()
+    manifest.write_text(json.dumps({**content, "table": {**content["table"], "notes": ["as it was"]}}))
+    add_notes(manifest)
+    assert json.loads(manifest.read_text())["table"]["notes"] == ["as it was"]
 
 
 def vars_of(one: Summary) -> dict:

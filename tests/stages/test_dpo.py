@@ -61,7 +61,7 @@ def logprobs(folder, pairs=PAIRS):
     tokenizer = load_tokenizer(folder)
     tokenized, _ = tokenize_pairs(tokenizer, PROMPT, pairs, 64)
     with torch.no_grad():
-        return pair_logprobs(Policy(load_causal_lm(folder)), collate_pairs(tokenized, tokenizer.pad_token_id))
+        return pair_logprobs(Policy(load_causal_lm(folder)), collate_pairs(tokenized))
 
 
 def test_chosen_responses_become_likelier_than_rejected_ones_beside_the_reference(student, tmp_path):
@@ -188,7 +188,7 @@ def test_pairs_are_numbered_among_those_that_are_kept(student):
     long = pair_of(99, " good" * 100, " bad")
     kept, dropped = tokenize_pairs(tokenizer, PROMPT, [PAIRS[0], long, PAIRS[1], PAIRS[2]], 64)
     assert ([pair.number for pair in kept], dropped) == ([0, 1, 2], 1)
-    batch = collate_pairs([kept[2], kept[0], kept[1]], tokenizer.pad_token_id)
+    batch = collate_pairs([kept[2], kept[0], kept[1]])
     part = batch.select_prompts(torch.tensor([0, 2]))
     assert (batch.numbers.tolist(), part.numbers.tolist()) == ([2, 0, 1], [2, 1])
     assert part.is_correct.tolist() == [True, False, True, False]

@@ -153,6 +153,12 @@ def test_the_sft_data_hold_correct_responses_and_equal_texts_once():
     assert texts(CorrectResponses().select(SCORED)) == [["a", "c"], []]
 
 
+def test_of_equal_texts_the_first_sample_is_taught():
+    own = [scored("q", ("b", 0.0), ("a", 1.0), ("a", 1.0), ("b", 0.0))]
+    assert [one.response.sample_index for one in CorrectResponses().select(own)[0]] == [1]
+    assert [one.response.sample_index for one in AllResponses().select(own)[0]] == [0, 1]
+
+
 def test_the_unfiltered_set_holds_wrong_and_unlabelled_responses_too():
     assert texts(AllResponses().select(SCORED)) == [["a", "b", "c"], ["d", "e"]]
 
@@ -160,6 +166,9 @@ def test_the_unfiltered_set_holds_wrong_and_unlabelled_responses_too():
 def test_the_unfiltered_set_can_leave_out_the_second_pass():
     first_pass = SimpleNamespace(samples_per_query=2)
     assert texts(AllResponses(first_pass=first_pass).select(SCORED)) == [["a", "b"], ["d", "e"]]
+    # Two samples are numbers 0 and 1: the third one, number 2, is the second pass's first.
+    later = [scored("q", ("a", 1.0), ("b", 0.0), ("c", 1.0), ("d", 1.0))]
+    assert texts(AllResponses(first_pass=first_pass).select(later)) == [["a", "b"]]
 
 
 def test_a_limit_counts_different_texts_in_order_of_sampling():
@@ -198,10 +207,44 @@ def test_what_was_withheld_is_never_taught():
         assert [one.response.text for one in sft_data.select([[filtered, *texts[1:]]])[0]] == taught
 
 
+@pytest.mark.parametrize(
+    ("change", "defect"),
+    [
+        ({"is_finished": False}, "length"),
+        ({"text": ""}, "empty"),
+        ({"text": " \n\t\u3000"}, "empty"),
+        ({"text": "\ufeff\u200b"}, "empty"),
+        ({"text": "\ufffd\ufffd"}, "empty"),
+        ({"withheld": "tool_calls", "is_finished": False}, "tool_calls"),
+    ],
+)
+def test_what_is_not_whole_is_never_taught_whatever_its_source(change, defect):
+    texts = scored("q", ("a", 1.0), ("b", 1.0), ("c", 0.0))
+    odd = replace(texts[0], response=replace(texts[0].response, **change))
+    assert odd.response.defect == defect
+    assert all(one.response.defect is None for one in texts)
+    for sft_data, taught in ((CorrectResponses(), ["b"]), (AllResponses(), ["b", "c"])):
+        assert [one.response.text for one in sft_data.select([[odd, *texts[1:]]])[0]] == taught
+
+
+def test_a_whole_text_is_taught_though_a_cut_one_is_equal():
+    (whole,) = scored("q", ("a", 1.0))
+    cut = replace(whole, response=replace(whole.response, is_finished=False))
+    assert CorrectResponses().select([[cut, whole]]) == [[whole]]
+
+
+def test_what_a_server_withheld_has_no_vote():
+    own = [replace(one, withheld="refusal") for one in responses("q", [says(1), says(1)])]
+    labels = MajorityVote(threshold=0.3).label([query("q")], [[*own, *responses("q", [says(2)])]])
+    assert (labels[0].answer, labels[0].consensus) == ("2", pytest.approx(1 / 3))
+
+
 def test_grades_are_whole_and_an_unreadable_one_is_none():
     own = [responses("a", ["x", "y"]), [], responses("b", ["z"])]
     graded = RubricGrades().scored(own, [0.6, None, 1.0])
     assert [[one.score for one in of_query] for of_query in graded] == [[3.0, None], [], [5.0]]
+    (nearest,) = RubricGrades().scored([responses("c", ["u", "v"])], [0.58, 0.62])  # 2.9 and 3.1
+    assert [one.score for one in nearest] == [3.0, 3.0]
     assert graded[0][0].response.text == "x"
     with pytest.raises(ValueError, match="at least 1"):
         RubricGrades(highest=0)

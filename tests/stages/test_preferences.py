@@ -1,6 +1,7 @@
 """Preference pairs: Eq. 5 and 6 on sets small enough to write down."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -49,6 +50,36 @@ def test_a_text_that_teacher_and_student_both_wrote_is_not_paired_with_itself():
 def test_a_response_without_a_verdict_is_in_no_pair():
     student = scored("q", ("S", 1.0), ("x", None), ("s", 0.0))
     assert made(ALL, scored("q", ("T", None)), student) == [("S", "s")]
+
+
+def changed(one, **change):
+    return replace(one, response=replace(one.response, **change))
+
+
+EMPTY, WITHHELD = {"text": " \n"}, {"withheld": "content_filter"}
+CUT = {"is_finished": False}
+
+
+@pytest.mark.parametrize("change", [CUT, EMPTY, WITHHELD])
+def test_a_right_text_of_the_teacher_that_is_not_whole_is_never_chosen(change):
+    teacher = [changed(TEACHER[0], **change), *TEACHER[1:]]
+    assert made(ALL, teacher) == [("T2", "S1"), ("S1", "s2"), ("S1", "s3")]
+    assert one_source("teacher", teacher) == [("T2", "t3")]
+    assert [chosen for chosen, _ in held_out(teacher) if chosen != "S1"] == ["T2"] * 3
+
+
+@pytest.mark.parametrize(("change", "is_chosen"), [(CUT, True), (EMPTY, False), (WITHHELD, False)])
+def test_a_right_sample_of_the_student_may_be_chosen_if_cut_but_never_blank_or_withheld(change, is_chosen):
+    student = [changed(STUDENT[0], **change), *STUDENT[1:]]
+    expected = [("S1", "s2"), ("S1", "s3")] if is_chosen else []
+    assert [pair for pair in made(ALL, student=student) if pair[0][0] != "T"] == expected
+    assert one_source("student", student=student) == expected if is_chosen else True
+
+
+@pytest.mark.parametrize("change", [CUT, EMPTY, WITHHELD])
+def test_a_wrong_text_may_be_rejected_whatever_is_the_matter_with_it(change):
+    student = [STUDENT[0], changed(STUDENT[1], **change)]
+    assert made(ALL, [], student) == [("S1", student[1].response.text)]
 
 
 def many(count: int, name: str, score: float):

@@ -79,7 +79,7 @@ def test_saved_folder_gives_the_same_rewards_in_plain_transformers(sft, tmp_path
     ]
     with torch.no_grad():
         expected = model(**tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")).logits.view(-1, 2)
-    rewards = score_pairs(load_reward_model(tmp_path), tokenized(sft, HELD_OUT), tokenizer.pad_token_id, 4)
+    rewards = score_pairs(load_reward_model(tmp_path), tokenized(sft, HELD_OUT), 4)
     torch.testing.assert_close(rewards, expected, rtol=1e-4, atol=1e-5)
     assert rewards.abs().min() > 0
 
@@ -98,7 +98,7 @@ def test_best_validation_is_kept_and_its_metrics_reported(sft, tmp_path):
     turned = [PreferencePair(pair.query, *_swapped(pair)) for pair in HELD_OUT]
     report = fit(dataclasses.replace(STAGE, epochs=9, patience=2), sft, tmp_path, held_out=turned)
     assert report.steps == 6
-    kept = score_pairs(load_reward_model(tmp_path), tokenized(sft, turned), load_tokenizer(tmp_path).pad_token_id, 4)
+    kept = score_pairs(load_reward_model(tmp_path), tokenized(sft, turned), 4)
     assert report.validation["preference_loss"] == pytest.approx(
         float(-torch.nn.functional.logsigmoid(kept[:, 0] - kept[:, 1]).mean()), rel=1e-4
     )
@@ -119,7 +119,7 @@ def test_loss_is_equation_9_and_its_gradient_lifts_the_chosen(sft):
     module.log_dict = logged.update
     module.lr_schedulers = lambda: torch.optim.lr_scheduler.ConstantLR(torch.optim.SGD(reward_model.parameters()))
     torch.nn.init.normal_(reward_model.model.score.weight, generator=torch.Generator().manual_seed(0))
-    batch = collate_pairs(tokenized(sft, PAIRS), load_tokenizer(sft.folder).pad_token_id)
+    batch = collate_pairs(tokenized(sft, PAIRS))
     loss = module.training_step(batch, 0)
     rewards = reward_model(batch.responses)
     # Eq. 9 by hand: −log σ(r) = log(1 + e⁻ʳ), over pairs for L_pref, over responses for L_cls with λ_cls = 0.5.
@@ -131,6 +131,9 @@ def test_loss_is_equation_9_and_its_gradient_lifts_the_chosen(sft):
     assert (gradient[0::2] < 0).all()
     assert (gradient[1::2] > 0).all()
     assert {"train/loss", "train/preference_loss", "train/classification_loss", "train/pair_accuracy"} <= logged.keys()
+    right = float((margins > 0).double().mean())
+    assert right != 0.5  # so that the share of wrong ones is another
+    assert float(logged["train/pair_accuracy"]) == pytest.approx(right)
 
 
 def test_outcome_reward_model_is_classification_alone():

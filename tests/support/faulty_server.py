@@ -35,6 +35,8 @@ class FaultyServer:
         logprobs: of the first token by its text; None ignores that a request asks for them.
         key: requests with another one are refused.
         status: of every reply, with what the server says besides; 0: no error.
+        raw: status, content and headers of the reply to the request of this number, from 0; None: the usual reply.
+        dies_after: after so many requests it breaks each connection without a reply.
         counts_tokens: whether replies say how many tokens they took: ten read, and two written for each choice.
     """
 
@@ -52,6 +54,8 @@ class FaultyServer:
     code: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     says: str = "no"
+    raw: Callable[[int], tuple[int, bytes, dict[str, str]] | None] = lambda _: None
+    dies_after: int = 10**6
     counts_tokens: bool = True
     asked: list[dict[str, Any]] = field(default_factory=list)  # all requests
     answered: list[dict[str, Any]] = field(default_factory=list)  # those with a reply that can be read
@@ -64,13 +68,20 @@ class FaultyServer:
     def __post_init__(self) -> None:
         self._rng, self._lock = random.Random(0), threading.Lock()
 
-    def reply(self, body: dict[str, Any], key: str | None, path: str) -> tuple[int, str, dict[str, str], str | None]:
+    def reply(
+        self, body: dict[str, Any], key: str | None, path: str
+    ) -> tuple[int, str | bytes, dict[str, str], str | None]:
         """Status, text and headers of a reply, and the fault that it has."""
         with self._lock:
             self.asked.append(body)
+            number = len(self.asked) - 1
             self.keys.add(key)
             is_faulty = self._rng.random() < self.fault_share
             fault = self._rng.choice(self.faults) if is_faulty else None
+        if number >= self.dies_after:
+            return 200, "", {}, "dead"
+        if (raw := self.raw(number)) is not None:
+            return *raw, None
         if self.key is not None and key != f"Bearer {self.key}":
             return 401, _error(f"wrong key {key}"), {}, None
         if self.status:
@@ -135,7 +146,10 @@ def serving(**how: Any) -> Iterator[FaultyServer]:
             with own.counted():
                 status, text, headers, fault = own.reply(body, self.headers.get("Authorization"), self.path)
                 own.headers_asked.update(self.headers.keys())
-            content = text.encode()
+            content = text if isinstance(text, bytes) else text.encode()
+            if fault == "dead":
+                self.close_connection = True
+                return
             try:
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")

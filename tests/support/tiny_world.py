@@ -5,6 +5,7 @@ taught the form of an answer, and guesses which. Both are made in seconds, by th
 """
 
 import json
+import random
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -55,15 +56,17 @@ def taught(base: Checkpoint, folder: Path, *, guesses: bool) -> Checkpoint:
     return Checkpoint(folder, f"taught-{guesses}")
 
 
-def write_dataset(folder: Path, *, wrong_gold: bool = False) -> Path:
-    """A folder for `dataset=svamp dataset.source=...`; `wrong_gold` poisons the training answers."""
+def write_dataset(folder: Path, *, random_gold: bool = False) -> Path:
+    """A folder for `dataset=svamp dataset.source=...`; with `random_gold` the answers of training and validation are
+    random."""
     splits = {"train": queries(200, 40), "test": queries(300, 12)}
+    poison = random.Random(0)
     (folder / "svamp").mkdir(parents=True)
     for split, of_split in splits.items():
         rows = [
             {
                 "question_concat": query.question,
-                "Answer": "777" if wrong_gold and split == "train" else query.gold_answer,
+                "Answer": poison.choice(list(WORDS)) if random_gold and split == "train" else query.gold_answer,
                 "ID": query.id,
                 "Type": "saying",
             }
@@ -76,9 +79,9 @@ def write_dataset(folder: Path, *, wrong_gold: bool = False) -> Path:
 
 def make_world(folder: Path) -> Path:
     """Models `teacher`, `student` and `random`, and the dataset `data`."""
-    random = random_model(folder / "random")
-    taught(random, folder / "teacher", guesses=False)
-    taught(random, folder / "student", guesses=True)
+    untaught = random_model(folder / "random")
+    taught(untaught, folder / "teacher", guesses=False)
+    taught(untaught, folder / "student", guesses=True)
     write_dataset(folder / "data")
     return folder
 
