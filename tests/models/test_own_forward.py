@@ -9,8 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import (
-    BertConfig,
-    BertLMHeadModel,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3Config,
@@ -202,8 +200,12 @@ def replaced() -> PreTrainedModel:
 
 
 def reading_ahead() -> PreTrainedModel:
-    config = BertConfig(**SIZES, **END, is_decoder=False)
-    return BertLMHeadModel(config).double().eval()
+    return of_settings("bert", is_decoder=False)
+
+
+def xlm() -> PreTrainedModel:
+    """A language model in which a token sees the tokens behind it, but no padding."""
+    return of_settings("xlm")
 
 
 REFUSED = {
@@ -213,6 +215,7 @@ REFUSED = {
     "forward hook": (hooked, "differ by"),
     "forward replaced": (replaced, "differ by"),
     "later tokens": (reading_ahead, "differ by .*is_decoder=False"),
+    "later tokens but no padding": (xlm, "differ by"),
 }
 
 
@@ -239,8 +242,9 @@ def test_a_refusal_names_the_model_and_its_settings():
 def test_rounding_is_no_reason_to_refuse_and_hides_none(dtype: torch.dtype):
     Policy(llama().to(dtype))
     Policy(of_settings("granite").to(dtype))
-    with pytest.raises(ModelError):
-        Policy(llama(Cooling).to(dtype))
+    for other in (llama(Cooling), llama(NoRepetition), reading_ahead(), xlm()):
+        with pytest.raises(ModelError, match="differ by"):
+            Policy(other.to(dtype))
 
 
 def test_a_model_that_has_diverged_is_not_refused_for_its_family():
@@ -270,7 +274,7 @@ def test_a_model_is_compared_once():
     for _ in range(3):
         assert state_width(model) == 16
         Policy(model)
-    assert len(passes) == 3  # two rows together, and each alone
+    assert len(passes) == 5  # rows together, and two rows twice, by the whole model and by its backbone
 
 
 def test_every_family_with_plain_attention_is_compared():
