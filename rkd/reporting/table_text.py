@@ -42,9 +42,9 @@ def markdown(evaluated: Evaluated) -> str:
             "\n".join(_claim_line(evaluated, one) for one in evaluated.judgements),
         ]
         parts += [_significance(evaluated)]
-    if table.deviations:
-        numbered = (f"{number}. {text}" for number, text in enumerate(table.deviations, start=1))
-        parts += ["Where this differs from the paper:", "\n".join(numbered)]
+    if table.deviations or table.notes:
+        numbered = "\n".join(f"{number}. {text}" for number, text in enumerate(table.deviations, start=1))
+        parts += ["Where this differs from the paper:", *([numbered] if numbered else []), *table.notes]
     return "\n\n".join([*parts, *_state(evaluated)]) + "\n"
 
 
@@ -65,7 +65,7 @@ def comma_separated(evaluated: Evaluated) -> str:
 
 
 def latex(evaluated: Evaluated) -> str:
-    """A `tabular` with booktabs rules: mean ± deviation, the paper's value in parentheses."""
+    """A `tabular` with booktabs rules: mean ± deviation, the paper's value in parentheses; notes as comments."""
     table = evaluated.table
     lines = [
         f"% {table.title}",
@@ -88,7 +88,7 @@ def latex(evaluated: Evaluated) -> str:
                 shown = shown.replace("<<", r"\textbf{").replace(">>", "}")
                 cells.append(shown + (f" ({published})" if published != NOTHING else ""))
             lines.append(" & ".join([_tex(line.label), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *(f"% {note}" for note in table.notes)]) + "\n"
 
 
 def as_json(evaluated: Evaluated) -> str:
@@ -121,6 +121,7 @@ def as_json(evaluated: Evaluated) -> str:
             for one in evaluated.judgements
         ],
         "deviations": list(evaluated.table.deviations),
+        "notes": list(evaluated.table.notes),
     }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

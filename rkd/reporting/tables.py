@@ -204,6 +204,7 @@ class Table:
         gain_over: the row over which the gain of the other rows is shown beside their values.
         claims: the paper's claims about it, or else the expectations that follow from the method.
         deviations: differences of setting and method from the paper, numbered under the table.
+        notes: sentences under these, from the configs of the jobs (`rkd.reporting.paper_settings`).
         figure: an object of `rkd.reporting.table_figures` that draws it; None draws nothing.
     """
 
@@ -214,6 +215,7 @@ class Table:
     gain_over: str | None = None
     claims: Sequence[Claim] = ()
     deviations: Sequence[str] = ()
+    notes: Sequence[str] = ()
     figure: Any = None
 
     def __post_init__(self) -> None:

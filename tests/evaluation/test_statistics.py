@@ -213,6 +213,21 @@ def test_bootstrap_of_equal_rows_of_one_seed_has_no_width():
     a = outcomes(0.5, 1, 50, seed=1)
     interval = bootstrap_over_seeds_and_questions(a, a, replicates=100)
     assert (interval.difference, interval.low, interval.high) == (0, 0, 0)
+    assert interval.p_value == 1
+
+
+def test_a_p_value_of_the_bootstrap_worked_by_hand():
+    # Two questions, one seed: of the four equally likely draws one has only the question on which both rows agree.
+    for a, b in (([[1, 1]], [[0, 1]]), ([[0, 1]], [[1, 1]])):
+        p_value = bootstrap_over_seeds_and_questions(a, b, replicates=20_000).p_value
+        assert p_value == pytest.approx(2 * 1 / 4, abs=0.02)
+
+
+def test_the_seeds_of_each_row_are_drawn_by_themselves():
+    # Seed 0 is right on everything and seed 1 on nothing, in both rows: drawn together, they would never differ.
+    split = np.repeat([[1.0], [0.0]], 20, axis=1)
+    interval = bootstrap_over_seeds_and_questions(split, split, replicates=2000)
+    assert (interval.difference, interval.low, interval.high) == (0, -1, 1)
 
 
 def test_repeating_a_seed_does_not_narrow_the_interval():
