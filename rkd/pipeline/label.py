@@ -8,6 +8,7 @@ from typing import Any
 from rkd.evaluation.label_quality import grade_statistics, judge_quality, label_statistics, verdict_counts
 from rkd.judges.attacks import ATTACKED_QUERIES, attacks
 from rkd.judges.base import open_judge
+from rkd.judges.written import Written
 from rkd.pipeline.dry_pass import made_up_labels, made_up_responses
 from rkd.pipeline.experiment import needs_labels
 from rkd.pipeline.sample import Step
@@ -29,6 +30,9 @@ DEFECTS = {
     "null": ("without a finish_reason", "The server has to say why a response ended."),
     "tool_calls": ("calls of a tool", "Turn tools off at the server."),
 }
+
+
+SHOWN = 200  # characters of a reply that could not be read
 
 
 @dataclass(frozen=True)
@@ -149,11 +153,12 @@ class Labelling(Step):
     ) -> list[list[ScoredResponse]]:
         """The responses with the judge's grades; notes the statistics of the grades."""
         asked = [(query, one) for query, own in zip(queries, responses, strict=True) for one in own]
-        scored = grades.scored(responses, self._judged(name, what, asked)["scores"])
+        made = self._judged(name, what, asked)
+        scored = grades.scored(responses, made["scores"])
         noted = self.notes.grades[name] = grade_statistics(queries, scored, grades.highest, self.stages.dataset.rubric)
         if noted.unreadable:
             unread = f"{noted.unreadable} of {len(asked)} grades of {what}"
-            self.runner.warn(f"{unread} could not be read, and count for nothing.")
+            self.runner.warn(f"{unread} could not be read, and count for nothing.{_example(made)}")
         self.runner.say(f"    grades of {what}: {noted}")
         return scored
 
@@ -226,7 +231,7 @@ class Labelling(Step):
         counts = quality.verdicts
         if counts.without_verdict:
             unread = f"{counts.without_verdict} of {len(asked)} verdicts on the teacher's responses"
-            self.runner.warn(f"{unread} could not be read, and count for nothing.")
+            self.runner.warn(f"{unread} could not be read, and count for nothing.{_example(made)}")
         if counts.accuracy is not None:
             self.runner.say(
                 f"    of the teacher's responses, {_percent(counts.precision_of_right)} of those that the judge calls "
@@ -240,11 +245,19 @@ class Labelling(Step):
 
         def read(partial: PartialResults) -> dict[str, Any]:
             with self.runner.progress(f"judging {what}", len(asked)) as advance:
-                verdicts = open_judge(judge, advance, partial).verdicts(*zip(*asked, strict=True))
-            return {"scores": [one and one.score for one in verdicts], "masses": [one and one.mass for one in verdicts]}
+                opened = open_judge(judge, advance, partial)
+                verdicts = opened.verdicts(*zip(*asked, strict=True))
+            made = {"scores": [one and one.score for one in verdicts], "masses": [one and one.mass for one in verdicts]}
+            unread = [text[:SHOWN] for text in opened.unread] if isinstance(opened, Written) else []
+            return made | ({"unread": unread} if unread else {})
 
         fingerprint = {"judge": judge.content(), "responses": digest_of([response for _, response in asked])}
         return self.runner.value(f"judge_{name}", fingerprint, read)
+
+
+def _example(made: dict[str, Any]) -> str:
+    """A reply that could not be read, in one line."""
+    return "".join(f" One of them: {text!r}." for text in made.get("unread", ()))
 
 
 def _withheld_said(split: str, defects: Counter[str], given: int) -> str:
