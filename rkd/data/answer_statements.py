@@ -83,7 +83,7 @@ _OPENING = re.compile(
 )
 _ORDINAL = re.compile(r"[ \t*_]{0,6}[0-9]{1,2}(?:[.)]|:(?= ))[ \t*_]{1,6}[^\W\d_]")  # "2. Verification" is a heading
 _ALTERNATIVE = (
-    r"(?:[Oo]r|OR|[Aa]lternatively|[Mm]aybe|[Pp]erhaps|[Pp]ossibly|[Oo]therwise"
+    r"(?:[Oo]r|OR|and|[Aa]lternatively|[Mm]aybe|[Pp]erhaps|[Pp]ossibly|[Oo]therwise"
     r"|(?:(?:[Bb]ut )?(?:[Ii]t|[Tt]his|[Tt]hat|[Tt]he answer)) (?:could|might|may) (?:also |well )?be)"
 )
 _FORMULA = re.compile(r"[\s*:]{0,4}(?:\$([^$\n]{1,110})\$|\\\(([^\n]{1,110}?)\\\))")

@@ -75,6 +75,7 @@ _ALTERNATIVES = _words(
 )
 _OR = _words("alternatively else or otherwise")
 _POSSIBLE = _words("also alternative another conceivable plausible possible")  # "as 13 is also possible"
+_CONDITIONS = _words("assuming given if provided when whenever where")
 _REJECTS = _words("instead neither never nor not rather")
 _JOINS = _words("and by minus plus times to")  # before a number word: "two and a half"
 _OPEN_RANGE = _words("above below fewer greater higher less lower more over under up")  # "12 or more"
@@ -126,7 +127,7 @@ _LATEX: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
     (re.compile(r"<<[^<>]{0,100}>>"), ""),  # GSM8K's calculator marks, <<3*4=12>>
     (re.compile(r"\{,\}|,\\!"), ","),
     (re.compile(r"\\!"), ""),
-    (re.compile(r"\\[()\[\]]"), " "),
+    (re.compile(r"\\[()\[\]{}]"), " "),
     (re.compile(rf"\\[,;: ]|~|\\q?quad{_END}|\\thinspace{_END}"), " "),
     (re.compile(r"\\([$%#&_])"), r"\1"),
     (re.compile(r"\^ ?\{? ?(?:\\circ|(?:\\(?:text|mathrm|rm) ?\{?)?(?:st|nd|rd|th)\}?)" + _END + r" ?\}?"), " "),
@@ -528,12 +529,14 @@ class _Parser:
 
     def behind(self, value: str) -> Statement:
         """The statement of `value` with the tail at the current place."""
-        is_explained = is_object = is_rejected = is_alternative = False
+        is_explained = is_object = is_rejected = is_alternative = is_conditional = False
         is_or, words_behind_or = False, 0  # "red or blue in 3 days" adds no number
         while (token := self.at()) is not _NO_TOKEN:
             word = token.word
             if token.kind == "number" or (token.text in ("-", "+") and self.at(1).kind == "number"):
                 is_allowed = (is_explained or is_object or is_rejected) and not (is_alternative or is_or)
+                if is_conditional and (self.at(-1).word == "and" or self.at(-1).text == ","):  # "12 if …, 13 if …"
+                    is_allowed = False
                 if not self._repeats(value) and (not is_allowed or self._is_called_possible()):
                     return SEVERAL
                 is_object = False
@@ -548,6 +551,7 @@ class _Parser:
                         return SEVERAL
                 elif word in _EXPLAINS:
                     is_explained, is_alternative, is_or = True, False, is_or and not words_behind_or
+                    is_conditional = is_conditional or word in _CONDITIONS
                 elif word in _NUMBER_WORDS and (is_alternative or is_or or (not is_explained and self._is_joined())):
                     return SEVERAL
                 elif word in _PREPOSITIONS or (word in ("of", "to") and self.at(1).word in _ARTICLES):

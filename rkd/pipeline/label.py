@@ -53,6 +53,12 @@ class Labelled:
         """y* by query id, without the queries that have no consensus."""
         return {label.query_id: label.answer for label in self.labels if label.answer is not None}
 
+    @property
+    def unread(self) -> "Unread":
+        """The responses whose answer could not be read; without those that were withheld."""
+        responses = [one for own in self.scored for one in own if one.response.withheld is None]
+        return Unread([one.response.text for one in responses if one.answer is None], len(responses))
+
     def with_label(self) -> "Labelled":
         """The queries that have a label; with grades, those with a response of the highest score."""
         return self.at([i for i in range(len(self.queries)) if self._is_taught(i)])
@@ -71,6 +77,20 @@ class Labelled:
         if self.highest is None:
             return self.labels[place].answer is not None
         return any(one.score == self.highest for one in self.scored[place])
+
+
+@dataclass(frozen=True)
+class Unread:
+    """The texts of responses whose answer could not be read, among `responses` of them."""
+
+    texts: list[str]
+    responses: int
+
+    def __str__(self) -> str:
+        shown = " ".join(self.texts[0].split()) if self.texts else ""
+        start = "…" if len(shown) > _SHOWN else ""
+        said = f"{len(self.texts)} of {self.responses} responses state no answer that can be read"
+        return f"{said}, as {f'{start}{shown[-_SHOWN:]}'!r}" if self.texts else said
 
 
 class Labelling(Step):
@@ -102,6 +122,7 @@ class Labelling(Step):
         labels, responses = two_pass(s.labels, queries, first, second_pass)
         labelled = Labelled(split, queries, labels, score(queries, responses, labels))
         self._note_queries(labelled, responses, "without consensus")
+        self._note_unread(labelled)
         if split == "training":
             passes = ["teacher_first_training", "teacher_second_training"]
             self.runner.note("labels", labels, fingerprint_digest("labels", labelled.answers), made_from=passes)
@@ -109,10 +130,7 @@ class Labelling(Step):
             self._note_judge(labelled)
         labelled = self._taught_in_dry_pass(labelled)
         if split == "training" and not labelled.answers:
-            raise ValueError(
-                f"no query is left after the vote: none of {len(queries)} reached the consensus threshold. "
-                "Lower it with labels.threshold=0.5, or choose a better teacher=."
-            )
+            raise ValueError(_why_none_is_left(len(queries), labelled.unread))
         return labelled
 
     def _graded(self, grades: RubricGrades, split: str, queries: list[Query]) -> Labelled:
@@ -176,6 +194,13 @@ class Labelling(Step):
             self.notes.counts[f"{split}_withheld_responses"] = defects.total()
             self.notes.counts |= {f"{split}_withheld/{defect}": count for defect, count in sorted(defects.items())}
             self.runner.warn(_withheld_said(split, defects, len(given)))
+
+    def _note_unread(self, labelled: Labelled) -> None:
+        """Print and note how many responses state no answer that can be read, and show one."""
+        unread = labelled.unread
+        if unread.texts:
+            self.notes.counts[f"{labelled.split}_unread_responses"] = len(unread.texts)
+            self.runner.say(f"    {unread}")
 
     def _queries(self, split: str, *, labelled: bool) -> list[Query]:
         data = self.stages.dataset
