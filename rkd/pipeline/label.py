@@ -17,6 +17,7 @@ from rkd.stages.labels import RubricGrades, score, two_pass
 from rkd.store.fingerprint import fingerprint_digest
 from rkd.store.partial_results import PartialResults
 
+_SHOWN = 120  # characters of a response's end that are printed
 # The defects of responses (`Response.defect`) in words, and what to do about them.
 DEFECTS = {
     "length": ("cut at the limit", "Raise teacher_samples.max_response_tokens."),
@@ -283,6 +284,14 @@ class Labelling(Step):
 def _example(made: dict[str, Any]) -> str:
     """A reply that could not be read, in one line."""
     return "".join(f" One of them: {text!r}." for text in made.get("unread", ()))
+
+
+def _why_none_is_left(queries: int, unread: Unread) -> str:
+    """Why no query has a label: answers that cannot be read, or differ."""
+    said = f"no query is left after the vote: none of {queries} reached the consensus threshold. "
+    if unread.texts:
+        said += f"{unread}. The prompt has to ask for a form that is read, as 'The answer is 12.' (docs/datasets.md). "
+    return said + "Lower the threshold with labels.threshold=0.5, or choose a better teacher=."
 
 
 def _withheld_said(split: str, defects: Counter[str], given: int) -> str:
