@@ -49,6 +49,8 @@ def run() -> None:
         main()
     except REFUSALS as error:
         sys.exit(refusal(error, "python run.py"))
+    except (ValueError, OSError) as error:  # of the planning of a sweep; those of a job are job errors
+        sys.exit(str(error))
     except JobError:
         sys.exit("Not every job finished; what is above says why. The same command makes the rest once that is mended.")
     except KeyboardInterrupt:

@@ -225,9 +225,10 @@ def _list_tables(given: argparse.Namespace) -> int:
 
 
 def _render_tables(given: argparse.Namespace) -> int:
-    from rkd.reporting.table_files import manifests_of, markdown_file, render
+    from rkd.reporting.table_files import add_notes, manifests_of, markdown_file, render
 
     for manifest in manifests_of(given.folder, given.names):
+        add_notes(manifest)
         evaluated = render(manifest)
         print(f"{markdown_file(manifest)}: {evaluated.finished} of {evaluated.jobs} jobs finished")
     return 0

@@ -20,6 +20,10 @@ class TrainingDivergedError(UserError):
     """A logged metric is no longer finite; the message names stage, step, metric and what to change."""
 
 
+class RewardFunctionError(UserError):
+    """A user's reward function gave no usable rewards; the message names the function, the response and the value."""
+
+
 class TrackingError(UserError):
     """The backend refused to start; the message says what to do."""
 

@@ -25,7 +25,8 @@ class Query:
 
     `question` is the bare question; `rkd.data.prompts` makes the text that a model sees. `gold_answer` is None in every
     label-free training split, so that no stage can read it. In an open-ended test it is the reference that responses
-    are compared with.
+    are compared with. `cluster` names the problem that the question is a variant of; only statistics use it, and it is
+    None for a question that stands alone.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Query:
     question: str
     gold_answer: str | None = None
     category: str | None = None
+    cluster: str | None = None
 
     def rewritten(self, rewrite: Callable[[str], str]) -> "Query":
         """The query with its texts rewritten."""
@@ -119,6 +121,8 @@ def is_blank(text: str) -> bool:
     return all(character == "\ufffd" or unicodedata.category(character)[0] in "ZC" for character in text)
 
 
+LATER_FIELDS = ("withheld", "cluster")
+
 Record = TypeVar("Record", Query, Response, ScoredResponse, PseudoLabel, PreferencePair)
 
 
@@ -127,9 +131,14 @@ def to_json_line(record: Record) -> str:
     return json.dumps(dataclasses.asdict(record, dict_factory=_fields), ensure_ascii=False)
 
 
+def _fields_of_digest(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields that decide what a stage makes of a record: all but `cluster`."""
+    return {name: value for name, value in _fields(pairs).items() if name != "cluster"}
+
+
 def _fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The fields; `withheld` is left out if it is None, so that digests of a local model's responses stay the same."""
-    return {name: value for name, value in pairs if name != "withheld" or value is not None}
+    """The fields without None in those that came later, so that digests of older records stay the same."""
+    return {name: value for name, value in pairs if name not in LATER_FIELDS or value is not None}
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:
@@ -155,8 +164,9 @@ def read_jsonl(path: Path, record_type: type[Record]) -> list[Record]:
 
 
 def digest_of(records: Sequence[Record]) -> str:
-    """SHA-256 of the records' JSONL form, as 16 hexadecimal digits; equal records have equal digests."""
+    """SHA-256 of the records' JSONL form without clusters, as 16 hexadecimal digits."""
     sha = hashlib.sha256()
     for record in records:
-        sha.update(to_json_line(record).encode() + b"\n")
+        line = json.dumps(dataclasses.asdict(record, dict_factory=_fields_of_digest), ensure_ascii=False)
+        sha.update(line.encode() + b"\n")
     return sha.hexdigest()[:16]

@@ -37,6 +37,15 @@ def test_a_whole_number_stays_one_where_a_float_is_declared(tmp_path):
     assert digest_of(again) == digest_of(records)
 
 
+def test_the_cluster_of_a_query_is_kept_and_decides_no_digest(tmp_path):
+    clustered = dataclasses.replace(QUERY, cluster="problem 1")
+    pair = PreferencePair(clustered, RIGHT, WRONG)
+    write_jsonl(tmp_path / "pairs.jsonl", [pair])
+    assert read_jsonl(tmp_path / "pairs.jsonl", PreferencePair) == [pair]
+    assert digest_of([clustered]) == digest_of([QUERY]) != digest_of([dataclasses.replace(QUERY, category="x")])
+    assert digest_of([pair]) == digest_of([PreferencePair(QUERY, RIGHT, WRONG)])
+
+
 def fields(**changes: object) -> dict:
     return {**dataclasses.asdict(RIGHT), **changes}
 

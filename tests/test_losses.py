@@ -257,6 +257,11 @@ def test_the_upper_clip_bound_can_be_wider():
     logprobs, ones = torch.full((1, 1), log(1.5)), torch.ones(1, 1)
     loss = clipped_surrogate_loss(logprobs, 0 * ones, ones, mask([1]), clip_range=0.2, clip_range_high=0.4)
     close(loss, -1.4)
+    # The lower bound stays at 0.8: min(0.7 · −1, 0.8 · −1) = −0.8.
+    below = clipped_surrogate_loss(
+        torch.full((1, 1), log(0.7)), 0 * ones, -ones, mask([1]), clip_range=0.2, clip_range_high=0.4
+    )
+    close(below, 0.8)
 
 
 def test_on_policy_the_clipped_surrogate_is_reinforce():

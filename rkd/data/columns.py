@@ -33,12 +33,15 @@ class NumberColumns:
         answer_marker: the text before the number in the answer, as `####` in GSM8K; it must be there.
         unanswerable: the answer of rows that have none, as `None` in GSM-Plus; such rows are left out.
         id: columns whose values make a row's id; without any, the rows are numbered.
+        cluster: the column of the problem that a question is a variant of, as `seed_question` in GSM-Plus. A row
+            without this column stands alone.
     """
 
     question: str
     answer: str
     id: Sequence[str] = ()
     category: str | None = None
+    cluster: str | None = None
     answer_marker: str = ""
     unanswerable: str | None = None
 
@@ -54,7 +57,8 @@ class NumberColumns:
         if gold_answer is None:
             raise ValueError(f"`{self.answer}` holds no number: {number.strip()[:60]!r}")
         category = text_in(row, self.category) if self.category else None
-        return Query(_id(row, self.id, dataset, row_id), dataset, question, gold_answer, category)
+        cluster = id_in(row, self.cluster) if self.cluster is not None and self.cluster in row else None
+        return Query(_id(row, self.id, dataset, row_id), dataset, question, gold_answer, category, cluster)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

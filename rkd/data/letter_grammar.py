@@ -43,8 +43,8 @@ class LetterStatement:
 
 _DECORATION = re.compile(r"[*_`$\"“”]+|\\[()\[\]]|</?[a-z_-]{2,16}>", re.IGNORECASE)
 _LEAD = re.compile(
-    r"(?:[\s:=~≈]|(?:(?:the )?(?:option|choice|letter|one|answer)|closest to|nearest to|(?:most )?likely|probably"
-    r"|clearly|either|indeed|therefore|thus|just|simply|definitely|maybe|perhaps),? ?)*+",
+    r"(?:[\s:=~≈]|\{(?! ?[A-Ja-j] ?\})|(?:(?:the )?(?:option|choice|letter|one|answer)|closest to|nearest to"
+    r"|(?:most )?likely|probably|clearly|either|indeed|therefore|thus|just|simply|definitely|maybe|perhaps),? ?)*+",
     re.IGNORECASE,
 )
 _WRAPPED = re.compile(r"[(\[{<]{1,3} ?(?:(?:[Oo]ption|[Cc]hoice) )?([A-Ja-j]) ?[)\]}>]")

@@ -1,20 +1,28 @@
 """Where queries come from: rows of the hub, of a local folder or of a generator enter, labelled queries leave.
 
-A local folder holds one JSONL file for each split (`train.jsonl` or `train.jsonl.gz`, rows as in `rkd.data.jsonl`), or
-a form that `datasets` reads: a copy of the hub's repository, or the output of `save_to_disk`. The columns are the
-hub's. A bad row stops the run and is named: a silently smaller dataset would change every number of a table.
+A local folder holds one JSONL file for each split (`train.jsonl` or `train.jsonl.gz`, rows as in `rkd.data.jsonl`), the
+output of `save_to_disk` (a `DatasetDict`, or one `Dataset` for each split), or files that `datasets` reads: Parquet,
+Arrow, CSV, JSON, or a copy of the hub's repository. The columns are the hub's. A bad row stops the run and is named: a
+silently smaller dataset would change every number of a table.
 """
 
+import csv
+import errno
+import functools
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 from rkd.data.columns import Columns
 from rkd.data.jsonl import Row, rows_of
 from rkd.records import Query
 
 HUB = "hub"
+READ_BY_DATASETS = (".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".json.gz", ".jsonl.gz", ".jsonl.zst")
+SHOWN_FILES = 10  # in an error message
+STORAGE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR)
 
 
 class QuerySource(Protocol):
@@ -100,51 +108,136 @@ class GeneratedDataset:
         return queries
 
 
-def _folder_rows(dataset: StoredDataset, split: str) -> Iterator[tuple[str, Row]]:
+def _folder_rows(dataset: StoredDataset, split: str) -> Iterable[tuple[str, Row]]:
     """Each row with its place, from the split's own file or from what `datasets` finds in the folder."""
     parent = Path(dataset.source).expanduser()
     folder = parent / dataset.name if (parent / dataset.name).is_dir() else parent
     files = [path for path in (folder / f"{split}.jsonl", folder / f"{split}.jsonl.gz") if path.is_file()]
     if files:
         return rows_of(files[0])
-    of_datasets = ("README.md", dataset.hub_files.get(split, "README.md"), "**/*.parquet", "**/*.arrow")
-    if any(path.is_file() for pattern in of_datasets for path in folder.glob(pattern)):
-        return _rows_of_datasets(dataset, split, folder)
-    present = ", ".join(sorted(path.name for path in folder.glob("*.jsonl*"))) if folder.is_dir() else ""
-    raise FileNotFoundError(
-        f"dataset={dataset.name} found no {split}.jsonl or {split}.jsonl.gz in {folder} "
-        f"(present: {present or 'none'}). Set `dataset.source` to the folder that holds {dataset.name}/, or to "
-        "`hub` to fetch it; the keys `splits` in conf/dataset/queries name other splits."
+    if (table := folder / f"{split}.csv").is_file():
+        return _rows_of_csv(table)
+    if not folder.is_dir():
+        raise _not_found(dataset, split, folder, "is a file" if folder.exists() else "does not exist")
+    try:
+        rows = _rows_in(folder, split, dataset)
+    except Exception as error:  # the readers of `datasets` raise errors of many libraries
+        raise _not_found(dataset, split, folder, f"cannot be read as a dataset ({_first_line(error)})") from error
+    return _placed(rows, str(folder), split)
+
+
+def _rows_of_csv(path: Path) -> Iterator[tuple[str, Row]]:
+    """Each row of a CSV file with its place; all values are text, since an answer of 007 is not 7.
+
+    Raises:
+        ValueError: a row has another number of columns than the first line, or the file is no CSV file in UTF-8.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    columns = len(reader.fieldnames or ())
+                    raise ValueError(f"another number of columns than the {columns} of the first line")
+                yield f"{path}, line {reader.line_num}", row
+        except (csv.Error, ValueError) as error:
+            raise ValueError(
+                f"{path}, line {reader.line_num}: {error}. Save it as CSV in UTF-8, with commas."
+            ) from error
+
+
+def _rows_in(folder: Path, split: str, dataset: StoredDataset) -> Iterable[Row]:
+    """The rows of a split in a folder that `datasets` reads."""
+    from datasets import load_dataset, load_from_disk  # takes seconds to import, and JSONL files do not need it
+
+    if (folder / "dataset_dict.json").is_file():
+        splits = load_from_disk(str(folder))
+        if split not in splits:
+            raise ValueError(f"it is a DatasetDict without this split; it has {', '.join(splits)}")
+        return cast(Iterable[Row], splits[split])
+    for saved in (folder / split, folder):
+        if (saved / "state.json").is_file():
+            rows = load_from_disk(str(saved))
+            # A Dataset that was not loaded as a split does not know its name.
+            if saved == folder and (name := str(rows.split or "train")) != split:
+                raise ValueError(
+                    f"it is one Dataset, of the split {name}; save each split in a folder of its own, as "
+                    f"`dataset.save_to_disk({str(folder / split)!r})`, or all in a DatasetDict"
+                )
+            return cast(Iterable[Row], rows)
+    # Streamed, so that no copy of the rows is made, and without the cache in the home folder.
+    streamed: dict[str, Any] = {"streaming": True, "cache_dir": _scratch().name}
+    if split in dataset.hub_files and (folder / dataset.hub_files[split]).is_file():
+        file = str(folder / dataset.hub_files[split])
+        return cast(Iterable[Row], load_dataset("json", data_files=file, split="train", **streamed))
+    if not any(path.is_file() for ending in READ_BY_DATASETS for path in folder.glob(f"**/*{ending}")):
+        raise ValueError("it holds no file of a known form")
+    config = dataset.hub_config if (folder / "README.md").is_file() else None  # which names the configurations
+    return cast(Iterable[Row], load_dataset(str(folder), config, split=split, **streamed))
+
+
+@functools.cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder for the lock files of `datasets`, removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="rkd-")
+
+
+def _not_found(dataset: StoredDataset, split: str, folder: Path, why: str) -> FileNotFoundError:
+    """The error for a source without a split: what it is, what it holds, and which forms are read."""
+    present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    shown = ", ".join([*present[:SHOWN_FILES], *(["…"] if len(present) > SHOWN_FILES else [])])
+    return FileNotFoundError(
+        f"dataset={dataset.name}, split {split}: dataset.source={folder} {why}"
+        f"{f'; present: {shown}' if shown else ''}. Give the folder that holds {split}.jsonl, {split}.jsonl.gz, "
+        f"{split}.parquet or {split}.csv, the output of `save_to_disk`, or {dataset.name}/ with one of them. "
+        f"`dataset.source=hub` fetches the dataset, and `splits` in conf/dataset/queries names other splits."
     )
 
 
-def _hub_rows(dataset: StoredDataset, split: str) -> Iterator[tuple[str, Row]]:
+def _hub_rows(dataset: StoredDataset, split: str) -> Iterable[tuple[str, Row]]:
     """Each row with its place, from the hub or its local cache."""
     if dataset.hub_path is None:
         raise FileNotFoundError(
             f"dataset={dataset.name} is not on the hub in this form: set `dataset.source` to the folder that holds "
             f"{dataset.name}/{split}.jsonl."
         )
-    return _rows_of_datasets(dataset, split, None)
+    from datasets import load_dataset
 
-
-def _rows_of_datasets(dataset: StoredDataset, split: str, folder: Path | None) -> Iterator[tuple[str, Row]]:
-    """Each row with its place, read by the library `datasets`; from the hub if there is no folder."""
-    from datasets import load_dataset, load_from_disk  # takes seconds to import, and JSONL files do not need it
-
-    place = f"the hub ({dataset.hub_path})" if folder is None else str(folder)
+    place = f"the hub ({dataset.hub_path})"
     try:
-        if folder is not None and (folder / "dataset_dict.json").is_file():
-            rows = load_from_disk(str(folder))[split]
-        elif split in dataset.hub_files:
-            root = f"hf://datasets/{dataset.hub_path}" if folder is None else folder
-            rows = load_dataset("json", data_files=f"{root}/{dataset.hub_files[split]}", split="train")
+        if split in dataset.hub_files:
+            file = f"hf://datasets/{dataset.hub_path}/{dataset.hub_files[split]}"
+            rows = load_dataset("json", data_files=file, split="train")
         else:
-            rows = load_dataset(dataset.hub_path if folder is None else str(folder), dataset.hub_config, split=split)
-    except (OSError, ValueError, KeyError) as error:
+            rows = load_dataset(dataset.hub_path, dataset.hub_config, split=split)
+    except Exception as error:  # of `datasets`, of the network and of file systems
+        is_storage = isinstance(error, OSError) and error.errno in STORAGE_ERRORS
+        way_out = "Set HF_HOME to a folder that can be written" if is_storage else "Connect to the network"
         raise FileNotFoundError(
-            f"dataset={dataset.name} could not be loaded from {place}, split {split}: {error}. Connect to the "
-            f"network, or set `dataset.source` to a folder that holds {dataset.name}/{split}.jsonl."
+            f"dataset={dataset.name} could not be loaded from {place}, split {split}: {_first_line(error)}. {way_out}, "
+            f"or set `dataset.source` to a folder that holds {dataset.name}/{split}.jsonl."
         ) from error
-    for number, row in enumerate(rows, start=1):
-        yield f"{place}, split {split}, row {number}", row
+    return _placed(rows, place, split)
+
+
+def _placed(rows: Iterable[Row], place: str, split: str) -> Iterator[tuple[str, Row]]:
+    """The rows with their places.
+
+    Raises:
+        ValueError: a file is damaged; the message says after which row.
+    """
+    number = 0
+    try:
+        for number, row in enumerate(rows, start=1):
+            yield f"{place}, split {split}, row {number}", row
+    except Exception as error:  # streamed files are read here
+        raise ValueError(
+            f"{place}, split {split}: what follows row {number} cannot be read ({_first_line(error)}). Copy the file "
+            "again."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of an error's message, or of its cause's, since `datasets` hides some causes."""
+    cause = error.__cause__ or error
+    return (str(cause) or type(cause).__name__).splitlines()[0].rstrip(".")

@@ -17,7 +17,11 @@ from rkd.evaluation.alpaca_eval import read_difficulty
 from rkd.evaluation.best_of_n import AsAsked, Inference
 from rkd.evaluation.results import CategoryResult, Comparison, EvaluationResult, ModelResult
 from rkd.evaluation.reward_bound import Bound, NoBound
-from rkd.evaluation.statistics import paired_comparison, pass_at_k, wilson_interval
+from rkd.evaluation.statistics import (
+    paired_comparison,
+    pass_at_k,
+    wilson_interval,
+)
 from rkd.judges.base import ConfiguredJudge, NoJudge
 from rkd.protocols import Judge, Sampling, TextGenerator
 from rkd.records import PseudoLabel, Query, Response
@@ -207,7 +211,7 @@ def mean_verdict(
 
 
 def compare(first: ModelResult, second: ModelResult, test_set: str) -> Comparison:
-    """Compare two roles on the questions of one test set, by McNemar's exact test.
+    """Compare two roles on the questions of one test set, by an exact test (`statistics.paired_comparison`).
 
     Raises:
         KeyError: a role has no result on that test set.
@@ -219,7 +223,7 @@ def compare(first: ModelResult, second: ModelResult, test_set: str) -> Compariso
             f"{first.role} and {second.role} were not tested on the same questions of {test_set}: "
             "compare results with equal `dataset` and `evaluation` settings."
         )
-    paired = paired_comparison(a.outcomes, b.outcomes)
+    paired = paired_comparison(a.outcomes, b.outcomes, a.clusters or None)
     return Comparison(
         first=first.role,
         second=second.role,

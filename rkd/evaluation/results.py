@@ -7,14 +7,17 @@ Counts and outcomes of the stages enter, frozen records and their JSON form leav
 import dataclasses
 import datetime
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rkd.decoding import decode
+from rkd.evaluation.statistics import accuracy_interval, standard_error
 from rkd.evaluation.verdict_counts import GradeStatistics, JudgeQuality, LabelStatistics, VerdictCounts
 from rkd.io import write_whole
 
 RESULT_FILE = "result.json"
+NORMAL_95 = 1.96  # standard errors to either side
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ class EvaluationResult:
 
     `interval_low` and `interval_high` bound the 95 % interval of `accuracy`. `pass_at_8` and `maj_at_8` are None if
     only the greedy response was drawn. An entry of `answers` is None if no answer could be extracted. `share_truncated`
-    is the share of responses cut at the length limit.
+    is the share of responses cut at the length limit. `clusters` has the number of each question's cluster, the
+    variants of one problem; it is empty if each question stands alone.
     """
 
     test_set: str
@@ -73,15 +77,33 @@ class EvaluationResult:
     by_category: dict[str, CategoryResult] = dataclasses.field(default_factory=dict)
     maj_at_8: float | None = None
     win_rate: WinRate | None = None
+    clusters: list[int] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
-        lengths = {len(self.outcomes), len(self.answers), len(self.question_ids), self.n}
+        lengths = {len(self.outcomes), len(self.answers), len(self.question_ids), len(self.clusters) or self.n, self.n}
         right = sum(outcome > 0.5 for outcome in self.outcomes)
         if len(lengths) != 1 or right != self.correct:
             raise ValueError(
                 f"{self.test_set}: n={self.n}, correct={self.correct} do not fit {len(self.outcomes)} outcomes "
                 f"({right} of them true), {len(self.answers)} answers, {len(self.question_ids)} ids."
             )
+
+
+def with_clusters(test: EvaluationResult, names: Sequence[str]) -> EvaluationResult:
+    """The result with the cluster of each question, by name, and an interval for which clusters are independent.
+
+    If no two questions share a cluster, the result stays as it is.
+    """
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    if len(numbers) == len(names):
+        return test
+    if test.win_rate is None:
+        low, high = accuracy_interval(test.outcomes, names)
+    else:
+        margin = NORMAL_95 * standard_error(test.outcomes, names)
+        low, high = max(0.0, test.accuracy - margin), min(1.0, test.accuracy + margin)
+    clusters = [numbers[name] for name in names]
+    return dataclasses.replace(test, clusters=clusters, interval_low=low, interval_high=high)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,7 +129,8 @@ class BoundSides:
 class Comparison:
     """Two roles on the same questions: how many only the first, and only the second, got right.
 
-    `difference` is the first's accuracy minus the second's; `p_value` is that of McNemar's two-sided exact test.
+    `difference` is the first's accuracy minus the second's; `p_value` is two-sided and exact: McNemar's, or for
+    questions in clusters that of `rkd.evaluation.statistics.sign_flip_exact`.
     """
 
     first: str
@@ -221,11 +244,21 @@ def read_result(path: Path) -> RunResult:
             "result.json that `python run.py` wrote at its end."
         )
     try:
-        return decode(RunResult, _with_notes(json.loads(file.read_text(encoding="utf-8"))))
+        result = decode(RunResult, _with_notes(json.loads(file.read_text(encoding="utf-8"))))
     except ValueError as error:
         raise ValueError(
             f"{file} is no result file of this version ({error}). Run its job again: finished stages are reused."
         ) from error
+    for model in result.models:
+        model.test_sets.update({name: _with_known_clusters(test) for name, test in model.test_sets.items()})
+    return result
+
+
+def _with_known_clusters(test: EvaluationResult) -> EvaluationResult:
+    """The result of a file older than `clusters`: the ids mini_math_plus-SEED-PROBLEM-WAY name the problems."""
+    if test.clusters or not all(one.startswith("mini_math_plus-") for one in test.question_ids):
+        return test
+    return with_clusters(test, [one.rpartition("-")[0] for one in test.question_ids])
 
 
 def _with_notes(fields: dict[str, Any]) -> dict[str, Any]:

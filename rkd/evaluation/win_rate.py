@@ -16,7 +16,7 @@ from rkd.data.judge_prompts import ComparePrompt
 from rkd.evaluation.accuracy import Evaluation, by_category
 from rkd.evaluation.alpaca_eval import Annotation, length_controlled_win_rate, win_rate
 from rkd.evaluation.annotators import OpenAnnotator
-from rkd.evaluation.results import EvaluationResult, WinRate
+from rkd.evaluation.results import NORMAL_95, EvaluationResult, WinRate
 from rkd.judges.endpoint_single_token import EndpointYesNo
 from rkd.judges.single_token import LocalYesNo
 from rkd.judges.written import Written
@@ -24,7 +24,6 @@ from rkd.protocols import TextGenerator
 from rkd.records import Query, Response
 
 EVEN = 0.5
-NORMAL_95 = 1.96  # standard errors to either side
 
 Rubric = Callable[[str, str], float]
 """The score of a response to an instruction by the rubric of a generated world."""

@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rkd.config import plain_values, without_environment
+from rkd.config import plain_values, without_environment, without_value
 from rkd.data.recorded_responses import StoredTeacher
 from rkd.distributed import followers
 from rkd.errors import JobError, UserError
@@ -298,7 +298,7 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None and type(error).__module__.startswith(("hydra", "omegaconf")):
         error = error.__cause__
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
-        return f"{missing[1]} has no value of its own: give it one, `python run.py {missing[1]}=...`."
+        return without_value(missing[1])
     if absent := re.search(r"Interpolation key '(\S+)' not found\s+full_key: (\S+)", str(error)):
         return (
             f"{absent[2]} is that of {absent[1]}, which this job does not have: a teacher behind a server, or from a "

@@ -67,15 +67,11 @@ class _Model:
         is_hard: whether it cannot read more: its positions are learned or tabulated, not computed as they come.
     """
 
-    role: str
     folder: Path
     tokenizer: PreTrainedTokenizerBase
     vocabulary: int
     positions: int | None
     is_hard: bool
-
-    def __str__(self) -> str:
-        return f"{self.role} {self.folder}"
 
 
 def check_models(s: Stages, *, evaluate_only: bool = False) -> list[str]:
@@ -94,12 +90,12 @@ def check_models(s: Stages, *, evaluate_only: bool = False) -> list[str]:
         if not reading.queries or (folder := reading.model.local_folder()) is None:
             continue
         if folder not in models:
-            models[folder] = _opened(reading.role, folder)
-            errors += _without_embedding(reading.prompt, models[folder])
+            models[folder] = _opened(folder)
+            errors += _without_embedding(reading, models[folder])
         model = models[folder]
         suspects = _suspects(reading, model)
         rows = reading.rows(suspects, model.tokenizer)
-        errors += _unknown_tokens(suspects, rows, model)
+        errors += _unknown_tokens(reading, suspects, rows, model)
         (errors if model.is_hard else warnings).extend(_too_long(reading, suspects, rows, model))
     if not evaluate_only and (folder := s.student.local_folder()) in models:
         (errors if models[folder].is_hard else warnings).extend(_too_long_to_train(s, models[folder]))
@@ -113,31 +109,32 @@ def check_models(s: Stages, *, evaluate_only: bool = False) -> list[str]:
 def _readings(s: Stages, *, evaluate_only: bool) -> Iterator[Reading]:
     """What each local model of the row reads, as far as it is known before the job."""
     tests = [query for queries in s.dataset.test_sets().values() for query in queries]
-    limits = {"evaluation.max_response_tokens": s.evaluation.max_response_tokens}
+    evaluated = {"evaluation.max_response_tokens": s.evaluation.max_response_tokens}
     for line in pretrained_lines(s) if evaluate_only else table_lines(s):
         role = TEACHER if line.model == TEACHER else STUDENT
-        yield from _limited(role, s.teacher if role == TEACHER else s.student, line.prompt, tests, limits)
-    yield from _judged(ANNOTATOR, s.evaluation.annotator, tests, limits)
+        yield from _limited(role, s.teacher if role == TEACHER else s.student, line.prompt, tests, evaluated)
+    yield from _judged(ANNOTATOR, s.evaluation.annotator, tests, evaluated)
     if evaluate_only:
         return
+    judged = dict(evaluated)
     training, validation = s.dataset.training_queries(), s.dataset.validation_queries()
     if not s.teacher_samples.is_recorded:
         own = {"teacher_samples.max_response_tokens": s.teacher_samples.max_response_tokens}
         asked = [*training, *validation] if trains(s) else training if needs_labels(s, "training") else []
         yield from _limited(TEACHER, s.teacher, s.teacher.prompt, asked, own)
-        limits |= own
+        judged |= own
     if trains(s):
-        yield from _limited(STUDENT, s.student, s.zero_shot, validation[: s.validation_queries], limits)
+        yield from _limited(STUDENT, s.student, s.zero_shot, validation[: s.validation_queries], evaluated)
     if samples_student(s):
         own = {"student_samples.max_response_tokens": s.student_samples.max_response_tokens}
         yield from _limited(STUDENT, s.student, s.zero_shot, [*training, *validation], own)
-        limits |= own
+        judged |= own
     if not s.rl.is_left_out:
         own = {"rl.rollouts.max_response_tokens": s.rl.rollouts.max_response_tokens}
         unlabelled = s.dataset.unlabelled_queries() if "unlabelled" in s.reward_mix.streams else []
         yield from _limited(STUDENT, s.student, s.zero_shot, [*training, *unlabelled], own)
-        limits |= own
-    yield from _judged(JUDGE, s.judge, training, limits)
+        judged |= own
+    yield from _judged(JUDGE, s.judge, training, judged)
 
 
 def _limited(
@@ -160,11 +157,11 @@ def _judged(
         yield from _limited(role, judge, judge.prompt, queries, limits, judge.reply_tokens)
 
 
-def _opened(role: str, folder: Path) -> _Model:
+def _opened(folder: Path) -> _Model:
     config = AutoConfig.from_pretrained(folder).get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
     is_hard = not getattr(config, "rope_parameters", None)
-    return _Model(role, folder, load_tokenizer(folder), config.vocab_size, positions, is_hard)
+    return _Model(folder, load_tokenizer(folder), config.vocab_size, positions, is_hard)
 
 
 def _suspects(reading: Reading, model: _Model) -> Sequence[Query]:
@@ -187,9 +184,9 @@ def _suspects(reading: Reading, model: _Model) -> Sequence[Query]:
     ]
 
 
-def _without_embedding(prompt: PromptTemplate | VerdictPrompt, model: _Model) -> list[str]:
+def _without_embedding(reading: Reading, model: _Model) -> list[str]:
     """The tokens that text may hold, or that end it, and that the model has no embedding of."""
-    tokenizer = model.tokenizer
+    tokenizer, prompt = model.tokenizer, reading.prompt
     # A text that spells out a special token does not hold it; a prompt may, or a response as its end.
     ends = {tokenizer.eos_token_id, prompt.end_id(tokenizer) if isinstance(prompt, PromptTemplate) else None}
     unused = set(special_tokens(tokenizer))
@@ -198,18 +195,20 @@ def _without_embedding(prompt: PromptTemplate | VerdictPrompt, model: _Model) ->
     if not beyond:
         return []
     return [
-        f"{model} has embeddings of {model.vocabulary:,} tokens, and its tokenizer knows {len(tokenizer):,}: a text "
-        f"may hold {beyond[0]!r}, which the model cannot read. {HOW_TO_ENLARGE}"
+        f"{reading.role} {model.folder} has embeddings of {model.vocabulary:,} tokens, and its tokenizer knows "
+        f"{len(tokenizer):,}: a text may hold {beyond[0]!r}, which the model cannot read. {HOW_TO_ENLARGE}"
     ]
 
 
-def _unknown_tokens(queries: Sequence[Query], rows: Sequence[Sequence[int]], model: _Model) -> list[str]:
+def _unknown_tokens(
+    reading: Reading, queries: Sequence[Query], rows: Sequence[Sequence[int]], model: _Model
+) -> list[str]:
     for query, row in zip(queries, rows, strict=True):
         if (number := max(row, default=0)) >= model.vocabulary:
             token = model.tokenizer.convert_ids_to_tokens(number)
             return [
-                f"{model} has embeddings of {model.vocabulary:,} tokens, and the prompt of the question {query.id} "
-                f"holds {token!r}, number {number:,}, which it cannot read. {HOW_TO_ENLARGE}"
+                f"{reading.role} {model.folder} has embeddings of {model.vocabulary:,} tokens, and the prompt of the "
+                f"question {query.id} holds {token!r}, number {number:,}, which it cannot read. {HOW_TO_ENLARGE}"
             ]
     return []
 
@@ -222,15 +221,16 @@ def _too_long(reading: Reading, queries: Sequence[Query], rows: Sequence[Sequenc
     if length >= model.positions:
         count = sum(len(row) >= model.positions for row in rows)
         return [
-            f"{model} has {model.positions:,} positions, and {count:,} of {len(reading.queries):,} prompts leave no "
-            f"room for a response in them: that of the question {question} has {length:,} tokens. Leave these "
-            "questions out of the dataset's file, give fewer examples, or take a model with more positions."
+            f"{reading.role} {model.folder} has {model.positions:,} positions, and {count:,} of "
+            f"{len(reading.queries):,} prompts leave no room for a response in them: that of the question {question} "
+            f"has {length:,} tokens. Leave these questions out of the dataset's file, give fewer examples, or take a "
+            "model with more positions."
         ]
     if beyond > 0:
         return [
-            f"{model} has {model.positions:,} positions. The prompt of the question {question} has {length:,} tokens, "
-            f"and {reading.tokens:,} may follow: lower {reading.key} by {beyond:,}, give fewer examples, or take a "
-            "model with more positions."
+            f"{reading.role} {model.folder} has {model.positions:,} positions. The prompt of the question {question} "
+            f"has {length:,} tokens, and {reading.tokens:,} may follow: lower {reading.key} by {beyond:,}, give fewer "
+            "examples, or take a model with more positions."
         ]
     return []
 
@@ -239,8 +239,8 @@ def _too_long_to_train(s: Stages, model: _Model) -> list[str]:
     trained = {"sft": s.sft, "dpo": s.dpo, "reward_model": s.reward_model}
     limits = {name: stage.max_tokens for name, stage in trained.items() if not stage.is_left_out}
     return [
-        f"{model} has {model.positions:,} positions, and {name} would train it on texts of up to {limit:,} tokens: set "
-        f"{name}.max_tokens={model.positions}."
+        f"{STUDENT} {model.folder} has {model.positions:,} positions, and {name} would train it on texts of up to "
+        f"{limit:,} tokens: set {name}.max_tokens={model.positions}."
         for name, limit in limits.items()
         if model.positions is not None and limit > model.positions
     ]

@@ -113,8 +113,8 @@ class UnionSweeper(Sweeper):
         jobs: dict[Any, Job] = {}
         for sweep in list(self._sweeps(given)):  # a refused sweep raises before any file is written
             own = self._jobs(sweep, given)
-            if sweep.table is not None:
-                self._write_manifest(sweep.table, own)
+            if sweep.name is not None and sweep.table is not None:
+                self._write_manifest(sweep.name, sweep.table, own)
             for job in own:
                 jobs.setdefault(job.folder or job.overrides, job)
         refused = Counter(job.refusal for job in jobs.values() if job.refusal is not None)
@@ -129,15 +129,17 @@ class UnionSweeper(Sweeper):
             raise JobError(f"Of {len(jobs)} jobs {len(failed)} failed and {refused.total()} could not be run.")
         return returned
 
-    def _write_manifest(self, table: Mapping[str, Any], jobs: Sequence[Job]) -> None:
+    def _write_manifest(self, name: str, table: Mapping[str, Any], jobs: Sequence[Job]) -> None:
         """Write a table's manifest; if all its jobs are impossible, write none."""
+        from rkd.reporting.paper_settings import notes
         from rkd.reporting.table_files import write_manifest
 
         choices = {str(job.folder): job.choices for job in jobs if job.folder is not None}
         if not choices:
             return
+        described = {**table, "notes": notes(name, list(choices.values()))}
         try:
-            print(f"{write_manifest(Path(self.config.table_root), table, choices)}: {len(jobs)} jobs")
+            print(f"{write_manifest(Path(self.config.table_root), described, choices)}: {len(jobs)} jobs")
         except ValueError as error:
             raise HydraException(str(error)) from error
 

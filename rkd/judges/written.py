@@ -119,6 +119,6 @@ class WrittenJudge(ModelFolder, ConfiguredJudge):
 
     def open(self, advance: Callable[[int], None] = lambda _: None) -> Written:
         """The judge, its model loaded."""
-        asked = PromptTemplate(template="{question}", is_chat=self.prompt.is_chat)
+        asked = PromptTemplate(template="{question}", is_chat=self.prompt.is_chat, date=self.prompt.date)
         generator = open_generator(self.source(), asked, self.name, advance, self.options)
         return Written(generator, self.prompt, self.max_reply_tokens, advance, self.read_reply)

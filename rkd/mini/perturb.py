@@ -62,8 +62,9 @@ def generate(size: int, seed: int) -> list[MathProblem]:
 def queries(split: str, size: int, seed: int) -> list[Query]:
     """The first `size` of `generate` that have an answer, as queries.
 
-    Questions with missing information are left out. There the right response is a refusal, which the accuracy of
-    answers cannot measure (docs/method.md 5.22 does the same with GSM-Plus).
+    A query's cluster is the problem that was perturbed. Questions with missing information are left out. There the
+    right response is a refusal, which the accuracy of answers cannot measure (docs/method.md 5.22 does the same with
+    GSM-Plus).
 
     Raises:
         ValueError: the split is not `test`: nothing is trained on perturbed problems.
@@ -72,7 +73,10 @@ def queries(split: str, size: int, seed: int) -> list[Query]:
         raise ValueError(f"mini_math_plus has no split {split!r}: it is for tests only, train on mini_math.")
     enough = size * len(PERTURBATIONS) // (len(PERTURBATIONS) - 1) + len(PERTURBATIONS)
     answerable = [problem for problem in generate(enough, seed) if problem.answer is not None]
-    return [Query(p.id, "mini_math_plus", p.question, p.answer, p.category) for p in answerable[:size]]
+    return [
+        Query(p.id, "mini_math_plus", p.question, p.answer, p.category, cluster=p.id.rpartition("-")[0])
+        for p in answerable[:size]
+    ]
 
 
 def substitute_numbers(story: Story, rng: random.Random) -> MathProblem | None:

@@ -19,10 +19,11 @@ from transformers.modeling_outputs import BaseModelOutput
 from rkd.errors import ModelError
 from rkd.models.hidden_states import last_states
 
-# The largest difference of a log-probability, in nats, between rows that are read together and a row that is read
-# alone. In less precise formats each logit has rounding errors of this size, so the mean over the vocabulary is used.
-LARGEST_DIFFERENCE = {torch.float64: 1e-5, torch.float32: 1e-3}
-LARGEST_MEAN_DIFFERENCE = 0.25
+# The largest difference of a log-probability, in nats: of rows that are read one by one, and of rows that are read
+# together, whose sums are rounded in another order. In formats that are not listed each logit has an error of that
+# size, so that the mean over the vocabulary counts.
+LARGEST_DIFFERENCES = {torch.float64: (1e-5, 1e-5), torch.float32: (1e-3, 1e-2)}
+LARGEST_MEAN_DIFFERENCES = (0.1, 0.25)
 
 # Parts of the names of settings that concern logits, for the message of a refusal.
 OF_LOGITS = ("logit", "lm_head", "mup", "output_multiplier", "is_decoder")
@@ -47,8 +48,9 @@ def own_logits(lm: PreTrainedModel, states: Tensor) -> Tensor:
 def state_width(lm: PreTrainedModel) -> int:
     """D, after a comparison of `own_logits` with the model's own forward, made once for each model.
 
-    Two rows of tokens, with a common beginning and of different length, are read together and compared with each row
-    alone. The comparison draws no random number and takes three passes over at most four tokens.
+    Two short rows of tokens that differ in their last one are read alone and together. Their log-probabilities must be
+    those of the model's own forward, and the last token must not change the others. The comparison draws no random
+    number.
 
     Raises:
         ModelError: the log-probabilities differ, or the model cannot be read in this way.
@@ -68,7 +70,8 @@ def check_rewards(model: PreTrainedModel, head: Callable[[PreTrainedModel, Tenso
         ModelError: the scores differ, or the model cannot be read in this way.
     """
     if model not in _state_widths:
-        _state_widths[model] = _compare(model, head, Tensor.double)
+        # By asinh, small scores may differ by as much as log-probabilities, and large ones in proportion to their size.
+        _state_widths[model] = _compare(model, head, lambda scores: scores.double().asinh())
 
 
 class _AlreadyRead:
@@ -96,26 +99,40 @@ class _States(BaseModelOutput):
 def _compare(
     model: PreTrainedModel, head: Callable[[PreTrainedModel, Tensor], Tensor], compared: Callable[[Tensor], Tensor]
 ) -> int:
-    """Raise a `ModelError` if `head` on the last states is not what the model's own forward gives; else the width D."""
-    config, weight = model.config, next(model.parameters())
-    first = config.get_text_config().vocab_size // 2  # special tokens are the first or the last ones
-    rows = [[first, first + 1, first], [first, first + 1, first + 1, first]]
+    """Raise a `ModelError` if `head` on states is not what the model's own forward gives; else the states' width D."""
+    first = model.config.get_text_config().vocab_size // 2  # special tokens are the first or the last ones
+    beginning = [first, first + 1, first + 1]
+    rows = [[*beginning, first], [*beginning, first + 1]]
     try:
         with torch.no_grad(), _evaluated(model):
-            states = last_states(model.base_model, rows)
-            ours = compared(head(model, states))
-            alone = [model(input_ids=torch.tensor([row], device=weight.device), use_cache=False).logits for row in rows]
-            theirs = compared(torch.stack([logits.reshape(-1, logits.shape[-1])[-1] for logits in alone]))
-            apart = (ours - theirs).abs().masked_fill(ours.isclose(theirs, rtol=0, atol=0, equal_nan=True), 0)
+            ids = [torch.tensor([row], device=model.device) for row in rows]
+            own = [compared(model(input_ids=row, use_cache=False).logits.flatten(0, -2)) for row in ids]
+            states = [model.base_model(input_ids=row, use_cache=False).last_hidden_state[0] for row in ids]
+            # In reverse order, which shows a step that depends on the place of a token.
+            one, other = (compared(head(model, of_row.flip(0))).flip(0) for of_row in states)
+            together = compared(head(model, last_states(model.base_model, [*rows, beginning[:2]])))
+            alone = [
+                _apart(one[-len(own[0]) :], own[0]),
+                _apart(other[-len(own[1]) :], own[1]),
+                _apart(one[:-1], other[:-1]),
+            ]
+            apart = torch.cat(alone), _apart(together, torch.stack([one[-1], other[-1], one[1]]))
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # the code of any family, or of the user, runs here
         raise _refusal(model, f"could not be compared ({type(error).__name__}: {error})") from error
-    most = LARGEST_DIFFERENCE.get(weight.dtype)
-    difference = float(apart.mean() if most is None else apart.max())
-    if not difference <= (LARGEST_MEAN_DIFFERENCE if most is None else most):
-        raise _refusal(model, f"differ by {difference:.3g}")
-    return states.shape[-1]
+    largest = LARGEST_DIFFERENCES.get(model.dtype)
+    for of_rows, most in zip(apart, largest or LARGEST_MEAN_DIFFERENCES, strict=True):
+        difference = float((of_rows.amax(-1) if largest else of_rows.mean(-1)).max())
+        if not difference <= most:
+            raise _refusal(model, f"differ by {difference:.3g}")
+    width: int = states[0].shape[-1]
+    return width
+
+
+def _apart(ours: Tensor, theirs: Tensor) -> Tensor:
+    """The absolute differences; equal infinities, or NaN in both, are no difference."""
+    return (ours - theirs).abs().masked_fill(ours.isclose(theirs, rtol=0, atol=0, equal_nan=True), 0)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from rkd.decoding import decode
 from rkd.evaluation.accuracy import Evaluation
 from rkd.evaluation.annotators import open_annotator
 from rkd.evaluation.contamination import summarize_overlap
-from rkd.evaluation.results import BoundSides, EvaluationResult, ModelResult, Overlap
+from rkd.evaluation.results import BoundSides, EvaluationResult, ModelResult, Overlap, with_clusters
 from rkd.evaluation.reward_bound import sides
 from rkd.evaluation.win_rate import evaluate_open_ended
 from rkd.pipeline.experiment import Line
@@ -146,7 +146,8 @@ class Evaluating(Step):
                 return dataclasses.asdict(result)
 
         value = self.runner.value("evaluation", fingerprint, measure, shown=f"{line.role} on {name}")
-        return decode(EvaluationResult, value)
+        # Clusters decide no response, so a stored test serves whether it was made with them or not.
+        return with_clusters(decode(EvaluationResult, value), [query.cluster or query.id for query in queries])
 
 
 def _is_right(answers: Mapping[str, str | None]) -> Measure:

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rkd.evaluation.label_quality import grade_statistics, judge_quality, label_statistics, verdict_counts
 from rkd.judges.attacks import ATTACKED_QUERIES, attacks
 from rkd.judges.base import open_judge
 from rkd.judges.written import Written
+from rkd.pipeline.dry_pass import made_up_labels, made_up_responses
 from rkd.pipeline.experiment import needs_labels
 from rkd.pipeline.sample import Step
 from rkd.records import PseudoLabel, Query, Response, ScoredResponse, digest_of
@@ -52,6 +53,12 @@ class Labelled:
         """y* by query id, without the queries that have no consensus."""
         return {label.query_id: label.answer for label in self.labels if label.answer is not None}
 
+    @property
+    def unread(self) -> "Unread":
+        """The responses whose answer could not be read; without those that were withheld."""
+        responses = [one for own in self.scored for one in own if one.response.withheld is None]
+        return Unread([one.response.text for one in responses if one.answer is None], len(responses))
+
     def with_label(self) -> "Labelled":
         """The queries that have a label; with grades, those with a response of the highest score."""
         return self.at([i for i in range(len(self.queries)) if self._is_taught(i)])
@@ -70,6 +77,20 @@ class Labelled:
         if self.highest is None:
             return self.labels[place].answer is not None
         return any(one.score == self.highest for one in self.scored[place])
+
+
+@dataclass(frozen=True)
+class Unread:
+    """The texts of responses whose answer could not be read, among `responses` of them."""
+
+    texts: list[str]
+    responses: int
+
+    def __str__(self) -> str:
+        shown = " ".join(self.texts[0].split()) if self.texts else ""
+        start = "…" if len(shown) > _SHOWN else ""
+        said = f"{len(self.texts)} of {self.responses} responses state no answer that can be read"
+        return f"{said}, as {f'{start}{shown[-_SHOWN:]}'!r}" if self.texts else said
 
 
 class Labelling(Step):
@@ -101,16 +122,15 @@ class Labelling(Step):
         labels, responses = two_pass(s.labels, queries, first, second_pass)
         labelled = Labelled(split, queries, labels, score(queries, responses, labels))
         self._note_queries(labelled, responses, "without consensus")
+        self._note_unread(labelled)
         if split == "training":
             passes = ["teacher_first_training", "teacher_second_training"]
             self.runner.note("labels", labels, fingerprint_digest("labels", labelled.answers), made_from=passes)
             self._note_labels(labelled)
             self._note_judge(labelled)
-            if not labelled.answers:
-                raise ValueError(
-                    f"no query is left after the vote: none of {len(queries)} reached the consensus threshold. "
-                    "Lower it with labels.threshold=0.5, or choose a better teacher=."
-                )
+        labelled = self._taught_in_dry_pass(labelled)
+        if split == "training" and not labelled.answers:
+            raise ValueError(_why_none_is_left(len(queries), labelled.unread))
         return labelled
 
     def _graded(self, grades: RubricGrades, split: str, queries: list[Query]) -> Labelled:
@@ -120,12 +140,31 @@ class Labelling(Step):
         labelled = _without_labels(split, queries, scored, grades.highest)
         best = f"without a response of grade {grades.highest}"
         self._note_queries(labelled, responses, best)
+        labelled = self._taught_in_dry_pass(labelled)
         if split == "training" and not labelled.with_label().queries:
             raise ValueError(
                 f"no query is left after grading: all {len(queries)} are {best}. Look at what the judge writes with "
                 "`experiments=judge_quality`, or choose a better teacher=."
             )
         return labelled
+
+    def _taught_in_dry_pass(self, labelled: Labelled) -> Labelled:
+        """The queries as they are; in a dry pass without a response to teach, with made-up labels and responses."""
+        best = self.stages.highest_score
+        has_example = any(one.score == best and one.response.defect is None for own in labelled.scored for one in own)
+        if has_example or not self.stages.is_dry_pass:
+            return labelled
+        labels = labelled.labels if labelled.highest else made_up_labels(labelled.queries, labelled.labels)
+        scored = made_up_responses("teacher", labelled.queries, best)
+        self._note_made_up(labelled.split, "teacher", scored)
+        return replace(labelled, labels=labels, scored=scored)
+
+    def _note_made_up(self, split: str, role: str, scored: Sequence[Sequence[ScoredResponse]]) -> None:
+        self.notes.counts[f"{split}_made_up/{role}"] = count = sum(map(len, scored))
+        self.runner.warn(
+            f"dry pass: the {role} gives nothing to train on, so {count} {split} responses are made up. No number that "
+            "follows says anything about the models."
+        )
 
     def _grades(
         self, grades: RubricGrades, name: str, what: str, queries: list[Query], responses: list[list[Response]]
@@ -155,6 +194,13 @@ class Labelling(Step):
             self.notes.counts[f"{split}_withheld_responses"] = defects.total()
             self.notes.counts |= {f"{split}_withheld/{defect}": count for defect, count in sorted(defects.items())}
             self.runner.warn(_withheld_said(split, defects, len(given)))
+
+    def _note_unread(self, labelled: Labelled) -> None:
+        """Print and note how many responses state no answer that can be read, and show one."""
+        unread = labelled.unread
+        if unread.texts:
+            self.notes.counts[f"{labelled.split}_unread_responses"] = len(unread.texts)
+            self.runner.say(f"    {unread}")
 
     def _queries(self, split: str, *, labelled: bool) -> list[Query]:
         data = self.stages.dataset

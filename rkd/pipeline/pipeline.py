@@ -11,7 +11,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rkd.config import check_types
+from rkd.config import check_keys, check_types
 from rkd.evaluation.accuracy import PARTS, compare
 from rkd.evaluation.results import ModelResult, Overlap, RunResult
 from rkd.generation.endpoint_server import EndpointModel
@@ -30,8 +30,9 @@ def build_stages(config: DictConfig) -> Stages:
     """Instantiate every part that the config names; the other fields are values.
 
     Raises:
-        ValueError: a value has the wrong type, or is outside its range.
+        ValueError: a key is unknown or missing, or a value has the wrong type or is outside its range.
     """
+    check_keys(config, Stages)
     check_types(config, Stages)
     names = [field.name for field in dataclasses.fields(Stages)]
     parts = {

@@ -7,6 +7,7 @@ its table. Fractions are in [0, 1].
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from rkd.decoding import decode
 from rkd.evaluation.results import EvaluationResult, RunResult, WinRate
 from rkd.io import write_whole
 
+# Summaries hold no ids, and the first ones no clusters. These are the 700 questions of mini_math_plus in conf/dataset.
+CLUSTERS_OF_OLDER = {"50701d31746f8427": [7] * 100}
 OWN = "own"
 KEPT_ROLES = ("teacher",)  # besides the row's own model; the other roles are the own models of other rows
 
@@ -24,7 +27,8 @@ class EvaluationSummary:
     """One model on one test set: `outcomes` has a "1" for each right answer and a "0" for each wrong one, n in all.
 
     For an open-ended test it lists the preferences, separated by blanks. `questions` is a digest of the questions' ids
-    in their order: only outcomes on the same questions are compared.
+    in their order: only outcomes on the same questions are compared. `cluster_sizes` has the number of questions in
+    each cluster, the variants of one problem, which follow each other here; it is empty if each question stands alone.
     """
 
     outcomes: str
@@ -35,6 +39,12 @@ class EvaluationSummary:
     maj_at_8: float | None = None
     by_category: dict[str, float] = dataclasses.field(default_factory=dict)
     win_rate: WinRate | None = None
+    cluster_sizes: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def clusters(self) -> list[int] | None:
+        """The number of each question's cluster; None if each question stands alone."""
+        return [number for number, size in enumerate(self.cluster_sizes) for _ in range(size)] or None
 
     @property
     def marks(self) -> list[float]:
@@ -124,23 +134,29 @@ def write_summaries(path: Path, summaries: Iterable[Summary]) -> None:
 def read_summaries(path: Path) -> list[Summary]:
     """Read the summaries that `write_summaries` wrote."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [decode(Summary, json.loads(line)) for line in lines]
+    return [decode(Summary, _with_clusters(json.loads(line))) for line in lines]
+
+
+def _with_clusters(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a summary; a test of before there were clusters gets those of its questions."""
+    for test in (test for tests in fields["models"].values() for test in tests.values()):
+        test.setdefault("cluster_sizes", CLUSTERS_OF_OLDER.get(test["questions"], []))
+    return fields
 
 
 def _evaluation_summary(test: EvaluationResult) -> EvaluationSummary:
-    if test.win_rate:
-        outcomes = " ".join(f"{outcome:.3f}" for outcome in test.outcomes)
-    else:
-        outcomes = "".join(str(int(outcome)) for outcome in test.outcomes)
+    order = sorted(range(test.n), key=lambda place: test.clusters[place]) if test.clusters else range(test.n)
+    marks = [test.outcomes[place] for place in order]
     return EvaluationSummary(
-        outcomes=outcomes,
-        questions=_digest(test.question_ids),
+        outcomes=" ".join(f"{mark:.3f}" for mark in marks) if test.win_rate else "".join(str(int(m)) for m in marks),
+        questions=_digest([test.question_ids[place] for place in order]),
         share_without_answer=test.share_without_answer,
         share_truncated=test.share_truncated,
         pass_at_8=test.pass_at_8,
         maj_at_8=test.maj_at_8,
         by_category={name: category.accuracy for name, category in test.by_category.items()},
         win_rate=test.win_rate,
+        cluster_sizes=[size for _, size in sorted(Counter(test.clusters).items())],
     )
 
 

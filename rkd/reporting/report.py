@@ -18,7 +18,7 @@ from rich.text import Text
 
 from rkd.errors import UsageError
 from rkd.evaluation.results import RESULT_FILE, EvaluationResult, ModelResult, RunResult, read_result
-from rkd.evaluation.statistics import bootstrap_over_seeds_and_questions, paired_comparison
+from rkd.evaluation.statistics import bootstrap_over_seeds_and_questions, p_value_text, paired_comparison
 from rkd.markdown import markdown_table
 
 OURS = "Ours"
@@ -119,14 +119,16 @@ def row_comparison(results: Sequence[RunResult], first: str, second: str) -> str
             raise ValueError(f"{first} and {second} were not tested on the same questions of {name}.")
         lines = []
         for seed, (a, b) in zip(seeds, pairs, strict=True):
-            paired = paired_comparison(a.outcomes, b.outcomes)
+            paired = paired_comparison(a.outcomes, b.outcomes, a.clusters or None)
             counts = [_percent(a.accuracy), _percent(b.accuracy), f"{100 * paired.difference:+.1f}"]
-            lines.append([str(seed), *counts, str(paired.only_a), str(paired.only_b), _p_value(paired.p_value)])
-        columns = ["seed", first, second, "points", f"only {first} right", f"only {second} right", "McNemar, exact"]
-        parts += [f"{name} (n = {pairs[0][0].n})", markdown_table(columns, lines)]
+            lines.append([str(seed), *counts, str(paired.only_a), str(paired.only_b), p_value_text(paired.p_value)])
+        tested = "clusters swapped, exact" if ours[0].clusters else "McNemar, exact"
+        columns = ["seed", first, second, "points", f"only {first} right", f"only {second} right", tested]
+        parts += [f"{name} (n = {_size(ours[0])})", markdown_table(columns, lines)]
         if len(seeds) > 1:
             over = bootstrap_over_seeds_and_questions(
-                *([own.outcomes for own in side] for side in zip(*pairs, strict=True))
+                *([own.outcomes for own in side] for side in zip(*pairs, strict=True)),
+                clusters=ours[0].clusters or None,
             )
             parts.append(
                 f"Over seeds and questions (bootstrap of both, 95 %): {100 * over.difference:+.1f} points "
@@ -184,8 +186,8 @@ def _final_content(result: RunResult) -> tuple[list[str], list[list[str]], list[
         cells += [_percent(None if test is None else test.pass_at_8) for _ in sampled]
         cells += [_percent(model.test_sets[name].accuracy) if name in model.test_sets else "–" for name in others]
         rows.append(cells)
-    sizes = {name: test.n for model in result.models for name, test in model.test_sets.items()}
-    notes = [_paired_test(result, main), "n: " + ", ".join(f"{name} {sizes[name]:,}" for name in names) + "."]
+    sizes = {name: _size(test) for model in result.models for name, test in model.test_sets.items()}
+    notes = [_paired_test(result, main), "n: " + ", ".join(f"{name} {sizes[name]}" for name in names) + "."]
     voted = [(m.role, m.test_sets[main].maj_at_8) for m in result.models if main in m.test_sets]
     if any(share is not None for _, share in voted):
         listed = ", ".join(f"{role} {_percent(share)}" for role, share in voted if share is not None)
@@ -227,6 +229,7 @@ def _paired_test(result: RunResult, test_set: str) -> str:
     scored = [model for model in result.models if test_set in model.test_sets]
     roles = [model.role for model in scored]
     ours = OURS if OURS in roles else roles[-1]
+    own = next(model for model in scored if model.role == ours)
     # The teacher is not a rival: a test against it would hide the gain over SFT that the papers claim.
     rivals = [model for model in scored if model.role not in (ours, TEACHER)]
     if not rivals:
@@ -241,18 +244,21 @@ def _paired_test(result: RunResult, test_set: str) -> str:
         swapped = pair.first != ours
         difference = -pair.difference if swapped else pair.difference
         only_ours, only_best = (pair.only_second, pair.only_first) if swapped else (pair.only_first, pair.only_second)
-        counts = f"only {ours} right {only_ours}, only {best} right {only_best}; McNemar, exact"
+        test = "exact test that swaps clusters" if own.test_sets[test_set].clusters else "McNemar, exact"
+        counts = f"only {ours} right {only_ours}, only {best} right {only_best}; {test}"
         if _measure(scored) != "accuracy":
             counts = f"{ours} preferred more {only_ours}, {best} {only_best}; sign test"
         return (
             f"{ours} − {best} ({which}), same questions: {100 * difference:+.1f} points; "
-            f"{counts}: {_p_value(pair.p_value)}."
+            f"{counts}: {p_value_text(pair.p_value)}."
         )
     return f"No paired test of {ours} against {best} is recorded."
 
 
-def _p_value(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+def _size(test: EvaluationResult) -> str:
+    """The number of questions, and of their clusters if there are any."""
+    clusters = len(set(test.clusters))
+    return f"{test.n:,}" + (f" in {clusters:,} clusters" if clusters else "")
 
 
 def _setting(result: RunResult) -> str:
@@ -300,12 +306,12 @@ def _over_seeds(results: Sequence[RunResult], names: Sequence[str]) -> list[str]
     own = results[0].models[-1].role
     lines = []
     for name in names:
-        outcomes = _outcomes(results, name)
+        outcomes, clusters = _outcomes(results, name)
         rivals = [role for role in outcomes if role not in (own, TEACHER)]
         if own not in outcomes or not rivals:
             continue
         best = max(reversed(rivals), key=lambda role: np.mean(outcomes[role]))  # the last among equals, as above
-        difference = bootstrap_over_seeds_and_questions(outcomes[own], outcomes[best])
+        difference = bootstrap_over_seeds_and_questions(outcomes[own], outcomes[best], clusters=clusters)
         low, high = 100 * difference.low, 100 * difference.high
         lines.append(f"{name}: {own} − {best} {100 * difference.difference:+.1f} points [{low:+.1f}, {high:+.1f}]")
     if not lines:
@@ -333,27 +339,28 @@ def write_report(results: Sequence[RunResult], output: Path) -> str:
     return table
 
 
-def _outcomes(results: Sequence[RunResult], name: str) -> dict[str, list[Sequence[float]]]:
-    """The outcomes of each role on a test set for each seed, if all answered the same questions."""
+def _outcomes(results: Sequence[RunResult], name: str) -> tuple[dict[str, list[Sequence[float]]], Sequence[int] | None]:
+    """The outcomes of each role on a test set for each seed, and the clusters, if all answered the same questions."""
     outcomes: dict[str, list[Sequence[float]]] = {}
-    ids = {tuple(model.test_sets[name].question_ids) for r in results for model in r.models if name in model.test_sets}
-    if len(ids) == 1:
+    tests = [model.test_sets[name] for result in results for model in result.models if name in model.test_sets]
+    if len({tuple(test.question_ids) for test in tests}) == 1:
         for result in results:
             for model in result.models:
                 if name in model.test_sets:
                     outcomes.setdefault(model.role, []).append(model.test_sets[name].outcomes)
-    return {role: own for role, own in outcomes.items() if len(own) == len(results)}
+    clusters = next((test.clusters for test in tests if test.clusters), None)
+    return {role: own for role, own in outcomes.items() if len(own) == len(results)}, clusters
 
 
 def _seeds_cell(tests: Sequence[tuple[int, EvaluationResult]]) -> str:
     if not tests:
         return "–"
     if len(tests) > 1 and all(test.answers == tests[0][1].answers for _, test in tests):
-        return f"{_with_interval(tests[0][1])} (n = {tests[0][1].n}), each seed"  # the same model: no deviation
+        return f"{_with_interval(tests[0][1])} (n = {_size(tests[0][1])}), each seed"  # the same model: no deviation
     accuracies = [100 * test.accuracy for _, test in tests]
     mean = f"{statistics.mean(accuracies):.1f}"
     spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
-    sizes = "/".join(str(n) for n in dict.fromkeys(test.n for _, test in tests))
+    sizes = "/".join(dict.fromkeys(_size(test) for _, test in tests))
     per_seed = [f"{seed}: {_with_interval(test)}" for seed, test in tests]
     return "<br>".join([f"**{mean}{spread}** (n = {sizes})", *per_seed])
 

@@ -20,6 +20,7 @@ from rkd.errors import UsageError
 from rkd.evaluation.results import RESULT_FILE, read_result
 from rkd.io import write_whole
 from rkd.reporting.job_summary import Summary, read_summaries, summarize, write_summaries
+from rkd.reporting.paper_settings import notes
 from rkd.reporting.table_text import as_json, comma_separated, latex, markdown
 from rkd.reporting.tables import Claim, Column, Evaluated, Group, Row, Table
 
@@ -75,6 +76,15 @@ def write_manifest(root: Path, table: Mapping[str, Any], jobs: Mapping[str, Mapp
         write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         render(path)
     return markdown_file(path)
+
+
+def add_notes(manifest: Path) -> None:
+    """Add the notes on the configs of its jobs to a manifest that was written without them."""
+    with _lock(manifest):
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        if "notes" not in content["table"]:
+            content["table"]["notes"] = notes(name_of(manifest), list(content["jobs"].values()))
+            write_whole(manifest, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _without_places(choices: Mapping[str, Any], table: Table) -> dict[str, Any]:

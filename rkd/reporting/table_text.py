@@ -7,6 +7,7 @@ import json
 import math
 from typing import Any
 
+from rkd.evaluation.statistics import REPLICATES, p_value_text
 from rkd.markdown import markdown_table
 from rkd.reporting.job_summary import OWN
 from rkd.reporting.tables import SIGNIFICANT, Cell, Column, Difference, Evaluated, Judgement, TableLine
@@ -41,9 +42,9 @@ def markdown(evaluated: Evaluated) -> str:
             "\n".join(_claim_line(evaluated, one) for one in evaluated.judgements),
         ]
         parts += [_significance(evaluated)]
-    if table.deviations:
-        numbered = (f"{number}. {text}" for number, text in enumerate(table.deviations, start=1))
-        parts += ["Where this differs from the paper:", "\n".join(numbered)]
+    if table.deviations or table.notes:
+        numbered = "\n".join(f"{number}. {text}" for number, text in enumerate(table.deviations, start=1))
+        parts += ["Where this differs from the paper:", *([numbered] if numbered else []), *table.notes]
     return "\n\n".join([*parts, *_state(evaluated)]) + "\n"
 
 
@@ -64,7 +65,7 @@ def comma_separated(evaluated: Evaluated) -> str:
 
 
 def latex(evaluated: Evaluated) -> str:
-    """A `tabular` with booktabs rules: mean ± deviation, the paper's value in parentheses."""
+    """A `tabular` with booktabs rules: mean ± deviation, the paper's value in parentheses; notes as comments."""
     table = evaluated.table
     lines = [
         f"% {table.title}",
@@ -87,7 +88,7 @@ def latex(evaluated: Evaluated) -> str:
                 shown = shown.replace("<<", r"\textbf{").replace(">>", "}")
                 cells.append(shown + (f" ({published})" if published != NOTHING else ""))
             lines.append(" & ".join([_tex(line.label), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *(f"% {note}" for note in table.notes)]) + "\n"
 
 
 def as_json(evaluated: Evaluated) -> str:
@@ -108,6 +109,7 @@ def as_json(evaluated: Evaluated) -> str:
                 "mean": cell.mean,
                 "deviation": cell.deviation,
                 "n": cell.n,
+                "clusters": cell.clusters,
                 "missing": cell.missing,
                 "published": cell.published,
             }
@@ -119,6 +121,7 @@ def as_json(evaluated: Evaluated) -> str:
             for one in evaluated.judgements
         ],
         "deviations": list(evaluated.table.deviations),
+        "notes": list(evaluated.table.notes),
     }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -163,9 +166,10 @@ def _columns(evaluated: Evaluated) -> list[tuple[Cell, ...]]:
 
 def _header(column: Column, evaluated: Evaluated) -> str:
     place = list(evaluated.table.columns).index(column)
-    sizes = sorted({n for line in evaluated.lines if (n := line.cells[place].n) is not None})
-    size = f", n = {'/'.join(f'{n:,}' for n in sizes)}" if sizes else ""
-    return _both(column.label, column.paper) + size
+    cells = [line.cells[place] for line in evaluated.lines if line.cells[place].n is not None]
+    sizes = dict.fromkeys(sorted((cell.n or 0, cell.clusters or 0) for cell in cells))
+    shown = "/".join(f"{n:,}" + (f" in {clusters:,} clusters" if clusters else "") for n, clusters in sizes)
+    return _both(column.label, column.paper) + (f", n = {shown}" if shown else "")
 
 
 def _both(ours: str, papers: str) -> str:
@@ -224,9 +228,11 @@ def _significance(evaluated: Evaluated) -> str:
         return "No difference was tested: there are no outcomes to the same questions."
     significant = [one for one in tested if one.is_significant]
     explained = (
-        f"Significant at {SIGNIFICANT:.0%}: bootstrap over seeds and questions, the same questions on both sides, "
-        f"corrected for {len(tested)} comparisons by Holm's method."
+        f"Significant at {SIGNIFICANT:.0%}: bootstrap over seeds and questions ({REPLICATES:,} replicates), the same "
+        f"questions on both sides, corrected for {len(tested)} comparisons by Holm's method."
     )
+    if any(cell.clusters for line in evaluated.lines for cell in line.cells):
+        explained += " A cluster, the variants of one problem, is drawn as a whole."
     if not significant:
         return f"{explained} No difference is."
     return f"{explained}\n\n" + "\n".join(f"- {_difference_text(evaluated, one)}" for one in significant)
@@ -239,8 +245,8 @@ def _difference_text(evaluated: Evaluated, one: Difference) -> str:
     text = f"{one.better} − {one.worse} on {where}: {_scaled(column, one.difference):+.{decimals}f}"
     if one.p_value is None or one.low is None or one.high is None:  # not tested
         return text
-    p = "p < 0.001" if one.p_value < 0.001 else f"p = {one.p_value:.3f}"
-    return f"{text} [{100 * one.low:+.1f}, {100 * one.high:+.1f}], {p}"
+    p_value = p_value_text(one.p_value, is_bound=one.is_bound)
+    return f"{text} [{100 * one.low:+.1f}, {100 * one.high:+.1f}], {p_value}"
 
 
 def _state(evaluated: Evaluated) -> list[str]:

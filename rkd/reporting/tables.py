@@ -115,13 +115,18 @@ class Cell:
         """Number of questions in the test set."""
         return next((test.n for test in self.tests.values()), None)
 
+    @property
+    def clusters(self) -> int | None:
+        """Number of clusters of these questions; None if each question stands alone."""
+        return next((len(test.cluster_sizes) for test in self.tests.values()), 0) or None
+
 
 @dataclass(frozen=True)
 class Difference:
     """Row `better` minus row `worse` in one column of one group, with its 95 % interval and corrected p-value.
 
-    Interval and p-value come from the bootstrap over seeds and questions; they are None without paired outcomes.
-    `published` is the same difference in the paper.
+    Interval and p-value come from the bootstrap over seeds and questions; they are None without paired outcomes. If
+    `is_bound`, the p-value is at most the given one. `published` is the same difference in the paper.
     """
 
     group: str
@@ -133,6 +138,7 @@ class Difference:
     high: float | None
     p_value: float | None
     published: float | None
+    is_bound: bool = False
 
     @property
     def is_significant(self) -> bool:
@@ -198,6 +204,7 @@ class Table:
         gain_over: the row over which the gain of the other rows is shown beside their values.
         claims: the paper's claims about it, or else the expectations that follow from the method.
         deviations: differences of setting and method from the paper, numbered under the table.
+        notes: sentences under these, from the configs of the jobs (`rkd.reporting.paper_settings`).
         figure: an object of `rkd.reporting.table_figures` that draws it; None draws nothing.
     """
 
@@ -208,6 +215,7 @@ class Table:
     gain_over: str | None = None
     claims: Sequence[Claim] = ()
     deviations: Sequence[str] = ()
+    notes: Sequence[str] = ()
     figure: Any = None
 
     def __post_init__(self) -> None:
@@ -274,13 +282,18 @@ class Table:
     def _judgements(self, lines: Sequence[TableLine]) -> list[Judgement]:
         differences = [list(self._differences(claim, lines)) for claim in self.claims]
         # One test for each pair of rows and column, even if several claims use it.
-        pairs = {(d.group, d.column, d.better, d.worse): d.p_value for own in differences for d in own}
-        tested = {pair: p for pair, p in pairs.items() if p is not None}
+        pairs = {_pair(one): one for own in differences for one in own}
+        tested = {pair: one.p_value for pair, one in pairs.items() if one.p_value is not None}
         corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+        # All bounds are the same p-value, the smallest of all, and its correction can raise others to itself.
+        bound = max((corrected[pair] for pair in tested if pairs[pair].is_bound), default=0.0)
         return [
             Judgement(
                 claim,
-                [replace(one, p_value=corrected.get((one.group, one.column, one.better, one.worse))) for one in own],
+                [
+                    replace(one, p_value=(p := corrected.get(_pair(one))), is_bound=p is not None and p <= bound)
+                    for one in own
+                ],
             )
             for claim, own in zip(self.claims, differences, strict=True)
         ]
@@ -308,12 +321,16 @@ def matching(summaries: Sequence[Summary], wanted: Mapping[str, Any]) -> list[Su
     return [one for one in summaries if all(one.choices.get(key) == value for key, value in set_ones.items())]
 
 
+def _pair(one: Difference) -> tuple[str, str, str, str]:
+    return one.group, one.column, one.better, one.worse
+
+
 def _difference(group: str, column: str, better: str, worse: str, a: Cell, b: Cell, of_means: float) -> Difference:
     published = None if a.published is None or b.published is None else a.published - b.published
-    low = high = p_value = None
     tests = [*a.tests.values(), *b.tests.values()]
-    if a.tests and b.tests and len({test.questions for test in tests}) == 1:
-        outcomes = [[test.marks for test in cell.tests.values()] for cell in (a, b)]
-        interval = bootstrap_over_seeds_and_questions(*outcomes)
-        low, high, p_value = interval.low, interval.high, interval.p_value
-    return Difference(group, column, better, worse, of_means, low, high, p_value, published)
+    if not a.tests or not b.tests or len({test.questions for test in tests}) > 1:
+        return Difference(group, column, better, worse, of_means, None, None, None, published)
+    outcomes = [[test.marks for test in cell.tests.values()] for cell in (a, b)]
+    found = bootstrap_over_seeds_and_questions(*outcomes, clusters=tests[0].clusters)
+    numbers = (found.low, found.high, found.p_value)
+    return Difference(group, column, better, worse, of_means, *numbers, published, found.is_bound)

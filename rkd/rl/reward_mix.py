@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
-import torch
 from torch import Tensor
 
 from rkd.data.prompts import PromptTemplate
-from rkd.judges.base import ConfiguredJudge, NoJudge, OpenJudge, open_judge
+from rkd.errors import RewardFunctionError
+from rkd.judges.base import ConfiguredJudge, NoJudge, OpenJudge, WithoutGaps, open_judge
 from rkd.models.loading import ModelOptions
 from rkd.protocols import RewardFunction, Rewards
 from rkd.records import Checkpoint, Query, Response
@@ -34,6 +34,7 @@ from rkd.rl.rewards import (
     cap_at_zero,
     learned_reward,
 )
+from rkd.rl.user_reward import name_of, user_rewards
 from rkd.store.partial_results import PartialResults
 
 Stream = Literal["balanced", "labelled", "unlabelled", "all"]
@@ -47,7 +48,7 @@ class RewardInputs:
     """The inputs of a reward: y* by query id, reward model, judge, and the student's prompt and options.
 
     `labels` is None for an open-ended task, whose responses have no answer to compare. `partial` holds the training's
-    partial results: a judge behind a server keeps its paid replies there.
+    partial results: a judge behind a server keeps its paid replies there. In a dry pass an unreadable verdict is 0.5.
     """
 
     labels: Mapping[str, str] | None
@@ -56,10 +57,12 @@ class RewardInputs:
     prompt: PromptTemplate
     options: ModelOptions = field(default_factory=ModelOptions)
     partial: PartialResults | None = None
+    is_dry_pass: bool = False
 
     def open_judge(self) -> OpenJudge:
         """The judge, its model loaded."""
-        return open_judge(self.judge, partial=self.partial)
+        judge = open_judge(self.judge, partial=self.partial)
+        return WithoutGaps(judge) if self.is_dry_pass else judge
 
 
 class Source(Protocol):
@@ -185,20 +188,26 @@ class Own:
         """See `Source`."""
 
         def reward(queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
-            values = torch.as_tensor(self.function(queries, responses), dtype=torch.float32)
-            if values.shape != (len(responses),):
-                raise ValueError(
-                    f"reward_mix.verifiable.function={self.function.__qualname__} returned shape "
-                    f"{tuple(values.shape)} for {len(responses)} responses: return one number per response."
-                )
+            values = user_rewards(self.function, queries, responses)
             return Rewards(values, {"own": values})
 
         return reward
 
     def fingerprint(self) -> dict[str, Any]:
-        """The function's name and source code, so that the stage runs again after an edit."""
-        source = inspect.getsource(self.function)
-        return {"function": self.function.__qualname__, "source": source, "queries": self.queries}
+        """The function's name and source code, so that the stage runs again after an edit.
+
+        Raises:
+            RewardFunctionError: it has no source code.
+        """
+        name = name_of(self.function)
+        try:
+            source = inspect.getsource(self.function)
+        except (TypeError, OSError) as error:
+            raise RewardFunctionError(
+                f"reward_mix.verifiable.function={name} has no source code to read ({error}): write a plain function "
+                "in a file of yours, with `def`, and name it by its dotted path."
+            ) from error
+        return {"function": name, "source": source, "queries": self.queries}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,10 +117,15 @@ class Rollout:
         return answers.count(None) / len(answers)
 
     def _attacks(self) -> dict[str, float]:
-        """The share of responses that look like each kind of attack on a judge."""
+        """The share of responses that look like each kind of attack on a judge, and the reward that they bring."""
         pairs = zip(self.queries, self.responses, strict=True)
         kinds = [kind_of(query, response.text) for query, response in pairs]
-        return {f"attacks/{kind}": kinds.count(kind) / len(kinds) for kind in KINDS}
+        is_attack = torch.tensor([kind is not None for kind in kinds])
+        rewards = self.rewards.total.cpu()
+        return {
+            **{f"attacks/{kind}": kinds.count(kind) / len(kinds) for kind in KINDS},
+            "reward_from_attacks": float(torch.where(is_attack, rewards, torch.zeros_like(rewards)).mean()),
+        }
 
     def samples(self, count: int) -> list[dict[str, Any]]:
         """About `count` responses with their rewards, for people to read."""

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rkd.data.prompts import PromptTemplate
 from rkd.distributed import share_of_weight
+from rkd.generation.local import end_ids
 from rkd.losses import sft_loss
 from rkd.models.batches import ResponseBatch, collate, in_parts
 from rkd.models.cpu_workers import mean_loss, part_count
@@ -112,6 +113,8 @@ class SFT(SupervisedTraining):
 
         def build() -> SFTModule:
             lm = context.options.prepare(load_causal_lm(context.start.folder, context.options))
+            if context.prompt.end_id(tokenizer) is not None:  # other programs stop where the configuration says
+                lm.generation_config.eos_token_id = end_ids(context.prompt, tokenizer, lm.generation_config)
             return SFTModule(Policy(lm), self, context.validate).train()
 
         steps = self.train(

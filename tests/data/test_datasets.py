@@ -1,3 +1,4 @@
+import errno
 import gzip
 import json
 import time
@@ -65,6 +66,17 @@ def test_rows_without_an_answer_by_design_are_left_out(tmp_path):
     columns = NumberColumns(question="question", answer="answer", unanswerable="None")
     rows = [*rows_of(2), {"question": "Unknowable?", "answer": "None"}]
     assert len(stored(written(tmp_path, rows), columns).queries()) == 2
+
+
+def test_rows_of_one_seed_question_are_one_cluster_and_others_stand_alone():
+    columns = NumberColumns(question="question", answer="answer", cluster="seed")
+    seeds = ["How many?", "How many?\r\n", "Wie viele?", 3, None]
+    rows = [{"question": f"q{i}", "answer": "1", "seed": seed} for i, seed in enumerate(seeds) if seed is not None]
+    clusters = [columns.query(row, "plus", str(i)).cluster for i, row in enumerate(rows)]
+    assert clusters == ["How many?", "How many?", "Wie viele?", "3"]
+    assert columns.query({"question": "q", "answer": "1"}, "plus", "0").cluster is None
+    with pytest.raises(ValueError, match="`seed` is NoneType instead of text"):
+        columns.query({"question": "q", "answer": "1", "seed": None}, "plus", "0")
 
 
 def test_source_may_be_the_parent_or_the_datasets_own_folder_and_files_may_be_compressed(tmp_path):
@@ -169,9 +181,9 @@ def test_an_empty_dataset_is_refused_with_what_to_do(tmp_path):
 
 
 def test_a_missing_split_is_named_with_what_is_present(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no train\.jsonl .*\(present: dev\.jsonl\).*`dataset.source`"):
+    with pytest.raises(FileNotFoundError, match=r"split train: .*Bad split: train.*; present: dev\.jsonl\. "):
         stored(written(tmp_path, rows_of(1), "dev.jsonl")).queries()
-    with pytest.raises(FileNotFoundError, match=r"\(present: none\)"):
+    with pytest.raises(FileNotFoundError, match=r"absent does not exist\. Give the folder that holds train\.jsonl, "):
         stored(tmp_path / "absent").queries()
 
 
@@ -250,30 +262,141 @@ def test_a_test_set_can_be_drawn_from_the_training_rows_with_each_categorys_shar
     assert other.ids()["tests"] != ids["tests"]
 
 
-FORMS = ["save_to_disk", "parquet", "README that names JSONL", "a file that the config names"]
+def saved_dict(rows, folder):
+    import datasets
+
+    datasets.DatasetDict({"train": rows, "test": rows.select([0])}).save_to_disk(str(folder))
+
+
+def saved_split(rows, folder):
+    import datasets
+
+    datasets.DatasetDict({"train": rows})["train"].save_to_disk(str(folder))
+
+
+def saved_by_split(rows, folder):
+    rows.save_to_disk(str(folder / "train"))
+    rows.select([0]).save_to_disk(str(folder / "test"))
+
+
+def hub_repository(rows, folder):
+    written(folder / "main", rows.to_list(), "rows.jsonl")
+    files = "data_files: [{split: train, path: main/rows.jsonl}]"
+    (folder / "README.md").write_text(f"---\nconfigs: [{{config_name: main, {files}}}]\n---\n", encoding="utf-8")
+
+
+def config_names_a_file(rows, folder):
+    (folder / "all.json").write_text(json.dumps(rows.to_list()), encoding="utf-8")
+
+
+def parquet_of_the_hub(rows, folder):
+    (folder / "data").mkdir()
+    rows.to_parquet(str(folder / "data" / "train-00000-of-00001.parquet"))
+
+
+FORMS = {
+    "a DatasetDict": saved_dict,
+    "a Dataset that knows its split": saved_split,
+    "a Dataset without a split": lambda rows, folder: rows.save_to_disk(str(folder)),
+    "a Dataset in the folder of each split": saved_by_split,
+    "Parquet": lambda rows, folder: rows.to_parquet(str(folder / "train.parquet")),
+    "Parquet as on the hub": parquet_of_the_hub,
+    "CSV": lambda rows, folder: rows.to_csv(str(folder / "train.csv")),
+    "one file of JSON lines with another name": lambda rows, folder: rows.to_json(str(folder / "rows.jsonl")),
+    "a repository with README": hub_repository,
+    "a file that the config names": config_names_a_file,
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_folder_may_be_what_save_to_disk_wrote_or_a_copy_of_the_hubs_repository(tmp_path, form):
+@pytest.mark.parametrize("is_own", [False, True], ids=["below the source", "the source"])
+def test_a_local_folder_may_have_any_form_that_datasets_reads(tmp_path, form, is_own, monkeypatch):
     datasets = pytest.importorskip("datasets")
-    rows, folder, source = datasets.Dataset.from_list(rows_of(3)), tmp_path / "sums", stored(tmp_path)
-    if form == "save_to_disk":
-        datasets.DatasetDict({"train": rows}).save_to_disk(str(folder))
-    elif form == "parquet":
-        (folder / "data").mkdir(parents=True)
-        rows.to_parquet(str(folder / "data" / "train-00000-of-00001.parquet"))
-    elif form == "README that names JSONL":
-        written(folder / "main", rows_of(3), "rows.jsonl")
-        files = "data_files: [{split: train, path: main/rows.jsonl}]"
-        (folder / "README.md").write_text(f"---\nconfigs: [{{config_name: main, {files}}}]\n---\n", encoding="utf-8")
-        source = replace(source, hub_config="main")
-    else:
-        folder.mkdir()
-        (folder / "all.json").write_text(json.dumps(rows_of(3)), encoding="utf-8")
-        source = replace(source, hub_files={"train": "all.json"})
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", "/dev/null/cache")  # the home folder cannot be written
+    folder = tmp_path / "sums"
+    folder.mkdir()
+    FORMS[form](datasets.Dataset.from_list(rows_of(3)), folder)
+    configs = {"hub_config": "main", "hub_files": {"train": "all.json"} if "config" in form else {}}
+    source = stored(folder if is_own else tmp_path, **configs)
     assert source.queries() == stored(written(tmp_path / "lines", rows_of(3))).queries()
-    with pytest.raises(FileNotFoundError, match=r"dataset=sums (could not be loaded from|found no dev\.jsonl)"):
+    with pytest.raises(FileNotFoundError, match=r"dataset=sums, split dev: dataset\.source=.*present: ") as error:
         replace(source, splits=["dev"]).queries()
+    assert "network" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "is a file"),
+        ({}, "holds no file of a known form. Give the folder that holds train.jsonl, "),
+        ({"notes.txt": b"x"}, "holds no file of a known form); present: notes.txt"),
+        ({"train.parquet": b"x"}, "cannot be read"),
+        ({"state.json": b"{}", "dataset_info.json": b"{}"}, "cannot be read"),
+        ({"dataset_dict.json": b"{"}, "cannot be read"),
+        ({"train.csv": b""}, "has no questions"),
+        ({f"{number}.txt": b"x" for number in range(50)}, "…"),
+    ],
+)
+def test_a_source_of_no_known_form_says_what_it_is_and_never_speaks_of_the_network(tmp_path, content, said):
+    pytest.importorskip("datasets")
+    source = tmp_path / "source"
+    if content is None:
+        source.write_bytes(b"x")
+    else:
+        source.mkdir()
+        for name, text in content.items():
+            (source / name).write_bytes(text)
+    with pytest.raises((FileNotFoundError, ValueError)) as error:
+        stored(source).queries()
+    assert said.partition(" Give")[0].rstrip(".") in str(error.value)
+    assert "network" not in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+def test_a_csv_file_keeps_every_value_as_text(tmp_path):
+    text = 'question,answer\r\n"How many, ""in words""?\nSay it.",007\r\nNA,1 200\r\n'
+    (tmp_path / "train.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    first, second = stored(tmp_path).queries()
+    assert (first.question, first.gold_answer) == ('How many, "in words"?\nSay it.', "7")  # columns of numbers
+    assert (second.question, second.gold_answer) == ("NA", "1200")
+
+
+@pytest.mark.parametrize(
+    "text", [b"question,answer\na,1\nb\n", b"question,answer\na,1,2\n", b"question,answer\n\xff,1\n"]
+)
+def test_a_bad_row_of_a_csv_file_is_named(tmp_path, text):
+    (tmp_path / "train.csv").write_bytes(text)
+    with pytest.raises(ValueError, match=r"train\.csv, line \d: .*Save it as CSV in UTF-8"):
+        stored(tmp_path).queries()
+
+
+def test_one_dataset_of_another_split_says_how_to_save_each(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    saved_split(datasets.Dataset.from_list(rows_of(3)), tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"one Dataset, of the split train; save each split .*/test'\)`, or all"
+    ):
+        replace(stored(tmp_path), splits=["test"]).queries()
+
+
+def test_a_damaged_file_names_the_last_good_row(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list(rows_of(3)).to_parquet(str(tmp_path / "train.parquet"))
+    content = (tmp_path / "train.parquet").read_bytes()
+    (tmp_path / "train.parquet").write_bytes(content[:20] + b"\xff" * 40 + content[60:])
+    with pytest.raises((ValueError, FileNotFoundError), match=r"cannot be read"):
+        stored(tmp_path).queries()
+
+
+def test_a_hub_whose_files_cannot_be_kept_names_the_folder_to_set(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def load_dataset(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", "/home/nobody/.cache")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(FileNotFoundError, match=r"Permission denied.*Set HF_HOME to a folder that can be written"):
+        stored("hub", hub_path="somebody/something").queries()
 
 
 def test_hub_and_local_folder_give_the_same_queries(tmp_path, monkeypatch):

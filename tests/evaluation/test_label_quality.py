@@ -87,6 +87,8 @@ def test_agreement_beyond_chance_is_worked_by_hand():
     counts = VerdictCounts(3, 1, 2, 4, 5)  # 5 right and 5 wrong, 4 called right and 6 called wrong
     assert (counts.accuracy, counts.right_accepted, counts.wrong_accepted) == (0.7, 3 / 5, 1 / 5)
     assert counts.share_unreadable == 5 / 15
+    # 3 right ones among 4 called right, 4 wrong ones among 6 called wrong.
+    assert (counts.precision_of_right, counts.precision_of_wrong) == (3 / 4, 4 / 6)
     assert counts.kappa == pytest.approx((0.7 - 0.5) / (1 - 0.5))  # by chance 0.5 · 0.4 + 0.5 · 0.6
     nothing = VerdictCounts(0, 0, 0, 0, 3)
     assert (nothing.accuracy, nothing.kappa, nothing.right_accepted, nothing.share_unreadable) == (None, None, None, 1)

@@ -12,7 +12,9 @@ from rkd.evaluation.results import (
     ModelResult,
     Notes,
     RunResult,
+    WinRate,
     read_result,
+    with_clusters,
     write_result,
 )
 from rkd.evaluation.verdict_counts import JudgeQuality, ReliabilityBin, VerdictCounts
@@ -125,3 +127,54 @@ def test_truncated_file_is_refused_by_name(tmp_path):
     path.write_text(path.read_text()[:100])
     with pytest.raises(ValueError, match=r"result\.json is no result file"):
         read_result(tmp_path)
+
+
+def on_clusters(size: int, **changes) -> EvaluationResult:
+    """100 questions in clusters of a size, whose first three fifths are right; the interval is Wilson's."""
+    return EvaluationResult(
+        test_set="plus",
+        n=100,
+        correct=60,
+        accuracy=0.6,
+        interval_low=0.502,
+        interval_high=0.6906,
+        pass_at_8=None,
+        outcomes=[i < 60 for i in range(100)],
+        answers=["1"] * 100,
+        question_ids=[f"mini_math_plus-0-{i // size}-{i % size}" for i in range(100)],
+        share_without_answer=0.0,
+        share_truncated=0.0,
+        **changes,
+    )
+
+
+def test_clusters_of_equal_outcomes_widen_the_interval_to_that_of_as_many_questions():
+    clustered = with_clusters(on_clusters(5), [str(i // 5) for i in range(100)])
+    assert clustered.clusters[:7] == [0, 0, 0, 0, 0, 1, 1]
+    # 12 of 20 by Wilson, 0.387 to 0.781; the variance over 20 clusters divides by 19.
+    assert (clustered.interval_low, clustered.interval_high) == pytest.approx((0.387, 0.781), abs=0.006)
+    assert clustered.accuracy == 0.6
+
+
+def test_questions_that_stand_alone_leave_the_result_as_it_is():
+    assert with_clusters(on_clusters(5), [str(i) for i in range(100)]) == on_clusters(5)
+
+
+def test_a_win_rate_has_the_standard_error_over_clusters():
+    win_rate = WinRate(length_controlled=0.5, characters=1.0, reference_characters=1.0, unreadable=0)
+    clustered = with_clusters(on_clusters(5, win_rate=win_rate), [str(i // 5) for i in range(100)])
+    # √(p (1 − p) / 19) over 20 clusters of equal preferences.
+    assert clustered.interval_high - 0.6 == pytest.approx(1.96 * (0.24 / 19) ** 0.5)
+
+
+def test_a_file_older_than_clusters_has_those_that_its_ids_name(tmp_path):
+    model = ModelResult("Ours", {"plus": on_clusters(5), "mini_math": MATH})
+    write_result(dataclasses.replace(RESULT, models=[model]), tmp_path)
+    read = read_result(tmp_path).models[0].test_sets
+    assert read["plus"] == with_clusters(on_clusters(5), [str(i // 5) for i in range(100)])
+    assert read["mini_math"] == MATH
+
+
+def test_clusters_must_fit_the_questions():
+    with pytest.raises(ValueError, match=r"n=100"):
+        on_clusters(5, clusters=[0] * 99)

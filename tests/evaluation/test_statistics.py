@@ -1,3 +1,4 @@
+import itertools
 import math
 from fractions import Fraction
 
@@ -6,11 +7,16 @@ import pytest
 import torch
 
 from rkd.evaluation.statistics import (
+    REPLICATES,
+    accuracy_interval,
     area_under_curve,
     bootstrap_over_seeds_and_questions,
     mcnemar_exact,
+    p_value_text,
     paired_comparison,
     pass_at_k,
+    sign_flip_exact,
+    standard_error,
     wilson_interval,
 )
 
@@ -93,6 +99,78 @@ def test_paired_comparison_refuses_outcomes_that_do_not_pair(a, b, reason):
         paired_comparison(a, b)
 
 
+def test_swapping_clusters_by_hand():
+    # ±3 ± 1 ± 1: sums 5, 3, 3, 1 and their negatives. |Σ d| = 3 + 1 − 1 = 3 is reached by 6 of 8.
+    assert sign_flip_exact([3, 1, -1]) == pytest.approx(6 / 8)
+    assert sign_flip_exact([-3, -1, -1, 0]) == pytest.approx(2 / 8)
+    assert sign_flip_exact([0, 0]) == sign_flip_exact([]) == 1.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_swapping_clusters_agrees_with_all_signs_counted(seed):
+    drawn = np.random.default_rng(seed).integers(-7, 8, size=9).tolist()
+    sums = [sum(s * d for s, d in zip(signs, drawn, strict=True)) for signs in itertools.product((1, -1), repeat=9)]
+    assert sign_flip_exact(drawn) == pytest.approx(sum(abs(one) >= abs(sum(drawn)) for one in sums) / 2**9)
+
+
+def test_one_question_in_each_cluster_is_mcnemars_test():
+    a, b = outcomes(0.6, 1, 300, seed=1)[0], outcomes(0.5, 1, 300, seed=2)[0]
+    assert paired_comparison(a, b, clusters=range(300)).p_value == pytest.approx(paired_comparison(a, b).p_value)
+
+
+def test_copies_of_a_question_are_no_further_evidence_for_a_paired_test():
+    a, b = outcomes(0.6, 1, 100, seed=1)[0], outcomes(0.5, 1, 100, seed=2)[0]
+    copied = paired_comparison(np.repeat(a, 7), np.repeat(b, 7), clusters=np.repeat(range(100), 7).tolist())
+    once = paired_comparison(a, b)
+    assert copied.p_value == pytest.approx(once.p_value)
+    assert (copied.questions, copied.only_a, copied.only_b) == (700, 7 * once.only_a, 7 * once.only_b)
+
+
+def test_a_paired_test_of_many_clusters_neither_overflows_nor_exceeds_one():
+    clusters = np.repeat(range(2000), 2).tolist()
+    assert paired_comparison([1] * 4000, [0] * 4000, clusters).p_value == 0.0  # 2 · 2^−2000 is below every float
+    half = [1, 1, 0, 0] * 1000
+    assert paired_comparison(half, half[::-1], clusters).p_value == 1.0
+
+
+@pytest.mark.parametrize("call", [paired_comparison, lambda a, _, clusters: accuracy_interval(a, clusters)])
+def test_every_question_needs_a_cluster(call):
+    with pytest.raises(ValueError, match=r"2 clusters are named for 3 questions"):
+        call([1, 0, 1], [1, 1, 1], ["x", "y"])
+
+
+def test_accuracy_without_clusters_has_wilsons_interval():
+    for right, n in ((0, 1), (1, 1), (3, 10), (7, 7), (81, 263)):
+        assert accuracy_interval([1] * right + [0] * (n - right)) == pytest.approx(wilson_interval(right, n))
+        assert accuracy_interval([1] * right + [0] * (n - right), range(n))[0] >= 0
+
+
+def test_copies_of_a_question_do_not_narrow_the_interval_of_an_accuracy():
+    right = [1] * 30 + [0] * 70
+    # The variance over clusters divides by K − 1: 99 questions' worth instead of 100.
+    low, high = accuracy_interval(np.repeat(right, 7), np.repeat(range(100), 7).tolist())
+    once = wilson_interval(30, 100)
+    assert high - low == pytest.approx(once[1] - once[0], rel=0.01)
+    # Equal outcomes tell nothing about the variance: each cluster counts once.
+    assert accuracy_interval([1] * 70, np.repeat(range(10), 7).tolist()) == pytest.approx(wilson_interval(10, 10))
+    assert accuracy_interval([0] * 70, np.repeat(range(10), 7).tolist())[0] == 0.0
+
+
+def test_clusters_that_say_nothing_about_their_questions_leave_the_interval_as_it_is():
+    drawn = outcomes(0.4, 1, 7000, seed=3)[0]
+    low, high = accuracy_interval(drawn, np.repeat(range(1000), 7).tolist())
+    once = accuracy_interval(drawn)
+    assert once[1] - once[0] <= high - low == pytest.approx(once[1] - once[0], rel=0.06)
+
+
+def test_the_standard_error_by_hand():
+    # Clusters {1, 1, 0} and {0, 0}: m = 2/5; s − n m = 2 − 6/5 = 4/5 and −4/5; √(2/1 · 32/25) / 5 = 1.6 / 5.
+    assert standard_error([1, 0, 1, 0, 0], ["x", "y", "x", "x", "y"]) == pytest.approx(0.32)
+    # Without clusters: √(N/(N−1) Σ (x − m)²)/N, here √(4/3 · 1)/4.
+    assert standard_error([1, 0, 1, 0]) == pytest.approx(math.sqrt(4 / 3) / 4)
+    assert standard_error([1, 0], ["x", "x"]) == 0.0
+
+
 def test_preferences_are_compared_question_by_question():
     paired = paired_comparison([0.9, 0.5, 0.2, 0.6], [0.4, 0.5, 0.3, 0.1])
     assert (paired.only_a, paired.only_b) == (2, 1)
@@ -135,6 +213,21 @@ def test_bootstrap_of_equal_rows_of_one_seed_has_no_width():
     a = outcomes(0.5, 1, 50, seed=1)
     interval = bootstrap_over_seeds_and_questions(a, a, replicates=100)
     assert (interval.difference, interval.low, interval.high) == (0, 0, 0)
+    assert interval.p_value == 1
+
+
+def test_a_p_value_of_the_bootstrap_worked_by_hand():
+    # Two questions, one seed: of the four equally likely draws one has only the question on which both rows agree.
+    for a, b in (([[1, 1]], [[0, 1]]), ([[0, 1]], [[1, 1]])):
+        p_value = bootstrap_over_seeds_and_questions(a, b, replicates=20_000).p_value
+        assert p_value == pytest.approx(2 * 1 / 4, abs=0.02)
+
+
+def test_the_seeds_of_each_row_are_drawn_by_themselves():
+    # Seed 0 is right on everything and seed 1 on nothing, in both rows: drawn together, they would never differ.
+    split = np.repeat([[1.0], [0.0]], 20, axis=1)
+    interval = bootstrap_over_seeds_and_questions(split, split, replicates=2000)
+    assert (interval.difference, interval.low, interval.high) == (0, -1, 1)
 
 
 def test_repeating_a_seed_does_not_narrow_the_interval():
@@ -151,6 +244,71 @@ def test_one_seed_interval_has_the_width_of_the_paired_normal_approximation():
     # Var of a paired mean difference: the variance of a_i − b_i over N; 2 · 1.96 standard errors wide.
     width = 2 * 1.96 * np.std(a[0].astype(float) - b[0]) / np.sqrt(400)
     assert interval.high - interval.low == pytest.approx(width, rel=0.1)
+
+
+@pytest.mark.parametrize("size", [2, 7])
+def test_copies_of_a_question_do_not_narrow_the_interval_of_a_difference(size):
+    a, b = outcomes(0.6, 3, 100, seed=1), outcomes(0.5, 3, 100, seed=2)
+    once = bootstrap_over_seeds_and_questions(a, b, replicates=20_000)
+    copied = [np.repeat(one, size, axis=1) for one in (a, b)]
+    clusters = [f"problem {i}" for i in range(100) for _ in range(size)]
+    clustered = bootstrap_over_seeds_and_questions(*copied, clusters=clusters, replicates=20_000)
+    assert clustered.high - clustered.low == pytest.approx(once.high - once.low, rel=0.03)
+    alone = bootstrap_over_seeds_and_questions(*copied, replicates=20_000)
+    assert alone.high - alone.low < 0.9 * (once.high - once.low)
+
+
+def test_clusters_may_be_scattered_and_of_several_sizes():
+    a, b = outcomes(0.7, 2, 60, seed=1), outcomes(0.4, 2, 60, seed=2)
+    clusters = [i % 7 if i % 2 else i % 11 for i in range(60)]
+    order = np.argsort(clusters, kind="stable")
+    scattered = bootstrap_over_seeds_and_questions(a, b, clusters=clusters, replicates=20_000)
+    sorted_ = bootstrap_over_seeds_and_questions(
+        a[:, order], b[:, order], clusters=[clusters[i] for i in order], replicates=20_000
+    )
+    assert scattered.difference == pytest.approx(a.mean() - b.mean())
+    assert (scattered.low, scattered.high) == pytest.approx((sorted_.low, sorted_.high), abs=0.01)
+
+
+@pytest.mark.parametrize("values", [2, 3, 400])
+def test_drawing_kinds_is_drawing_questions(values):
+    # Few kinds of questions are drawn by their numbers, many one by one; both are the plain bootstrap, drawn here.
+    drawn = np.random.default_rng(5)
+    a, b = (drawn.integers(values, size=(2, 40)) / (values - 1) for _ in range(2))
+    got = bootstrap_over_seeds_and_questions(a, b, replicates=20_000)
+    plain = []
+    for _ in range(10_000):
+        questions = drawn.integers(40, size=40)
+        means = [one[drawn.integers(2, size=2)][:, questions].mean() for one in (a, b)]
+        plain.append(means[0] - means[1])
+    assert [got.low, got.high] == pytest.approx(np.quantile(plain, [0.025, 0.975]).tolist(), abs=0.02)
+
+
+def test_a_p_value_that_no_replicate_contradicts_is_a_bound():
+    all_right, all_wrong = np.ones((3, 50)), np.zeros((3, 50))
+    floor = bootstrap_over_seeds_and_questions(all_right, all_wrong)
+    assert REPLICATES >= 100_000
+    assert floor.is_bound
+    assert floor.p_value == 2 / (REPLICATES + 1)
+    unclear = bootstrap_over_seeds_and_questions(outcomes(0.6, 3, 50, seed=1), outcomes(0.5, 3, 50, seed=2))
+    assert not unclear.is_bound
+
+
+@pytest.mark.parametrize(
+    ("value", "is_bound", "text"),
+    [
+        (0.0123, False, "p = 0.012"),
+        (0.0004, False, "p < 0.001"),
+        (1.0, False, "p = 1.000"),
+        (2 / 100_001, True, "p ≤ 0.000020"),
+        (12 * 2 / 100_001, True, "p ≤ 0.00024"),
+        (0.00241, True, "p ≤ 0.0025"),  # never rounded down
+        (0.0991, True, "p ≤ 0.100"),
+        (1.0, True, "p ≤ 1.0"),
+    ],
+)
+def test_p_values_in_words(value, is_bound, text):
+    assert p_value_text(value, is_bound=is_bound) == text
 
 
 def test_seeds_that_disagree_widen_the_interval():

@@ -61,6 +61,9 @@ def test_a_sweep_runs_each_job_once_and_leaves_its_table(swept):
     # ICL with seed 0 is in both products: 4 jobs, not 5.
     assert "4 jobs, 0 of them finished before." in first.stdout
     assert "probe.md: 4 of 4 jobs finished" in first.stdout
+    told = (root / "tables" / "probe.md").read_text(encoding="utf-8")
+    assert "Settings that are not the paper's" in told
+    assert "± is over training seeds alone." in told
     assert {path.suffix for path in (root / "tables").glob("probe*")} == {
         ".md",
         ".csv",

@@ -99,8 +99,9 @@ def test_a_question_that_leaves_no_room_is_named_with_the_number_of_such(row):
 
 def test_a_model_that_computes_its_positions_is_warned_of(row):
     assert check_models(row(dataset=Asked(test=longer(66)), is_hard=False)) == []
-    (warning,) = check_models(row(dataset=Asked(test=longer(67)), is_hard=False))
-    assert "question e2 has 67 tokens" in warning
+    warnings = check_models(row(dataset=Asked(test=longer(67)), is_hard=False))
+    assert [warning.partition(" ")[0] for warning in warnings] == ["teacher", "student"]
+    assert all("question e2 has 67 tokens" in warning for warning in warnings)
 
 
 def test_a_question_in_another_script_is_measured_in_tokens(row):
@@ -171,6 +172,14 @@ def test_a_special_token_without_embedding_is_refused_only_where_it_is_used(row)
     end = tiny_tokenizers.qwen()  # <|im_end|> is the last token
     with pytest.raises(ModelError, match=r"may hold '<\|im_end\|>'"):
         check_models(row(end, vocabulary=len(end) - 1))
+
+
+def test_a_validation_is_limited_by_the_evaluation_not_by_the_teacher(row):
+    samples = dataclasses.replace(parts({}).teacher_samples, max_response_tokens=60)
+    # 36 tokens of a question and 60 of the teacher's response are 96, as many as the positions.
+    assert check_models(row(dataset=Asked(validation=longer(36)), teacher_samples=samples)) == []
+    with pytest.raises(ModelError, match=r"^teacher [^\n]* 60 may follow: lower teacher_samples\.[^\n]*by 1,[^\n]*$"):
+        check_models(row(dataset=Asked(validation=longer(37)), teacher_samples=samples))
 
 
 def test_a_judge_reads_the_response_and_the_question(row, tmp_path_factory):

@@ -150,9 +150,9 @@ def test_a_judge_reads_the_first_pass_and_attacks_and_its_share_of_the_rollouts(
     mix = {"mu": 0.5, "judge": Judged(queries="all")}
     of_loss, of_reward = (RewardMix(lambda_=0.5, rho=0.0, level=level, **mix) for level in ("loss", "reward"))
     work = work_of(parts(models, judge=judge_of(models), reward_mix=of_loss))
-    # One greedy text and 3 samples for 100 training queries, eight kinds of attack on each.
-    assert (work["judge, labels"].judged, work["judge, labels"].group_size) == (400 + 800, 4)
-    assert work["judge, labels"].tokens == 1200 * 10
+    # One greedy text and 3 samples for 100 training queries, ten kinds of attack on each.
+    assert (work["judge, labels"].judged, work["judge, labels"].group_size) == (400 + 1000, 4)
+    assert work["judge, labels"].tokens == 1400 * 10
     # 5 rollouts, two of four queries for each term, five responses each; one mixed loss may ask about all of them.
     assert (work["judge, rl"].judged, work["judge, rl"].max_response_tokens) == (50, 20)
     assert work_of(parts(models, judge=judge_of(models), reward_mix=of_reward))["judge, rl"].judged == 100

@@ -13,8 +13,10 @@ from rkd.models.batches import encode
 from rkd.models.policy import Policy
 from rkd.protocols import Sampling
 from rkd.records import Query, Response
+from tests.support import tiny_tokenizers
 from tests.support.fakes import ScriptedGenerator
 from tests.support.tiny_models import llama
+from tests.support.tiny_tokenizers import folder_of
 
 QUERIES = [Query("a", "svamp", "What is 1?"), Query("b", "svamp", "What is 2?"), Query("c", "svamp", "What is 3?")]
 PROMPT = PromptTemplate(template="Q: {question} A:")
@@ -125,6 +127,14 @@ def test_the_judge_of_a_config_opens_its_folder(tmp_path, model, tokenizer, judg
     assert len(verdicts) == 3
     assert all(verdict is None or 0 <= verdict <= 1 for verdict in verdicts)
     assert judge.content()["model"].folder == tmp_path
+
+
+@pytest.mark.parametrize("own", [{"date": "2025-02-03"}, {"is_chat": False}])
+def test_a_writing_judge_is_asked_in_the_form_of_its_prompt(tmp_path, own):
+    folder = folder_of(tiny_tokenizers.llama3(), tmp_path).folder
+    prompt = JudgePrompt(**own)
+    opened = WrittenJudge(name="judge", name_or_path=str(folder), prompt=prompt, max_reply_tokens=3).open()
+    assert (opened.generator.prompt.date, opened.generator.prompt.is_chat) == (prompt.date, prompt.is_chat)
 
 
 @pytest.mark.parametrize("setting", [{"max_reply_tokens": 0}, {"max_reply_tokens": 3, "threshold": 5}])

@@ -165,3 +165,12 @@ def test_same_seed_gives_the_same_problems():
 def test_training_on_perturbed_problems_is_refused():
     with pytest.raises(ValueError, match="for tests only, train on mini_math"):
         perturb.queries("train", 1, 0)
+
+
+def test_the_seven_ways_of_a_problem_are_one_cluster():
+    asked = perturb.queries("test", 21, 0)
+    clusters = [query.cluster for query in asked]
+    assert len(set(clusters)) == 3
+    assert clusters == sorted(clusters, key=clusters.index)  # the ways of a problem follow each other
+    assert all(clusters.count(one) == 7 for one in clusters)
+    assert all(query.id.startswith(f"{query.cluster}-") for query in asked)

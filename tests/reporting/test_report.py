@@ -131,6 +131,33 @@ def test_seeds_and_questions_are_resampled_together():
     assert "Over seeds" not in seeds_table([run(0)])
 
 
+def clustered(own: RunResult) -> RunResult:
+    """The result with the questions of `math` in ten clusters of two."""
+    models = [
+        dataclasses.replace(
+            model,
+            test_sets=model.test_sets
+            | {"math": dataclasses.replace(model.test_sets["math"], clusters=[i // 2 for i in range(20)])},
+        )
+        for model in own.models
+    ]
+    return dataclasses.replace(own, models=models)
+
+
+def test_clusters_are_told_and_compared_as_wholes():
+    runs = [clustered(run(0, ours_correct=14)), clustered(run(1, ours_correct=16))]
+    runs[0].models[-1].test_sets["math"].answers[0] = "2"
+    text = seeds_table(runs)
+    assert "± 7.1** (n = 20 in 10 clusters)" in text
+    assert "exact test that swaps clusters: p = 0.289" in text
+    assert "n: math 20 in 10 clusters, plus 10." in final_table_markdown(runs[0])
+    others = [clustered(run(seed, ours_correct=10, row="SFT")) for seed in (0, 1)]
+    compared = row_comparison([*runs, *others], "Ours", "SFT")
+    assert "math (n = 20 in 10 clusters)" in compared
+    # Questions 10 to 14 are two whole clusters: both signs equal with chance 2 / 4. As four questions: 2 / 16.
+    assert "| 0 | 70.0 | 50.0 | +20.0 | 4 | 0 | p = 0.500 |" in compared
+
+
 def test_results_on_other_questions_are_not_resampled_together():
     other = run(1)
     tests = {"math": dataclasses.replace(other.models[-1].test_sets["math"], question_ids=[f"x{i}" for i in range(20)])}

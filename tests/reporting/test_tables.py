@@ -8,11 +8,14 @@ from dataclasses import replace
 
 import pytest
 
+from rkd.evaluation.results import ModelResult, failed_result
 from rkd.evaluation.statistics import holm
-from rkd.reporting.job_summary import EvaluationSummary, Summary, read_summaries, write_summaries
+from rkd.mini import perturb
+from rkd.reporting.job_summary import EvaluationSummary, Summary, read_summaries, summarize, write_summaries
 from rkd.reporting.table_figures import Dots, Histories, Lines, Reliability, Ternary
-from rkd.reporting.table_files import build_table, render, update_tables, write_manifest
+from rkd.reporting.table_files import add_notes, build_table, render, update_tables, write_manifest
 from rkd.reporting.table_text import as_json, comma_separated, latex, markdown
+from tests.support.made_up_results import on_test_set
 
 
 def summary(row: str, seed: int, right: int, *, of: int = 100, teacher: int | None = 80, **choices) -> Summary:
@@ -151,6 +154,97 @@ def test_outcomes_to_other_questions_are_not_tested():
     difference = build_table(PLAIN).evaluate(jobs).judgements[0].differences[0]
     assert (difference.p_value, difference.low) == (None, None)
     assert not difference.is_significant
+
+
+def in_clusters(one: Summary, size: int) -> Summary:
+    """The job with the questions of its test in clusters of a size."""
+    models = {
+        role: {name: replace(test, cluster_sizes=[size] * (test.n // size)) for name, test in tests.items()}
+        for role, tests in one.models.items()
+    }
+    return replace(one, models=models)
+
+
+def test_a_cluster_is_drawn_as_a_whole_and_told_beside_n():
+    table = build_table(PLAIN)
+    alone = table.evaluate(JOBS)
+    clustered = table.evaluate([in_clusters(one, 5) for one in JOBS])
+    text = markdown(clustered)
+    assert "maths (GSM8K), n = 100 in 20 clusters" in text
+    assert "A cluster, the variants of one problem, is drawn as a whole." in text
+    assert "cluster" not in markdown(alone)
+    assert json.loads(as_json(clustered))["cells"][0]["clusters"] == 20
+    widths = [one.high - one.low for own in (alone, clustered) for one in own.judgements[0].differences[:1]]
+    # Questions 50 to 70 differ: whole clusters of five, so that 20 clusters are worth 20 questions.
+    assert widths[1] > 1.5 * widths[0]
+
+
+def test_a_p_value_at_the_floor_is_printed_as_a_bound_after_holms_correction(evaluated):
+    # No replicate of 50 and 54 against 70 and 74 is at or below 0: 2 · 2 / 100,001, times two comparisons.
+    text = markdown(evaluated)
+    assert "+20.0 [" in text
+    assert "p ≤ 0.000040" in text
+    (difference,) = evaluated.judgements[0].differences
+    assert difference.is_bound
+    assert json.loads(as_json(evaluated))["claims"][0]["differences"][0]["is_bound"] is True
+
+
+def test_older_summaries_of_mini_math_plus_get_the_clusters_of_its_questions(tmp_path):
+    asked = perturb.queries("test", 700, 1)  # as in conf/dataset/mini_math.yaml
+    result = dataclasses.replace(
+        on_test_set("plus", 300, 700, 0.0, 1.0),
+        question_ids=[query.id for query in asked],
+        clusters=[int(query.id.split("-")[2]) for query in asked],
+    )
+    run = failed_result("Ours", 0, {}, None, {}, "")
+    job = summarize(replace(run, failure=None, models=[ModelResult("Ours", {"plus": result})]), "job", {})
+    assert job.models["own"]["plus"].cluster_sizes == [7] * 100
+    fields = dataclasses.asdict(job)
+    del fields["models"]["own"]["plus"]["cluster_sizes"]
+    (tmp_path / "older.jsonl").write_text(json.dumps(fields) + "\n", encoding="utf-8")
+    assert read_summaries(tmp_path / "older.jsonl") == [job]
+
+
+def test_scattered_clusters_are_summarized_one_after_another():
+    result = replace(on_test_set("plus", 2, 5, 0.0, 1.0), clusters=[0, 1, 0, 2, 1])
+    run = replace(
+        failed_result("Ours", 0, {}, None, {}, ""), failure=None, models=[ModelResult("Ours", {"plus": result})]
+    )
+    test = summarize(run, "job", {}).models["own"]["plus"]
+    assert test.outcomes == "10100"  # the questions q0 q2, q1 q4, q3, of which q0 and q1 are right
+    assert test.cluster_sizes == [2, 2, 1]
+    assert test.clusters == [0, 0, 1, 1, 2]
+    assert (
+        test.questions
+        != summarize(replace(run, models=[ModelResult("Ours", {"plus": replace(result, clusters=[])})]), "job", {})
+        .models["own"]["plus"]
+        .questions
+    )
+
+
+def test_notes_stand_under_the_deviations_or_in_their_place():
+    notes = ["Settings that are not the paper's: KL coefficient 0.02 (0.2)."]
+    noted = build_table(PLAIN | {"notes": notes}).evaluate(JOBS)
+    assert f"Where this differs from the paper:\n\n1. Smaller models.\n\n{notes[0]}\n\nJobs:" in markdown(noted)
+    alone = build_table(PLAIN | {"notes": notes, "deviations": []}).evaluate(JOBS)
+    assert f"Where this differs from the paper:\n\n{notes[0]}\n\nJobs:" in markdown(alone)
+    assert json.loads(as_json(noted))["notes"] == notes
+    assert f"% {notes[0]}" in latex(noted)
+
+
+def test_notes_are_added_to_a_manifest_once(tmp_path):
+    jobs = {f"outputs/{one.job}": one.choices for one in JOBS}
+    write_manifest(tmp_path, PLAIN, jobs)
+    manifest = tmp_path / "table9.jobs.json"
+    add_notes(manifest)
+    content = json.loads(manifest.read_text())
+    assert "Settings that are not the paper's" in content["table"]["notes"][0]
+    assert content["jobs"] == jobs
+    render(manifest)
+    assert content["table"]["notes"][0] in (tmp_path / "table9.md").read_text()
+    manifest.write_text(json.dumps({**content, "table": {**content["table"], "notes": ["as it was"]}}))
+    add_notes(manifest)
+    assert json.loads(manifest.read_text())["table"]["notes"] == ["as it was"]
 
 
 def vars_of(one: Summary) -> dict:

@@ -36,6 +36,11 @@ def test_each_sign_ends_it_when_it_lasts(sign, said):
     assert re.search(said, reason)
 
 
+@pytest.mark.parametrize("at_bound", [{"kl": 10.0}, {"response_tokens": 20.0}, {"repetition": 0.3}])
+def test_a_value_at_its_bound_is_within_it(at_bound):
+    assert GUARD.reason(history(at_bound, at_bound)) is None
+
+
 def test_a_bound_that_is_none_is_not_looked_at():
     sign = {"kl": 1000.0, "response_tokens": 1.0, "repetition": 1.0, "reward": 2.0}
     assert Guard(rollouts=2).reason(history(sign, sign, accuracies=[0.9, 0.1, 0.1])) is None
@@ -51,6 +56,7 @@ def test_a_reward_that_rises_while_accuracy_falls_ends_it():
     ("reward", "accuracies"),
     [
         (0.3, [0.6, 0.5, 0.5]),  # the reward falls with it: no gaming
+        (0.5, [0.6, 0.5, 0.5]),  # it stays
         (0.9, [0.6, 0.57, 0.56]),  # within the bound
         (0.9, [0.6, 0.5, 0.58]),  # one validation alone
         (0.9, [0.6, 0.5]),  # too early to say

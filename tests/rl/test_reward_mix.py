@@ -2,6 +2,7 @@
 
 import pytest
 
+from rkd.errors import RewardFunctionError
 from rkd.judges.base import NoJudge
 from rkd.records import Checkpoint
 from rkd.rl.reward_mix import Check, Judged, Learned, Own, RewardInputs, RewardMix, Verifiable
@@ -140,9 +141,14 @@ def test_a_function_of_the_users_own_is_a_reward():
 
 def test_a_function_that_returns_the_wrong_number_of_rewards_is_refused_by_name():
     reward = Own(function=one_number).build(inputs())
-    with pytest.raises(ValueError, match=r"function=one_number returned shape \(1,\) for 2 responses"):
+    with pytest.raises(RewardFunctionError, match=r"function=one_number returned 1 values for 2 responses"):
         reward([LABELLED[0]] * 2, responses("q", ["a", "b"]))
 
 
 def test_the_code_of_ones_own_function_is_part_of_the_fingerprint():
     assert "return [1.0]" in as_fingerprint(Own(function=one_number))["source"]
+
+
+def test_a_function_without_source_code_is_refused_by_name():
+    with pytest.raises(RewardFunctionError, match=r"function=len has no source code to read .*with `def`"):
+        as_fingerprint(Own(function=len))

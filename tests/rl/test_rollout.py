@@ -55,6 +55,8 @@ def test_rewards_are_clipped_before_the_penalty_and_whitened_tokens_keep_their_m
     clipped = dataclasses.replace(stage, scaling=RewardScaling(clip=5.0))
     collect(module(student, clipped, reward=uneven))
     assert recorder.token_rewards.sum(1).tolist() == [min(row, 5) for row in range(32)]
+    collect(module(student, clipped, reward=lambda *asked: Rewards(10 - uneven(*asked).total, {})))
+    assert recorder.token_rewards.sum(1).tolist() == [max(-5, min(10 - row, 5)) for row in range(32)]
     collect(module(student, stage, reward=uneven))
     plain = recorder.token_rewards[recorder.response_mask]
     collect(module(student, dataclasses.replace(stage, scaling=RewardScaling(whiten=True)), reward=uneven))

@@ -1,8 +1,10 @@
 """Settings of the stage: what is refused, and with which message."""
 
 import dataclasses
+import math
 
 import pytest
+import torch
 
 from rkd.rl.advantages import GroupRelative
 from rkd.rl.kl_controller import AdaptiveKL, FixedKL
@@ -19,6 +21,14 @@ def test_a_kl_to_the_sampling_policy_is_refused_in_the_reward():
 def test_k1_is_refused_in_the_loss():
     with pytest.raises(ValueError, match="estimator=k2 or k3"):
         KLPenalty(controller=FixedKL(0.1), place="loss", estimator="k1")
+
+
+def test_the_kl_is_that_of_response_tokens_alone():
+    logprobs, reference = torch.tensor([[-1.0, -50.0]]), torch.tensor([[-3.0, 50.0]])
+    for estimator, expected in (("k1", 2.0), ("k2", 2.0), ("k3", math.exp(-2) - 1 + 2)):  # d = 2
+        penalty = KLPenalty(controller=FixedKL(0.1), estimator=estimator)
+        kl = penalty.per_token(logprobs, reference, torch.tensor([[True, False]]))
+        assert kl[0].tolist() == [pytest.approx(expected), 0.0]
 
 
 def test_an_adaptive_coefficient_has_a_fingerprint():

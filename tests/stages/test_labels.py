@@ -153,6 +153,12 @@ def test_the_sft_data_hold_correct_responses_and_equal_texts_once():
     assert texts(CorrectResponses().select(SCORED)) == [["a", "c"], []]
 
 
+def test_of_equal_texts_the_first_sample_is_taught():
+    own = [scored("q", ("b", 0.0), ("a", 1.0), ("a", 1.0), ("b", 0.0))]
+    assert [one.response.sample_index for one in CorrectResponses().select(own)[0]] == [1]
+    assert [one.response.sample_index for one in AllResponses().select(own)[0]] == [0, 1]
+
+
 def test_the_unfiltered_set_holds_wrong_and_unlabelled_responses_too():
     assert texts(AllResponses().select(SCORED)) == [["a", "b", "c"], ["d", "e"]]
 
@@ -237,6 +243,8 @@ def test_grades_are_whole_and_an_unreadable_one_is_none():
     own = [responses("a", ["x", "y"]), [], responses("b", ["z"])]
     graded = RubricGrades().scored(own, [0.6, None, 1.0])
     assert [[one.score for one in of_query] for of_query in graded] == [[3.0, None], [], [5.0]]
+    (nearest,) = RubricGrades().scored([responses("c", ["u", "v"])], [0.58, 0.62])  # 2.9 and 3.1
+    assert [one.score for one in nearest] == [3.0, 3.0]
     assert graded[0][0].response.text == "x"
     with pytest.raises(ValueError, match="at least 1"):
         RubricGrades(highest=0)

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from rkd.data.prompts import PromptTemplate
 from rkd.generation.engines import HFEngine, LocalEngine
@@ -104,6 +105,13 @@ def test_likelihood_pairs_and_reward_read_the_end_that_the_student_writes(studen
     read = LearnedReward(reward_model, tokenizer, PROMPT)([query, query], [right, other]).total
     with torch.no_grad():
         torch.testing.assert_close(read, reward_model(collate_pairs([pair]).responses))
+
+
+def test_plain_transformers_stop_where_the_student_was_taught_to_end(student):
+    tokenizer, model = load_tokenizer(student.folder), AutoModelForCausalLM.from_pretrained(student.folder)
+    (prompt,) = PROMPT.encode(QUERIES[:1], tokenizer)
+    (row,) = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24).tolist()
+    assert row[len(prompt) :] == PROMPT.encode_responses([TAUGHT["short"]], [True], tokenizer)[0]
 
 
 def test_a_trained_model_lies_beside_a_tokenizer_that_reads_all_text(student):

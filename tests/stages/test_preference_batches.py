@@ -90,7 +90,7 @@ def test_a_batch_holds_chosen_before_rejected(tokenizer):
         for good, bad in (("4", "5"), ("6", "A A"))
     ]
     kept, _ = tokenize_pairs(tokenizer, PROMPT, pairs, 10_000)
-    batch = collate_pairs(kept, tokenizer.pad_token_id)
+    batch = collate_pairs(kept)
     rows = [
         ids[mask].tolist()
         for ids, mask in zip(batch.responses.response_ids, batch.responses.response_mask, strict=True)

@@ -131,6 +131,9 @@ def test_loss_is_equation_9_and_its_gradient_lifts_the_chosen(sft):
     assert (gradient[0::2] < 0).all()
     assert (gradient[1::2] > 0).all()
     assert {"train/loss", "train/preference_loss", "train/classification_loss", "train/pair_accuracy"} <= logged.keys()
+    right = float((margins > 0).double().mean())
+    assert right != 0.5  # so that the share of wrong ones is another
+    assert float(logged["train/pair_accuracy"]) == pytest.approx(right)
 
 
 def test_outcome_reward_model_is_classification_alone():

@@ -57,7 +57,7 @@ FAMILIES = {
 def of_settings(family: str, *, auto: type = AutoModelForCausalLM, **options: object) -> PreTrainedModel:
     """A model of the family; every weight is random, biases and norms included. `options` replace its settings."""
     kind = CONFIG_MAPPING[family]
-    settings = {**SIZES, **END, **FAMILIES[family], **options}
+    settings = {**SIZES, **END, **FAMILIES.get(family, {}), **options}
     computed = {name for name in settings if isinstance(own := getattr(kind, name, None), property) and not own.fset}
     config = kind(**{name: value for name, value in settings.items() if name not in computed})
     with torch.random.fork_rng():
