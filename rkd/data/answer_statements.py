@@ -6,7 +6,6 @@ stands before it: "if the answer is" and "Ann says the answer is" state nothing,
 several.
 """
 
-import json
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -88,8 +87,8 @@ _ALTERNATIVE = (
     r"|(?:(?:[Bb]ut )?(?:[Ii]t|[Tt]his|[Tt]hat|[Tt]he answer)) (?:could|might|may) (?:also |well )?be)"
 )
 _FORMULA = re.compile(r"[\s*:]{0,4}(?:\$([^$\n]{1,110})\$|\\\(([^\n]{1,110}?)\\\))")
-_JSON = json.JSONDecoder()
-_SINGLE_QUOTED = re.compile(r"'([^'\n]*)'")
+_JSON_VALUE = re.compile(r""" "((?:[^"\\\n]|\\.)*)"|'([^'\n]*)'|(-?[0-9][0-9.eE+-]*)|\[([^\[\]\n]*)\]""".strip())
+_JSON_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[\\\"/]|[nt](?![a-zA-Z]))")  # \text is a command of LaTeX
 _END_OF_JSON_VALUE = re.compile(r"\s*(?:[}\])\n]|,\s*[\"']|$)")
 _END_OF_JSON = re.compile(r"\s*\}")
 # A sentence ends at a line's end or at a mark, but not before a sentence that adds an alternative.
@@ -156,22 +155,20 @@ def _enclosed(text: str, start: int, place: int, mark: str) -> Piece | None:
 
 
 def _json_value(text: str, start: int, place: int, limit: int) -> Piece | None:
-    """The value of "answer" in JSON: a number or a text. A list, and what is no JSON, state no single value."""
-    value: object
-    if quoted := _SINGLE_QUOTED.match(text, place, limit):
-        value, end = quoted[1], quoted.end()
-    else:
-        try:
-            value, used = _JSON.raw_decode(text[place:limit])
-        except (ValueError, RecursionError):
-            return None
-        end = place + used
-    is_single = isinstance(value, str | int | float) and _END_OF_JSON_VALUE.match(text, end) is not None
-    closing = _END_OF_JSON.match(text, end)
-    behind = closing.end() if closing else end
-    last = sentence_end(text, behind) if closing else end
-    inner = value if isinstance(value, str) else text[place:end]
-    return Piece(start, last, inner, text[behind:last], formula=inner, is_one_of_several=not is_single)
+    """The value of "answer" in JSON: a number, a text or a list. A number that goes on is none of JSON."""
+    value = _JSON_VALUE.match(text, place, limit)
+    if value is None:
+        return None
+    inner = _JSON_ESCAPE.sub(_unescaped, value[1]) if value[1] is not None else value[2] or value[3] or value[4] or ""
+    is_single = _END_OF_JSON_VALUE.match(text, value.end()) is not None
+    closing = _END_OF_JSON.match(text, value.end())
+    behind = closing.end() if closing else value.end()
+    end = sentence_end(text, behind) if closing else behind
+    return Piece(start, end, inner, text[behind:end], formula=inner, is_one_of_several=not is_single)
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    return chr(int(escape[1], 16)) if escape[1] else {"n": "\n", "t": " "}.get(escape[0][1], escape[0][1])
 
 
 def _closing_brace(text: str, place: int, limit: int) -> int | None:

@@ -66,13 +66,15 @@ _EXPLAINS = _words(
     "where whereas which while who whose"
 )
 _PREPOSITIONS = _words(
-    "across after among at before during each every following for from in inside into on over per since through "
+    "across after among at before between during for from in inside into on over per since through "
     "throughout under until upon with within without"
 )
 _ALTERNATIVES = _words(
     "also alternatively although another but could either else however may maybe might or otherwise perhaps "
     "possible possibly though unless versus vs"
 )
+_OR = _words("alternatively else or otherwise")
+_POSSIBLE = _words("also alternative another conceivable plausible possible")  # "as 13 is also possible"
 _REJECTS = _words("instead neither never nor not rather")
 _JOINS = _words("and by minus plus times to")  # before a number word: "two and a half"
 _OPEN_RANGE = _words("above below fewer greater higher less lower more over under up")  # "12 or more"
@@ -83,7 +85,14 @@ _NUMBER_WORDS = _words(
     "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety half halves quarter quarters third "
     "thirds"
 )
+_UNIT_JOINS = _words("for from in of on per with")
+_TAIL_WORDS = _words("and by equals makes of out than to")
+_WORDS_OF_THE_GRAMMAR = (
+    _FILLERS, _NOT_ONE_VALUE, _EXPLAINS, _PREPOSITIONS, _ALTERNATIVES, _REJECTS, _OPEN_RANGE, _ARTICLES, _NUMBER_WORDS,
+    _TAIL_WORDS,
+)  # fmt: skip
 _UNKNOWNS = frozenset("aeijnoqruvwxyzπ")  # glued to a number; other letters are units, as in 5m
+_UNKNOWN_AND_DIGITS = re.compile(r"[eExXyYzZ]\d")  # 4x4, 5e9a
 _OPERATOR_WORDS = {"x": "×", "times": "×", "plus": "+", "minus": "-", "divided": "÷", "multiplied": "×"}
 _ZEROS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "mn": 6, "mln": 6, "bn": 9}
 _GLUED_ZEROS = {"k": 3, "K": 3, "M": 6, "B": 9}
@@ -109,7 +118,8 @@ _FRACTION_PART = r"(?:\{ ?([-+]? ?[0-9.,]{1,40}) ?\}|([0-9]))"
 
 
 def _fraction(match: re.Match[str]) -> str:
-    return f" {match[1] or match[2]}/{match[3] or match[4]} "
+    is_before_a_digit = match[5] is not None
+    return f" {match[1] or match[2]}/{match[3] or match[4]}{' ' * is_before_a_digit}"
 
 
 _LATEX: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
@@ -125,14 +135,17 @@ _LATEX: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
     (re.compile(rf"\\div{_END}"), "÷"),
     (re.compile(rf"\\(?:approx|simeq|cong|to|implies|[rR]ightarrow|Longrightarrow){_END}|=>|->"), "="),
     (re.compile(rf"\\pm{_END}"), "±"),
-    (re.compile(rf"\\[dtc]?frac ?{_FRACTION_PART} ?{_FRACTION_PART}"), _fraction),
+    (re.compile(rf"\\[dtc]?frac ?{_FRACTION_PART} ?{_FRACTION_PART}((?=[.,]?[0-9]))?"), _fraction),
 )
 _HAS_LATEX = re.compile(r"[\\{}~^]|<<|[-=]>")
 
+_GROUPED = (  # in groups by commas, also of two digits as in India, underscores or blanks
+    r"[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}(?![0-9])|[0-9]{1,3}(?:_[0-9]{3})+(?![0-9])"
+    r"|[0-9]{1,3}(?: [0-9]{3})+(?![0-9]|-[0-9])"
+)
 _TOKEN = re.compile(
-    r"(?P<number>(?:[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}(?![0-9])|[0-9]{1,3}(?:_[0-9]{3})+(?![0-9])"
-    r"|[0-9]{1,3}(?: [0-9]{3})+(?![0-9-])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?P<exponent>[eE][-+]?[0-9]{1,3}(?!\w))?"
-    r"|(?P<word>[^\W\d_](?:[\w']*\w)?)|(?P<command>\\[a-zA-Z]+|\\.)|(?P<sign>\S)"
+    rf"(?P<number>(?:{_GROUPED}|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?P<exponent>[eE][-+]?[0-9]{{1,3}}(?![^\W_]))?"
+    r"|(?P<word>[^\W\d_](?:[^\W_]|[_'](?=[^\W_]))*)|(?P<command>\\[a-zA-Z]+|\\.)|(?P<sign>\S)"
 )
 _EMPHASIS = re.compile(r"\*{1,3}")
 _DECORATION = frozenset('$`€£¥₹¢"_“”')
@@ -359,8 +372,10 @@ class _Parser:
         if token.is_glued and (token.text == "(" or is_part):
             raise _NotInGrammarError
         word = token.text if token.kind == "word" else ""
-        if (token.is_glued and len(word) == 1 and word in _UNKNOWNS) or (
-            word in ("x", "y", "z", "π", "pi") and self.at(1).kind != "number"
+        if (
+            (token.is_glued and word in _UNKNOWNS)
+            or _UNKNOWN_AND_DIGITS.match(word)
+            or (word and (set(word) <= set("xyz") or word in ("π", "pi")) and self.at(1).kind != "number")
         ):
             raise _NotInGrammarError
         return False
@@ -375,16 +390,14 @@ class _Parser:
                     return
                 if is_first and token.word in _ODDS and behind.kind == "number":
                     raise _SeveralValuesError if token.word == "to" else _NotInGrammarError
-                if self._ends_units(token.word):
+                if self._ends_units(token.word, behind, is_first=is_first):
                     return
             elif token.text == "^" and not is_first:
                 self.place += 1
                 while self.at().text in ("{", "-", "}") or (self.at().kind == "number" and self.at().is_glued):
                     self.place += 1
                 continue
-            elif (token.text == "{" and behind.kind == "word") or (
-                token.text in ("/", "-") and behind.kind == "word" and (token.text == "/" or behind.is_glued)
-            ):
+            elif behind.kind == "word" and (token.text in ("{", "/") or (token.text == "-" and behind.is_glued)):
                 pass
             elif token.kind != "sign" or token.text not in ")]}>|%°‰″′'":
                 return
@@ -392,10 +405,12 @@ class _Parser:
             is_first = False
 
     @staticmethod
-    def _ends_units(word: str) -> bool:
-        return word in _EXPLAINS or word in _PREPOSITIONS or word in _ALTERNATIVES or word in _REJECTS or word in (
-            "and", "to", "of", "by", "out", "than", "equals", "makes",
-        )  # fmt: skip
+    def _ends_units(word: str, behind: _Token, *, is_first: bool) -> bool:
+        """Whether the tail begins; "of flour" and "or blue" are units, "of the 20" and "in 3 days" are not."""
+        is_joined = word in _UNIT_JOINS or (word in ("or", "and") and not is_first)
+        if is_joined and behind.word and not any(behind.word in words for words in _WORDS_OF_THE_GRAMMAR):
+            return False
+        return any(word in words for words in (_EXPLAINS, _PREPOSITIONS, _ALTERNATIVES, _REJECTS, _TAIL_WORDS))
 
     def _is_operand(self, offset: int) -> bool:
         token = self.at(offset)
@@ -513,37 +528,35 @@ class _Parser:
 
     def behind(self, value: str) -> Statement:
         """The statement of `value` with the tail at the current place."""
-        is_explained = is_object = is_alternative = is_rejected = False
+        is_explained = is_object = is_rejected = is_alternative = False
+        is_or, words_behind_or = False, 0  # "red or blue in 3 days" adds no number
         while (token := self.at()) is not _NO_TOKEN:
             word = token.word
             if token.kind == "number" or (token.text in ("-", "+") and self.at(1).kind == "number"):
-                before = self.place
-                try:
-                    other = self._value()
-                except _NotInGrammarError:
-                    other = None
-                if other is None:
-                    self.place = before + 1
-                is_same = other is not None and _is_equal((value, False), (other, self.at().text == "%"))
-                if not is_same and (is_alternative or not (is_explained or is_object or is_rejected)):
+                is_allowed = (is_explained or is_object or is_rejected) and not (is_alternative or is_or)
+                if not self._repeats(value) and (not is_allowed or self._is_called_possible()):
                     return SEVERAL
                 is_object = False
                 continue
             if word:
                 if word in _REJECTS:
-                    is_rejected, is_alternative = True, False
+                    is_rejected, is_alternative, is_or = True, False, False
                 elif word in _ALTERNATIVES:
                     is_alternative, is_rejected, is_object = True, False, False
+                    is_or, words_behind_or = is_or or word in _OR, 0
                     if word == "or" and self.at(1).word in _OPEN_RANGE:
                         return SEVERAL
                 elif word in _EXPLAINS:
-                    is_explained, is_alternative = True, False
+                    is_explained, is_alternative, is_or = True, False, is_or and not words_behind_or
+                elif word in _NUMBER_WORDS and (is_alternative or is_or or (not is_explained and self._is_joined())):
+                    return SEVERAL
                 elif word in _PREPOSITIONS or (word in ("of", "to") and self.at(1).word in _ARTICLES):
                     is_object = True
-                elif word in _NUMBER_WORDS and (is_alternative or (not is_explained and self._is_joined())):
-                    return SEVERAL
+                    if words_behind_or:
+                        is_alternative = is_or = False
                 elif word not in _ARTICLES and word not in _FILLERS:
                     is_object = False
+                    words_behind_or += is_or
             elif token.text in ("(", "["):
                 self._skip_calculation()
             elif token.text in (",", ";"):
@@ -558,6 +571,20 @@ class _Parser:
                 is_explained = is_object = is_rejected = False
             self.place += 1
         return Statement(value, is_stated=True)
+
+    def _repeats(self, value: str) -> bool:
+        """Read a number of the tail; whether it is the value again."""
+        before = self.place
+        try:
+            other = self._value()
+        except _NotInGrammarError:
+            other = None
+        if other is None:
+            self.place = before + 1
+        return other is not None and _is_equal((value, False), (other, self.at().text == "%"))
+
+    def _is_called_possible(self) -> bool:
+        return any(self.at(offset).word in _POSSIBLE for offset in range(3))
 
     def _is_joined(self) -> bool:
         before = self.at(-1)

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rkd.evaluation.label_quality import grade_statistics, judge_quality, label_statistics, verdict_counts
 from rkd.judges.attacks import ATTACKED_QUERIES, attacks
 from rkd.judges.base import open_judge
+from rkd.pipeline.dry_pass import made_up_labels, made_up_responses
 from rkd.pipeline.experiment import needs_labels
 from rkd.pipeline.sample import Step
 from rkd.records import PseudoLabel, Query, Response, ScoredResponse, digest_of
@@ -102,11 +103,12 @@ class Labelling(Step):
             self.runner.note("labels", labels, fingerprint_digest("labels", labelled.answers), made_from=passes)
             self._note_labels(labelled)
             self._note_judge(labelled)
-            if not labelled.answers:
-                raise ValueError(
-                    f"no query is left after the vote: none of {len(queries)} reached the consensus threshold. "
-                    "Lower it with labels.threshold=0.5, or choose a better teacher=."
-                )
+        labelled = self._taught_in_dry_pass(labelled)
+        if split == "training" and not labelled.answers:
+            raise ValueError(
+                f"no query is left after the vote: none of {len(queries)} reached the consensus threshold. "
+                "Lower it with labels.threshold=0.5, or choose a better teacher=."
+            )
         return labelled
 
     def _graded(self, grades: RubricGrades, split: str, queries: list[Query]) -> Labelled:
@@ -116,12 +118,31 @@ class Labelling(Step):
         labelled = _without_labels(split, queries, scored, grades.highest)
         best = f"without a response of grade {grades.highest}"
         self._note_queries(labelled, responses, best)
+        labelled = self._taught_in_dry_pass(labelled)
         if split == "training" and not labelled.with_label().queries:
             raise ValueError(
                 f"no query is left after grading: all {len(queries)} are {best}. Look at what the judge writes with "
                 "`experiments=judge_quality`, or choose a better teacher=."
             )
         return labelled
+
+    def _taught_in_dry_pass(self, labelled: Labelled) -> Labelled:
+        """The queries as they are; in a dry pass without a response to teach, with made-up labels and responses."""
+        best = self.stages.highest_score
+        has_example = any(one.score == best and one.response.defect is None for own in labelled.scored for one in own)
+        if has_example or not self.stages.is_dry_pass:
+            return labelled
+        labels = labelled.labels if labelled.highest else made_up_labels(labelled.queries, labelled.labels)
+        scored = made_up_responses("teacher", labelled.queries, best)
+        self._note_made_up(labelled.split, "teacher", scored)
+        return replace(labelled, labels=labels, scored=scored)
+
+    def _note_made_up(self, split: str, role: str, scored: Sequence[Sequence[ScoredResponse]]) -> None:
+        self.notes.counts[f"{split}_made_up/{role}"] = count = sum(map(len, scored))
+        self.runner.warn(
+            f"dry pass: the {role} gives nothing to train on, so {count} {split} responses are made up. No number that "
+            "follows says anything about the models."
+        )
 
     def _grades(
         self, grades: RubricGrades, name: str, what: str, queries: list[Query], responses: list[list[Response]]
