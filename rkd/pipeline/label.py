@@ -17,7 +17,7 @@ from rkd.stages.labels import RubricGrades, score, two_pass
 from rkd.store.fingerprint import fingerprint_digest
 from rkd.store.partial_results import PartialResults
 
-_SHOWN = 120  # characters of a response's end that are printed
+_SHOWN = 120  # characters that are printed of a response's end, or of the beginning of a judge's reply
 # The defects of responses (`Response.defect`) in words, and what to do about them.
 DEFECTS = {
     "length": ("cut at the limit", "Raise teacher_samples.max_response_tokens."),
@@ -31,9 +31,6 @@ DEFECTS = {
     "null": ("without a finish_reason", "The server has to say why a response ended."),
     "tool_calls": ("calls of a tool", "Turn tools off at the server."),
 }
-
-
-SHOWN = 200  # characters of a reply that could not be read
 
 
 @dataclass(frozen=True)
@@ -274,7 +271,7 @@ class Labelling(Step):
                 opened = open_judge(judge, advance, partial)
                 verdicts = opened.verdicts(*zip(*asked, strict=True))
             made = {"scores": [one and one.score for one in verdicts], "masses": [one and one.mass for one in verdicts]}
-            unread = [text[:SHOWN] for text in opened.unread] if isinstance(opened, Written) else []
+            unread = [text[:_SHOWN] for text in opened.unread] if isinstance(opened, Written) else []
             return made | ({"unread": unread} if unread else {})
 
         fingerprint = {"judge": judge.content(), "responses": digest_of([response for _, response in asked])}
