@@ -34,6 +34,21 @@ class OpenJudge(Judge, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class WithoutGaps:
+    """A judge for a dry pass: an unreadable verdict counts as 0.5, so that no stage lacks its rewards."""
+
+    judged: OpenJudge
+
+    def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:
+        """See `Judge`."""
+        return [0.5 if score is None else score for score in self.judged.judge(queries, responses)]
+
+    def verdicts(self, queries: Sequence[Query], responses: Sequence[Response]) -> Sequence[Verdict | None]:
+        """See `OpenJudge`."""
+        return [one or Verdict(0.5) for one in self.judged.verdicts(queries, responses)]
+
+
 class ConfiguredJudge(Protocol):
     """The judge of a configuration, its model not loaded yet. The values here hold for most judges."""
 

@@ -164,6 +164,11 @@ class Stages:
         return self.student.prompt.zero_shot()
 
     @property
+    def is_dry_pass(self) -> bool:
+        """Whether every stage is only tried with a batch or a few: its input is made up where the models give none."""
+        return bool(self.trainer.fast_dev_run)
+
+    @property
     def shortened(self) -> dict[str, bool | int]:
         """The settings that cut training stages short, if any. In the fingerprint they keep a trial run apart from a
         whole one."""

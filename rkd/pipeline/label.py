@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rkd.evaluation.label_quality import grade_statistics, judge_quality, label_statistics, verdict_counts
 from rkd.judges.attacks import ATTACKED_QUERIES, attacks
 from rkd.judges.base import open_judge
+from rkd.pipeline.dry_pass import made_up_labels, made_up_responses
 from rkd.pipeline.experiment import needs_labels
 from rkd.pipeline.sample import Step
 from rkd.records import PseudoLabel, Query, Response, ScoredResponse, digest_of
@@ -15,6 +16,7 @@ from rkd.stages.labels import RubricGrades, score, two_pass
 from rkd.store.fingerprint import fingerprint_digest
 from rkd.store.partial_results import PartialResults
 
+_SHOWN = 120  # characters of a response's end that are printed
 # The defects of responses (`Response.defect`) in words, and what to do about them.
 DEFECTS = {
     "length": ("cut at the limit", "Raise teacher_samples.max_response_tokens."),
@@ -50,9 +52,9 @@ class Labelled:
 
     @property
     def unread(self) -> "Unread":
-        """The responses whose answer could not be read; without those that were withheld."""
-        responses = [one for own in self.scored for one in own if one.response.withheld is None]
-        return Unread([one.response.text for one in responses if one.answer is None], len(responses))
+        """The whole responses whose answer could not be read; those that are never taught are counted elsewhere."""
+        whole = [one for own in self.scored for one in own if one.response.defect is None]
+        return Unread([one.response.text for one in whole if one.answer is None], len(whole))
 
     def with_label(self) -> "Labelled":
         """The queries that have a label; with grades, those with a response of the highest score."""
@@ -76,16 +78,16 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Unread:
-    """The texts of responses whose answer could not be read, among `responses` of them."""
+    """The texts without an answer that could be read, among `responses` of the teacher."""
 
-    texts: list[str]
+    texts: list[str] = field(repr=False)
     responses: int
 
     def __str__(self) -> str:
         shown = " ".join(self.texts[0].split()) if self.texts else ""
-        start = "…" if len(shown) > _SHOWN else ""
-        said = f"{len(self.texts)} of {self.responses} responses state no answer that can be read"
-        return f"{said}, as {f'{start}{shown[-_SHOWN:]}'!r}" if self.texts else said
+        end = shown if len(shown) <= _SHOWN else f"…{shown[-_SHOWN:]}"
+        said = f"{len(self.texts)} of {self.responses} responses of the teacher state no answer that can be read"
+        return f"{said}, as this one: {end!r}" if self.texts else said
 
 
 class Labelling(Step):
@@ -117,14 +119,15 @@ class Labelling(Step):
         labels, responses = two_pass(s.labels, queries, first, second_pass)
         labelled = Labelled(split, queries, labels, score(queries, responses, labels))
         self._note_queries(labelled, responses, "without consensus")
-        self._note_unread(labelled)
+        unread = self._note_unread(labelled)
         if split == "training":
             passes = ["teacher_first_training", "teacher_second_training"]
             self.runner.note("labels", labels, fingerprint_digest("labels", labelled.answers), made_from=passes)
             self._note_labels(labelled)
             self._note_judge(labelled)
-            if not labelled.answers:
-                raise ValueError(_why_none_is_left(len(queries), labelled.unread))
+        labelled = self._taught_in_dry_pass(labelled)
+        if split == "training" and not labelled.answers:
+            raise ValueError(_why_none_is_left(len(queries), unread))
         return labelled
 
     def _graded(self, grades: RubricGrades, split: str, queries: list[Query]) -> Labelled:
@@ -134,12 +137,31 @@ class Labelling(Step):
         labelled = _without_labels(split, queries, scored, grades.highest)
         best = f"without a response of grade {grades.highest}"
         self._note_queries(labelled, responses, best)
+        labelled = self._taught_in_dry_pass(labelled)
         if split == "training" and not labelled.with_label().queries:
             raise ValueError(
                 f"no query is left after grading: all {len(queries)} are {best}. Look at what the judge writes with "
                 "`experiments=judge_quality`, or choose a better teacher=."
             )
         return labelled
+
+    def _taught_in_dry_pass(self, labelled: Labelled) -> Labelled:
+        """The queries as they are; in a dry pass without a response to teach, with made-up labels and responses."""
+        best = self.stages.highest_score
+        has_example = any(one.score == best and one.response.defect is None for own in labelled.scored for one in own)
+        if has_example or not self.stages.is_dry_pass:
+            return labelled
+        labels = labelled.labels if labelled.highest else made_up_labels(labelled.queries, labelled.labels)
+        scored = made_up_responses("teacher", labelled.queries, best)
+        self._note_made_up(labelled.split, "teacher", scored)
+        return replace(labelled, labels=labels, scored=scored)
+
+    def _note_made_up(self, split: str, role: str, scored: Sequence[Sequence[ScoredResponse]]) -> None:
+        self.notes.counts[f"{split}_made_up/{role}"] = count = sum(map(len, scored))
+        self.runner.warn(
+            f"dry pass: the {role} gives nothing to train on, so {count} {split} responses are made up. No number that "
+            "follows says anything about the models."
+        )
 
     def _grades(
         self, grades: RubricGrades, name: str, what: str, queries: list[Query], responses: list[list[Response]]
@@ -169,12 +191,13 @@ class Labelling(Step):
             self.notes.counts |= {f"{split}_withheld/{defect}": count for defect, count in sorted(defects.items())}
             self.runner.warn(_withheld_said(split, defects, len(given)))
 
-    def _note_unread(self, labelled: Labelled) -> None:
+    def _note_unread(self, labelled: Labelled) -> Unread:
         """Print and note how many responses state no answer that can be read, and show one."""
         unread = labelled.unread
         if unread.texts:
             self.notes.counts[f"{labelled.split}_unread_responses"] = len(unread.texts)
             self.runner.say(f"    {unread}")
+        return unread
 
     def _queries(self, split: str, *, labelled: bool) -> list[Query]:
         data = self.stages.dataset
@@ -249,6 +272,14 @@ class Labelling(Step):
 
         fingerprint = {"judge": judge.content(), "responses": digest_of([response for _, response in asked])}
         return self.runner.value(f"judge_{name}", fingerprint, read)
+
+
+def _why_none_is_left(queries: int, unread: Unread) -> str:
+    """Why no query has a label: answers that cannot be read, or differ."""
+    said = f"no query is left after the vote: none of {queries} reached the consensus threshold. "
+    if unread.texts:
+        said += f"{unread}. The prompt has to ask for a form that is read, as 'The answer is 12.' (docs/datasets.md). "
+    return said + "Lower the threshold with labels.threshold=0.5, or choose a better teacher=."
 
 
 def _withheld_said(split: str, defects: Counter[str], given: int) -> str:

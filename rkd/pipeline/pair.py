@@ -5,7 +5,11 @@ The same student samples select the queries of reinforcement learning (Eq. 4).
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
 
+from rkd.data.prompts import PromptTemplate
+from rkd.pipeline.dry_pass import made_up_responses
 from rkd.pipeline.experiment import samples_student
 from rkd.pipeline.label import Labelled, Labelling
 from rkd.records import Checkpoint, PreferencePair, Query, ScoredResponse, digest_of
@@ -24,6 +28,21 @@ WAYS: dict[Stream, str] = {
 }
 
 
+class PairSource(Protocol):
+    """Draws pairs from scored responses."""
+
+    def pair(
+        self,
+        queries: Sequence[Query],
+        teacher_scored: Sequence[Sequence[ScoredResponse]],
+        student_scored: Sequence[Sequence[ScoredResponse]],
+        seed: int,
+        prompt: PromptTemplate,
+    ) -> list[PreferencePair]:
+        """The pairs of all queries."""
+        ...
+
+
 class Pairing(Labelling):
     """The steps of one row that sample the student, make pairs and select the queries of reinforcement learning."""
 
@@ -36,6 +55,8 @@ class Pairing(Labelling):
         if not samples_student(s):
             return [], []
         known, scores = self._student_samples(sft, labelled)
+        if s.is_dry_pass and not self._suffice(s.pairs, known, scores):
+            known, scores = self._made_up(known)
         queries = [known.queries[i] for i in balanced(scores)]
         pairs = s.pairs.pair(known.queries, known.scored, scores, s.sampling_seed, s.zero_shot)
         sources = ["labels", "teacher_first_training", "teacher_second_training", f"student_samples_{split}"]
@@ -75,9 +96,28 @@ class Pairing(Labelling):
         if s.reward_model.is_left_out:
             return []
         known, scores = self._student_samples(sft, labelled)
+        if s.is_dry_pass and not self._suffice(s.validation_pairs, known, scores):
+            known, scores = self._made_up(known)
         pairs = s.validation_pairs.pair(known.queries, known.scored, scores, s.sampling_seed)
         self.notes.counts[f"{labelled.split}_pairs"] = len(pairs)
         return pairs
+
+    def _suffice(self, pairs: PairSource, known: Labelled, scores: Sequence[Sequence[ScoredResponse]]) -> bool:
+        """Whether a pair of complete responses can be drawn, and a query for reinforcement learning."""
+        s = self.stages
+        try:
+            drawn = pairs.pair(known.queries, known.scored, scores, s.sampling_seed, s.zero_shot)
+        except ValueError:  # there is none
+            return False
+        sides = ((pair.chosen.response, pair.rejected.response) for pair in drawn)
+        return bool(balanced(scores)) and any(a.defect is None and b.defect is None for a, b in sides)
+
+    def _made_up(self, known: Labelled) -> tuple[Labelled, list[list[ScoredResponse]]]:
+        """The queries with made-up responses of the teacher, and made-up samples of the student, for a dry pass."""
+        best = self.stages.highest_score
+        of_teacher, of_student = (made_up_responses(role, known.queries, best) for role in ("teacher", "student"))
+        self._note_made_up(known.split, "student", of_student)
+        return replace(known, scored=of_teacher), of_student
 
     def _student_samples(self, sft: Checkpoint, labelled: Labelled) -> tuple[Labelled, list[list[ScoredResponse]]]:
         """The labelled queries of a split, and the student's scored samples for each."""

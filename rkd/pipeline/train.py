@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from rkd.distributed import own_share, sum_over_processes
 from rkd.evaluation.accuracy import accuracy, mean_verdict
 from rkd.generation.local import LocalGenerator
-from rkd.judges.base import OpenJudge, open_judge
+from rkd.judges.base import OpenJudge, WithoutGaps, open_judge
 from rkd.models.loading import load_tokenizer
 from rkd.pipeline.experiment import Stages
 from rkd.pipeline.label import Labelled
@@ -96,7 +96,7 @@ class Fitting:
         def build_terms(partial: PartialResults) -> list[Term]:
             own = (s.zero_shot, s.student.options, partial)
             labels = training.answers if training.highest is None else None
-            made_of = RewardInputs(labels, reward_model, s.judge, *own)
+            made_of = RewardInputs(labels, reward_model, s.judge, *own, is_dry_pass=s.is_dry_pass)
             return s.reward_mix.terms(made_of, queries)
 
         checkpoint = self._fit("rl", s.rl, build_terms, start, inputs, validation)
@@ -176,7 +176,8 @@ class Fitting:
             if validation.highest is None:
                 return accuracy(generator, queries, labels, max_response_tokens=limit)
             if not judges:
-                judges.append(open_judge(s.judge, partial=partial))
+                opened = open_judge(s.judge, partial=partial)
+                judges.append(WithoutGaps(opened) if s.is_dry_pass else opened)
             return mean_verdict(generator, queries, judges[0], max_response_tokens=limit)
 
         def validate(model: PreTrainedModel) -> float:

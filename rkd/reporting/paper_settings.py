@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rkd.config import CONF, REFUSALS, plain_values
 
 PAPER = "paper"  # the scale
+TAUGHT = ("mini_judge", "mini_marker", "mini_grader")  # judges of the generated world (docs/mini_world.md)
 SMALL = 0.01  # a smaller number is written as 1e-5
 SAMPLING_SEED = "sampling_seed"
 
@@ -100,7 +101,7 @@ SETTINGS = (
 
 
 def notes(table: str, jobs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sentences on the jobs of a table: the settings that are not those of `scale=paper`, and what their seeds share.
+    """Sentences on the jobs of a table: settings that are not those of `scale=paper`, shared draws, labels in a judge.
 
     Args:
         table: the name of the table's sweep.
@@ -109,7 +110,7 @@ def notes(table: str, jobs: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     with _hydra():
         rows = [row for row in _distinct(jobs) if _config(_groups(row)) is not None]
-        return [*_differences(table, rows), *_shared_draws(jobs, rows)]
+        return [*_differences(table, rows), *_shared_draws(jobs, rows), *_taught_judges(rows)]
 
 
 def _differences(table: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -150,8 +151,24 @@ def _shared_draws(jobs: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str,
     if len(draws) != 1:
         return []
     return [
-        "± is over training seeds alone. Their jobs share one draw of the teacher's responses, of the labels and of the "
-        f"student's samples (`sampling_seed: {draws.pop()}`); another draw would add to it."
+        "± is over training seeds alone. The jobs share one draw of the teacher's responses, of the labels and of the "
+        f"student's samples (`sampling_seed: {draws.pop()}`). Another draw would add to it."
+    ]
+
+
+def _taught_judges(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where labels come in through a judge."""
+    names = [
+        _value(config, row, key)
+        for row in rows
+        for key in ("judge.name", "evaluation.annotator.name")
+        if (config := _config(_groups(row))) is not None
+    ]
+    return [
+        f"`{name}` was trained on verdicts or grades that follow from known answers. "
+        "What rests on it needs no label of the training questions, but is not free of labels."
+        for name in dict.fromkeys(names)
+        if name in TAUGHT
     ]
 
 
@@ -168,7 +185,7 @@ def _at_paper_scale(table: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """The choices of the same row at `scale=paper`: those that stand at the same place of the sweep's products."""
     scale = row.get("scale", "mini")
     for product, papers in zip(_products(table, scale), _products(table, PAPER), strict=False):
-        # A key that the job does not have is one that was renamed: a value for all rows holds for this one.
+        # A key that the job lacks was renamed since: only a value that all rows share is known.
         keys = [key for key in product if key in row or len(_listed(product[key])) == 1]
         places = {key: _place(product[key], row.get(key, _listed(product[key])[0])) for key in keys}
         if None not in places.values():

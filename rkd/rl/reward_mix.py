@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rkd.data.prompts import PromptTemplate
 from rkd.errors import RewardFunctionError
-from rkd.judges.base import ConfiguredJudge, NoJudge, OpenJudge, open_judge
+from rkd.judges.base import ConfiguredJudge, NoJudge, OpenJudge, WithoutGaps, open_judge
 from rkd.models.loading import ModelOptions
 from rkd.protocols import RewardFunction, Rewards
 from rkd.records import Checkpoint, Query, Response
@@ -48,7 +48,7 @@ class RewardInputs:
     """The inputs of a reward: y* by query id, reward model, judge, and the student's prompt and options.
 
     `labels` is None for an open-ended task, whose responses have no answer to compare. `partial` holds the training's
-    partial results: a judge behind a server keeps its paid replies there.
+    partial results: a judge behind a server keeps its paid replies there. In a dry pass an unreadable verdict is 0.5.
     """
 
     labels: Mapping[str, str] | None
@@ -57,10 +57,12 @@ class RewardInputs:
     prompt: PromptTemplate
     options: ModelOptions = field(default_factory=ModelOptions)
     partial: PartialResults | None = None
+    is_dry_pass: bool = False
 
     def open_judge(self) -> OpenJudge:
         """The judge, its model loaded."""
-        return open_judge(self.judge, partial=self.partial)
+        judge = open_judge(self.judge, partial=self.partial)
+        return WithoutGaps(judge) if self.is_dry_pass else judge
 
 
 class Source(Protocol):

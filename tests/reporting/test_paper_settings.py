@@ -96,3 +96,14 @@ def test_seeds_that_share_a_draw_are_told():
     drawn_anew = [one | {"sampling_seed": one["seed"]} for one in seeds]
     assert SHARED not in " ".join(notes("table6", drawn_anew))
     assert SHARED not in " ".join(notes("table6", seeds[:1]))
+
+
+def test_a_judge_that_learned_from_known_answers_is_named():
+    rows = [OURS | {"experiments": "judge_only", "dataset": "mini_math_aug", "judge": "mini_judge"}, OURS]
+    assert notes("judge_main", rows)[-1].startswith(
+        "`mini_judge` was trained on verdicts or grades that follow from known"
+    )
+    graded = OURS | {"dataset": "mini_open", "labels": "rubric_judge", "judge": "mini_grader"}
+    assert "`mini_grader` was trained" in notes("table4", [graded])[-1]
+    own = OURS | {"experiments": "self_judge", "judge": "student"}
+    assert "was trained on verdicts" not in " ".join(notes("judge_main", [own, OURS]))

@@ -8,11 +8,14 @@ from dataclasses import replace
 
 import pytest
 
+from rkd.evaluation.results import ModelResult, failed_result
 from rkd.evaluation.statistics import holm
-from rkd.reporting.job_summary import EvaluationSummary, Summary, read_summaries, write_summaries
+from rkd.mini import perturb
+from rkd.reporting.job_summary import EvaluationSummary, Summary, read_summaries, summarize, write_summaries
 from rkd.reporting.table_figures import Dots, Histories, Lines, Reliability, Ternary
 from rkd.reporting.table_files import add_notes, build_table, render, update_tables, write_manifest
 from rkd.reporting.table_text import as_json, comma_separated, latex, markdown
+from tests.support.made_up_results import on_test_set
 
 
 def summary(row: str, seed: int, right: int, *, of: int = 100, teacher: int | None = 80, **choices) -> Summary:
@@ -184,6 +187,39 @@ def test_a_p_value_at_the_floor_is_printed_as_a_bound_after_holms_correction(eva
     (difference,) = evaluated.judgements[0].differences
     assert difference.is_bound
     assert json.loads(as_json(evaluated))["claims"][0]["differences"][0]["is_bound"] is True
+
+
+def test_older_summaries_of_mini_math_plus_get_the_clusters_of_its_questions(tmp_path):
+    asked = perturb.queries("test", 700, 1)  # as in conf/dataset/mini_math.yaml
+    result = dataclasses.replace(
+        on_test_set("plus", 300, 700, 0.0, 1.0),
+        question_ids=[query.id for query in asked],
+        clusters=[int(query.id.split("-")[2]) for query in asked],
+    )
+    run = failed_result("Ours", 0, {}, None, {}, "")
+    job = summarize(replace(run, failure=None, models=[ModelResult("Ours", {"plus": result})]), "job", {})
+    assert job.models["own"]["plus"].cluster_sizes == [7] * 100
+    fields = dataclasses.asdict(job)
+    del fields["models"]["own"]["plus"]["cluster_sizes"]
+    (tmp_path / "older.jsonl").write_text(json.dumps(fields) + "\n", encoding="utf-8")
+    assert read_summaries(tmp_path / "older.jsonl") == [job]
+
+
+def test_scattered_clusters_are_summarized_one_after_another():
+    result = replace(on_test_set("plus", 2, 5, 0.0, 1.0), clusters=[0, 1, 0, 2, 1])
+    run = replace(
+        failed_result("Ours", 0, {}, None, {}, ""), failure=None, models=[ModelResult("Ours", {"plus": result})]
+    )
+    test = summarize(run, "job", {}).models["own"]["plus"]
+    assert test.outcomes == "10100"  # the questions q0 q2, q1 q4, q3, of which q0 and q1 are right
+    assert test.cluster_sizes == [2, 2, 1]
+    assert test.clusters == [0, 0, 1, 1, 2]
+    assert (
+        test.questions
+        != summarize(replace(run, models=[ModelResult("Ours", {"plus": replace(result, clusters=[])})]), "job", {})
+        .models["own"]["plus"]
+        .questions
+    )
 
 
 def test_notes_stand_under_the_deviations_or_in_their_place():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rkd.data.answers import LETTERS, extract_answer, is_choice
+from rkd.data.answers import extract_answer, is_choice
 from rkd.judges.attacks import kind_of
 from rkd.records import Query, Response
 from rkd.rl.rewards import VerifiableReward
