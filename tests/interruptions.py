@@ -1,6 +1,6 @@
 """Jobs that are killed at random moments, again and again, and have to end as one that was left alone.
 
-    python tests/interruptions.py --kills 200      # a long run; prints in which stages the kills struck
+    python tests/interruptions.py --kills 200 --results FILE    # a long run; tells in which stages the kills struck
 
 Every attempt is a process of its own, ended by SIGKILL. The job is that of the tiny world, its stages made longer, with
 a checkpoint behind every batch and a shard for every few responses.
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))  # as a command, where pytest does not set it
@@ -23,6 +24,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # as a command, where pytest do
 from rkd.evaluation.results import read_result
 from rkd.jobs.job import run_job
 from rkd.store.artifact_store import MANIFEST, Store, open_artifact
+from rkd.store.provenance import code_revision
 from tests.support import tiny_world
 
 LONGER = [
@@ -159,7 +161,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, metavar="FILE", help="where to write the summary, as JSON")
     arguments = parser.parse_args()
+    start = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         struck = kill_again_and_again(tiny_world.make_world(folder / "world"), folder, arguments.kills, arguments.seed)
@@ -167,6 +171,13 @@ def main() -> None:
     print(f"{struck.stages.total()} kills, {struck.resumed} stages gone on with, unequal: {unequal}")
     for stage, count in struck.stages.most_common():
         print(f"{count:5} {stage}")
+    summary = {
+        "date": datetime.now(UTC).date().isoformat(), "revision": code_revision(), "seed": arguments.seed,
+        "seconds": round(time.monotonic() - start), "kills": struck.stages.total(), "resumed": struck.resumed,
+        "unequal": struck.unequal, "stages": dict(struck.stages.most_common()),
+    }  # fmt: skip
+    if arguments.results:
+        arguments.results.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

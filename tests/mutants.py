@@ -31,7 +31,7 @@ LIST = Path(__file__).with_suffix(".yaml")
 COPIED = ("rkd", "hydra_plugins", "tests", "conf", "experiments", "sweeps", "pyproject.toml", "run.py")
 LIBRARIES = ("hydra", "matplotlib.pyplot", "pandas", "pytest", "pytorch_lightning", "safetensors.torch", "scipy.stats")
 OF_TRANSFORMERS = ("AutoModelForCausalLM", "AutoTokenizer", "LlamaForCausalLM", "PreTrainedTokenizerFast")
-LIMIT_SECONDS = 300  # of one run of tests; a change can make a loop endless
+LIMIT_CPU_SECONDS, LIMIT_SECONDS = 120, 1800  # of one run of tests; a change can make a loop endless
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,7 @@ def _mirror(file: str) -> tuple[str, ...]:
 
 def run_tests(tree: Path, tests: Sequence[str], seen: Path) -> int:
     """Run tests of the project in `tree` in this process; what they print goes to `seen`. Returns pytest's status."""
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_CPU_SECONDS)  # a busy machine must not look like an endless loop
     signal.alarm(LIMIT_SECONDS)
     os.chdir(tree)
     with seen.open("w") as stream:

@@ -5,7 +5,6 @@ decoded, and not always readable. A verdict that cannot be read is None, never 0
 gives evidence first, and then a score from 0 to 5 (docs/method.md 2.2).
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -15,6 +14,7 @@ from rkd.data.judge_prompts import JudgePrompt
 from rkd.data.prompts import PromptTemplate
 from rkd.generation.local import ModelFolder, open_generator
 from rkd.judges.base import ConfiguredJudge, Remembered, Verdict
+from rkd.judges.replies import last_stated_score, score_or_verdict
 from rkd.protocols import Sampling, TextGenerator
 from rkd.records import Query, Response
 
@@ -22,33 +22,25 @@ ReadReply = Callable[[str], float | None]
 """Reads a score in [0, 1] from what a judge wrote; None where it cannot."""
 
 LOWEST, HIGHEST = 1, 5
-# The whole reply or its first sentence has to be the verdict: "on a scale of 1 to 5, …" gives no 1.
-_SCORE = re.compile(r"(?:[Ss]core|[Vv]erdict|[Rr]ating)?[\s:*=#]*([1-5])(?:\s?(?:/|out of)\s?5)?[\s*]*(?:[.,;:!\n]|$)")
-_GRADE = re.compile(
-    r"^[\s>*_#-]*score[\s*_]*:[\s*_]*([0-5])(?:\s?(?:/|out of)\s?5)?(?![\d/]|\.\d)", re.IGNORECASE | re.MULTILINE
-)
 HIGHEST_GRADE = 5
-_WORD = re.compile(r"(?:[Ss]core|[Vv]erdict)?[\s:*=#]*(right|correct|wrong|incorrect)\b", re.IGNORECASE)
 
 
 def read_score(reply: str) -> float | None:
-    """The score of a written verdict in [0, 1]: 1 to 5, or right and wrong as 1 and 0; None if it states none."""
-    reply = reply.strip()
-    if found := _SCORE.match(reply):
-        decimals = reply[found.end() :] if found[0].endswith(".") else ""
-        return None if decimals[:1].isdigit() else (int(found[1]) - LOWEST) / (HIGHEST - LOWEST)
-    if found := _WORD.match(reply):
-        return float(found[1].lower() in ("right", "correct"))
-    return None
+    """The score of a written verdict in [0, 1]: 1 to 5, or right and wrong as 1 and 0; None if it states none.
+
+    `rkd.judges.replies` has the grammar. Different scores, a range and a contradiction state none.
+    """
+    score = score_or_verdict(reply, LOWEST, HIGHEST)
+    return None if score is None else (score - LOWEST) / (HIGHEST - LOWEST)
 
 
 def read_grade(reply: str) -> float | None:
     """The grade of a reply that gives evidence first, 0 to 5 as [0, 1]; None if no line states one.
 
-    The last line with a grade counts: evidence may mention scores. A grade outside the scale is ignored.
+    The last line with a grade counts: evidence may mention scores. None if that line's grade is outside the scale.
     """
-    grades = _GRADE.findall(reply)
-    return int(grades[-1]) / HIGHEST_GRADE if grades else None
+    grade = last_stated_score(reply, 0, HIGHEST_GRADE)
+    return None if grade is None else grade / HIGHEST_GRADE
 
 
 @dataclass(frozen=True)
@@ -61,6 +53,7 @@ class Written:
         max_reply_tokens: of a verdict; a verdict cut before its score is unreadable.
         advance: called with the number of responses whose verdict was known; the generator reports the others.
         read_reply: reads the score in a reply, in [0, 1]; None if it states none.
+        unread: the first reply that stated no score, once there is one.
     """
 
     is_single_token: ClassVar[Literal[False]] = False
@@ -71,6 +64,7 @@ class Written:
     advance: Callable[[int], None] = lambda _: None
     read_reply: ReadReply = read_score
     remembered: Remembered[Verdict | None] = field(default_factory=Remembered, repr=False)
+    unread: list[str] = field(default_factory=list, repr=False)
 
     def judge(self, queries: Sequence[Query], responses: Sequence[Response]) -> list[float | None]:
         """See `rkd.protocols.Judge`."""
@@ -86,6 +80,8 @@ class Written:
             replies = self.generator.generate(asked, Sampling(0.0, 1, self.max_reply_tokens), seed=0)
             # A refusal or a filtered text is no verdict, even if it begins like one.
             scores = [None if reply.withheld else self.read_reply(reply.text) for (reply,) in replies]
+            without = [reply for (reply,), score in zip(replies, scores, strict=True) if score is None]
+            self.unread[:] = self.unread or [reply.withheld or reply.text for reply in without[:1]]
             return [None if score is None else Verdict(score) for score in scores]
 
         return self.remembered.recall(keys, read)

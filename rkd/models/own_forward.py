@@ -70,7 +70,8 @@ def check_rewards(model: PreTrainedModel, head: Callable[[PreTrainedModel, Tenso
         ModelError: the scores differ, or the model cannot be read in this way.
     """
     if model not in _state_widths:
-        _state_widths[model] = _compare(model, head, Tensor.double)
+        # By asinh, small scores may differ by as much as log-probabilities, and large ones in proportion to their size.
+        _state_widths[model] = _compare(model, head, lambda scores: scores.double().asinh())
 
 
 class _AlreadyRead:

@@ -8,6 +8,7 @@ from typing import Any
 from rkd.evaluation.label_quality import grade_statistics, judge_quality, label_statistics, verdict_counts
 from rkd.judges.attacks import ATTACKED_QUERIES, attacks
 from rkd.judges.base import open_judge
+from rkd.judges.written import Written
 from rkd.pipeline.dry_pass import made_up_labels, made_up_responses
 from rkd.pipeline.experiment import needs_labels
 from rkd.pipeline.sample import Step
@@ -16,7 +17,7 @@ from rkd.stages.labels import RubricGrades, score, two_pass
 from rkd.store.fingerprint import fingerprint_digest
 from rkd.store.partial_results import PartialResults
 
-_SHOWN = 120  # characters of a response's end that are printed
+_SHOWN = 120  # characters that are printed of a response's end, or of the beginning of a judge's reply
 # The defects of responses (`Response.defect`) in words, and what to do about them.
 DEFECTS = {
     "length": ("cut at the limit", "Raise teacher_samples.max_response_tokens."),
@@ -168,11 +169,12 @@ class Labelling(Step):
     ) -> list[list[ScoredResponse]]:
         """The responses with the judge's grades; notes the statistics of the grades."""
         asked = [(query, one) for query, own in zip(queries, responses, strict=True) for one in own]
-        scored = grades.scored(responses, self._judged(name, what, asked)["scores"])
+        made = self._judged(name, what, asked)
+        scored = grades.scored(responses, made["scores"])
         noted = self.notes.grades[name] = grade_statistics(queries, scored, grades.highest, self.stages.dataset.rubric)
         if noted.unreadable:
             unread = f"{noted.unreadable} of {len(asked)} grades of {what}"
-            self.runner.warn(f"{unread} could not be read, and count for nothing.")
+            self.runner.warn(f"{unread} could not be read, and count for nothing.{_example(made)}")
         self.runner.say(f"    grades of {what}: {noted}")
         return scored
 
@@ -253,7 +255,7 @@ class Labelling(Step):
         counts = quality.verdicts
         if counts.without_verdict:
             unread = f"{counts.without_verdict} of {len(asked)} verdicts on the teacher's responses"
-            self.runner.warn(f"{unread} could not be read, and count for nothing.")
+            self.runner.warn(f"{unread} could not be read, and count for nothing.{_example(made)}")
         if counts.accuracy is not None:
             self.runner.say(
                 f"    of the teacher's responses, {_percent(counts.precision_of_right)} of those that the judge calls "
@@ -267,11 +269,19 @@ class Labelling(Step):
 
         def read(partial: PartialResults) -> dict[str, Any]:
             with self.runner.progress(f"judging {what}", len(asked)) as advance:
-                verdicts = open_judge(judge, advance, partial).verdicts(*zip(*asked, strict=True))
-            return {"scores": [one and one.score for one in verdicts], "masses": [one and one.mass for one in verdicts]}
+                opened = open_judge(judge, advance, partial)
+                verdicts = opened.verdicts(*zip(*asked, strict=True))
+            made = {"scores": [one and one.score for one in verdicts], "masses": [one and one.mass for one in verdicts]}
+            unread = [text[:_SHOWN] for text in opened.unread] if isinstance(opened, Written) else []
+            return made | ({"unread": unread} if unread else {})
 
         fingerprint = {"judge": judge.content(), "responses": digest_of([response for _, response in asked])}
         return self.runner.value(f"judge_{name}", fingerprint, read)
+
+
+def _example(made: dict[str, Any]) -> str:
+    """A reply that could not be read, in one line."""
+    return "".join(f" One of them: {text!r}." for text in made.get("unread", ()))
 
 
 def _why_none_is_left(queries: int, unread: Unread) -> str:

@@ -42,7 +42,9 @@ def _stated(key: str, name: str) -> Setting:
 
 SETTINGS = (
     _stated("teacher_samples.first_pass.samples_per_temperature", "teacher samples per temperature"),
-    _stated("teacher_samples.second_pass.samples_per_temperature", "the same in the second pass"),
+    _stated(
+        "teacher_samples.second_pass.samples_per_temperature", "teacher samples per temperature of the second pass"
+    ),
     _stated("labels.threshold", "threshold of the vote"),
     _stated("dataset.max_response_tokens", "longest response in tokens"),
     _stated("sft.learning_rate", "SFT learning rate"),

@@ -110,8 +110,14 @@ def cost(found: dict[str, Any]) -> str:
     return "\n".join([*text, table(("saturated at a batch of", "sampling", "training"), saturation)])
 
 
+def false_positives(found: dict[str, Any]) -> str:
+    """Percent of false positives by the deviation over training seeds."""
+    percent = found["percent"]
+    return table(("deviation over training seeds, points", *percent), [("false positives, %", *percent.values())])
+
+
 if __name__ == "__main__":
-    for show in (sampling, rl, judging, memory, shares, cost):
+    for show in (sampling, rl, judging, memory, shares, cost, false_positives):
         path = RESULTS / f"{show.__name__}.json"
         if path.exists():
             print(f"{show.__name__}\n\n{show(json.loads(path.read_text(encoding='utf-8')))}")

@@ -547,6 +547,9 @@ def test_the_first_stated_letter_is_read_and_none_guessed(text, letter):
         ("203", "203.0", True),
         ("1/3", "0.3333", True),  # 1/3 − 0.3333 = 3.3e-5 < 1e-4
         ("1/3", "0.33", False),
+        ("1/3", "0.333", False),  # three places are not taken to be rounded
+        ("2469/20000", "0.1235", True),  # 0.12345, exactly half of the last place off
+        ("1000", "1000.0001", False),  # one ten-millionth apart is no floating-point noise
         ("1/3", "0.3334", False),  # neither rounded nor cut off
         ("1/20000", "0.0001", False),
         ("1/10000", "0.0001", True),

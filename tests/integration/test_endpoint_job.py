@@ -249,7 +249,8 @@ def test_a_row_is_judged_and_rewarded_by_scores_that_a_server_writes(world, tmp_
 
     written = ["experiments=judge_reward", "judge=endpoint_written"]
     with serving(text_of=said, key=KEY) as server:
-        run(world, tmp_path, server.url, *written, stages=[*SFT, *RL])
+        seen = run(world, tmp_path, server.url, *written, stages=[*SFT, *RL])
+    assert "could not be read, and count for nothing. One of them: 'I cannot tell.'." in seen
     (result,) = results(tmp_path)
     assert result.failure is None
     assert result.notes.judge.verdicts.without_verdict > 0

@@ -65,6 +65,7 @@ def test_a_written_verdict_is_decoded_greedily_and_an_unreadable_one_is_none():
     assert judge.verdicts(QUERIES[1:], asked[1:]) == [None, Verdict(0.25)]  # both are remembered
     ((ids, sampling, _),) = [call for call in generator.asked if call[0]]
     assert (ids, sampling) == (["a", "b", "c"], Sampling(0.0, 1, 7))
+    assert judge.unread == ["Well, well."]
     assert sum(done) == 2  # known ones; the generator counts the others
 
 

@@ -199,6 +199,13 @@ def replaced() -> PreTrainedModel:
     return model
 
 
+def maskless() -> PreTrainedModel:
+    model = llama()
+    own = model.model.forward
+    model.model.forward = lambda input_ids, **_: own(input_ids=input_ids, use_cache=False)
+    return model
+
+
 def reading_ahead() -> PreTrainedModel:
     return of_settings("bert", is_decoder=False)
 
@@ -215,6 +222,7 @@ REFUSED = {
     "forward hook": (hooked, "differ by"),
     "forward replaced": (replaced, "differ by"),
     "later tokens": (reading_ahead, "differ by .*is_decoder=False"),
+    "no masks": (maskless, "differ by"),
     "later tokens but no padding": (xlm, "differ by"),
 }
 
@@ -247,16 +255,34 @@ def test_rounding_is_no_reason_to_refuse_and_hides_none(dtype: torch.dtype):
             Policy(other.to(dtype))
 
 
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 5e-4), (torch.bfloat16, 0.03)])
+def test_a_token_that_hardly_changes_the_states_before_it_is_found_beside_rounding(dtype: torch.dtype, share: float):
+    """The differences lie below what rows that are read together may differ by."""
+
+    def leak(_norm, _input, states):
+        return states + share * states[:, -1:]
+
+    model = llama().to(dtype)
+    model.model.norm.register_forward_hook(leak)
+    with pytest.raises(ModelError, match=r"differ by 0\.(00[1-9]|1|2[0-4])"):
+        Policy(model)
+
+
 def test_a_model_that_has_diverged_is_not_refused_for_its_family():
     model = llama()
     torch.nn.init.constant_(model.lm_head.weight, math.nan)
     Policy(model)
 
 
-def test_rewards_that_are_not_the_classifiers_own_are_refused():
-    RewardModel(llama(LlamaForSequenceClassification, num_labels=1))
+@pytest.mark.parametrize("size", [1, 1000])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_rewards_that_are_not_the_classifiers_own_are_refused(dtype: torch.dtype, size: float):
+    own, other = (llama(kind, num_labels=1).to(dtype) for kind in (LlamaForSequenceClassification, Doubled))
+    for model in (own, other):
+        model.score.weight.data *= size
+    RewardModel(own)
     with pytest.raises(ModelError, match="Doubled"):
-        RewardModel(llama(Doubled, num_labels=1))
+        RewardModel(other)
 
 
 def test_the_comparison_draws_no_random_number_and_leaves_the_model_in_training():
