@@ -75,6 +75,7 @@ _ALTERNATIVES = _words(
 )
 _OR = _words("alternatively else or otherwise")
 _POSSIBLE = _words("also alternative another conceivable plausible possible")  # "as 13 is also possible"
+_PRECISION = _words("decimal decimals digit digits dp place places significant")  # "to 2 decimals"
 _CONDITIONS = _words("assuming given if provided when whenever where")
 _REJECTS = _words("instead neither never nor not rather")
 _JOINS = _words("and by minus plus times to")  # before a number word: "two and a half"
@@ -94,11 +95,12 @@ _WORDS_OF_THE_GRAMMAR = (
 )  # fmt: skip
 _UNKNOWNS = frozenset("aeijnoqruvwxyzπ")  # glued to a number; other letters are units, as in 5m
 _UNKNOWN_AND_DIGITS = re.compile(r"[eExXyYzZ]\d")  # 4x4, 5e9a
-_OPERATOR_WORDS = {"x": "×", "times": "×", "plus": "+", "minus": "-", "divided": "÷", "multiplied": "×"}
+_UNIT_AND_DIGITS = re.compile(r"[^\W\d_]+(?![23]$)\d+")  # 1h30, but not 12m2
+_OPERATOR_WORDS = {"of": "×", "x": "×", "times": "×", "plus": "+", "minus": "-", "divided": "÷", "multiplied": "×"}
 _ZEROS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "mn": 6, "mln": 6, "bn": 9}
 _GLUED_ZEROS = {"k": 3, "K": 3, "M": 6, "B": 9}
 _OPERATORS = frozenset("+-×÷*/^±")
-_OPENING, _CLOSING = frozenset("([{<|"), frozenset(")]}>|")
+_OPENING = frozenset("([{<")
 _MATHEMATICS = frozenset("√∛∞∑∏∫π∠∪∩∈≤≥≠<!")  # such a sign behind a number makes it a part of something else
 
 _PLAIN: dict[int, str | None] = str.maketrans(
@@ -285,6 +287,8 @@ class _Parser:
             elif token.kind == "sign":
                 if token.text not in _OPENING and token.text not in ":=.*,—":
                     break
+                if token.text == "." and self.at(1).is_glued:
+                    break
             elif token.word not in _FILLERS or self._is_name():
                 break
             self.place += 1
@@ -378,7 +382,7 @@ class _Parser:
             raise _NotInGrammarError
         word = token.text if token.kind == "word" else ""
         if (
-            (token.is_glued and word in _UNKNOWNS)
+            (token.is_glued and (word in _UNKNOWNS or _UNIT_AND_DIGITS.fullmatch(word)))
             or _UNKNOWN_AND_DIGITS.match(word)
             or (word and (set(word) <= set("xyz") or word in ("π", "pi")) and self.at(1).kind != "number")
         ):
@@ -427,7 +431,7 @@ class _Parser:
         if token.text == "±":
             raise _SeveralValuesError
         sign = _OPERATOR_WORDS.get(token.word) if token.kind == "word" else token.text
-        if sign not in _OPERATORS:
+        if sign not in _OPERATORS or (token.word == "of" and not self._is_operand(1)):
             return False
         if sign == "-" and self.at(1).kind == "word":
             return False  # a dash
@@ -558,7 +562,9 @@ class _Parser:
                     is_conditional = is_conditional or word in _CONDITIONS
                 elif word in _NUMBER_WORDS and (is_alternative or is_or or (not is_explained and self._is_joined())):
                     return SEVERAL
-                elif word in _PREPOSITIONS or (word in ("of", "to") and self.at(1).word in _ARTICLES):
+                elif word in _PREPOSITIONS or (
+                    word in ("of", "to") and (self.at(1).word in _ARTICLES or self.at(2).word in _PRECISION)
+                ):
                     is_object = True
                     if words_behind_or:
                         is_alternative = is_or = False
