@@ -243,6 +243,11 @@ def read_statement(text: str, following: str = "", *, is_formula: bool = False) 
     return _Parser(_tokens(plain(following))).behind(statement.value)
 
 
+def has_another_value(following: str) -> bool:
+    """Whether the rest of a sentence behind an expression states another number or expression."""
+    return _Parser(_tokens(plain(following))).behind(None).has_several
+
+
 class _Parser:
     """One pass over the tokens of a statement."""
 
@@ -289,14 +294,10 @@ class _Parser:
                     break
                 if token.text == "." and self.at(1).is_glued:
                     break
-            elif token.word not in _FILLERS or self._is_name():
+            elif token.word not in _FILLERS or self.at(1).text == "=":  # a name, as in "a = 5"
                 break
             self.place += 1
         return is_one
-
-    def _is_name(self) -> bool:
-        """Whether a word is the name before "=" or a unit, as the "a" of "a = 5"."""
-        return self.at(1).text == "="
 
     def _starts_a_side(self) -> bool:
         token = self.at()
@@ -535,8 +536,8 @@ class _Parser:
 
     # The tail.
 
-    def behind(self, value: str) -> Statement:
-        """The statement of `value` with the tail at the current place."""
+    def behind(self, value: str | None) -> Statement:
+        """The statement of `value`, or of an expression, with the tail at the current place."""
         is_explained = is_object = is_rejected = is_alternative = is_conditional = False
         is_or, words_behind_or = False, 0  # "red or blue in 3 days" adds no number
         while (token := self.at()) is not _NO_TOKEN:
@@ -549,6 +550,10 @@ class _Parser:
                     return SEVERAL
                 is_object = False
                 continue
+            if (token.kind == "command" or token.text in _MATHEMATICS) and (
+                is_alternative or is_or or (self._is_joined() and not is_explained)
+            ):
+                return SEVERAL
             if word:
                 if word in _REJECTS:
                     is_rejected, is_alternative, is_or = True, False, False
@@ -586,7 +591,7 @@ class _Parser:
             self.place += 1
         return Statement(value, is_stated=True)
 
-    def _repeats(self, value: str) -> bool:
+    def _repeats(self, value: str | None) -> bool:
         """Read a number of the tail; whether it is the value again."""
         before = self.place
         try:
@@ -595,7 +600,7 @@ class _Parser:
             other = None
         if other is None:
             self.place = before + 1
-        return other is not None and _is_equal((value, False), (other, self.at().text == "%"))
+        return other is not None and value is not None and _is_equal((value, False), (other, self.at().text == "%"))
 
     def _is_called_possible(self) -> bool:
         return any(self.at(offset).word in _POSSIBLE for offset in range(3))
@@ -604,7 +609,7 @@ class _Parser:
         before = self.at(-1)
         if before.word in _ARTICLES:
             before = self.at(-2)
-        return before.word in _JOINS or before.text == ","
+        return before.word in _JOINS or before.text in (",", ";", "&")
 
     def _skip_calculation(self) -> None:
         """Skip brackets that hold a calculation and no alternative, up to their end."""

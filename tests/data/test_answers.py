@@ -246,6 +246,12 @@ SEVERAL = [
     "The answer is 12 = 13.",
     "#### 12 or 13",
     "**Answer: 12** or **13**",
+    "The answer is $\\sqrt{2}$ or $\\sqrt{3}$.",
+    "\\boxed{\\sqrt{2}} or \\boxed{\\sqrt{3}}",
+    "The answer is $\\sqrt{2}$, $\\sqrt{3}$.",
+    "The answer is $\\sqrt{2}$ or 12.",
+    "The answer is 12 or $\\pi$.",
+    "The answer is 12, \\(\\pi\\).",
 ]
 
 
@@ -357,6 +363,9 @@ def test_a_text_without_a_readable_stated_answer_has_none(text):
         ("So \\boxed{ \\dfrac{\\sqrt{2}}{2} } it is.", "\\frac{\\sqrt{2}}{2}"),
         ("The answer is $\\boxed{\\frac{3}{4} \\cdot 8^2}$", "\\frac{3}{4}\\cdot8^2"),
         ("The answer is $30^\\circ$.", "30"),
+        ("The answer is $x = \\sqrt{2}$.", "\\sqrt{2}"),
+        ("The answer is $5!$.", "5!"),
+        ("The answer is $\\sqrt{2}$ km, since 3 sides are equal.", "\\sqrt{2}"),
     ],
 )
 def test_a_stated_expression_that_is_no_plain_number_is_kept(text, answer):
