@@ -23,7 +23,7 @@ def test_every_error_here_is_a_user_error():
     ("arguments", "words"),
     [
         (["run.py", "--help"], "GROUP=OPTION"),
-        (["run.py", "sft.epoks=1"], "Could not override 'sft.epoks'"),
+        (["run.py", "sft.epoks=1"], "sft.epoks: there is no such setting. Did you mean `sft.epochs`?"),
         (["-m", "rkd", "--help"], "alpaca-eval"),
         (["-m", "rkd", "artifacts", "gc", "--help"], "--outputs"),
     ],

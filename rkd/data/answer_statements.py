@@ -67,7 +67,8 @@ _ADJECTIVE = re.compile(
 _NO_STATEMENT = re.compile(
     r"(?:\b(?:wrong|incorrect|false|no|not|cannot|never|without|don't|doesn't|didn't|can't|won't|isn't|unable to"
     r"|refuse to) |'s |\b(?:if|whether|suppose|supposing|assume|assuming|imagine|unless"
-    r"|say|says|said|thinks?|claims?|claimed|believes?|guesses|guessed|wrote|writes)(?: that)?,? )$",
+    r"|say|says|said|thinks?|claims?|claimed|believes?|guesses|guessed|wrote|writes|doubts?|deny|denies"
+    r"|not sure)(?: that)?,? )$",
     re.IGNORECASE,
 )
 _IN_FIRST_PERSON = re.compile(r"\b(?:I|we|you|I'd) (?:would )?(?:say|think|claim|believe)(?: that)?,? $", re.IGNORECASE)
@@ -79,9 +80,10 @@ _HEADING_START = re.compile(r"[#*_>\s]*(?:(?:Final|FINAL|final|The|My)\s*)*$")
 
 # What may stand before an answer in its sentence: signs, and words with a full stop of their own.
 _OPENING = re.compile(
-    r"(?:\n[ \t]*[-*•+][ \t]+|[\s*_:=<(\[{$€£¥₹≈~\"'`“>#]|\\[\[(,;: ]|(?:approx|[Rr]s|ca|[Nn]o|appr)\. ?)*+"
+    r"(?:\n[ \t>]*(?:[-*•+][ \t]+|>)|[\s*_:=<(\[{$€£¥₹≈~\"'`“]|\\[\[(,;: ]|(?:approx|[Rr]s|ca|[Nn]o|appr)\. ?)*+"
 )
-_ORDINAL = re.compile(r"[ \t*_]{0,6}[0-9]{1,2}(?:[.)]|:(?= ))[ \t*_]{1,6}[^\W\d_]")  # "2. Verification" is a heading
+# "2. Verification", "2) Check" and "2 - Check" are headings or items of a list.
+_ORDINAL = re.compile(r"[ \t*_]{0,6}[0-9]{1,2}(?:(?:\\?[.)]|:(?= ))[ \t*_]{1,6}[^\W\d_]| [-–—] [A-Z])")
 _ALTERNATIVE = (
     r"(?:[Oo]r|OR|and|[Aa]lternatively|[Mm]aybe|[Pp]erhaps|[Pp]ossibly|[Oo]therwise"
     r"|(?:(?:[Bb]ut )?(?:[Ii]t|[Tt]his|[Tt]hat|[Tt]he answer)) (?:could|might|may) (?:also |well )?be)"
@@ -91,9 +93,10 @@ _JSON_VALUE = re.compile(r""" "((?:[^"\\\n]|\\.)*)"|'([^'\n]*)'|(-?[0-9][0-9.eE+
 _JSON_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[\\\"/]|[nt](?![a-zA-Z]))")  # \text is a command of LaTeX
 _END_OF_JSON_VALUE = re.compile(r"\s*(?:[}\])\n]|,\s*[\"']|$)")
 _END_OF_JSON = re.compile(r"\s*\}")
-# A sentence ends at a line's end or at a mark, but not before a sentence that adds an alternative.
+# A sentence ends at a line's end or a mark, but not before a sentence that adds an alternative.
 _SENTENCE_END = re.compile(
-    r"(?:(?<![Oo]r)(?<![Oo]r:)\n|(?!(?<=[a-zA-Z])\.[ \t]+[a-z0-9])[.!?]+[\"')*_`$}\]”]*+(?=\s|$))"
+    r"(?:(?<![Oo]r)(?<![Oo]r:)\n|\"(?=\s*(?:,\s*\"[\w ]{1,30}\"\s*:|\}))"  # or where a text of JSON ends
+    r"|(?!(?<=[a-zA-Z])\.[ \t]+[a-z0-9])[.!?]+[\"')*_`$}\]”]*+(?=\s|$))"
     rf"(?!\s{{0,9}}[*_(\[]{{0,3}}{_ALTERNATIVE}\b)"
 )
 

@@ -21,11 +21,19 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-from rkd.data.answer_statements import IS, MAX_PIECES, pieces_with_letters, pieces_with_numbers, sentence_end
+from rkd.data.answer_statements import IS, MAX_PIECES, Piece, pieces_with_letters, pieces_with_numbers, sentence_end
 from rkd.data.letter_grammar import LETTERS as LETTERS
 from rkd.data.letter_grammar import LetterStatement, read_letter
 from rkd.data.math_equivalence import canonical_expression, have_same_value
-from rkd.data.number_grammar import NOTHING, SEVERAL, Statement, plain, read_statement
+from rkd.data.number_grammar import (
+    NOTHING,
+    SEVERAL,
+    UNREADABLE,
+    Statement,
+    has_another_value,
+    plain,
+    read_statement,
+)
 from rkd.data.thoughts import behind_thought
 
 _CHOICE_DATASETS = ("mmlu_pro", "mini_choice")  # the answer of any other dataset is a number
@@ -144,18 +152,22 @@ def _read_number(text: str) -> Statement:
         stated = read_statement(piece.text, piece.following, is_formula="!" in piece.formula)
         if stated.is_stated and piece.is_one_of_several:
             stated = SEVERAL
+        if stated == UNREADABLE:
+            stated = _expression(piece)
         if stated.is_stated:
-            if stated.value is None and not stated.has_several and (found := _expression(piece.formula)):
-                stated = Statement(found, is_stated=True)
             last = stated
             covered = piece.end if stated.has_several else covered
     return last
 
 
-def _expression(formula: str) -> str | None:
-    """A formula that is no plain number, without the name before it: "x = \\sqrt{2}"."""
-    stated = _NAME.sub("", formula, count=1)
-    return None if "=" in stated else canonical_expression(stated)
+def _expression(piece: Piece) -> Statement:
+    """The formula of a piece that is no plain number, without the name before it: "x = \\sqrt{2}"."""
+    formula = _NAME.sub("", piece.formula, count=1)
+    expression = None if "=" in formula else canonical_expression(formula)
+    if expression is None:
+        return UNREADABLE
+    following = piece.following or piece.text.partition(piece.formula)[2]
+    return SEVERAL if has_another_value(following) else Statement(expression, is_stated=True)
 
 
 def _read_letter(text: str) -> LetterStatement:

@@ -75,6 +75,7 @@ _ALTERNATIVES = _words(
 )
 _OR = _words("alternatively else or otherwise")
 _POSSIBLE = _words("also alternative another conceivable plausible possible")  # "as 13 is also possible"
+_PRECISION = _words("decimal decimals digit digits dp place places significant")  # "to 2 decimals"
 _CONDITIONS = _words("assuming given if provided when whenever where")
 _REJECTS = _words("instead neither never nor not rather")
 _JOINS = _words("and by minus plus times to")  # before a number word: "two and a half"
@@ -94,11 +95,12 @@ _WORDS_OF_THE_GRAMMAR = (
 )  # fmt: skip
 _UNKNOWNS = frozenset("aeijnoqruvwxyzπ")  # glued to a number; other letters are units, as in 5m
 _UNKNOWN_AND_DIGITS = re.compile(r"[eExXyYzZ]\d")  # 4x4, 5e9a
-_OPERATOR_WORDS = {"x": "×", "times": "×", "plus": "+", "minus": "-", "divided": "÷", "multiplied": "×"}
+_UNIT_AND_DIGITS = re.compile(r"[^\W\d_]+(?![23]$)\d+")  # 1h30, but not 12m2
+_OPERATOR_WORDS = {"of": "×", "x": "×", "times": "×", "plus": "+", "minus": "-", "divided": "÷", "multiplied": "×"}
 _ZEROS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "mn": 6, "mln": 6, "bn": 9}
 _GLUED_ZEROS = {"k": 3, "K": 3, "M": 6, "B": 9}
 _OPERATORS = frozenset("+-×÷*/^±")
-_OPENING, _CLOSING = frozenset("([{<|"), frozenset(")]}>|")
+_OPENING = frozenset("([{<")
 _MATHEMATICS = frozenset("√∛∞∑∏∫π∠∪∩∈≤≥≠<!")  # such a sign behind a number makes it a part of something else
 
 _PLAIN: dict[int, str | None] = str.maketrans(
@@ -149,6 +151,7 @@ _TOKEN = re.compile(
     r"|(?P<word>[^\W\d_](?:[^\W_]|[_'](?=[^\W_]))*)|(?P<command>\\[a-zA-Z]+|\\.)|(?P<sign>\S)"
 )
 _EMPHASIS = re.compile(r"\*{1,3}")
+_CURRENCIES = frozenset("€£¥₹")
 _DECORATION = frozenset('$`€£¥₹¢"_“”')
 _REMAINDER = re.compile(r"[rR]([0-9]{1,40})|[rR]|remainder|Remainder")
 
@@ -199,7 +202,8 @@ def _tokens(text: str) -> list[_Token]:
     while match := _TOKEN.search(text, place):
         start, place = match.span()
         kind, found = ("number" if match["number"] else str(match.lastgroup)), match[0]
-        if kind == "sign" and (found in _DECORATION or found == "*"):
+        is_unit = found in _CURRENCIES and bool(tokens) and tokens[-1].kind == "number"  # "12 €"
+        if kind == "sign" and not is_unit and (found in _DECORATION or found == "*"):
             run = _EMPHASIS.match(text, start) if found == "*" else None
             if run is None or not _is_operator(text, *run.span()):
                 place = run.end() if run else place
@@ -237,6 +241,11 @@ def read_statement(text: str, following: str = "", *, is_formula: bool = False) 
     if statement.value is None or not following:
         return statement
     return _Parser(_tokens(plain(following))).behind(statement.value)
+
+
+def has_another_value(following: str) -> bool:
+    """Whether the rest of a sentence behind an expression states another number or expression."""
+    return _Parser(_tokens(plain(following))).behind(None).has_several
 
 
 class _Parser:
@@ -283,14 +292,12 @@ class _Parser:
             elif token.kind == "sign":
                 if token.text not in _OPENING and token.text not in ":=.*,—":
                     break
-            elif token.word not in _FILLERS or self._is_name():
+                if token.text == "." and self.at(1).is_glued:
+                    break
+            elif token.word not in _FILLERS or self.at(1).text == "=":  # a name, as in "a = 5"
                 break
             self.place += 1
         return is_one
-
-    def _is_name(self) -> bool:
-        """Whether a word is the name before "=" or a unit, as the "a" of "a = 5"."""
-        return self.at(1).text == "="
 
     def _starts_a_side(self) -> bool:
         token = self.at()
@@ -365,6 +372,8 @@ class _Parser:
     def _is_in_an_expression(self) -> bool:
         """Whether the number before the current place is a factor, a base or a part of something longer."""
         token = self.at()
+        if token.kind == "number" and token.is_glued:  # ".1.1"
+            raise _NotInGrammarError
         if token.text == "!" and (self.is_formula or self.at(1).is_glued):
             return True
         if token.kind == "command" or token.text == "^" or (token.text in _MATHEMATICS and token.text not in "!<"):
@@ -374,7 +383,7 @@ class _Parser:
             raise _NotInGrammarError
         word = token.text if token.kind == "word" else ""
         if (
-            (token.is_glued and word in _UNKNOWNS)
+            (token.is_glued and (word in _UNKNOWNS or _UNIT_AND_DIGITS.fullmatch(word)))
             or _UNKNOWN_AND_DIGITS.match(word)
             or (word and (set(word) <= set("xyz") or word in ("π", "pi")) and self.at(1).kind != "number")
         ):
@@ -400,7 +409,7 @@ class _Parser:
                 continue
             elif behind.kind == "word" and (token.text in ("{", "/") or (token.text == "-" and behind.is_glued)):
                 pass
-            elif token.kind != "sign" or token.text not in ")]}>|%°‰″′'":
+            elif token.kind != "sign" or token.text not in ")]}>|%°‰″′'€£¥₹":
                 return
             self.place += 1
             is_first = False
@@ -423,7 +432,7 @@ class _Parser:
         if token.text == "±":
             raise _SeveralValuesError
         sign = _OPERATOR_WORDS.get(token.word) if token.kind == "word" else token.text
-        if sign not in _OPERATORS:
+        if sign not in _OPERATORS or (token.word == "of" and not self._is_operand(1)):
             return False
         if sign == "-" and self.at(1).kind == "word":
             return False  # a dash
@@ -527,8 +536,8 @@ class _Parser:
 
     # The tail.
 
-    def behind(self, value: str) -> Statement:
-        """The statement of `value` with the tail at the current place."""
+    def behind(self, value: str | None) -> Statement:
+        """The statement of `value`, or of an expression, with the tail at the current place."""
         is_explained = is_object = is_rejected = is_alternative = is_conditional = False
         is_or, words_behind_or = False, 0  # "red or blue in 3 days" adds no number
         while (token := self.at()) is not _NO_TOKEN:
@@ -541,6 +550,10 @@ class _Parser:
                     return SEVERAL
                 is_object = False
                 continue
+            if (token.kind == "command" or token.text in _MATHEMATICS) and (
+                is_alternative or is_or or (self._is_joined() and not is_explained)
+            ):
+                return SEVERAL
             if word:
                 if word in _REJECTS:
                     is_rejected, is_alternative, is_or = True, False, False
@@ -554,7 +567,9 @@ class _Parser:
                     is_conditional = is_conditional or word in _CONDITIONS
                 elif word in _NUMBER_WORDS and (is_alternative or is_or or (not is_explained and self._is_joined())):
                     return SEVERAL
-                elif word in _PREPOSITIONS or (word in ("of", "to") and self.at(1).word in _ARTICLES):
+                elif word in _PREPOSITIONS or (
+                    word in ("of", "to") and (self.at(1).word in _ARTICLES or self.at(2).word in _PRECISION)
+                ):
                     is_object = True
                     if words_behind_or:
                         is_alternative = is_or = False
@@ -576,7 +591,7 @@ class _Parser:
             self.place += 1
         return Statement(value, is_stated=True)
 
-    def _repeats(self, value: str) -> bool:
+    def _repeats(self, value: str | None) -> bool:
         """Read a number of the tail; whether it is the value again."""
         before = self.place
         try:
@@ -585,7 +600,7 @@ class _Parser:
             other = None
         if other is None:
             self.place = before + 1
-        return other is not None and _is_equal((value, False), (other, self.at().text == "%"))
+        return other is not None and value is not None and _is_equal((value, False), (other, self.at().text == "%"))
 
     def _is_called_possible(self) -> bool:
         return any(self.at(offset).word in _POSSIBLE for offset in range(3))
@@ -594,7 +609,7 @@ class _Parser:
         before = self.at(-1)
         if before.word in _ARTICLES:
             before = self.at(-2)
-        return before.word in _JOINS or before.text == ","
+        return before.word in _JOINS or before.text in (",", ";", "&")
 
     def _skip_calculation(self) -> None:
         """Skip brackets that hold a calculation and no alternative, up to their end."""

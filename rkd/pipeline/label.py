@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rkd.evaluation.label_quality import grade_statistics, judge_quality, label_statistics, verdict_counts
@@ -17,7 +17,7 @@ from rkd.stages.labels import RubricGrades, score, two_pass
 from rkd.store.fingerprint import fingerprint_digest
 from rkd.store.partial_results import PartialResults
 
-_SHOWN = 120  # characters of a response's end that are printed
+_SHOWN = 120  # characters that are printed of a response's end, or of the beginning of a judge's reply
 # The defects of responses (`Response.defect`) in words, and what to do about them.
 DEFECTS = {
     "length": ("cut at the limit", "Raise teacher_samples.max_response_tokens."),
@@ -31,9 +31,6 @@ DEFECTS = {
     "null": ("without a finish_reason", "The server has to say why a response ended."),
     "tool_calls": ("calls of a tool", "Turn tools off at the server."),
 }
-
-
-SHOWN = 200  # characters of a reply that could not be read
 
 
 @dataclass(frozen=True)
@@ -56,9 +53,9 @@ class Labelled:
 
     @property
     def unread(self) -> "Unread":
-        """The responses whose answer could not be read; without those that were withheld."""
-        responses = [one for own in self.scored for one in own if one.response.withheld is None]
-        return Unread([one.response.text for one in responses if one.answer is None], len(responses))
+        """The whole responses whose answer could not be read; those that are never taught are counted elsewhere."""
+        whole = [one for own in self.scored for one in own if one.response.defect is None]
+        return Unread([one.response.text for one in whole if one.answer is None], len(whole))
 
     def with_label(self) -> "Labelled":
         """The queries that have a label; with grades, those with a response of the highest score."""
@@ -82,16 +79,16 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Unread:
-    """The texts of responses whose answer could not be read, among `responses` of them."""
+    """The texts without an answer that could be read, among `responses` of the teacher."""
 
-    texts: list[str]
+    texts: list[str] = field(repr=False)
     responses: int
 
     def __str__(self) -> str:
         shown = " ".join(self.texts[0].split()) if self.texts else ""
-        start = "…" if len(shown) > _SHOWN else ""
-        said = f"{len(self.texts)} of {self.responses} responses state no answer that can be read"
-        return f"{said}, as {f'{start}{shown[-_SHOWN:]}'!r}" if self.texts else said
+        end = shown if len(shown) <= _SHOWN else f"…{shown[-_SHOWN:]}"
+        said = f"{len(self.texts)} of {self.responses} responses of the teacher state no answer that can be read"
+        return f"{said}, as this one: {end!r}" if self.texts else said
 
 
 class Labelling(Step):
@@ -123,7 +120,7 @@ class Labelling(Step):
         labels, responses = two_pass(s.labels, queries, first, second_pass)
         labelled = Labelled(split, queries, labels, score(queries, responses, labels))
         self._note_queries(labelled, responses, "without consensus")
-        self._note_unread(labelled)
+        unread = self._note_unread(labelled)
         if split == "training":
             passes = ["teacher_first_training", "teacher_second_training"]
             self.runner.note("labels", labels, fingerprint_digest("labels", labelled.answers), made_from=passes)
@@ -131,7 +128,7 @@ class Labelling(Step):
             self._note_judge(labelled)
         labelled = self._taught_in_dry_pass(labelled)
         if split == "training" and not labelled.answers:
-            raise ValueError(_why_none_is_left(len(queries), labelled.unread))
+            raise ValueError(_why_none_is_left(len(queries), unread))
         return labelled
 
     def _graded(self, grades: RubricGrades, split: str, queries: list[Query]) -> Labelled:
@@ -196,12 +193,13 @@ class Labelling(Step):
             self.notes.counts |= {f"{split}_withheld/{defect}": count for defect, count in sorted(defects.items())}
             self.runner.warn(_withheld_said(split, defects, len(given)))
 
-    def _note_unread(self, labelled: Labelled) -> None:
+    def _note_unread(self, labelled: Labelled) -> Unread:
         """Print and note how many responses state no answer that can be read, and show one."""
         unread = labelled.unread
         if unread.texts:
             self.notes.counts[f"{labelled.split}_unread_responses"] = len(unread.texts)
             self.runner.say(f"    {unread}")
+        return unread
 
     def _queries(self, split: str, *, labelled: bool) -> list[Query]:
         data = self.stages.dataset
@@ -274,7 +272,7 @@ class Labelling(Step):
                 opened = open_judge(judge, advance, partial)
                 verdicts = opened.verdicts(*zip(*asked, strict=True))
             made = {"scores": [one and one.score for one in verdicts], "masses": [one and one.mass for one in verdicts]}
-            unread = [text[:SHOWN] for text in opened.unread] if isinstance(opened, Written) else []
+            unread = [text[:_SHOWN] for text in opened.unread] if isinstance(opened, Written) else []
             return made | ({"unread": unread} if unread else {})
 
         fingerprint = {"judge": judge.content(), "responses": digest_of([response for _, response in asked])}

@@ -7,6 +7,7 @@ clipping, how often it validates. Randomness comes from the stage's seed, which 
 import contextlib
 import logging
 import math
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -200,6 +201,18 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt in the block as elsewhere: Lightning ends the process with exit code 1."""
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores further ones
+            raise KeyboardInterrupt from error
+        raise
 
 
 def quiet_lightning() -> None:

@@ -150,7 +150,9 @@ def test_what_explains_a_number_changes_nothing(marker, number, unit, tail):
 def test_a_part_of_something_longer_is_never_read(marker, lead, number, extension):
     written, value = number
     is_other_word = written.endswith("million") and extension[:1].isalpha()
-    if value != 97 and not is_other_word:  # "97 or 97" states one value
+    is_power_of_ten = written == "10" and extension[:1] in "²³^"
+    is_repeated = str(value) in re.findall(r"\d+", extension)  # "97 or 97" states one value
+    if not is_repeated and not is_other_word and not is_power_of_ten:
         answer = extract_answer(marker.format(lead + written + extension), "gsm8k")
         assert answer is None or set(answer) & set("^\\")  # a whole formula
 
@@ -190,7 +192,7 @@ def value_of(text):
 
 def stated_whole(text):
     """The values of all pieces of a text that cut off no digit, point or exponent at either side."""
-    text = re.sub(" +", " ", plain(text))
+    text = re.sub(" +", " ", plain(text.replace("$", "")))
     starts = [
         place
         for place in range(len(text))

@@ -1,5 +1,6 @@
 """What a user sees when a job cannot run."""
 
+import re
 import shutil
 
 import pytest
@@ -144,6 +145,9 @@ def test_no_query_after_the_vote_says_what_to_change(world, tmp_path):
     message = failure(world, tmp_path, f"teacher.name_or_path={world / 'random'}")
     assert "no query is left after the vote: none of 36" in message
     assert "labels.threshold=" in message
+    assert re.search(
+        r"\d+ of \d+ responses of the teacher state no answer that can be read, as this one: '.+'\.", message
+    )
 
 
 def test_no_pair_says_what_to_change(world, tmp_path):
