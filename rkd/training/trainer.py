@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.accelerators import AcceleratorRegistry
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader, Dataset
@@ -31,11 +32,8 @@ from rkd.training.fsdp import sharded
 Validate = Callable[[PreTrainedModel], float]
 """Maps a student to its greedy accuracy on validation queries, against their pseudo-labels, in [0, 1]."""
 
-Precision = Literal[
-    "64", "32", "16", "bf16", "64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed",
-    "transformer-engine", "transformer-engine-float16",
-]  # fmt: skip
-"""The precision of a training, by its name in Lightning."""
+Precision = Literal["32", "16", "bf16", "32-true", "16-mixed", "bf16-mixed"]
+"""The precision of a training, by its name in Lightning. Its others convert the batches, which are frozen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +73,9 @@ class Training:
     def __post_init__(self) -> None:
         ranges = {"log_every_n_steps": AT_LEAST_1, "overfit_batches": NOT_NEGATIVE}
         check_ranges("trainer", self, ranges | {"seconds_between_checkpoints": NOT_NEGATIVE})
+        accelerators = ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]
+        if self.accelerator not in accelerators:
+            raise ValueError(f"trainer.accelerator={self.accelerator}: choose one of {', '.join(accelerators)}.")
         if self.devices < 1 or (self.devices > 1) != (self.strategy != "auto"):
             raise ValueError(
                 f"trainer.devices={self.devices}, trainer.strategy={self.strategy}: several devices train together "
@@ -161,6 +162,18 @@ class Training:
         if partial is None or self.fast_dev_run or self.overfit_batches:
             return []
         return [Checkpoints(partial, self.seconds_between_checkpoints, seed)]
+
+    def check_device(self) -> None:
+        """Refuse a GPU that this machine does not have; the machine that plans a job may have none.
+
+        Raises:
+            ValueError: there is no such device.
+        """
+        if self.accelerator in ("gpu", "cuda") and torch.cuda.device_count() < self.devices:
+            raise ValueError(
+                f"trainer.accelerator={self.accelerator}, trainer.devices={self.devices}: torch finds "
+                f"{torch.cuda.device_count()} GPUs here. `trainer.accelerator=auto` takes what there is."
+            )
 
     @property
     def used_precision(self) -> Precision:
