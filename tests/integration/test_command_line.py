@@ -25,9 +25,9 @@ def test_help_lists_the_groups_from_another_folder(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("sft.leaning_rate=1", "Key 'leaning_rate' is not in struct"),
+        ("sft.leaning_rate=1", "sft.leaning_rate: there is no such setting. Did you mean `sft.learning_rate`?"),
         ("student=huge", "Could not find 'student/huge'"),
-        ("seed", "Error parsing override"),
+        ("seed", "`seed` gives no value"),
     ],
 )
 def test_an_unknown_option_is_one_message_without_traceback(tmp_path, argument, said):

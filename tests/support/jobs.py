@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -56,7 +57,12 @@ def started(*arguments: str, folder: Path) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, REPOSITORY / "run.py", *arguments], cwd=folder, env=_environment({}),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=_hears_interrupts,
     )  # fmt: skip
+
+
+def _hears_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets what it starts in the background ignore Ctrl-C
 
 
 def _environment(variables: dict[str, str]) -> dict[str, str]:
