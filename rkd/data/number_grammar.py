@@ -148,7 +148,7 @@ _GROUPED = (  # in groups by commas, also of two digits as in India, underscores
 )
 _TOKEN = re.compile(
     rf"(?P<number>(?:{_GROUPED}|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?P<exponent>[eE][-+]?[0-9]{{1,3}}(?![^\W_]))?"
-    r"|(?P<word>[^\W\d_](?:[^\W_]|[_'](?=[^\W_]))*)|(?P<command>\\[a-zA-Z]+|\\.)|(?P<sign>\S)"
+    r"|(?P<word>[^\W\d_](?:[^\W_]|_(?=[^\W_])|'(?=[^\W\d_]))*)|(?P<command>\\[a-zA-Z]+|\\.)|(?P<sign>\S)"
 )
 _EMPHASIS = re.compile(r"\*{1,3}")
 _DECORATION = frozenset('$`€£¥₹¢"_“”')
@@ -375,7 +375,7 @@ class _Parser:
         if token.kind == "command" or token.text == "^" or (token.text in _MATHEMATICS and token.text not in "!<"):
             return True
         is_part = token.text in ("'", ",", ".", ":") and self.at(1).is_glued and self.at(1).kind == "number"
-        if token.is_glued and (token.text == "(" or is_part):
+        if token.is_glued and (token.text == "(" or token.kind == "number" or is_part):
             raise _NotInGrammarError
         word = token.text if token.kind == "word" else ""
         if (
