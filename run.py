@@ -47,10 +47,12 @@ def run() -> None:
     os.environ |= with_import_path(os.environ)  # for the workers of a launcher
     try:
         main()
-    except REFUSALS as error:
+    except (
+        *REFUSALS,
+        ValueError,
+        OSError,
+    ) as error:  # those of a job are job errors
         sys.exit(refusal(error, "python run.py"))
-    except (ValueError, OSError) as error:  # of the planning of a sweep; those of a job are job errors
-        sys.exit(str(error))
     except JobError:
         sys.exit("Not every job finished; what is above says why. The same command makes the rest once that is mended.")
     except KeyboardInterrupt:

@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import inspect
+import math
 import re
 import shlex
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from pkgutil import resolve_name
@@ -17,7 +18,7 @@ from typing import Any, Literal, Protocol, Union
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.utils import get_method, get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
@@ -90,17 +91,20 @@ def check_types(config: DictConfig, whole: type) -> None:
         ValueError: a setting is wrong; the message names it and the allowed values.
     """
     for key, value, declared in [*_values("", config, whole), *_values_of_parts("", config)]:
-        if isinstance(value, str) and _is_part(declared):
+        if isinstance(value, str | int | float) and _is_part(declared):
             raise ValueError(
                 f"{key}={value}: a part is chosen by its group, `{key.replace('.', '/')}={value}`, or, where the group "
                 f"lies elsewhere, `GROUP@{key}={value}`; `python run.py --help` lists the groups."
             )
         allowed = _simple_types(declared)
-        if OmegaConf.is_config(value):
-            if allowed is not None:
-                raise ValueError(f"{key}={OmegaConf.to_container(value)}: must be {' or '.join(map(_name, allowed))}.")
+        if allowed is None:
+            _check_structure(key, value, declared)
             continue
-        if allowed is not None and not any(_fits(value, one) for one in allowed):
+        if OmegaConf.is_config(value):
+            raise ValueError(f"{key}={OmegaConf.to_container(value)}: must be {' or '.join(map(_name, allowed))}.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key}={value}: must be a finite number.")
+        if not any(_fits(value, one) for one in allowed):
             raise ValueError(f"{key}={value}: must be {' or '.join(map(_name, allowed))}.")
 
 
@@ -241,10 +245,29 @@ def _values(key: str, node: DictConfig, part: Any) -> Iterator[tuple[str, Any, A
             yield f"{key}{field.name}", node[field.name], declared[field.name]
 
 
+def _check_structure(key: str, value: Any, declared: Any) -> None:
+    """Refuse null where a part or a container has to be, and another value than the declared container."""
+    kinds = _alternatives(declared)
+    if value is None:
+        if types.NoneType not in kinds and Any not in kinds:
+            raise ValueError(f"{key}=null: this setting cannot be left out.")
+        return
+    origins = {typing.get_origin(kind) or kind for kind in kinds} - {types.NoneType}
+    if origins <= {Sequence, list, tuple} and not isinstance(value, ListConfig):
+        raise ValueError(f"{key}={value}: must be a list.")
+    if origins <= {Mapping, dict} and not isinstance(value, DictConfig):
+        raise ValueError(f"{key}={value}: must be a mapping.")
+
+
+def _alternatives(declared: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
+    return typing.get_args(declared) if typing.get_origin(declared) in (Union, types.UnionType) else (declared,)
+
+
 def _is_part(declared: Any) -> bool:
     """Whether the declared type is a dataclass or a protocol."""
-    declared = [one for one in typing.get_args(declared) or (declared,) if one is not types.NoneType]
-    return all(isinstance(one, type) and (dataclasses.is_dataclass(one) or Protocol in one.__mro__) for one in declared)
+    kinds = [one for one in _alternatives(declared) if one is not types.NoneType]
+    return all(isinstance(one, type) and (dataclasses.is_dataclass(one) or Protocol in one.__mro__) for one in kinds)
 
 
 def _simple_types(declared: Any) -> list[Any] | None:
@@ -303,11 +326,13 @@ def refusal(error: Exception, command: str) -> str:
     """The message for a refused command line: Hydra's reason, without its internal details, and where to look.
 
     Args:
-        error: one of `REFUSALS`.
+        error: one of `REFUSALS`, or an error of Hydra's own that is of a built-in type.
         command: the command as the user types it.
     """
     if isinstance(error, OverrideParseException):
         return unreadable(error.override)
+    if str(error).startswith("Config group override must be"):
+        return "A group is given a value that names no option. To leave a stage out take its option none, as `rl=none`."
     said = [line for one in (error, error.__cause__) if one is not None for line in str(one).splitlines()]
     lines = [line for line in dict.fromkeys(said) if line]
     if "hydra/launcher" in lines[0]:

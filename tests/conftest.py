@@ -7,8 +7,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 
 import pytest
+from hypothesis import settings
 
 from tests.support.made_once import made_once
+
+# The same examples in each run.
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+settings.load_profile("repeatable")
 
 # What takes seconds to import is imported by the fixtures: the process that hands out the tests needs none of it.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rkd.config import NOT_NEGATIVE, check_ranges
 from rkd.data.jsonl import question_key
 from rkd.data.prompts import PromptTemplate
 from rkd.data.sources import HUB, QuerySource
@@ -87,6 +88,7 @@ class Data:
                 f"dataset.labelled_fraction={self.labelled_fraction}: must be above 0 and at most 1, since the warm-up "
                 "learns from the labelled queries. For a reward without labels take `reward_mix=yon`."
             )
+        check_ranges("dataset", self, {"split_seed": NOT_NEGATIVE})
         for which in LIMITS:
             limit = getattr(self, which)
             if limit is not None and limit < 1:

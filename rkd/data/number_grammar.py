@@ -151,6 +151,7 @@ _TOKEN = re.compile(
     r"|(?P<word>[^\W\d_](?:[^\W_]|_(?=[^\W_])|'(?=[^\W\d_]))*)|(?P<command>\\[a-zA-Z]+|\\.)|(?P<sign>\S)"
 )
 _EMPHASIS = re.compile(r"\*{1,3}")
+_CURRENCIES = frozenset("€£¥₹")
 _DECORATION = frozenset('$`€£¥₹¢"_“”')
 _REMAINDER = re.compile(r"[rR]([0-9]{1,40})|[rR]|remainder|Remainder")
 
@@ -201,7 +202,8 @@ def _tokens(text: str) -> list[_Token]:
     while match := _TOKEN.search(text, place):
         start, place = match.span()
         kind, found = ("number" if match["number"] else str(match.lastgroup)), match[0]
-        if kind == "sign" and (found in _DECORATION or found == "*"):
+        is_unit = found in _CURRENCIES and bool(tokens) and tokens[-1].kind == "number"  # "12 €"
+        if kind == "sign" and not is_unit and (found in _DECORATION or found == "*"):
             run = _EMPHASIS.match(text, start) if found == "*" else None
             if run is None or not _is_operator(text, *run.span()):
                 place = run.end() if run else place
@@ -370,12 +372,14 @@ class _Parser:
     def _is_in_an_expression(self) -> bool:
         """Whether the number before the current place is a factor, a base or a part of something longer."""
         token = self.at()
+        if token.kind == "number" and token.is_glued:  # ".1.1"
+            raise _NotInGrammarError
         if token.text == "!" and (self.is_formula or self.at(1).is_glued):
             return True
         if token.kind == "command" or token.text == "^" or (token.text in _MATHEMATICS and token.text not in "!<"):
             return True
         is_part = token.text in ("'", ",", ".", ":") and self.at(1).is_glued and self.at(1).kind == "number"
-        if token.is_glued and (token.text == "(" or token.kind == "number" or is_part):
+        if token.is_glued and (token.text == "(" or is_part):
             raise _NotInGrammarError
         word = token.text if token.kind == "word" else ""
         if (
@@ -405,7 +409,7 @@ class _Parser:
                 continue
             elif behind.kind == "word" and (token.text in ("{", "/") or (token.text == "-" and behind.is_glued)):
                 pass
-            elif token.kind != "sign" or token.text not in ")]}>|%°‰″′'":
+            elif token.kind != "sign" or token.text not in ")]}>|%°‰″′'€£¥₹":
                 return
             self.place += 1
             is_first = False

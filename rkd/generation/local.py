@@ -238,7 +238,7 @@ class ModelFolder:
 
     def local_folder(self) -> Path | None:
         """The folder, if the model is on this machine."""
-        folders = (Path(self.name_or_path), REPOSITORY / self.name_or_path)
+        folders = (Path(self.name_or_path).expanduser(), REPOSITORY / self.name_or_path)
         return next((existing_model(folder) for folder in folders if folder.is_dir()), None)
 
     def _folder(self) -> Path:

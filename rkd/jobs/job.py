@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from rkd.config import plain_values, without_environment, without_value
@@ -44,7 +46,7 @@ from rkd.training.checkpointing import HISTORY_FILE
 from rkd.training.tracking import NoTracker, RunDescription
 
 # Errors that a user can cause and fix are shown as one message. All others are bugs and keep their traceback.
-USER_ERRORS = (UserError, ValueError, TypeError, FileNotFoundError, ModuleNotFoundError)
+USER_ERRORS = (UserError, ValueError, TypeError, OSError, ModuleNotFoundError, MisconfigurationException)
 
 
 def run_job(config: DictConfig) -> float | None:
@@ -64,6 +66,7 @@ def run_job(config: DictConfig) -> float | None:
             if config.dry_run:
                 _dry_run(stages, instantiate(config.cost_estimate), console, evaluate_only=config.evaluate_only)
                 return None
+            stages.trainer.check_device()
             place = _place_of(stages, config)
             cores_of_process = _cores(stages, config, place.models)
         except Exception as error:  # Hydra wraps a constructor's error in its own exception
@@ -153,7 +156,7 @@ def _run(stages: Stages, config: DictConfig, plain: dict[str, Any], place: Place
         failure = " ".join([_reason(error), *runner.warnings])
         write_result(failed_result(row, stages.seed, plain, code_revision(), package_versions(), failure), folder)
         (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        if not isinstance(error, USER_ERRORS):
+        if not isinstance(error, USER_ERRORS) and not _is_out_of_memory(error):
             raise
         console.print(f"The job failed; its traceback is in {folder / 'traceback.txt'}.", style="dim")
         raise JobError(failure) from error
@@ -234,7 +237,7 @@ def _explained_write_errors(folder: Path) -> Iterator[None]:
         is_ours = error.filename is not None and folder.parent.is_relative_to(error.filename)
         is_ours = is_ours or (error.filename is not None and Path(error.filename).is_relative_to(folder.parent))
         if not is_ours and error.errno != errno.ENOSPC:  # the error of a full disk has no file name
-            raise
+            raise JobError(str(error)) from error
         raise JobError(
             f"{folder} cannot be written ({error.strerror}). Free space or give this user write access, or choose "
             "another place with `output_root=FOLDER`. What the stages have made is kept in artifacts.root."
@@ -243,7 +246,16 @@ def _explained_write_errors(folder: Path) -> Iterator[None]:
 
 def _check(plain: dict[str, Any]) -> None:
     """Check the values that belong to no part of the method; `build_stages` checks the others."""
-    threads, per_shard = plain["threads"], plain["artifacts"]["responses_per_shard"]
+    artifacts = plain["artifacts"] if isinstance(plain["artifacts"], dict) else {}
+    roots = {name: plain[name] for name in ("output_root", "table_root")} | {"artifacts.root": artifacts.get("root")}
+    for name, root in roots.items():
+        if not isinstance(root, str) or not root.strip():
+            raise ValueError(f"{name}={root}: give the path of a folder.")
+        if root.startswith("~"):
+            raise ValueError(f"{name}={root}: write the home folder in full, {name}={Path(root).expanduser()}.")
+    if not isinstance(plain["table"], dict | None):
+        raise ValueError(f"table={plain['table']}: a sweep's file sets the table; leave it to `-m sweeps=NAME`.")
+    threads, per_shard = plain["threads"], artifacts.get("responses_per_shard")
     if threads is not None and not _is_count(threads):
         raise ValueError(f"threads={threads!r}: give the number of cores to use, at least 1, or null for all.")
     if not _is_count(per_shard):
@@ -293,10 +305,23 @@ def _rollouts(runner: StageRunner) -> list[dict[str, Any]]:
     return history if any("reward" in row for row in history) else []
 
 
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether a processor or a GPU had too little memory; torch raises a plain RuntimeError for the former."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
 def _reason(error: BaseException) -> str:
     """The message of the innermost cause, without Hydra's own message around it."""
     while error.__cause__ is not None and type(error).__module__.startswith(("hydra", "omegaconf")):
         error = error.__cause__
+    if _is_out_of_memory(error):
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        return (
+            f"the memory does not suffice ({said}). Take shorter responses (the keys max_response_tokens), fewer "
+            "samples or a smaller batch_size; `python run.py dry_run=true` estimates the memory of the models."
+        )
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return without_value(missing[1])
     if absent := re.search(r"Interpolation key '(\S+)' not found\s+full_key: (\S+)", str(error)):

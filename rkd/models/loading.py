@@ -70,6 +70,10 @@ class ModelOptions:
         device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         if device == "cpu":
             return self.load()
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(
+                f"options.device={device}: torch finds no GPU here. `options.device=auto` takes what there is."
+            )
         return self.load() | {"device_map": "auto" if device == "spread" else device}
 
     def prepare(self, model: PreTrainedModel, *, trained_whole: Sequence[str] = ()) -> PreTrainedModel:

@@ -27,6 +27,7 @@ from rkd.work import FEW_SHOT, TEACHER
 
 ZERO_SHOT = "student zero-shot"
 GREEDY = AsAsked()
+SEEDS = 2**32  # the generators of all libraries take a smaller seed
 TUNED = {"sft": "SFT student", "dpo": "DPO student"}  # by the stage that trains it; the rows are called SFT and DPO
 
 
@@ -68,9 +69,11 @@ class Stages:
     tracking: Tracker
 
     def __post_init__(self) -> None:
-        for name, smallest in (("seed", 0), ("sampling_seed", 0), ("validation_queries", 1)):
-            if getattr(self, name) < smallest:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least {smallest}.")
+        for name in ("seed", "sampling_seed"):
+            if not 0 <= getattr(self, name) < SEEDS:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0 and at most {SEEDS - 1}.")
+        if self.validation_queries < 1:
+            raise ValueError(f"validation_queries={self.validation_queries}: must be at least 1.")
         if not self.rl.is_left_out and self.trainer.strategy == "fsdp":
             raise ValueError(
                 "trainer=fsdp does not train rl: it samples token by token from the policy that it trains, "

@@ -25,6 +25,7 @@ from rkd.rl.reward_mix import RewardInputs, Stream, Term
 from rkd.stages.reward_model import PairSets
 from rkd.store.partial_results import PartialResults
 from rkd.training.stage import Data, TrainingContext, TrainingStage
+from rkd.training.trainer import interruptible
 
 ROLLOUTS_SHOWN = 40  # of thousands; about this many are enough for a curve
 OF_ROLLOUTS = ("reward", "kl", "response_tokens", "repetition")
@@ -134,7 +135,8 @@ class Fitting:
                 options=s.student.options,
                 validate=None if validation is None else self._validator(validation, partial),
             )
-            return stage.fit(data, context)
+            with interruptible():
+                return stage.fit(data, context)
 
         checkpoint = self.runner.checkpoint(
             name,

@@ -149,12 +149,16 @@ def _shared_draws(jobs: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str,
     """What ± does not contain: the draws that jobs with several training seeds share."""
     if len({job.get("seed") for job in jobs}) < 2:
         return []
-    draws = {_value(config, row, SAMPLING_SEED) for row in rows if (config := _config(_groups(row))) is not None}
+    configs = [(config, row) for row in rows if (config := _config(_groups(row))) is not None]
+    own = [row for config, row in configs if OmegaConf.is_interpolation(config, SAMPLING_SEED)]  # follows the seed
+    draws = {_value(config, row, SAMPLING_SEED) for config, row in configs if row not in own}
     if len(draws) != 1:
         return []
+    names = " and ".join(sorted({f"`{row['experiments']}`" for row in own}))
     return [
         "± is over training seeds alone. The jobs share one draw of the teacher's responses, of the labels and of the "
         f"student's samples (`sampling_seed: {draws.pop()}`). Another draw would add to it."
+        + (f" In {names} each seed has draws of its own, and ± contains them." if own else "")
     ]
 
 

@@ -7,6 +7,7 @@ clipping, how often it validates. Randomness comes from the stage's seed, which 
 import contextlib
 import logging
 import math
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.accelerators import AcceleratorRegistry
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader, Dataset
@@ -30,11 +32,8 @@ from rkd.training.fsdp import sharded
 Validate = Callable[[PreTrainedModel], float]
 """Maps a student to its greedy accuracy on validation queries, against their pseudo-labels, in [0, 1]."""
 
-Precision = Literal[
-    "64", "32", "16", "bf16", "64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed",
-    "transformer-engine", "transformer-engine-float16",
-]  # fmt: skip
-"""The precision of a training, by its name in Lightning."""
+Precision = Literal["32", "16", "bf16", "32-true", "16-mixed", "bf16-mixed"]
+"""The precision of a training, by its name in Lightning. Its others convert the batches, which are frozen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +73,9 @@ class Training:
     def __post_init__(self) -> None:
         ranges = {"log_every_n_steps": AT_LEAST_1, "overfit_batches": NOT_NEGATIVE}
         check_ranges("trainer", self, ranges | {"seconds_between_checkpoints": NOT_NEGATIVE})
+        accelerators = ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]
+        if self.accelerator not in accelerators:
+            raise ValueError(f"trainer.accelerator={self.accelerator}: choose one of {', '.join(accelerators)}.")
         if self.devices < 1 or (self.devices > 1) != (self.strategy != "auto"):
             raise ValueError(
                 f"trainer.devices={self.devices}, trainer.strategy={self.strategy}: several devices train together "
@@ -161,6 +163,18 @@ class Training:
             return []
         return [Checkpoints(partial, self.seconds_between_checkpoints, seed)]
 
+    def check_device(self) -> None:
+        """Refuse a GPU that this machine does not have; the machine that plans a job may have none.
+
+        Raises:
+            ValueError: there is no such device.
+        """
+        if self.accelerator in ("gpu", "cuda") and torch.cuda.device_count() < self.devices:
+            raise ValueError(
+                f"trainer.accelerator={self.accelerator}, trainer.devices={self.devices}: torch finds "
+                f"{torch.cuda.device_count()} GPUs here. `trainer.accelerator=auto` takes what there is."
+            )
+
     @property
     def used_precision(self) -> Precision:
         """The precision that is set, or else that of the device."""
@@ -200,6 +214,18 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt in the block as elsewhere: Lightning ends the process with exit code 1."""
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores further ones
+            raise KeyboardInterrupt from error
+        raise
 
 
 def quiet_lightning() -> None:

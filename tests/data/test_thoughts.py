@@ -15,12 +15,12 @@ from rkd.data.thoughts import behind_thought
         ("<Thinking>a</Thinking>d", "d"),
         ("  <think>The answer is 3", ""),
         ("<think>The answer is 3</think>", ""),
-        ("I think <think> is a tag.", "I think <think> is a tag."),
+        ("It is hard. <think>The answer is 3", "It is hard. "),
         ("", ""),
     ],
 )
 def test_what_stands_behind_a_thought_counts(text, said):
-    assert behind_thought(text) == said
+    assert behind_thought(text).strip() == said.strip()
 
 
 @pytest.mark.parametrize(("dataset", "first", "last"), [("gsm8k", "3", "4"), ("mmlu_pro", "B", "C")])

@@ -395,8 +395,9 @@ def test_a_killed_stage_asks_for_nothing_again_that_it_had(tmp_path):
 
 def test_the_key_is_sent_and_appears_in_no_file_and_no_message(tmp_path, monkeypatch):
     monkeypatch.setenv("BIG_KEY", KEY)
-    with serving(key=KEY, fault_share=0.3, text_of=lambda body, _: f"{body['seed']} {KEY}") as server:
-        own = teacher_at(server.url, api_key_variable="BIG_KEY", timeout_seconds=0.5, max_attempts=20)
+    said = {"key": KEY, "text_of": lambda body, _: f"{body['seed']} {KEY}"}
+    with serving(**said, fault_share=0.3, slow_seconds=3.0) as server:
+        own = teacher_at(server.url, api_key_variable="BIG_KEY", timeout_seconds=2.0, max_attempts=20)
         drawn = sample(own, tmp_path / "good", 20)
     assert server.keys == {f"Bearer {KEY}"}
     assert "[key]" in drawn[0][0].text

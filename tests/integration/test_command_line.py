@@ -1,11 +1,15 @@
 """`python run.py` as a user calls it, in a process of its own."""
 
+import os
 import re
+import signal
+import time
 
 import pytest
 
 from rkd.evaluation.results import read_result
-from tests.support.jobs import command, only_result
+from rkd.processes import INTERRUPTED
+from tests.support.jobs import command, only_result, started
 from tests.support.tiny_world import overrides
 
 
@@ -21,9 +25,9 @@ def test_help_lists_the_groups_from_another_folder(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("sft.leaning_rate=1", "Key 'leaning_rate' is not in struct"),
+        ("sft.leaning_rate=1", "sft.leaning_rate: there is no such setting. Did you mean `sft.learning_rate`?"),
         ("student=huge", "Could not find 'student/huge'"),
-        ("seed", "Error parsing override"),
+        ("seed", "`seed` gives no value"),
     ],
 )
 def test_an_unknown_option_is_one_message_without_traceback(tmp_path, argument, said):
@@ -78,3 +82,25 @@ def test_a_multirun_goes_on_after_a_failed_job_and_exits_with_an_error(world, tm
     assert "Not every job finished" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(list((tmp_path / "outputs").glob("ICL-*/result.json"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_ctrl_c_ends_a_multirun_with_one_line_and_keeps_what_is_complete(world, tmp_path, launcher):
+    if launcher == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    settings = overrides(world, tmp_path, "seed=0,1", "sft.epochs=500", f"hydra/launcher={launcher}")
+    process = started("-m", *settings, folder=tmp_path)
+    assert process.stdout is not None
+    deadline = time.monotonic() + 240
+    while not list((tmp_path / "artifacts").glob("teacher_first_validation/[!.]*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(2.0)  # in the training of the student
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group gets it
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED
+    assert err.strip().splitlines()[-1] == "Interrupted. What is complete is kept, and the same command makes the rest."
+    assert "Traceback" not in out + err
+    assert len(err.strip().splitlines()) == 1
+    assert not list((tmp_path / "outputs").glob("*/result.json"))
+    assert list((tmp_path / "artifacts").glob("teacher_first_training/[!.]*/manifest.json"))

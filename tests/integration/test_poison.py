@@ -80,10 +80,10 @@ def has_setting(config: DictConfig, key: str) -> bool:
 
 
 def files_of(store: Path, job: Path) -> dict[str, str]:
-    """The checksum of every file that the stages of a finished job made; its evaluations are left out."""
+    """The checksum of every file that the stages of a finished job made, without evaluations of policy and judge."""
     found = {}
     for label in json.loads((job / "artifacts.json").read_text(encoding="utf-8")):
-        if not label.startswith("evaluation/"):
+        if not label.startswith(("evaluation/", "judge_attacks/")):
             files = open_artifact(store / label).manifest["files"]
             found |= {f"{label}/{name}": file["sha256"] for name, file in files.items()}
     return found

@@ -36,6 +36,41 @@ def test_the_reward_stands_on_the_last_response_token_and_not_on_padding(student
         assert token_rewards[row].equal(expected)
 
 
+@pytest.mark.parametrize("place", ["reward", "loss"])
+def test_rewards_of_responses_of_two_lengths_worked_by_hand(student, place):
+    kl = KLPenalty(controller=FixedKL(0.5), place=place, estimator="k1" if place == "reward" else "k3")
+    collector = module(student, dataclasses.replace(STAGE, kl=kl)).terms[0].collector
+    rewards, cut = Rewards(torch.tensor([2.0, 3.0]), {}), {"missing_end": torch.tensor([-1.0, 0.0])}
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    penalty = torch.tensor([[0.1, 0.2, 0.0], [0.3, 0.4, 0.5]])
+    expected = torch.tensor([[0.0, 2.0 - 1.0, 0.0], [0.0, 0.0, 3.0]])
+    if place == "reward":
+        expected -= torch.tensor([[0.05, 0.1, 0.0], [0.15, 0.2, 0.25]])
+    torch.testing.assert_close(collector._token_rewards(rewards, cut, mask, penalty), expected)
+
+
+def test_metrics_of_responses_of_two_lengths_worked_by_hand(student):
+    rollout = collect(module(student, changed(STAGE, responses_per_query=2)), QUERIES[:1])
+    junk = 100.0  # stands on padding, and must not show
+    rollout = dataclasses.replace(
+        rollout,
+        batch=dataclasses.replace(rollout.batch, response_mask=torch.tensor([[True, False], [True, True]])),
+        rewards=Rewards(torch.tensor([1.0, 0.0]), {}),
+        old_logprobs=torch.tensor([[-1.0, junk], [-2.0, -3.0]]),
+        reference_logprobs=torch.tensor([[-1.5, -junk], [-2.0, -4.0]]),
+        entropy=torch.tensor([[0.3, junk], [0.6, 0.9]]),
+        values=torch.tensor([[0.0, junk], [1.0, 2.0]]),
+        returns=torch.tensor([[1.0, -junk], [2.0, 6.0]]),
+    )
+    metrics = rollout.metrics()
+    assert metrics["kl"] == pytest.approx((0.5 + 1.0) / 2)  # a sum over tokens, a mean over responses
+    assert metrics["entropy"] == pytest.approx(0.6)
+    assert metrics["response_tokens"] == 1.5
+    assert metrics["share_with_signal"] == 1.0
+    # Returns 1, 2, 6: variance 14/3. What the values leave: 1, 1, 4, variance 2.
+    assert metrics["explained_variance"] == pytest.approx(1 - 2 / (14 / 3))
+
+
 def test_a_response_cut_at_the_limit_loses_the_penalty(student):
     recorder = Recording()
     stage = changed(STAGE, max_response_tokens=3, missing_eos_penalty=2.5)

@@ -84,6 +84,23 @@ def test_saved_folder_gives_the_same_rewards_in_plain_transformers(sft, tmp_path
     assert rewards.abs().min() > 0
 
 
+def test_rewards_come_in_the_order_of_the_pairs_whatever_their_lengths(sft):
+    # Batches hold pairs of similar length, here from the last one to the first and with a long one in the middle.
+    repeats = [5, 4, 9, 3, 2]
+    pairs = [
+        pair_of(n, ("teacher", " good." * count, 1.0), ("student", f" step {n} is bad.", 0.0))
+        for n, count in enumerate(repeats)
+    ]
+    reward_model = new_reward_model(sft.folder)
+    torch.nn.init.normal_(reward_model.model.score.weight, generator=torch.Generator().manual_seed(0))
+    reward_model.eval()
+    own = tokenized(sft, pairs)
+    alone = torch.cat([score_pairs(reward_model, [one], 1) for one in own])
+    assert len({round(value, 4) for value in alone.flatten().tolist()}) == 10
+    for batch_size in (2, 5):
+        torch.testing.assert_close(score_pairs(reward_model, own, batch_size), alone, atol=1e-5, rtol=1e-5)
+
+
 def test_same_seed_gives_same_weights_whatever_ran_before(sft, tmp_path):
     stage = dataclasses.replace(STAGE, epochs=1)
     fit(stage, sft, tmp_path / "a", seed=3)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -43,14 +44,31 @@ def failure(world: Path, root: Path, *more: str, stages: list[str] | None = None
     return str(error.value)
 
 
-def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
-    """`python run.py` as a user calls it, from another folder."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    environment.pop("HYDRA_FULL_ERROR", None)
+def command(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess:
+    """`python run.py` as a user calls it, from another folder; `variables` are of its environment."""
     return subprocess.run(
-        [sys.executable, REPOSITORY / "run.py", *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300,
+        [sys.executable, REPOSITORY / "run.py", *arguments], cwd=folder, env=_environment(variables),
+        capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
+
+
+def started(*arguments: str, folder: Path) -> subprocess.Popen:
+    """`python run.py`, started as the head of a group of processes, as a terminal does it."""
+    return subprocess.Popen(
+        [sys.executable, REPOSITORY / "run.py", *arguments], cwd=folder, env=_environment({}),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=_hears_interrupts,
+    )  # fmt: skip
+
+
+def _hears_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets what it starts in the background ignore Ctrl-C
+
+
+def _environment(variables: dict[str, str]) -> dict[str, str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **variables}
+    environment.pop("HYDRA_FULL_ERROR", None)
+    return environment
 
 
 def only_result(root: Path):
