@@ -96,7 +96,7 @@ _END_OF_JSON = re.compile(r"\s*\}")
 # A sentence ends at a line's end or a mark, but not before a sentence that adds an alternative.
 _SENTENCE_END = re.compile(
     r"(?:(?<![Oo]r)(?<![Oo]r:)\n|\"(?=\s*(?:,\s*\"[\w ]{1,30}\"\s*:|\}))"  # or where a text of JSON ends
-    r"|(?!(?<=[a-zA-Z])\.[ \t]+[a-z0-9])[.!?]+[\"')*_`$}\]”]*+(?=\s|$))"
+    r"|(?!(?<=[a-zA-Z])\.[ \t]+(?:[a-z0-9]|[A-Z]\.))[.!?]+[\"')*_`$}\]”]*+(?=\s|$))"
     rf"(?!\s{{0,9}}[*_(\[]{{0,3}}{_ALTERNATIVE}\b)"
 )
 

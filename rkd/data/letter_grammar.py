@@ -43,14 +43,14 @@ class LetterStatement:
 
 _DECORATION = re.compile(r"[*_`$\"“”]+|\\[()\[\]]|</?[a-z_-]{2,16}>", re.IGNORECASE)
 _LEAD = re.compile(
-    r"(?:[\s:=~≈]|\{(?! ?[A-Ja-j] ?\})|(?:(?:the )?(?:option|choice|letter|one|answer)|closest to|nearest to"
+    r"(?:[\s:=~≈'‘]|\{(?! ?[A-Ja-j] ?\})|(?:(?:the )?(?:option|choice|letter|one|answer)|closest to|nearest to"
     r"|(?:most )?likely|probably|clearly|either|indeed|therefore|thus|just|simply|definitely|maybe|perhaps),? ?)*+",
     re.IGNORECASE,
 )
 _WRAPPED = re.compile(r"[(\[{<]{1,3} ?(?:(?:[Oo]ption|[Cc]hoice) )?([A-Ja-j]) ?[)\]}>]")
 _BARE = re.compile(
-    r"([A-J])(?=[\s)\]}>.]*$|[)\]}:]|\.(?:\s*\n|\s+[^a-z\s])|[,;!](?:\s|$)|\s*\n|\s+[-—(\[]|\s*[/&]"
-    r"|\s+(?:or|and|to|is|because|since|as|so|which|where|whereas|instead|if|when|therefore|thus"
+    r"([A-J])(?=[\s)\]}>.]*$|[)\]}:]|\.(?:\s*\n|\s+(?![A-Z]\.)[^a-z\s])|[,;!](?:\s|$)|['’]\W*$|\s*\n|\s+[-—(\[]|\s*[/&]"
+    r"|\s+(?:or|and|to|is|because|since|as|so|which|where|whereas|instead|rather than|if|when|therefore|thus"
     r"|hence|not)\b(?!-))"
     r"|([a-j])(?=[)\]}.]*\s*(?:$|\n))"
 )
@@ -62,10 +62,10 @@ _EXPLANATION = re.compile(
     r"|both|all|none|neither|if|when|for)\b",
     re.IGNORECASE,
 )
-_OTHER = r"(?:[(\[{]([A-J])[)\]}]|([A-J])(?![\w'’]|\s+[a-z]|\.\s*[a-z]|\s*=))"
+_OTHER = r"(?:[(\[{]([A-J])[)\]}]|([B-HJ])(?![\w'’]|\.\s*[a-z]|\s*=)|([AI])(?![\w'’]|\s+[a-z]|\.\s*[a-z]|\s*=))"
 _OR = r"(?i:or|alternatively|maybe|perhaps|possibly|otherwise|else)"
 _JOINED = (
-    rf"(?:\b(?:{_OR}|and|to|also)\b|[,/&+-])[\s,{{]*"
+    rf"(?:\b(?:{_OR}|and|to|also)\b|[,;/|&+-])[\s,{{]*"
     rf"(?:(?:{_OR}|and|also|even|the|option|choice|answer|is|it|could|might|be):? ){{0,5}}+\s*{_OTHER}"
 )
 _ANOTHER = re.compile(rf"[(\[]([A-J])[)\]]|{_JOINED}")

@@ -148,7 +148,7 @@ _GROUPED = (  # in groups by commas, also of two digits as in India, underscores
 )
 _TOKEN = re.compile(
     rf"(?P<number>(?:{_GROUPED}|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?P<exponent>[eE][-+]?[0-9]{{1,3}}(?![^\W_]))?"
-    r"|(?P<word>[^\W\d_](?:[^\W_]|[_'](?=[^\W_]))*)|(?P<command>\\[a-zA-Z]+|\\.)|(?P<sign>\S)"
+    r"|(?P<word>[^\W\d_](?:[^\W_]|_(?=[^\W_])|'(?=[^\W\d_]))*)|(?P<command>\\[a-zA-Z]+|\\.)|(?P<sign>\S)"
 )
 _EMPHASIS = re.compile(r"\*{1,3}")
 _CURRENCIES = frozenset("€£¥₹")
