@@ -34,7 +34,7 @@ def test_an_unknown_option_is_one_message_without_traceback(tmp_path, argument, 
     done = command(argument, folder=tmp_path)
     assert done.returncode == 1
     assert said in done.stderr
-    assert "python run.py --help" in done.stderr
+    assert "python run.py --help" in done.stderr or "as in `seed=1`" in done.stderr
     assert "Traceback" not in done.stderr
     assert "HYDRA_FULL_ERROR" not in done.stderr
 
