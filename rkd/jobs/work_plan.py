@@ -76,7 +76,9 @@ def _sizes(s: Stages, expected: Expected) -> Sizes:
         pair_tokens=s.student_samples.max_response_tokens,
         is_graded=s.labels.is_graded,
         has_reward_model=not s.reward_model.is_left_out,
-        recorded=expected.labelled * sum(map(len, s.judge.recorded(training))) if isinstance(s.judge, TrainedJudge) else 0.0,
+        recorded=expected.labelled * sum(map(len, s.judge.recorded(training)))
+        if isinstance(s.judge, TrainedJudge)
+        else 0.0,
     )
 
 

@@ -48,7 +48,9 @@ class Judging(Labelling):
         if not isinstance(s.judge, TrainedJudge):
             return
         gold = self._queries("validation", labelled=True)
-        self._note_test("held_out", f"responses of {s.judge.held_out.name}", gold, validation, s.judge.held_out.recorded(gold))
+        self._note_test(
+            "held_out", f"responses of {s.judge.held_out.name}", gold, validation, s.judge.held_out.recorded(gold)
+        )
         sampled = self._responses(
             "judge_student_samples",
             {
@@ -85,7 +87,9 @@ class Judging(Labelling):
         made = self._judged(name, what, asked)
         by_kind = []
         if attacked:
-            fooled = self._judged("attacks", "attacks", [(q, Response(q.id, k, 0, text, True)) for q, k, text in attacked])
+            fooled = self._judged(
+                "attacks", "attacks", [(q, Response(q.id, k, 0, text, True)) for q, k, text in attacked]
+            )
             by_kind = [(kind, score) for (_, kind, _), score in zip(attacked, fooled["scores"], strict=True)]
         quality = judge_quality(gold, groups, made["scores"], made["masses"], by_kind, self.stages.judge.threshold)
         if quality.verdicts.without_verdict:

@@ -5,18 +5,19 @@ are right: the vote of its teacher or, with `labels=gold`, the gold answer. The 
 The loss is the negative log-likelihood of the token of the verdict. Responses to one question share its reading.
 """
 
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import binary_cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rkd.config import AT_LEAST_1, check_ranges
+from rkd.config import check_ranges
 from rkd.data.recorded_model import RecordedModel
-from rkd.evaluation.statistics import area_under_curve
 from rkd.judges.single_token import LocalYesNo, YesNoJudge
 from rkd.models.batches import ResponseBatch, collate
 from rkd.models.loading import load_causal_lm, load_tokenizer
@@ -57,9 +58,9 @@ class JudgedSets:
 
 @dataclass(frozen=True, slots=True)
 class JudgeReport:
-    """The outcome of a fit: optimiser steps, verdicts by use, the share of Yes, and the AUC of the kept weights.
+    """The outcome of a fit: optimiser steps, verdicts by use, the share of Yes, and the loss of the kept weights.
 
-    `best_validation` is None if the validation responses are not both right and wrong: the last weights are kept.
+    `best_validation` is None without validation responses: the last weights are kept.
     """
 
     steps: int
@@ -70,7 +71,7 @@ class JudgeReport:
     best_validation: float | None
 
 
-_Rows = tuple[list[list[int]], list[list[int]]]
+Rows = tuple[list[list[int]], list[list[int]]]
 """Of one query: the prompts with its responses, and the token of each verdict."""
 
 
@@ -97,7 +98,7 @@ class TrainedJudge(YesNoJudge, SupervisedTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ranges(self.stage, self, {"max_verdicts": AT_LEAST_1})
+        check_ranges(self.stage, self, {"max_verdicts": (lambda value: value >= 2, "at least 2")})
         if not self.teachers or len(set(self.teachers)) < len(self.teachers):
             raise ValueError(f"judge.teachers={list(self.teachers)}: name at least one model, each once.")
         if self.held_out.model in self.teachers:
@@ -105,6 +106,16 @@ class TrainedJudge(YesNoJudge, SupervisedTraining):
                 f"judge.held_out.model={self.held_out.model} is one of judge.teachers: the judge would be tested on "
                 "responses that it was trained on. Name another model, or leave it out of judge.teachers."
             )
+
+    def source(self) -> Checkpoint:
+        """The model's folder; before a training, the recorded responses must be there too.
+
+        Raises:
+            FileNotFoundError: they are not.
+        """
+        with _said_of_judge():
+            self.held_out.source()
+        return super().source()
 
     def trained(self, checkpoint: Checkpoint) -> "TrainedJudge":
         """The judge whose model is the trained one."""
@@ -121,10 +132,8 @@ class TrainedJudge(YesNoJudge, SupervisedTraining):
             FileNotFoundError, ValueError: they cannot be read.
         """
         sources = [replace(self.held_out, name=model, model=model) for model in self.teachers]
-        try:
+        with _said_of_judge():
             by_model = [source.recorded(queries) for source in sources]
-        except (FileNotFoundError, ValueError) as error:
-            raise type(error)(f"judge.held_out and judge.teachers, read as a teacher is: {error}") from error
         return [[one for own in of_query for one in own] for of_query in zip(*by_model, strict=True)]
 
     def judged(
@@ -162,12 +171,11 @@ class TrainedJudge(YesNoJudge, SupervisedTraining):
             ValueError: no response is left to train on.
         """
         tokenizer = load_tokenizer(context.start.folder)
-        examples = [self._encode(one, tokenizer) for one in sets.training]
+        examples = [self.encoded(one, tokenizer) for one in sets.training]
         kept, given = [example for example in examples if example[0]], _count(sets.training)
         self.check_left(kept, given, "response", NO_VERDICT)
-        verdicts = sum(len(rows) for rows, _ in kept)
-        held_out = [is_right for one in sets.validation for is_right in one.is_right]
-        best = KeepBest("validation/area_under_curve", "max", context.partial, self.patience)
+        said = [token for _, tokens in kept for (token,) in tokens]
+        best = KeepBest("validation/loss", "min", context.partial, self.patience)
 
         def build() -> SFTModule:
             lm = context.options.prepare(load_causal_lm(context.start.folder, context.options))
@@ -175,31 +183,31 @@ class TrainedJudge(YesNoJudge, SupervisedTraining):
                 Policy(lm), self, lambda model: self.evaluate(model, tokenizer, sets.validation), metric=best.metric
             ).train()
 
-        def batch(examples: Sequence[_Rows]) -> ResponseBatch:
-            return collate([row for rows, _ in examples for row in rows], [token for _, own in examples for token in own])
-
         steps = self.train(
             build,
             kept,
             lambda example: max(map(len, example[0])),
-            batch,
+            self.batch,
             best,
             context,
-            has_validation=len(set(held_out)) == 2,
+            has_validation=bool(sets.validation),
             shown_metrics=("train/loss",),
         )
-        right = sum(is_right for one in sets.training for is_right in one.is_right)
-        return JudgeReport(steps, verdicts, given - verdicts, right / given, len(held_out), best.best)
+        share_yes = said.count(self.prompt.verdict_token(self.prompt.yes_word, tokenizer)) / len(said)
+        return JudgeReport(steps, len(said), given - len(said), share_yes, _count(sets.validation), best.best)
+
+    def batch(self, examples: Sequence[Rows]) -> ResponseBatch:
+        """The prompts of several queries, each with its verdict as the response."""
+        return collate([row for rows, _ in examples for row in rows], [token for _, own in examples for token in own])
 
     def evaluate(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, judged: Sequence[JudgedQuery]
     ) -> float:
-        """The chance that a right response gets a higher share of Yes than a wrong one."""
+        """The mean negative logarithm of the share that the judge gives to the right one of Yes and No, in nats."""
         asked = [(one.query, Response(one.query.id, "", 0, text, True)) for one in judged for text in one.texts]
         scores = LocalYesNo(model, tokenizer, self.prompt).judge(*zip(*asked, strict=True))
-        return area_under_curve(
-            torch.tensor(scores), torch.tensor([is_right for one in judged for is_right in one.is_right])
-        )
+        is_right = torch.tensor([float(is_right) for one in judged for is_right in one.is_right])
+        return float(binary_cross_entropy(torch.tensor(scores), is_right))
 
     def planned_work(self, sizes: Sizes) -> list[Work]:
         """The responses, and the validations between them; how many of each kind there are is not known before."""
@@ -208,14 +216,16 @@ class TrainedJudge(YesNoJudge, SupervisedTraining):
         amount = f"{about(verdicts)} verdicts, {epochs_said(self.epochs)}"
         return [Work("judge", amount, JUDGE, self.max_tokens, trained=passes, group_size=len(self.teachers))]
 
-    def _encode(self, one: JudgedQuery, tokenizer: PreTrainedTokenizerBase) -> _Rows:
-        """The rows that fit into `max_tokens`, with the verdicts on them."""
+    def encoded(self, one: JudgedQuery, tokenizer: PreTrainedTokenizerBase) -> Rows:
+        """The prompts that fit into `max_tokens` with their verdicts."""
         tokens = {
             is_right: self.prompt.verdict_token(word, tokenizer)
             for is_right, word in ((True, self.prompt.yes_word), (False, self.prompt.no_word))
         }
         rows = self.prompt.encode([one.query] * len(one.texts), one.texts, tokenizer)
-        fitting = [(row, [tokens[own]]) for row, own in zip(rows, one.is_right, strict=True) if len(row) < self.max_tokens]
+        fitting = [
+            (row, [tokens[own]]) for row, own in zip(rows, one.is_right, strict=True) if len(row) < self.max_tokens
+        ]
         return [row for row, _ in fitting], [token for _, token in fitting]
 
 
@@ -232,3 +242,12 @@ def digest_of_verdicts(judged: Sequence[JudgedQuery]) -> str:
 
 def _count(judged: Sequence[JudgedQuery]) -> int:
     return sum(len(one.texts) for one in judged)
+
+
+@contextlib.contextmanager
+def _said_of_judge() -> Iterator[None]:
+    """Say of an error in the block that it concerns the judge: recorded models are mostly teachers."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"judge.held_out and judge.teachers, which are read as a teacher is: {error}") from error
