@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from rkd.data.datasets import Data
 from rkd.data.prompts import PromptTemplate
+from rkd.data.recorded_model import RecordedModel
 from rkd.data.recorded_responses import StoredTeacher
 from rkd.evaluation.accuracy import Evaluation
 from rkd.evaluation.annotators import check_annotator
@@ -49,7 +50,7 @@ class Stages:
     few_shot: bool
     warm_up: bool
     dataset: Data
-    teacher: LocalModel | StoredTeacher | EndpointTeacher
+    teacher: LocalModel | StoredTeacher | RecordedModel | EndpointTeacher
     teacher_samples: TeacherSamples | RecordedSamples
     labels: Labels | RubricGrades
     judge: ConfiguredJudge | NoJudge
@@ -97,7 +98,7 @@ class Stages:
         if self.teacher.is_recorded != self.teacher_samples.is_recorded:
             raise ValueError(
                 f"teacher={self.teacher.name} does not go with these teacher_samples: a stored teacher needs "
-                "teacher_samples=recorded, which `teacher=stored` chooses, and no other teacher takes it."
+                "teacher_samples=recorded, which `teacher=stored` and `teacher=recorded` choose, and no other teacher takes it."
             )
 
     def _check_mix(self) -> None:
