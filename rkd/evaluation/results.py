@@ -196,7 +196,8 @@ class RunResult:
 
     `costs` holds for each stage `seconds`, `seconds_this_job` and the `tokens` of the responses that it sampled.
     `failure` is the reason why the job ended early, None for a finished one. `created` is an ISO 8601 time. `overlaps`
-    holds the overlap of each test set with the training questions.
+    holds the overlap of each test set with the training questions. `origins` says where the weights of models come from,
+    by name; a model whose folder does not say is left out.
     """
 
     row: str
@@ -211,6 +212,7 @@ class RunResult:
     created: str
     overlaps: dict[str, Overlap] = dataclasses.field(default_factory=dict)
     notes: Notes = dataclasses.field(default_factory=Notes)
+    origins: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def validation_accuracy(self) -> float | None:
