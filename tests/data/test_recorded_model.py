@@ -135,7 +135,7 @@ def test_a_folder_without_files_is_refused(tmp_path):
 
 def test_answers_to_other_questions_alone_are_refused_with_the_columns_that_must_match(tmp_path):
     other = [Query("z", "sums", "Who?")]
-    with pytest.raises(ValueError, match="no response to any of the 1 queries.*`id` and `question`"):
+    with pytest.raises(ValueError, match=r"no response to any of the 1 queries.*`id` and `question`"):
         RecordedSamples().first(recorded(written(tmp_path)), other, 0)
 
 
