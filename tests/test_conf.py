@@ -72,6 +72,8 @@ RECORDED = {
     "teacher=stored": "teacher.path=responses.jsonl",
     "teacher=stored_calculations": "teacher.path=responses.jsonl",
     "teacher=recorded": "teacher.model=gpt-4",
+    "teacher=code_davinci_001": "seed=0",
+    "teacher=gpt_3_5_turbo": "seed=0",
 }
 # Parts of other parts, which are built with these, and what builds no part.
 BUILT_ELSEWHERE = {"dataset/queries", "dataset/prompt", "judge/prompt", "pretrain", "pretrain/corpus"} | HYDRA_GROUPS
