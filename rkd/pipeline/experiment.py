@@ -99,7 +99,8 @@ class Stages:
         if self.teacher.is_recorded != self.teacher_samples.is_recorded:
             raise ValueError(
                 f"teacher={self.teacher.name} does not go with these teacher_samples: a stored teacher needs "
-                "teacher_samples=recorded, which `teacher=stored` and `teacher=recorded` choose, and no other teacher takes it."
+                "teacher_samples=recorded, which `teacher=stored` and `teacher=recorded` choose, and no other teacher "
+                "takes it."
             )
 
     def _check_mix(self) -> None:
