@@ -211,7 +211,7 @@ def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float, fi
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Set torch's generators (dropout, new weights) to `seed` in the block, and restore their state afterwards."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
 
