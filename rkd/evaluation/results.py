@@ -175,6 +175,7 @@ class Notes:
         bound: by the proxy reward, "label" or "learned"; empty if the bound is not measured.
         grades: for an open-ended task, by what was graded.
         stopped: the reason why a stage ended early, by stage.
+        precision: in which the stages were trained, by its name in Lightning; None if no stage trains.
     """
 
     counts: dict[str, int | float] = dataclasses.field(default_factory=dict)
@@ -186,6 +187,7 @@ class Notes:
     bound: dict[str, BoundSides] = dataclasses.field(default_factory=dict)
     grades: dict[str, GradeStatistics] = dataclasses.field(default_factory=dict)
     stopped: dict[str, str] = dataclasses.field(default_factory=dict)
+    precision: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -194,7 +196,8 @@ class RunResult:
 
     `costs` holds for each stage `seconds`, `seconds_this_job` and the `tokens` of the responses that it sampled.
     `failure` is the reason why the job ended early, None for a finished one. `created` is an ISO 8601 time. `overlaps`
-    holds the overlap of each test set with the training questions.
+    holds the overlap of each test set with the training questions. `origins` says where the weights of models come from,
+    by name; a model whose folder does not say is left out.
     """
 
     row: str
@@ -209,6 +212,7 @@ class RunResult:
     created: str
     overlaps: dict[str, Overlap] = dataclasses.field(default_factory=dict)
     notes: Notes = dataclasses.field(default_factory=Notes)
+    origins: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def validation_accuracy(self) -> float | None:

@@ -15,6 +15,7 @@ from rkd.config import check_keys, check_types
 from rkd.evaluation.accuracy import PARTS, compare
 from rkd.evaluation.results import ModelResult, Overlap, RunResult
 from rkd.generation.endpoint_server import EndpointModel
+from rkd.generation.local import ModelFolder
 from rkd.pipeline.evaluate import Evaluating
 from rkd.pipeline.experiment import Stages, pretrained_lines, table_lines
 from rkd.pipeline.label import Labelling
@@ -107,7 +108,15 @@ def result_of(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         overlaps=overlaps,
         notes=step.notes,
+        origins=_origins(step.stages),
     )
+
+
+def _origins(s: Stages) -> dict[str, str]:
+    """Where the weights of the row's models come from, by their names; those that do not say are left out."""
+    models = (s.teacher, s.student, s.judge, s.evaluation.annotator)
+    found = {model.name: model.origin() for model in models if isinstance(model, ModelFolder)}
+    return {name: origin for name, origin in found.items() if origin is not None}
 
 
 def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Source | EndpointModel] = ()) -> str:

@@ -73,6 +73,7 @@ class Summary:
         values: numbers by dotted name, as "labels.precision" or "costs.rl.seconds"; unmeasured ones are absent.
         histories: by training stage, the metrics during training.
         failure: why the job ended early; None for a finished one.
+        origins: where the weights of models come from, by name.
     """
 
     job: str
@@ -85,6 +86,7 @@ class Summary:
     values: dict[str, float]
     histories: dict[str, list[dict[str, float]]]
     failure: str | None = None
+    origins: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def summarize(result: RunResult, job: str, choices: Mapping[str, Any]) -> Summary:
@@ -105,7 +107,14 @@ def summarize(result: RunResult, job: str, choices: Mapping[str, Any]) -> Summar
         values=numbers(result),
         histories=result.notes.histories,
         failure=result.failure,
+        origins=result.origins,
     )
+
+
+def origin_notes(jobs: Iterable[RunResult | Summary]) -> list[str]:
+    """A sentence for each model of the jobs that says where its weights come from."""
+    told = dict.fromkeys(item for job in jobs for item in job.origins.items())
+    return [f"Model {name}: {origin}." for name, origin in told]
 
 
 def numbers(result: RunResult) -> dict[str, float]:
