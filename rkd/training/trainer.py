@@ -235,7 +235,7 @@ def adamw(groups: Sequence[Mapping[str, Any]], **options: Any) -> torch.optim.Ad
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Set torch's generators (dropout, new weights) to `seed` in the block, and restore their state afterwards."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
 
