@@ -8,7 +8,8 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -19,7 +20,10 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rkd.data.prompts import PromptTemplate
+from rkd.data.calculator import Calculator, NoCalculator
+from rkd.data.calculator_tokens import CalculatorTokens
 from rkd.generation.decoding import sample_tokens
+from rkd.generation.forced_tokens import ForcedTokens
 from rkd.models.batches import ResponseBatch, decode, join, pad
 from rkd.models.cpu_workers import is_small, map_over_forks, part_count
 from rkd.models.loading import ModelOptions, count_weights, existing_model, load_causal_lm, load_tokenizer
@@ -99,7 +103,10 @@ class LocalGenerator:
             own_noise = None if noise is None else noise[own.start * samples : own.stop * samples]
             return self._decode(model, prompt_ids[own], prompt_mask[own], own_noise, sampling)
 
-        return join(list(map_over_forks(draw, self.model, batches)))
+        batch = join(list(map_over_forks(draw, self.model, batches)))
+        if self._calculator is None:
+            return batch
+        return batch.with_chosen([self._calculator.is_chosen(row) for row in batch.response_rows()])
 
     def _queries_per_batch(self, queries: int, sampling: Sampling) -> int:
         responses = self.batch_responses or BATCH_RESPONSES[is_small(self.model.num_parameters())]
@@ -125,8 +132,13 @@ class LocalGenerator:
             uniforms=None if noise is None else noise.to(model.device),
             eos_ids=self.eos_ids,
             stop_ids=stop_ids,
+            forced=self._calculator and ForcedTokens(self._calculator.after, self._calculator.equals_ids),
         )
-        return ResponseBatch(prompt_ids, prompt_mask, response_ids, response_mask)
+        return ResponseBatch(prompt_ids, prompt_mask, response_ids, response_mask, response_mask)
+
+    @cached_property
+    def _calculator(self) -> CalculatorTokens | None:
+        return self.prompt.calculator_tokens(self.tokenizer)
 
     def texts(self, batch: ResponseBatch) -> list[str]:
         """The decoded responses, cut where the next question would begin."""
@@ -270,9 +282,15 @@ class LocalModel(ModelFolder):
 
     Args:
         prompt: how queries are put to it.
+        calculator: writes results into its responses.
     """
 
     prompt: PromptTemplate
+    calculator: Calculator = NoCalculator()
+
+    def __post_init__(self) -> None:
+        if not self.calculator.is_left_out:
+            object.__setattr__(self, "prompt", replace(self.prompt, calculator=self.calculator))
 
 
 def content_files(folder: Path) -> list[Path]:
