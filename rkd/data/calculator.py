@@ -29,7 +29,10 @@ Span = tuple[int, int]
 class Calculator(Protocol):
     """Writes the results of a student's calculations."""
 
-    is_left_out: ClassVar[bool]
+    @property
+    def is_left_out(self) -> bool:
+        """Whether it writes nothing."""
+        ...
 
     def continuation(self, text: str) -> str | None:
         """The result that follows a text, with the blank before it; None if the student goes on itself."""
@@ -46,12 +49,15 @@ class NoCalculator:
 
     is_left_out: ClassVar[Literal[True]] = True
 
-    def continuation(self, text: str) -> None:  # noqa: ARG002
+    def continuation(self, text: str) -> None:
         """Return None."""
 
     def agrees_with(self, text: str) -> bool:  # noqa: ARG002
         """Return True: there is nothing to compare."""
         return True
+
+
+NO_CALCULATOR = NoCalculator()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +118,18 @@ _TOKEN = re.compile(
 _EQUALS = re.compile(r"= ?[$£€]?$")
 # A result that goes on, as "57 + 3" or "5/6" do, is no single number.
 _RESULT = re.compile(
-    rf"(?P<blank> ?)(?P<minus>-?)[$£€]?(?P<number>{_NUMBER})(?P<percent>%?)(?![0-9%^(]|[.,][0-9]| ?[-+*/×÷x−–] ?[($£€0-9]| ?[*/×÷] ?\w)"
+    rf" ?(?P<minus>-?)[$£€]?(?P<number>{_NUMBER})(?P<percent>%?)"
+    r"(?![0-9%^(]|[.,][0-9]| ?[-+*/×÷x−–] ?[($£€0-9]| ?[*/×÷] ?\w)"
 )
 _OPERATORS = {"+": "+", "-": "-", "−": "-", "–": "-", "*": "×", "×": "×", "x": "×", "X": "×", "/": "÷", "÷": "÷"}
-_PRECEDENCE = {"(": 0, "+": 1, "-": 1, "×": 2, "÷": 2}
+_SIGNS = frozenset(_OPERATORS.values())
+_PRECEDENCE = {"+": 1, "-": 1, "×": 2, "÷": 2, ")": 1, "": 0}
 # Words that make another number of the one beside them.
-_CHANGES_A_NUMBER = frozenset(
-    "by divided dozen dozens double half halves hundred hundreds k million millions minus of percent plus quarter "
-    "quarters third thirds thousand thousands times twice".split()
+_PARTS = frozenset({"%", "half", "percent", "quarter", "quarters", "third", "thirds"})
+_CHANGES_A_NUMBER = _PARTS | frozenset(
+    {"by", "divided", "dozen", "dozens", "double", "hundred", "hundreds", "k", "million", "millions", "minus", "of"}
+    | {"plus", "thousand", "thousands", "times", "twice"}
 )
-_PARTS = frozenset("% half percent quarter quarters third thirds".split())
 _NOT_BEFORE_A_NUMBER = frozenset("%^√_\\|!#@&~")
 
 
@@ -197,7 +205,7 @@ class _Reader:
             if sign is None:
                 break
             items.append(sign)
-        if depth or len(items) < 3:
+        if depth or not any(item in _SIGNS for item in items):
             raise _NoValueError
         return items[::-1]
 
@@ -212,6 +220,8 @@ class _Reader:
             if is_letter or word.text.lower() in _CHANGES_A_NUMBER:
                 raise _NoValueError
             self.left -= 1
+            if is_glued and before and before.text == "/":  # "$5/hour"
+                self.left -= 1
 
     def _closing(self, items: list[_Value | str]) -> int:
         count = 0
@@ -259,15 +269,18 @@ class _Reader:
         token, before = self.last(), self.last(1)
         if token is None or token.text == "(":
             return None
-        if token.text in _OPERATORS:
-            if before is None:  # the mark of an item in a list
-                return None
+        is_glued = token.end == self.tokens[self.left].start
+        is_behind_a_number = before is not None and before.kind == "number"
+        if token.text in _OPERATORS and (before or is_glued):
             self.left -= 1
             return _OPERATORS[token.text]
         word = token.text.lower()
-        if word == "of" and not (before and (before.kind == "number" or before.text.lower() in _PARTS)):
+        if word == "of" and not is_behind_a_number and not (before and before.text.lower() in _PARTS):
             return None  # "a total of 4 + 44", unlike "20% of 4 + 44"
-        if token.kind == "number" or token.text in _NOT_BEFORE_A_NUMBER or word in _CHANGES_A_NUMBER:
+        is_part = is_glued and (
+            token.kind == "word" or token.text == ")" or (token.kind == "other" and is_behind_a_number)
+        )
+        if is_part or token.kind == "number" or token.text in _NOT_BEFORE_A_NUMBER or word in _CHANGES_A_NUMBER:
             raise _NoValueError
         return None
 
@@ -282,7 +295,7 @@ def _value(side: list[_Value | str]) -> _Value:
         elif item == "(":
             signs.append(item)
         else:
-            while signs and _PRECEDENCE[signs[-1]] >= _PRECEDENCE.get(item, 1 if item else 0) and signs[-1] != "(":
+            while signs and signs[-1] != "(" and _PRECEDENCE[signs[-1]] >= _PRECEDENCE[item]:
                 right, left = values.pop(), values.pop()
                 values.append(_applied(signs.pop(), left, right))
             if item == ")":

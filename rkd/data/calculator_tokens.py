@@ -54,3 +54,8 @@ class CalculatorTokens:
                     chosen[place : place + len(written)] = [False] * len(written)
                     place += len(written)
         return chosen
+
+
+def chosen_tokens(calculator: CalculatorTokens | None, rows: Sequence[Sequence[int]]) -> list[list[bool]] | None:
+    """`is_chosen` of each response; None without a calculator: the student chose all tokens."""
+    return None if calculator is None else [calculator.is_chosen(row) for row in rows]

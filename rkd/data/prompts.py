@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from transformers import PreTrainedTokenizerBase
 
-from rkd.data.calculator import Calculator, NoCalculator
+from rkd.data.calculator import NO_CALCULATOR, Calculator
 from rkd.data.calculator_tokens import CalculatorTokens
 from rkd.data.chat_templates import DATE, ChatTokenizer, check_date, fields_of, render_chat, turn_end
 from rkd.models.batches import encode, encode_responses
@@ -51,7 +51,7 @@ class PromptTemplate:
     stop: str = ""
     is_chat: bool = True
     date: str = DATE
-    calculator: Calculator = NoCalculator()
+    calculator: Calculator = NO_CALCULATOR
 
     def __post_init__(self) -> None:
         check_date(self.date)

@@ -19,9 +19,9 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from rkd.data.calculator import NO_CALCULATOR, Calculator
+from rkd.data.calculator_tokens import CalculatorTokens, chosen_tokens
 from rkd.data.prompts import PromptTemplate
-from rkd.data.calculator import Calculator, NoCalculator
-from rkd.data.calculator_tokens import CalculatorTokens
 from rkd.generation.decoding import sample_tokens
 from rkd.generation.forced_tokens import ForcedTokens
 from rkd.models.batches import ResponseBatch, decode, join, pad
@@ -104,9 +104,8 @@ class LocalGenerator:
             return self._decode(model, prompt_ids[own], prompt_mask[own], own_noise, sampling)
 
         batch = join(list(map_over_forks(draw, self.model, batches)))
-        if self._calculator is None:
-            return batch
-        return batch.with_chosen([self._calculator.is_chosen(row) for row in batch.response_rows()])
+        is_chosen = chosen_tokens(self._calculator, batch.response_rows())
+        return batch if is_chosen is None else batch.with_chosen(is_chosen)
 
     def _queries_per_batch(self, queries: int, sampling: Sampling) -> int:
         responses = self.batch_responses or BATCH_RESPONSES[is_small(self.model.num_parameters())]
@@ -123,6 +122,7 @@ class LocalGenerator:
         stop_ids: Sequence[int] = (),
     ) -> ResponseBatch:
         """One batch of responses, on the device of the model."""
+        own = self._calculator
         prompt_ids, prompt_mask = prompt_ids.to(model.device), prompt_mask.to(model.device)
         response_ids, response_mask = sample_tokens(
             model,
@@ -132,7 +132,7 @@ class LocalGenerator:
             uniforms=None if noise is None else noise.to(model.device),
             eos_ids=self.eos_ids,
             stop_ids=stop_ids,
-            forced=self._calculator and ForcedTokens(self._calculator.after, self._calculator.equals_ids),
+            forced=None if own is None else ForcedTokens(own.after, own.equals_ids),
         )
         return ResponseBatch(prompt_ids, prompt_mask, response_ids, response_mask, response_mask)
 
@@ -286,7 +286,7 @@ class LocalModel(ModelFolder):
     """
 
     prompt: PromptTemplate
-    calculator: Calculator = NoCalculator()
+    calculator: Calculator = NO_CALCULATOR
 
     def __post_init__(self) -> None:
         if not self.calculator.is_left_out:

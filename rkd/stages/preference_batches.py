@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rkd.data.calculator_tokens import CalculatorTokens
+from rkd.data.calculator_tokens import CalculatorTokens, chosen_tokens
 from rkd.data.prompts import PromptTemplate
 from rkd.evaluation.statistics import area_under_curve
 from rkd.models.batches import ResponseBatch, collate
@@ -115,7 +115,7 @@ def collate_pairs(pairs: Sequence[TokenizedPair], calculator: CalculatorTokens |
     responses = [tokens for pair in pairs for tokens in (pair.chosen, pair.rejected)]
     is_correct = torch.tensor([pair.is_correct for pair in pairs]).flatten()
     numbers = torch.tensor([pair.number for pair in pairs])
-    is_chosen = calculator and list(map(calculator.is_chosen, responses))
+    is_chosen = chosen_tokens(calculator, responses)
     return PairBatch(collate([pair.prompt for pair in pairs], responses, is_chosen=is_chosen), is_correct, numbers)
 
 

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rkd.data.calculator_tokens import CalculatorTokens
+from rkd.data.calculator_tokens import CalculatorTokens, chosen_tokens
 from rkd.data.prompts import PromptTemplate
 from rkd.distributed import share_of_weight
 from rkd.generation.local import end_ids
@@ -169,7 +169,7 @@ class NoSFT:
 
 def _collated(examples: Sequence[Tokens], calculator: CalculatorTokens | None) -> ResponseBatch:
     prompts, responses = [prompt for prompt, _ in examples], [response for _, response in examples]
-    return collate(prompts, responses, is_chosen=calculator and list(map(calculator.is_chosen, responses)))
+    return collate(prompts, responses, is_chosen=chosen_tokens(calculator, responses))
 
 
 def _encode(
