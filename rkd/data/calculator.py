@@ -22,9 +22,6 @@ LONGEST_NUMBER = 20  # characters
 MAX_DECIMALS = 2
 MAX_UNIT_WORDS = 4
 
-Span = tuple[int, int]
-"""The first character of a part of a text, and the one after its last."""
-
 
 class Calculator(Protocol):
     """Writes the results of a student's calculations."""
@@ -67,47 +64,31 @@ class Equations:
     is_left_out: ClassVar[Literal[False]] = False
 
     def continuation(self, text: str) -> str | None:
-        """See `Calculator`; the text ends with "=", or with a blank or a currency sign behind it."""
-        match = _EQUALS.search(text, max(0, len(text) - 4))
-        value = _value_before(text, match.start()) if match else None
-        if match is None or value is None:
+        """See `Calculator`; behind "=" there may be a blank, a currency sign, or both."""
+        end = _EQUALS.search(text, max(0, len(text) - 3))
+        value = _value_before(text, end.start()) if end else None
+        result = value.written() if value else None
+        if end is None or result is None:
             return None
-        written = match[0][1:]
-        if written.strip() and not value.currency:
-            return None
-        blank = " " if not written and text[: match.start()].endswith(" ") else ""
-        result = value.written()
-        return None if result is None else blank + result.removeprefix(written.strip())
+        begun = end[0].removeprefix("=").strip()
+        if begun:
+            return result.removeprefix(begun) if result.startswith(begun) else None
+        is_spaced = end[0] == "=" and text[: end.start()].endswith(" ")
+        return " " * is_spaced + result
 
     def agrees_with(self, text: str) -> bool:
-        """See `Calculator`; results are compared in value, and those that are expressions not at all."""
-        return all(equation.is_right for equation in equations(text))
+        """See `Calculator`; results are compared in value, and only those that are single numbers."""
+        return all(stated == calculated for stated, calculated in stated_results(text))
 
 
-@dataclass(frozen=True, slots=True)
-class Equation:
-    """A calculation of a text whose result is written.
-
-    Args:
-        span: the result with the blank before it, where it is a single number.
-        is_right: whether the result is that of the calculator, in value.
-    """
-
-    span: Span
-    is_right: bool
-
-
-def equations(text: str) -> Iterator[Equation]:
-    """The calculations of a text that the calculator understands, and behind which a single number is written."""
+def stated_results(text: str) -> Iterator[tuple[Fraction, Fraction]]:
+    """The single numbers that a text states as results of calculations, each with the calculator's result."""
     start = 0
     while (place := text.find("=", start)) >= 0:
         start = place + 1
-        if (result := _RESULT.match(text, start)) and (value := _value_before(text, place)):
-            number = Fraction(result["number"].replace(",", ""))
-            number = -number if result["minus"] else number
-            number = number / 100 if result["percent"] else number
-            if value.written() is not None:
-                yield Equation(result.span(), number == value.number)
+        if (stated := _RESULT.match(text, start)) and (value := _value_before(text, place)) and value.written():
+            number = Fraction(stated["number"].replace(",", "")) / (100 if stated["percent"] else 1)
+            yield -number if stated["minus"] else number, value.number
 
 
 _NUMBER = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
@@ -115,7 +96,8 @@ _TOKEN = re.compile(
     rf"(?P<number>{_NUMBER})|(?P<word>[^\W\d_]+(?:['’-][^\W\d_]+)*)|(?P<currency>[$£€])|(?P<sign>[-+*/×÷−–()])"
     r"|(?P<other>\S)"
 )
-_EQUALS = re.compile(r"= ?[$£€]?$")
+_Token = re.Match[str]  # its group names its kind
+_EQUALS = re.compile(r"= ?[$£€]?\Z")
 # A result that goes on, as "57 + 3" or "5/6" do, is no single number.
 _RESULT = re.compile(
     rf" ?(?P<minus>-?)[$£€]?(?P<number>{_NUMBER})(?P<percent>%?)"
@@ -131,14 +113,6 @@ _CHANGES_A_NUMBER = _PARTS | frozenset(
     | {"plus", "thousand", "thousands", "times", "twice"}
 )
 _NOT_BEFORE_A_NUMBER = frozenset("%^√_\\|!#@&~")
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: str  # number, word, currency, sign, other
-    text: str
-    start: int
-    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +146,11 @@ def _value_before(text: str, end: int) -> _Value | None:
     """The value of the calculation that ends at `end`; None if there is none."""
     line = max(text.rfind(boundary, max(0, end - LONGEST_SIDE), end) for boundary in "=\n") + 1
     first = line or max(0, end - LONGEST_SIDE)
-    reader = _Reader(
-        [_Token(str(found.lastgroup), found[0], *found.span()) for found in _TOKEN.finditer(text, first, end)]
-    )
+    reader = _Reader(list(_TOKEN.finditer(text, first, end)))
     try:
         side = reader.side()
         # Where the text is cut, a calculation may go on to the left.
-        return None if first > line and not reader.left else _value(side)
+        return None if first > line and reader.left < 2 else _value(side)
     except _NoValueError:
         return None
 
@@ -213,20 +185,20 @@ class _Reader:
         """Skip the units behind a number or a bracket."""
         for _ in range(MAX_UNIT_WORDS):
             word, before = self.last(), self.last(1)
-            if word is None or word.kind != "word":
+            if word is None or word.lastgroup != "word":
                 return
-            is_glued = before is not None and before.end == word.start
-            is_letter = len(word.text) == 1 and (is_glued or word.text != "a")
-            if is_letter or word.text.lower() in _CHANGES_A_NUMBER:
+            is_glued = before is not None and before.end() == word.start()
+            is_letter = len(word[0]) == 1 and (is_glued or word[0] != "a")
+            if is_letter or word[0].lower() in _CHANGES_A_NUMBER:
                 raise _NoValueError
             self.left -= 1
-            if is_glued and before and before.text == "/":  # "$5/hour"
+            if is_glued and before and before[0] == "/":  # "$5/hour"
                 self.left -= 1
 
     def _closing(self, items: list[_Value | str]) -> int:
         count = 0
         self._units()
-        while (token := self.last()) and token.text == ")":
+        while (token := self.last()) and token[0] == ")":
             self.left, count = self.left - 1, count + 1
             items.append(")")
             self._units()
@@ -234,32 +206,32 @@ class _Reader:
 
     def _operand(self) -> _Value:
         token = self.last()
-        is_percent = token is not None and token.text == "%"
+        is_percent = token is not None and token[0] == "%"
         if is_percent:
             self.left -= 1
             token = self.last()
-        if token is None or token.kind != "number" or len(token.text) > LONGEST_NUMBER:
+        if token is None or token.lastgroup != "number" or len(token[0]) > LONGEST_NUMBER:
             raise _NoValueError
         self.left -= 1
-        number = Fraction(token.text.replace(",", "")) / (100 if is_percent else 1)
+        number = Fraction(token[0].replace(",", "")) / (100 if is_percent else 1)
         before, currency = self.last(), ""
-        if before is not None and before.kind == "currency":
-            self.left, currency = self.left - 1, before.text
-        start = token.start - len(currency)
+        if before is not None and before.lastgroup == "currency":
+            self.left, currency = self.left - 1, before[0]
+        start = token.start() - len(currency)
         if self._is_sign(start):
             self.left, number = self.left - 1, -number
-        return _Value(number, currency, is_percent, "," in token.text)
+        return _Value(number, currency, is_percent, "," in token[0])
 
     def _is_sign(self, start: int) -> bool:
         """Whether a minus stands directly before a number, and nothing that it could be subtracted from."""
         minus, before = self.last(), self.last(1)
-        if minus is None or _OPERATORS.get(minus.text) != "-" or minus.end != start:
+        if minus is None or _OPERATORS.get(minus[0]) != "-" or minus.end() != start:
             return False
-        return before is None or (before.text != ")" and (before.kind in ("sign", "other") and before.text != "%"))
+        return before is None or (before[0] != ")" and (before.lastgroup in ("sign", "other") and before[0] != "%"))
 
     def _opening(self, items: list[_Value | str], depth: int) -> int:
         count = 0
-        while count < depth and (token := self.last()) and token.text == "(":
+        while count < depth and (token := self.last()) and token[0] == "(":
             self.left, count = self.left - 1, count + 1
             items.append("(")
         return count
@@ -267,20 +239,20 @@ class _Reader:
     def _operator(self) -> str | None:
         """The operator before an operand; None if the side begins with the operand."""
         token, before = self.last(), self.last(1)
-        if token is None or token.text == "(":
+        if token is None or token[0] == "(":
             return None
-        is_glued = token.end == self.tokens[self.left].start
-        is_behind_a_number = before is not None and before.kind == "number"
-        if token.text in _OPERATORS and (before or is_glued):
+        is_glued = token.end() == self.tokens[self.left].start()
+        is_behind_a_number = before is not None and before.lastgroup == "number"
+        if token[0] in _OPERATORS and (before or is_glued):
             self.left -= 1
-            return _OPERATORS[token.text]
-        word = token.text.lower()
-        if word == "of" and not is_behind_a_number and not (before and before.text.lower() in _PARTS):
+            return _OPERATORS[token[0]]
+        word = token[0].lower()
+        if word == "of" and not is_behind_a_number and not (before and before[0].lower() in _PARTS):
             return None  # "a total of 4 + 44", unlike "20% of 4 + 44"
         is_part = is_glued and (
-            token.kind == "word" or token.text == ")" or (token.kind == "other" and is_behind_a_number)
+            token.lastgroup == "word" or token[0] == ")" or (token.lastgroup == "other" and is_behind_a_number)
         )
-        if is_part or token.kind == "number" or token.text in _NOT_BEFORE_A_NUMBER or word in _CHANGES_A_NUMBER:
+        if is_part or token.lastgroup == "number" or token[0] in _NOT_BEFORE_A_NUMBER or word in _CHANGES_A_NUMBER:
             raise _NoValueError
         return None
 
