@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
+from rkd.generation.forced_tokens import ForcedTokens
 from rkd.models.attention import attends_plainly
 from rkd.models.batches import FILL
 from rkd.protocols import Sampling
@@ -47,6 +48,7 @@ def sample_tokens(
     eos_ids: Sequence[int],
     pad_id: int = FILL,
     stop_ids: Sequence[int] = (),
+    forced: ForcedTokens | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Decode `sampling.samples_per_query` responses for each prompt.
 
@@ -55,6 +57,7 @@ def sample_tokens(
         uniforms: noise in [0, 1) that chooses token t of row b, (B, T); None if all temperatures are 0.
         eos_ids: tokens, each of which ends a row.
         stop_ids: tokens that end a row once it has written them in this order; without any, only `eos_ids` end it.
+        forced: tokens that are written in place of those that the model chooses.
 
     Returns:
         The tokens, (B, longest), and their mask; `pad_id` stands after a row's end. The token that ends a row counts.
@@ -67,7 +70,10 @@ def sample_tokens(
     with decoding.context.attention_of(model):
         for step in range(sampling.max_response_tokens):
             noise = None if uniforms is None else uniforms[decoding.open, step]
-            decoding.write(decoding.chosen_tokens(sampling, noise, temperatures[decoding.open]))
+            chosen = decoding.chosen_tokens(sampling, noise, temperatures[decoding.open])
+            if forced is not None:
+                chosen = forced.replace(chosen, decoding.open, decoding.tokens[decoding.open, :step])
+            decoding.write(chosen)
             decoding.close(ends, stop_ids)
             if step + 1 == sampling.max_response_tokens or not len(decoding.open):
                 break

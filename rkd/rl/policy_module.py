@@ -173,7 +173,7 @@ class PolicyModule(LightningModule):
 
     def loss(self, part: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
         """Eq. 12 on one minibatch: clipped surrogate, value loss, and the KL term if its place is the loss."""
-        options, kl, mask = self.optimisation, self.kl, part.batch.response_mask
+        options, kl, mask = self.optimisation, self.kl, part.batch.chosen_mask
         reduce = self._reduce
         output = self.policy(part.batch, value_head=part.value_head)
         policy_loss = clipped_surrogate_loss(

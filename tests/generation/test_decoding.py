@@ -20,7 +20,7 @@ from tests.support.float64_models import EOS, PAD, PROMPTS, VOCABULARY, Build, b
 def greedy(model: PreTrainedModel, prompts=PROMPTS, tokens: int = 30, ends=(EOS,)) -> tuple[ResponseBatch, Tensor]:
     ids, mask = pad(prompts, PAD, left=True)
     sampled = sample_tokens(model, ids, mask, Sampling(0.0, 1, tokens), uniforms=None, eos_ids=ends, pad_id=PAD)
-    return ResponseBatch(ids, mask, *sampled), sampled[1].sum(1)
+    return ResponseBatch(ids, mask, *sampled, sampled[1]), sampled[1].sum(1)
 
 
 @pytest.mark.parametrize("beginning", [0, 18], ids=["prompts apart", "prompts that begin alike"])
@@ -157,7 +157,7 @@ def test_a_policy_can_be_trained_on_what_was_sampled(build: Build, samples: int)
     noise = torch.rand((5 * samples, 6), dtype=torch.float64)
     sampling = Sampling(1.0, samples, 6)
     sampled = sample_tokens(model, ids, mask, sampling, uniforms=noise, eos_ids=[EOS], pad_id=PAD)
-    Policy(model)(ResponseBatch(ids, mask, *sampled)).logprobs.sum().backward()
+    Policy(model)(ResponseBatch(ids, mask, *sampled, sampled[1])).logprobs.sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
