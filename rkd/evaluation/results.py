@@ -175,6 +175,7 @@ class Notes:
         bound: by the proxy reward, "label" or "learned"; empty if the bound is not measured.
         grades: for an open-ended task, by what was graded.
         stopped: the reason why a stage ended early, by stage.
+        precision: in which the stages were trained, by its name in Lightning; None if no stage trains.
     """
 
     counts: dict[str, int | float] = dataclasses.field(default_factory=dict)
@@ -186,6 +187,7 @@ class Notes:
     bound: dict[str, BoundSides] = dataclasses.field(default_factory=dict)
     grades: dict[str, GradeStatistics] = dataclasses.field(default_factory=dict)
     stopped: dict[str, str] = dataclasses.field(default_factory=dict)
+    precision: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from rkd.generation.endpoint_teacher import EndpointTeacher
 from rkd.generation.engines import Engine
 from rkd.generation.local import LocalModel
 from rkd.judges.base import ConfiguredJudge, NoJudge
+from rkd.models.loading import count_weights
 from rkd.rl.reward_mix import RewardMix
 from rkd.rl.stage import RL, NoRL
 from rkd.stages.dpo import DPO, NoDPO
@@ -184,10 +185,15 @@ class Stages:
         return {name: value for name, value in switches.items() if value}
 
     @property
+    def training(self) -> Training:
+        """The trainer with the precision that the student's size decides."""
+        return self.trainer.of_size(count_weights(self.student.source().folder))
+
+    @property
     def training_fingerprint(self) -> dict[str, bool | int | str]:
         """The settings of `training` that decide the weights: no loggers; the number of devices, by the batch size."""
         usual = {"precision": "32-true", "devices": 1}
-        used = {"precision": self.trainer.used_precision, "devices": self.trainer.devices}
+        used = {"precision": self.training.precision, "devices": self.trainer.devices}
         return {**self.shortened, **{name: value for name, value in used.items() if value != usual[name]}}
 
 

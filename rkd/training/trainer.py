@@ -10,7 +10,7 @@ import math
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
 from rkd.config import AT_LEAST_1, NOT_NEGATIVE, check_ranges
+from rkd.models.cpu_workers import is_small
 from rkd.store.partial_results import PartialResults
 from rkd.training.callbacks import StageProgress, StopOnNaN
 from rkd.training.checkpointing import Checkpoints, PlainFiles
@@ -35,6 +36,8 @@ Validate = Callable[[PreTrainedModel], float]
 Precision = Literal["32", "16", "bf16", "32-true", "16-mixed", "bf16-mixed"]
 """The precision of a training, by its name in Lightning. Its others convert the batches, which are frozen."""
 
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")  # as torch names the capabilities of a processor
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
@@ -46,7 +49,8 @@ class Training:
         strategy: how several devices train, each on its share of a batch. "ddp": each has the whole model; "fsdp": each
             has a shard of the weights, gradients and optimiser states (only for fine-tuning and reward model). The job
             starts a process for each device (`rkd.distributed`).
-        precision: as Lightning takes it; None: `32-true` on a CPU, `bf16-mixed` on a GPU.
+        precision: as Lightning takes it; None: `bf16-mixed` on a GPU, and on a CPU that computes bfloat16 itself if the
+            model is not small (`rkd.models.cpu_workers.is_small`); otherwise `32-true`.
         deterministic: choose deterministic GPU kernels where there are any. On a CPU the same seed and thread count
             give the same weights without it.
         log_every_n_steps: optimiser steps between two logged training losses.
@@ -130,7 +134,7 @@ class Training:
             devices=self.devices,
             strategy=sharded(self.devices) if self.strategy == "fsdp" else self.strategy,
             use_distributed_sampler=False,  # each process takes its own share
-            precision=self.used_precision,
+            precision=self.precision or self.of_size(0).precision,
             deterministic="warn" if self.deterministic else False,
             fast_dev_run=self.fast_dev_run,
             overfit_batches=self.overfit_batches,
@@ -175,15 +179,21 @@ class Training:
                 f"{torch.cuda.device_count()} GPUs here. `trainer.accelerator=auto` takes what there is."
             )
 
-    @property
-    def used_precision(self) -> Precision:
-        """The precision that is set, or else that of the device."""
-        return self.precision or ("bf16-mixed" if self.on_gpu else "32-true")
+    def of_size(self, parameters: int) -> "Training":
+        """The same, with the precision decided for a model with this number of parameters."""
+        is_mixed = self.on_gpu or (not is_small(parameters) and cpu_computes_bfloat16())
+        return replace(self, precision=self.precision or ("bf16-mixed" if is_mixed else "32-true"))
 
     @property
     def on_gpu(self) -> bool:
         """Whether `accelerator` means a CUDA device here."""
         return self.accelerator in ("gpu", "cuda") or (self.accelerator == "auto" and torch.cuda.is_available())
+
+
+def cpu_computes_bfloat16() -> bool:
+    """Whether this processor has instructions for products of bfloat16; others emulate them, slower than float32."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in BFLOAT16_INSTRUCTIONS)
 
 
 class _OneEmptyBatch(Dataset[int]):

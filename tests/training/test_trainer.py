@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from rkd.models.cpu_workers import SMALL
 from rkd.store.partial_results import PartialResults
 from rkd.training.callbacks import LogLearningRate
 from rkd.training.checkpointing import Batches, KeepBest
@@ -51,6 +52,24 @@ def test_precision_follows_the_device_unless_it_is_given(tmp_path):
     assert CPU.trainer("sft", logger=False, folder=tmp_path).precision == "32-true"
     chosen = Training(accelerator="cpu", precision="bf16-mixed").trainer("sft", logger=False, folder=tmp_path)
     assert chosen.precision == "bf16-mixed"
+
+
+@pytest.mark.parametrize(
+    ("has_instructions", "parameters", "set_to", "used"),
+    [
+        (True, SMALL + 1, None, "bf16-mixed"),
+        (True, SMALL, None, "32-true"),  # the kept tables of the mini models depend on it
+        (False, SMALL + 1, None, "32-true"),
+        (True, SMALL + 1, "32-true", "32-true"),
+        (False, SMALL, "bf16-mixed", "bf16-mixed"),
+    ],
+)
+def test_large_models_train_in_bfloat16_where_the_processor_computes_it(
+    has_instructions, parameters, set_to, used, monkeypatch
+):
+    # One of the two instruction sets is enough; processors of other kinds name neither.
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_instructions})
+    assert Training(accelerator="cpu", precision=set_to).of_size(parameters).precision == used
 
 
 def test_trainer_writes_nothing_and_says_nothing(tmp_path, caplog, recwarn, capsys):
