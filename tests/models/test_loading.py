@@ -291,6 +291,7 @@ def test_a_vocabulary_that_reserves_no_token_pads_with_the_end_of_sequence(token
         ("neox", {"pad_token": "<|endoftext|>"}, "<|padding|>"),
         ("llama3", {}, "<|finetune_right_pad_id|>"),
         ("llama3", {"pad_token": "<|begin_of_text|>"}, "<|begin_of_text|>"),
+        ("smollm2", {}, "<|endoftext|>"),
         ("gemma", {"pad_token": "<unk>"}, "<unk>"),
         ("mistral", {}, "<unk>"),
         ("t5", {}, "<pad>"),
