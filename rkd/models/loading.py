@@ -29,6 +29,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from rkd.errors import ModelError
 from rkd.models.lora import LoRA
+from rkd.models.low_precision import cpu_prefers_bfloat16
 
 # Names of tokens that no text holds.
 RESERVED_FOR_PADDING = (
@@ -43,9 +44,10 @@ class ModelOptions:
     """How the models of a role are loaded, placed and trained.
 
     Args:
-        dtype: of the weights that sample, judge and score, and of those below adapters; "auto": float32 on a CPU,
-            bfloat16 on a GPU. Weights that are trained are always loaded in float32, in which small updates last, and
-            mixed with lower precision as `trainer.precision` says.
+        dtype: of the weights that sample, judge and score, and of those below adapters; "auto": bfloat16 on a GPU,
+            and on a CPU for a model that is not small if the processor computes it (`rkd.models.low_precision`); else
+            float32, as below adapters on a CPU. Weights that are trained are always loaded in float32, in which small
+            updates last, and mixed with lower precision as `trainer.precision` says.
         attention: the implementation by its name in transformers ("sdpa", "eager", "flash_attention_2"); None takes
             the model's default.
         device: the device for sampling; "auto": a GPU if there is one; "spread": over all GPUs (needs accelerate);
@@ -60,10 +62,15 @@ class ModelOptions:
     gradient_checkpointing: bool = False
     lora: LoRA | None = None
 
-    def load(self, *, placed: bool) -> dict[str, Any]:
-        """The options of `from_pretrained`: of a model that is `placed` to sample, or of one that is to be trained."""
-        is_auto = self.dtype == "auto"
-        dtype = ("bfloat16" if self.device_of_samples.type == "cuda" else "float32") if is_auto else self.dtype
+    def load(self, parameters: int, *, placed: bool) -> dict[str, Any]:
+        """The options of `from_pretrained`: of a model that is `placed` to sample, or of one that is to be trained.
+
+        Args:
+            parameters: how many weights the model has.
+        """
+        on_gpu = self.device_of_samples.type == "cuda"
+        in_16_bits = on_gpu or (placed and cpu_prefers_bfloat16(parameters))
+        dtype = ("bfloat16" if in_16_bits else "float32") if self.dtype == "auto" else self.dtype
         named: dict[str, Any] = {"attn_implementation": self.attention} if self.attention else {}
         if placed and self.device == "spread":
             named["device_map"] = "auto"
@@ -247,7 +254,7 @@ def _load(
     if not any(path.glob("*.safetensors")):
         raise FileNotFoundError(f"{path} holds no safetensors file: weights in other formats are not loaded.")
     try:
-        how = {**options.load(placed=placed), **more}
+        how = {**options.load(count_weights(path), placed=placed), **more}
         model: PreTrainedModel = auto_class.from_pretrained(path, use_safetensors=True, **how)
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         raise ValueError(

@@ -17,6 +17,7 @@ from transformers import (
 from rkd.data.prompts import special_tokens
 from rkd.errors import ModelError
 from rkd.models.batches import collate
+from rkd.models.cpu_workers import SMALL
 from rkd.models.loading import ModelOptions, load_causal_lm, load_tokenizer
 from rkd.models.lora import LoRA, adapters_off, merge
 from rkd.models.policy import AdaptersOff, Policy
@@ -173,12 +174,29 @@ def test_weights_that_are_trained_are_loaded_as_they_were_saved_whatever_samples
     assert load_causal_lm(student.folder, options, placed=True).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("has_instructions", "parameters", "placed", "dtype"),
+    [
+        (True, SMALL + 1, True, torch.bfloat16),
+        (True, SMALL, True, torch.float32),  # the kept tables of the mini models depend on it
+        (False, SMALL + 1, True, torch.float32),
+        (True, SMALL + 1, False, torch.float32),
+    ],
+)
+def test_large_models_are_read_in_bfloat16_where_the_processor_computes_it(
+    has_instructions, parameters, placed, dtype, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_instructions})
+    assert ModelOptions(device="cpu").load(parameters, placed=placed)["dtype"] == dtype
+    assert ModelOptions(device="cpu", dtype="float32").load(parameters, placed=placed)["dtype"] == torch.float32
+
+
 def test_a_model_is_placed_on_one_device_without_accelerate(student):
     options = ModelOptions(device="meta")
-    assert "device_map" not in options.load(placed=True)
+    assert "device_map" not in options.load(0, placed=True)
     assert load_causal_lm(student.folder, options, placed=True).device.type == "meta"
     assert load_causal_lm(student.folder, options).device.type == "cpu"
-    assert ModelOptions(device="spread").load(placed=True)["device_map"] == "auto"
+    assert ModelOptions(device="spread").load(0, placed=True)["device_map"] == "auto"
 
 
 def test_a_model_that_does_not_fit_into_all_gpus_is_refused(monkeypatch):
