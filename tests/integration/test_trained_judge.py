@@ -8,9 +8,8 @@ import pytest
 from rkd.store.artifact_store import open_artifact
 from tests.support import tiny_world
 from tests.support.jobs import JUDGE_WORDS, failure, fingerprint_of, line_of, only_result, run
-from tests.support.recorded_models import write_recorded
+from tests.support.recorded_models import recorded_by_three
 
-QUERIES = tiny_world.queries(200, 40)  # those of training and validation
 JUDGE = ["judge=small_judge", "judge.held_out.model=mixed", "judge.teachers=[right,wrong]", *JUDGE_WORDS]
 SETTINGS = ["judge.learning_rate=1e-2", "judge.batch_size=4", "judge.max_tokens=128"]
 YON = ["experiments=yon", *JUDGE, *SETTINGS, "dataset.labelled_fraction=0.5"]
@@ -18,14 +17,8 @@ YON = ["experiments=yon", *JUDGE, *SETTINGS, "dataset.labelled_fraction=0.5"]
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory) -> str:
-    """Responses of three models to the questions: always right, never, and every other time."""
-    gold = [query.gold_answer for query in QUERIES]
-    texts = {
-        "right": [tiny_world.response(answer) for answer in gold],
-        "wrong": [tiny_world.response({"1": "2", "2": "1"}[answer]) for answer in gold],
-        "mixed": [tiny_world.response(str(1 + place // 2 % 2)) for place in range(len(gold))],
-    }
-    return f"judge.held_out.path={write_recorded(tmp_path_factory.mktemp('recorded'), QUERIES, texts)}"
+    """Where the responses of three models to the questions are."""
+    return f"judge.held_out.path={recorded_by_three(tmp_path_factory.mktemp('recorded'))}"
 
 
 def stages_of(*more: str) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rkd.data.recorded_model import RecordedModel
 from rkd.records import Query
+from tests.support import tiny_world
 
 PROMPT = "chain_of_thought"
 
@@ -28,3 +29,16 @@ def write_recorded(folder: Path, queries: Sequence[Query], texts: Mapping[str, S
 def recorded_model(folder: Path, model: str) -> RecordedModel:
     """One of the models of `write_recorded`."""
     return RecordedModel(name=model, model=model, path=str(folder), voters=[PROMPT], taught=[PROMPT])
+
+
+def recorded_by_three(folder: Path) -> Path:
+    """Responses to the questions of the tiny world: of a model that is always right, one that never is, and one that
+    is right every other time."""
+    queries = tiny_world.queries(200, 40)
+    gold = [query.gold_answer for query in queries]
+    texts = {
+        "right": [tiny_world.response(answer) for answer in gold],
+        "wrong": [tiny_world.response({"1": "2", "2": "1"}[answer]) for answer in gold],
+        "mixed": [tiny_world.response(str(1 + place // 2 % 2)) for place in range(len(gold))],
+    }
+    return write_recorded(folder, queries, texts)
