@@ -190,9 +190,9 @@ class Notes:
         judge_tests: for a judge that the job trained, its verdicts on responses to validation queries, by whose they
             are: "held_out" (a recorded model that it was not trained on) or "student".
         reward_model: metrics of its kept weights on the validation pairs (`rkd.stages.preference_batches.kinds`).
-        histories: by stage, one row per validation. Rows of judge, sft, dpo and reward_model have `step` and the `share` of
-            all steps; rows of rl have `episodes`. The rl history also has the `reward`, `kl`, `response_tokens` and
-            `repetition` of about forty rollouts.
+        histories: by stage, one row per validation. Rows of rl have `episodes`, the others `step` and the `share` of
+            all steps. The rl history also has the `reward`, `kl`, `response_tokens` and `repetition` of about forty
+            rollouts.
         bound: by the proxy reward, "label" or "learned"; empty if the bound is not measured.
         grades: for an open-ended task, by what was graded.
         stopped: the reason why a stage ended early, by stage.

@@ -126,7 +126,8 @@ def logged(world, tmp_path_factory) -> set[tuple[str, str]]:
             *SFT_SETTINGS, *RL_SETTINGS, "experiments=judge_only", "judge=hf", *judge, "dataset.labelled_fraction=0.7",
         ],
         "a judge that is trained": [
-            *SFT_SETTINGS, *RL_SETTINGS, "experiments=yon", "judge=small_judge", *words, "dataset.labelled_fraction=0.5",
+            *SFT_SETTINGS, *RL_SETTINGS, "experiments=yon", "judge=small_judge", *words,
+            "dataset.labelled_fraction=0.7",
             f"judge.held_out.path={recorded_by_three(root / 'recorded')}", "judge.held_out.model=mixed",
             "judge.teachers=[right,wrong]",
         ],
