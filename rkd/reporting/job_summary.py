@@ -125,8 +125,8 @@ def numbers(result: RunResult) -> dict[str, float]:
     notes = result.notes
     records: dict[str, Any] = {
         "counts": notes.counts, "costs": result.costs, "labels": notes.labels, "verdicts": notes.verdicts,
-        "judge": notes.judge, "grades": notes.grades, "reward_model": notes.reward_model, "bound": notes.bound,
-        "overlaps": result.overlaps,
+        "judge": notes.judge, "judge_tests": notes.judge_tests, "grades": notes.grades,
+        "reward_model": notes.reward_model, "bound": notes.bound, "overlaps": result.overlaps,
     }  # fmt: skip
     for name, value in records.items():
         _collect(name, value, values)
