@@ -1,9 +1,10 @@
-"""The command beside run.py: it reads what jobs have left, and makes the models of the generated world.
+"""The command beside run.py: it reads what jobs have left, and makes model folders.
 
     python -m rkd report outputs                           every finished job: over seeds and questions, with intervals
     python -m rkd compare outputs "Ours" "Ours w/o R"      two rows on the same questions, seed by seed
     python -m rkd artifacts list                           what is stored; show, verify and gc look after it
     python -m rkd pretrain pretrain=mini_1                 make a model of the generated world
+    python -m rkd models get smollm2_135m                  make a model folder of the file that a package holds
     python -m rkd tables render tables                     make tables anew from the results of their jobs
     python -m rkd workspace tables/table3.jobs.json --entity NAME      a W&B view of a table's runs
     python -m rkd alpaca-eval ANNOTATIONS.jsonl --difficulty FILE.csv  win rates of AlpacaEval 2
@@ -88,6 +89,7 @@ def command_parser() -> Parser:
         f"Make a model anew, from random weights. MODEL is one of {', '.join(_models())}. "
         "What stands after `pretrain` is read by Hydra: `pretrain=MODEL --cfg job` shows all values."
     )
+    _add_models(commands.add_parser("models", help="models that packages hold: list them, make their folders"))
     _add_tables(commands.add_parser("tables", help="list tables, or make them anew from the results of their jobs"))
 
     workspace = commands.add_parser("workspace", help="a W&B view of a table's runs")
@@ -142,6 +144,17 @@ def _add_artifacts(parser: argparse.ArgumentParser) -> None:
     gc = actions.add_parser("gc", parents=[store, jobs], help="remove what no job uses")
     gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     gc.set_defaults(run=_collect_garbage)
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Language models that installed packages hold as a file. docs/small.md names the packages."
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="the models, and whether their folders are there")
+    listing.set_defaults(run=_list_models)
+    get = actions.add_parser("get", help="make the folder of a model")
+    get.add_argument("name", metavar="NAME", help="as `list` prints it")
+    get.add_argument("--folder", type=Path, help="where it is made (default: checkpoints/NAME of the repository)")
+    get.set_defaults(run=_get_model)
 
 
 def _add_tables(parser: argparse.ArgumentParser) -> None:
@@ -212,6 +225,23 @@ def _collect_garbage(given: argparse.Namespace) -> int:
     from rkd.jobs.artifacts_command import collect_garbage, open_store
 
     collect_garbage(open_store(given.root), given.outputs, dry_run=given.dry_run)
+    return 0
+
+
+def _list_models(given: argparse.Namespace) -> int:  # noqa: ARG001
+    from rkd.models.packaged import PACKAGED, folder_of
+
+    for name, model in PACKAGED.items():
+        folder = folder_of(name)
+        place = folder if folder.is_dir() else f"not made yet: `python -m rkd models get {name}`"
+        print(f"{name:20} {model.parameters:>11,} weights   {model.describe()}\n{'':20} {place}")
+    return 0
+
+
+def _get_model(given: argparse.Namespace) -> int:
+    from rkd.models.packaged import get_model
+
+    get_model(given.name, given.folder)
     return 0
 
 

@@ -49,6 +49,8 @@ class Response:
     `is_finished` is False when the text was cut before its end-of-sequence token, mostly at the length limit.
     `withheld` says why a server gave no answer: the model declined ("refusal"), a filter removed the text or a part of
     it ("content_filter"), there was no text ("empty"), or another reason that the server named (`ending_of`).
+    `recorded_answer` is the answer that was recorded beside the text, "" if that is no number. The response votes and
+    is tested by it. None: nothing was recorded, and the text is read.
     """
 
     query_id: str
@@ -57,6 +59,12 @@ class Response:
     text: str
     is_finished: bool
     withheld: str | None = None
+    recorded_answer: str | None = None
+
+    @property
+    def only_votes(self) -> bool:
+        """Whether there is a recorded answer without a text: nothing can be taught, paired or judged."""
+        return self.recorded_answer is not None and is_blank(self.text)
 
     @property
     def defect(self) -> str | None:
@@ -121,7 +129,7 @@ def is_blank(text: str) -> bool:
     return all(character == "\ufffd" or unicodedata.category(character)[0] in "ZC" for character in text)
 
 
-LATER_FIELDS = ("withheld", "cluster")
+LATER_FIELDS = ("withheld", "cluster", "recorded_answer")
 
 Record = TypeVar("Record", Query, Response, ScoredResponse, PseudoLabel, PreferencePair)
 

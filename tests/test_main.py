@@ -13,7 +13,7 @@ from tests.support.rkd_command import rkd_command
 
 REPOSITORY = Path(__file__).parents[1]
 TABLES = REPOSITORY / "experiments" / "results" / "mini" / "tables"
-COMMANDS = ["report", "compare", "artifacts", "pretrain", "tables", "workspace", "alpaca-eval"]
+COMMANDS = ["report", "compare", "artifacts", "pretrain", "models", "tables", "workspace", "alpaca-eval"]
 
 
 def test_help_names_every_command():
@@ -28,6 +28,7 @@ def test_help_names_every_command():
     [
         *([name] for name in COMMANDS),
         *(["artifacts", action] for action in ("list", "show", "verify", "gc")),
+        *(["models", action] for action in ("list", "get")),
         *(["tables", action] for action in ("list", "render")),
     ],
     ids=" ".join,

@@ -35,6 +35,7 @@ from rkd.data.number_grammar import (
     read_statement,
 )
 from rkd.data.thoughts import behind_thought
+from rkd.records import Response
 
 _CHOICE_DATASETS = ("mmlu_pro", "mini_choice")  # the answer of any other dataset is a number
 FLOAT_NOISE = Fraction(1, 10**9)  # relative: a model that calculates in floating point is off by that much
@@ -62,6 +63,13 @@ def extract_answer(text: str, dataset: str) -> str | None:
     Units, currency and percent signs are dropped: "The answer is 50%." is "50".
     """
     return _read_letter(_own_part(text)).letter if is_choice(dataset) else _read_number(_own_part(text)).value
+
+
+def answer_of(response: Response, dataset: str) -> str | None:
+    """The answer by which a response votes and is tested: the recorded one or, without any, the one that it states."""
+    if response.recorded_answer is not None:
+        return response.recorded_answer or None
+    return extract_answer(response.text, dataset)
 
 
 def names_several_answers(text: str, dataset: str) -> bool:

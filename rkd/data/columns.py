@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rkd.data.answers import LETTERS, canonical_gold_answer
+from rkd.data.answers import LETTERS, canonical_gold_answer, canonical_number
 from rkd.data.jsonl import Row, id_in, text_in, value_in
 from rkd.records import Query
 
@@ -35,6 +35,7 @@ class NumberColumns:
         id: columns whose values make a row's id; without any, the rows are numbered.
         cluster: the column of the problem that a question is a variant of, as `seed_question` in GSM-Plus. A row
             without this column stands alone.
+        single: True leaves out rows whose answer is no single number, as ['5', '15'].
     """
 
     question: str
@@ -44,6 +45,7 @@ class NumberColumns:
     cluster: str | None = None
     answer_marker: str = ""
     unanswerable: str | None = None
+    single: bool = False
 
     def query(self, row: Row, dataset: str, row_id: str) -> Query | None:
         """See `Columns`."""
@@ -56,6 +58,8 @@ class NumberColumns:
         gold_answer = canonical_gold_answer(number.strip())
         if gold_answer is None:
             raise ValueError(f"`{self.answer}` holds no number: {number.strip()[:60]!r}")
+        if self.single and canonical_number(number.strip()) is None:
+            return None
         category = text_in(row, self.category) if self.category else None
         cluster = id_in(row, self.cluster) if self.cluster is not None and self.cluster in row else None
         return Query(_id(row, self.id, dataset, row_id), dataset, question, gold_answer, category, cluster)

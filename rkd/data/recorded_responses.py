@@ -81,6 +81,14 @@ class StoredTeacher:
         """How many responses there are."""
         return sum(map(len, self._texts.values()))
 
+    @property
+    def matching(self) -> str:
+        """How responses find their queries, for messages."""
+        return (
+            f"Its column `{self.query_column}` must hold their ids or questions; name another with "
+            "`teacher.query_column`."
+        )
+
     def answered(self, queries: Sequence[Query]) -> int:
         """How many of the queries have a response."""
         return sum(bool(self._of(query)) for query in queries)

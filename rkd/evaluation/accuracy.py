@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rkd.data.answers import answers_match, extract_answer, is_choice, last_letter, majority
+from rkd.data.answers import answer_of, answers_match, extract_answer, is_choice, last_letter, majority
 from rkd.evaluation.alpaca_eval import read_difficulty
 from rkd.evaluation.best_of_n import AsAsked, Inference
 from rkd.evaluation.results import CategoryResult, Comparison, EvaluationResult, ModelResult
@@ -163,7 +163,7 @@ class Evaluation:
         return sum(passed) / len(asked), sum(voted) / len(asked)
 
     def _answer(self, query: Query, response: Response) -> str | None:
-        answer = extract_answer(response.text, query.dataset)
+        answer = answer_of(response, query.dataset)
         if answer is None and self.unstated == "last_letter" and is_choice(query.dataset):
             return last_letter(response.text)
         return answer

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from rkd.config import plain_values, without_environment, without_value
-from rkd.data.recorded_responses import StoredTeacher
+from rkd.data.recorded_model import RecordedTeacher
 from rkd.distributed import followers
 from rkd.errors import JobError, UserError
 from rkd.evaluation.results import RESULT_FILE, RunResult, failed_result, read_result, write_result
@@ -278,7 +278,7 @@ def _cores(
     return cores(config.threads, processes=processes, small_models=are_small)
 
 
-def _models(stages: Stages, config: DictConfig) -> list[LocalModel | StoredTeacher | EndpointModel | ModelJudge]:
+def _models(stages: Stages, config: DictConfig) -> list[LocalModel | RecordedTeacher | EndpointModel | ModelJudge]:
     judges = [] if config.evaluate_only else [stages.judge]
     asked = [one for one in (*judges, stages.evaluation.annotator) if asks_model(one)]
     return [stages.student, *([] if config.evaluate_only else [stages.teacher]), *asked]
@@ -319,8 +319,9 @@ def _reason(error: BaseException) -> str:
     if _is_out_of_memory(error):
         said = (str(error) or type(error).__name__).splitlines()[0]
         return (
-            f"the memory does not suffice ({said}). Take shorter responses (the keys max_response_tokens), fewer "
-            "samples or a smaller batch_size; `python run.py dry_run=true` estimates the memory of the models."
+            f"the memory does not suffice ({said}). In training, take `student.options.gradient_checkpointing=true` "
+            "or a smaller batch_size; in sampling, a smaller generation.batch_responses or shorter responses (the keys "
+            "max_response_tokens). docs/scaling.md says what a model takes."
         )
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return without_value(missing[1])

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from rkd.data.prompts import PromptTemplate
-from rkd.data.recorded_responses import StoredTeacher
+from rkd.data.recorded_model import RecordedTeacher
 from rkd.generation.endpoint_server import EndpointModel
 from rkd.generation.local import LocalGenerator, LocalModel, open_generator
 from rkd.jobs.work_plan import aligned, first_pass_sampling
@@ -72,7 +73,7 @@ def measure(s: Stages, work: Sequence[Work], *, largest: int = SMALL) -> Speed |
         STUDENT: open_generator(s.student.source(), s.zero_shot, STUDENT, options=s.student.options),
     }
     several = {FEW_SHOT: s.student_samples.sampling, STUDENT: s.student_samples.sampling}
-    teacher: LocalGenerator | StoredTeacher
+    teacher: LocalGenerator | RecordedTeacher
     if s.teacher.is_recorded:
         teacher = s.teacher.source()
     else:
@@ -146,7 +147,7 @@ def _sampling_cost(
 
 
 def _tokens(
-    generator: LocalGenerator | StoredTeacher,
+    generator: LocalGenerator | RecordedTeacher,
     queries: Sequence[Query],
     sampling: Sampling,
     prompt: PromptTemplate,
@@ -154,12 +155,17 @@ def _tokens(
 ) -> list[list[int]]:
     """The tokens of the first responses to as many queries as a training step has."""
     asked = queries[:MEASURED_BATCH]
-    if isinstance(generator, StoredTeacher):
-        responses = [own for own in generator.recorded(asked) if own] or [[Response("", "", 0, "–", True)]]
+    if isinstance(generator, RecordedTeacher):
+        responses = [own for own in map(_texts, generator.recorded(asked)) if own] or [[Response("", "", 0, "–", True)]]
     else:
         responses = generator.generate(asked, sampling, 0)
     texts = [own[0].text for own in responses]
     return prompt.encode_responses(texts, [True] * len(texts), tokenizer)
+
+
+def _texts(responses: Sequence[Response]) -> list[Response]:
+    """The responses that have a text."""
+    return [one for one in responses if not one.only_votes]
 
 
 def _batch(prompts: Sequence[list[int]], responses: Sequence[list[int]], group_size: int) -> ResponseBatch:
@@ -183,9 +189,16 @@ def _training_seconds(policy: Policy, batch: ResponseBatch) -> float:
 
 
 def _timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+    started = _seconds()
     work()
-    return time.perf_counter() - started
+    return _seconds() - started
+
+
+def _seconds() -> float:
+    """The time, once a GPU has done all that it was given: its work goes on after the calls have returned."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def plan_lines(work: Sequence[Work], speed: Speed | None) -> list[str]:

@@ -19,6 +19,7 @@ from rkd.pipeline.experiment import (
     table_lines,
 )
 from rkd.protocols import Sampling
+from rkd.records import Query
 from rkd.rl.query_schedule import shares
 from rkd.work import (
     ANNOTATOR,
@@ -91,7 +92,7 @@ def _judged_labels_work(s: Stages, sizes: Sizes) -> list[Work]:
     queries = s.dataset.training_queries()
     attacks = min(ATTACKED_QUERIES, len(queries)) * len(KINDS)
     if s.teacher.is_recorded:
-        responses, limit = sum(map(len, s.teacher.recorded(queries))), _recorded_limit(s)
+        responses, limit = _recorded_texts(s, queries), _recorded_limit(s)
     else:
         sampling = first_pass_sampling(s)
         responses, limit = len(queries) * sampling.samples_per_query, sampling.max_response_tokens
@@ -104,7 +105,7 @@ def _grades_work(s: Stages, sizes: Sizes) -> Work:
     graded: float
     if s.teacher.is_recorded:
         queries = [*s.dataset.training_queries(), *s.dataset.validation_queries()]
-        graded, limit = sum(map(len, s.teacher.recorded(queries))), _recorded_limit(s)
+        graded, limit = _recorded_texts(s, queries), _recorded_limit(s)
     else:
         sampling = first_pass_sampling(s)
         graded, limit = sizes.answered * sampling.samples_per_query, sampling.max_response_tokens
@@ -115,6 +116,12 @@ def _grades_work(s: Stages, sizes: Sizes) -> Work:
     if not s.rl.is_left_out:
         graded += s.rl.validations * sizes.validated
     return Work("judge, grades", f"{about(graded)} responses", JUDGE, limit, judged=graded)
+
+
+def _recorded_texts(s: Stages, queries: Sequence[Query]) -> int:
+    """The number of recorded responses that a judge can read."""
+    assert s.teacher.is_recorded
+    return sum(not one.only_votes for own in s.teacher.recorded(queries) for one in own)
 
 
 def _recorded_limit(s: Stages) -> int:

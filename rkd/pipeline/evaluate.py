@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from rkd.data.recorded_responses import StoredTeacher
+from rkd.data.recorded_model import RecordedTeacher
 from rkd.decoding import decode
 from rkd.evaluation.accuracy import Evaluation
 from rkd.evaluation.annotators import open_annotator
-from rkd.evaluation.contamination import summarize_overlap
+from rkd.evaluation.contamination import NEAR, summarize_overlap
 from rkd.evaluation.results import BoundSides, EvaluationResult, ModelResult, Overlap, with_clusters
 from rkd.evaluation.reward_bound import sides
 from rkd.evaluation.win_rate import evaluate_open_ended
@@ -35,7 +35,7 @@ class Evaluating(Step):
         training = [*dataset.training_queries(), *dataset.unlabelled_queries()]
         digest, found = digest_of(training), {}
         for name, queries in dataset.test_sets().items():
-            fingerprint = {"training": digest, "test": digest_of(queries)}
+            fingerprint = {"training": digest, "test": digest_of(queries), "near": NEAR}
 
             def measure(_: PartialResults, queries: list[Query] = queries) -> dict[str, Any]:
                 texts = ([query.question for query in own] for own in (queries, training))
@@ -55,9 +55,9 @@ class Evaluating(Step):
             reward_model: ranks the responses of a line that answers with the best of several.
         """
         s, results = self.stages, {}
-        is_single = isinstance(source, StoredTeacher) or line.inference.needs_reward_model
+        is_single = isinstance(source, RecordedTeacher) or line.inference.needs_reward_model
         for place, (name, queries) in enumerate(s.dataset.test_sets().items()):
-            if isinstance(source, StoredTeacher) and (answered := source.answered(queries)) < len(queries):
+            if isinstance(source, RecordedTeacher) and (answered := source.answered(queries)) < len(queries):
                 self.runner.say(
                     f"    {line.role}: {answered} of {len(queries)} queries of {name} have a recorded response, so it "
                     "is not evaluated there"

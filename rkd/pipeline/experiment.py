@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from rkd.data.datasets import Data
 from rkd.data.prompts import PromptTemplate
+from rkd.data.recorded_model import RecordedModel
 from rkd.data.recorded_responses import StoredTeacher
 from rkd.evaluation.accuracy import Evaluation
 from rkd.evaluation.annotators import check_annotator
@@ -12,6 +13,7 @@ from rkd.generation.endpoint_teacher import EndpointTeacher
 from rkd.generation.engines import Engine
 from rkd.generation.local import LocalModel
 from rkd.judges.base import ConfiguredJudge, NoJudge
+from rkd.models.loading import count_weights
 from rkd.rl.reward_mix import RewardMix
 from rkd.rl.stage import RL, NoRL
 from rkd.stages.dpo import DPO, NoDPO
@@ -49,7 +51,7 @@ class Stages:
     few_shot: bool
     warm_up: bool
     dataset: Data
-    teacher: LocalModel | StoredTeacher | EndpointTeacher
+    teacher: LocalModel | StoredTeacher | RecordedModel | EndpointTeacher
     teacher_samples: TeacherSamples | RecordedSamples
     labels: Labels | RubricGrades
     judge: ConfiguredJudge | NoJudge
@@ -102,7 +104,8 @@ class Stages:
         if self.teacher.is_recorded != self.teacher_samples.is_recorded:
             raise ValueError(
                 f"teacher={self.teacher.name} does not go with these teacher_samples: a stored teacher needs "
-                "teacher_samples=recorded, which `teacher=stored` chooses, and no other teacher takes it."
+                "teacher_samples=recorded, which `teacher=stored` and `teacher=recorded` choose, and no other teacher "
+                "takes it."
             )
 
     def _check_mix(self) -> None:
@@ -188,10 +191,15 @@ class Stages:
         return {name: value for name, value in switches.items() if value}
 
     @property
+    def training(self) -> Training:
+        """The trainer with the precision that the student's size decides."""
+        return self.trainer.of_size(count_weights(self.student.source().folder))
+
+    @property
     def training_fingerprint(self) -> dict[str, bool | int | str]:
         """The settings of `training` that decide the weights: no loggers; the number of devices, by the batch size."""
         usual = {"precision": "32-true", "devices": 1}
-        used = {"precision": self.trainer.used_precision, "devices": self.trainer.devices}
+        used = {"precision": self.training.precision, "devices": self.trainer.devices}
         return {**self.shortened, **{name: value for name, value in used.items() if value != usual[name]}}
 
 

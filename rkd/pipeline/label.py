@@ -182,7 +182,7 @@ class Labelling(Step):
         """Print and note the numbers of kept and dropped queries of a split after the teacher's responses."""
         split, queries = labelled.split, len(labelled.queries)
         without, unanswered = queries - len(labelled.with_label().queries), sum(not own for own in responses)
-        given = [one for own in responses for one in own]
+        given = [one for own in responses for one in own if not one.only_votes]
         self.notes.counts |= {f"{split}_queries": queries, f"{split}_without_label": without}
         if unanswered:
             self.notes.counts[f"{split}_without_response"] = unanswered

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rkd.data.prompts import PromptTemplate
-from rkd.data.recorded_responses import StoredTeacher
+from rkd.data.recorded_model import RecordedTeacher
 from rkd.evaluation.results import Notes
 from rkd.generation.endpoint_server import Advance
 from rkd.generation.endpoint_teacher import EndpointTeacher
@@ -21,7 +21,7 @@ from rkd.records import Checkpoint, Query, Response
 from rkd.store.fingerprint import digest_of_files
 from rkd.store.partial_results import PartialResults
 
-Source = Checkpoint | StoredTeacher | EndpointTeacher
+Source = Checkpoint | RecordedTeacher | EndpointTeacher
 """The source of a row's responses: a checkpoint, recorded responses, or a model behind a server."""
 
 Draw = Callable[[TextGenerator, Sequence[Query], int], list[list[Response]]]
@@ -73,7 +73,7 @@ class Step:
         advance: Advance,
     ) -> TextGenerator:
         """The generator of this name: recorded responses, or a model whose finished shards `partial` keeps."""
-        if isinstance(source, StoredTeacher):
+        if isinstance(source, RecordedTeacher):
             return source
         if isinstance(source, EndpointTeacher):
             generator = source.open(name, partial, advance)

@@ -132,7 +132,7 @@ class Fitting:
             context = TrainingContext(
                 start=start,
                 prompt=s.zero_shot,
-                training=s.trainer,
+                training=s.training,
                 logger=s.tracking.logger_for(name),
                 folder=folder,
                 partial=partial,
@@ -152,6 +152,8 @@ class Fitting:
             fit,
             is_said=not stage.is_left_out,
         )  # fmt: skip
+        if not stage.is_left_out:
+            self.notes.precision = s.training.precision
         report = flat_numbers(self.runner.report(checkpoint))
         self.notes.counts |= {f"{name}/{key}": value for key, value in report.items()}
         if history := self.runner.history(checkpoint):

@@ -20,6 +20,7 @@ from rkd.errors import UsageError
 from rkd.evaluation.results import RESULT_FILE, EvaluationResult, ModelResult, RunResult, read_result
 from rkd.evaluation.statistics import bootstrap_over_seeds_and_questions, p_value_text, paired_comparison
 from rkd.markdown import markdown_table
+from rkd.reporting.job_summary import origin_notes
 
 OURS = "Ours"
 TEACHER = "teacher"
@@ -193,6 +194,7 @@ def _final_content(result: RunResult) -> tuple[list[str], list[list[str]], list[
         listed = ", ".join(f"{role} {_percent(share)}" for role, share in voted if share is not None)
         notes.append(f"maj@8, of the samples of pass@8: {listed}.")
     notes += _win_rate_notes(result, main)
+    notes += origin_notes([result])
     if result.failure is not None:
         notes.append(f"The job failed: {result.failure}.")
     return columns, rows, notes
@@ -288,7 +290,7 @@ def _seeds_part(row: str, setting: str, results: list[RunResult]) -> str:
         parts.append(markdown_table(["model", *(f"{name}: {_measure(models)} %" for name in names)], rows))
         parts.append("Mean over seeds ± sample standard deviation; below, each seed with its 95 % interval.")
         parts += [f"Seed {result.seed}: {_paired_test(result, names[0])}" for result in finished]
-        parts += _over_seeds(finished, names)
+        parts += _over_seeds(finished, names) + origin_notes(finished)
     parts += [
         f"Seed {result.seed} is missing: {result.failure or 'no model was evaluated'}."
         for result in results

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rkd.evaluation.statistics import bootstrap_over_seeds_and_questions, holm
-from rkd.reporting.job_summary import OWN, EvaluationSummary, Summary
+from rkd.reporting.job_summary import OWN, EvaluationSummary, Summary, origin_notes
 
 SIGNIFICANT = 0.05  # level for p-values, which are corrected for all comparisons of the table
 
@@ -204,7 +204,8 @@ class Table:
         gain_over: the row over which the gain of the other rows is shown beside their values.
         claims: the paper's claims about it, or else the expectations that follow from the method.
         deviations: differences of setting and method from the paper, numbered under the table.
-        notes: sentences under these, from the configs of the jobs (`rkd.reporting.paper_settings`).
+        notes: sentences under these, from the configs of the jobs (`rkd.reporting.paper_settings`). Sentences on the
+            origins of models follow them.
         figure: an object of `rkd.reporting.table_figures` that draws it; None draws nothing.
     """
 
@@ -250,7 +251,7 @@ class Table:
         ]
         finished = [summary for summary in summaries if summary.failure is None]
         return Evaluated(
-            table=self,
+            table=replace(self, notes=[*self.notes, *origin_notes(finished)]),
             lines=lines,
             judgements=self._judgements(lines),
             failures={one.job: one.failure for one in summaries if one.failure is not None},

@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 
 from rkd.config import SHARE, check_ranges
-from rkd.data.answers import answers_match, count_votes, extract_answer, is_choice
+from rkd.data.answers import answer_of, answers_match, count_votes, is_choice
 from rkd.records import PseudoLabel, Query, Response
 from rkd.stages.labels import Labels
 
@@ -64,7 +64,7 @@ class NoisyLabels:
         generator = np.random.default_rng([self.seed, zlib.crc32(query.id.encode())])
         if label.answer is None or generator.random() >= self.noise:
             return label
-        given = count_votes([extract_answer(response.text, query.dataset) for response in responses], query.dataset)
+        given = count_votes([answer_of(response, query.dataset) for response in responses], query.dataset)
         for answers in (given, _near(label.answer, query)):
             others = [answer for answer in answers if not answers_match(answer, label.answer, query.dataset)]
             if others:

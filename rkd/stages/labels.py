@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
-from rkd.data.answers import answers_match, count_votes, extract_answer, majority
+from rkd.data.answers import answer_of, answers_match, count_votes, extract_answer, majority
 from rkd.records import PseudoLabel, Query, Response, ScoredResponse
 from rkd.work import Expected
 
@@ -53,7 +53,7 @@ class MajorityVote:
         return [self._vote(query, own) for query, own in zip(queries, responses, strict=True)]
 
     def _vote(self, query: Query, responses: Sequence[Response]) -> PseudoLabel:
-        answers = [_answer(query, response) for response in responses]
+        answers = [answer_of(one, query.dataset) if one.withheld is None else None for one in responses]
         winner = majority(answers, query.dataset)
         if winner is None:
             return PseudoLabel(query.id, None, 0.0)
@@ -149,7 +149,10 @@ def two_pass(
 def score(
     queries: Sequence[Query], responses: Sequence[Sequence[Response]], labels: Sequence[PseudoLabel]
 ) -> list[list[ScoredResponse]]:
-    """ℓ = 1[y = y*] of each response: 0.0 if it has no answer, None if the query has no label.
+    """ℓ = 1[y = y*] of each response: 0.0 if it states no answer, None if the query has no label.
+
+    A text is scored by the answer that it states, whatever was recorded beside it, since it will be taught. Responses
+    that only vote are left out.
 
     Raises:
         ValueError: the three lists do not belong to the same queries.
@@ -157,7 +160,7 @@ def score(
     _check_responses(queries, responses)
     _check_ids(queries, [label.query_id for label in labels])
     return [
-        [_score(query, response, label) for response in own]
+        [_score(query, response, label) for response in own if not response.only_votes]
         for query, own, label in zip(queries, responses, labels, strict=True)
     ]
 
@@ -231,14 +234,10 @@ def _expected(queries: int, of_query: float, limit: int | None) -> float:
 
 
 def _score(query: Query, response: Response, label: PseudoLabel) -> ScoredResponse:
-    answer = _answer(query, response)
+    # What a server withheld states no answer.
+    answer = extract_answer(response.text, query.dataset) if response.withheld is None else None
     verdict = None if label.answer is None else float(answers_match(answer, label.answer, query.dataset))
     return ScoredResponse(response, answer, verdict)
-
-
-def _answer(query: Query, response: Response) -> str | None:
-    """The answer that a response states; what a server withheld states none."""
-    return extract_answer(response.text, query.dataset) if response.withheld is None else None
 
 
 def _distinct(scored: Sequence[ScoredResponse], limit: int | None) -> list[ScoredResponse]:

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from rkd.data.recorded_responses import StoredTeacher
+from rkd.data.recorded_model import RecordedTeacher
 from rkd.protocols import Sampling, TextGenerator
 from rkd.records import Query, Response
 from rkd.work import TEACHER, Sizes, Work
@@ -121,14 +121,15 @@ class RecordedSamples:
         Raises:
             ValueError: the teacher is not a stored one, or has no response to any query.
         """
-        if not isinstance(generator, StoredTeacher):
-            raise ValueError("teacher_samples=recorded takes the responses of a file: choose teacher=stored.")
+        if not isinstance(generator, RecordedTeacher):
+            raise ValueError(
+                "teacher_samples=recorded takes the responses of files: choose teacher=stored or teacher=recorded."
+            )
         responses = generator.recorded(queries)
         if not any(responses):
             raise ValueError(
                 f"{generator.path} has no response to any of the {len(queries)} queries (first: {queries[0].id!r}). "
-                f"Its column `{generator.query_column}` must hold their ids or questions; name another with "
-                "`teacher.query_column`."
+                f"{generator.matching}"
             )
         return responses
 

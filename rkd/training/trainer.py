@@ -10,7 +10,7 @@ import math
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +19,13 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.accelerators import AcceleratorRegistry
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
 from rkd.config import AT_LEAST_1, NOT_NEGATIVE, check_ranges
+from rkd.models.cpu_workers import is_small
+from rkd.models.low_precision import cpu_prefers_bfloat16
 from rkd.store.partial_results import PartialResults
 from rkd.training.callbacks import StageProgress, StopOnNaN
 from rkd.training.checkpointing import Checkpoints, PlainFiles
@@ -46,7 +49,8 @@ class Training:
         strategy: how several devices train, each on its share of a batch. "ddp": each has the whole model; "fsdp": each
             has a shard of the weights, gradients and optimiser states (only for fine-tuning and reward model). The job
             starts a process for each device (`rkd.distributed`).
-        precision: as Lightning takes it; None: `32-true` on a CPU, `bf16-mixed` on a GPU.
+        precision: as Lightning takes it; None: `bf16-mixed` on a GPU, and on a CPU that computes bfloat16 itself if the
+            model is not small (`rkd.models.cpu_workers.is_small`); otherwise `32-true`.
         deterministic: choose deterministic GPU kernels where there are any. On a CPU the same seed and thread count
             give the same weights without it.
         log_every_n_steps: optimiser steps between two logged training losses.
@@ -130,7 +134,7 @@ class Training:
             devices=self.devices,
             strategy=sharded(self.devices) if self.strategy == "fsdp" else self.strategy,
             use_distributed_sampler=False,  # each process takes its own share
-            precision=self.used_precision,
+            precision=self.precision or self.of_size(0).precision,
             deterministic="warn" if self.deterministic else False,
             fast_dev_run=self.fast_dev_run,
             overfit_batches=self.overfit_batches,
@@ -175,10 +179,10 @@ class Training:
                 f"{torch.cuda.device_count()} GPUs here. `trainer.accelerator=auto` takes what there is."
             )
 
-    @property
-    def used_precision(self) -> Precision:
-        """The precision that is set, or else that of the device."""
-        return self.precision or ("bf16-mixed" if self.on_gpu else "32-true")
+    def of_size(self, parameters: int) -> "Training":
+        """The same, with the precision decided for a model with this number of parameters."""
+        is_mixed = self.on_gpu or cpu_prefers_bfloat16(parameters)
+        return replace(self, precision=self.precision or ("bf16-mixed" if is_mixed else "32-true"))
 
     @property
     def on_gpu(self) -> bool:
@@ -208,10 +212,23 @@ def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float, fi
     return final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def adamw(groups: Sequence[Mapping[str, Any]], **options: Any) -> torch.optim.AdamW:
+    """AdamW over groups of parameters; one pass over the weights updates a large model on a CPU (`fused` in torch)."""
+    trained = [parameter for group in groups for parameter in group["params"]]
+    is_large = not is_small(sum(parameter.numel() for parameter in trained))
+    on_cpu = all(parameter.device.type == "cpu" and not isinstance(parameter, DTensor) for parameter in trained)
+    optimizer = torch.optim.AdamW(
+        [dict(group) for group in groups], fused=True if is_large and on_cpu else None, **options
+    )
+    # Lightning clips no gradients of an optimiser that unscales them. In bfloat16 and float32 nothing is scaled.
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
+
+
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Set torch's generators (dropout, new weights) to `seed` in the block, and restore their state afterwards."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
 
