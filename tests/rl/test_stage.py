@@ -245,7 +245,8 @@ def test_a_training_that_is_killed_after_each_rollout_ends_like_one_that_was_not
 def test_a_policy_with_a_calculator_is_trained(calculating_student, tmp_path, advantages):
     stage = changed(STAGE, episodes=32, queries_per_rollout=4, max_response_tokens=40)
     report = dataclasses.replace(stage, advantages=advantages).fit(
-        lambda _: [term(queries=SUM_QUERIES)], context(calculating_student, tmp_path, prompt=CALCULATING)
+        lambda _: [term(queries=SUM_QUERIES)],
+        context(calculating_student, tmp_path, prompt=CALCULATING, validate=lambda _: 0.5),
     )
     assert report.rollouts == 2
     before, after = weights(calculating_student.folder), weights(tmp_path)
