@@ -118,12 +118,12 @@ def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """
     check_same_shape(**{"logits without V": logits[..., 0], "tokens": tokens})
     # Not z_t[y_t] − logsumexp, whose backward pass takes twice as long.
-    return _at_least_float32(logits).log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    return at_least_float32(logits).log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
 def token_entropy(logits: Tensor) -> Tensor:
     """H_t = −Σ_v π(v) log π(v), (B, T), from `logits` (B, T, V); float type as in `token_logprobs`."""
-    logprobs = _at_least_float32(logits).log_softmax(-1)
+    logprobs = at_least_float32(logits).log_softmax(-1)
     # A forbidden token has log-probability −∞, and 0 · −∞ would be NaN.
     return -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1)
 
@@ -372,5 +372,6 @@ def explained_variance(values: Tensor, returns: Tensor, response_mask: Tensor) -
     return 1 - residual_variance / returns[response_mask].var(correction=0)
 
 
-def _at_least_float32(logits: Tensor) -> Tensor:
+def at_least_float32(logits: Tensor) -> Tensor:
+    """The logits in float32, or in float64 if they are: bfloat16 has 8 bits, and each operation would round to them."""
     return logits if logits.dtype == torch.float64 else logits.float()

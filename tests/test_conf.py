@@ -68,6 +68,13 @@ def _groups() -> dict[str, list[str]]:
 GROUPS = _groups()
 MOST_GROUPS = 22
 HYDRA_GROUPS = {group for group in GROUPS if group.startswith("hydra/")}
+RECORDED = {
+    "teacher=stored": "teacher.path=responses.jsonl",
+    "teacher=stored_calculations": "teacher.path=responses.jsonl",
+    "teacher=recorded": "teacher.model=gpt-4",
+    "teacher=code_davinci_001": "seed=0",
+    "teacher=gpt_3_5_turbo": "seed=0",
+}
 # Parts of other parts, which are built with these, and what builds no part.
 BUILT_ELSEWHERE = {"dataset/queries", "dataset/prompt", "judge/prompt", "pretrain", "pretrain/corpus"} | HYDRA_GROUPS
 
@@ -106,8 +113,8 @@ def test_every_option_builds(option, referred):
     group, _, name = option.partition("=")
     if group in ("scale", "debug") or option in OPEN_ENDED:  # they choose values of the other groups
         build_stages(compose("config", overrides=[option]))
-    elif option.startswith("teacher=stored"):  # it chooses teacher_samples too
-        build_stages(compose("config", overrides=[option, "teacher.path=responses.jsonl"]))
+    elif option in RECORDED:  # they choose teacher_samples too
+        build_stages(compose("config", overrides=[option, RECORDED[option]]))
     elif option == "trainer/callbacks=none":
         assert build_stages(compose("config", overrides=[option])).trainer.callbacks == {}
     else:

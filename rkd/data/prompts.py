@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 from transformers import PreTrainedTokenizerBase
 
+from rkd.data.calculator import NO_CALCULATOR, Calculator
+from rkd.data.calculator_tokens import CalculatorTokens
 from rkd.data.chat_templates import DATE, ChatTokenizer, check_date, fields_of, render_chat, turn_end
 from rkd.models.batches import encode, encode_responses
 from rkd.records import Query
@@ -41,6 +43,7 @@ class PromptTemplate:
         stop: a text that begins the next question. A model that has not learned to end its response writes it and
             continues; `response_text` cuts there. An empty `stop` cuts nothing.
         date: the date, as 2024-07-26, that a chat template prints if it prints today's.
+        calculator: writes results into the responses.
     """
 
     template: str
@@ -48,6 +51,7 @@ class PromptTemplate:
     stop: str = ""
     is_chat: bool = True
     date: str = DATE
+    calculator: Calculator = NO_CALCULATOR
 
     def __post_init__(self) -> None:
         check_date(self.date)
@@ -58,8 +62,11 @@ class PromptTemplate:
                 raise ValueError(f"an example of the prompt is empty: {example}. Give it a question and a response.")
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the prompts of a tokenizer."""
-        return fields_of(self)
+        """What decides the prompts of a tokenizer, and the calculator if there is one."""
+        fields = fields_of(self)
+        if self.calculator.is_left_out:
+            del fields["calculator"]
+        return fields
 
     def encode(self, queries: Sequence[Query], tokenizer: ChatTokenizer) -> list[list[int]]:
         """The tokens of each query's prompt: in the chat form where the tokenizer has one, otherwise as plain text.
@@ -88,6 +95,10 @@ class PromptTemplate:
     def end_id(self, tokenizer: ChatTokenizer) -> int | None:
         """The token with which a response in the chat form ends its turn; None: it ends with the end of sequence."""
         return turn_end(tokenizer, self.date) if self._is_chat_with(tokenizer) else None
+
+    def calculator_tokens(self, tokenizer: PreTrainedTokenizerBase) -> CalculatorTokens | None:
+        """The calculator in tokens; None if there is none."""
+        return None if self.calculator.is_left_out else CalculatorTokens(self.calculator, tokenizer)
 
     def render(self, query: Query) -> str:
         """The prompt as plain text: the examples, each ended by a blank line, then the query."""

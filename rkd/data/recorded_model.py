@@ -82,6 +82,13 @@ class RecordedModel:
         self._files()
         return self
 
+    def origin(self) -> str:
+        """What its labels and answers are, as results and tables say it."""
+        return (
+            f"recorded answers; its label is a vote over {len(self.voters)} prompts, not over samples "
+            f"({', '.join(self.voters)}); in tests it answers {self.tested}"
+        )
+
     def size(self) -> str:
         """How many responses there are, in words."""
         return f"{self.source().count:,} recorded responses"

@@ -2,6 +2,9 @@
 
 The overlap of a test question with a training question is the share of its distinct word trigrams that the training
 question has too. Names and numbers count as words. At 1 the training question has every trigram.
+
+A near duplicate is a test question that has half of its trigrams in common with one training question when all numbers
+count as the same word. So a problem is found whose numbers alone were changed, as SVAMP changed ASDiv's.
 """
 
 import re
@@ -12,6 +15,10 @@ import numpy as np
 
 from rkd.evaluation.results import Overlap
 
+NEAR = 0.5  # an overlap with masked numbers; from here on two questions mostly tell one story
+MASK = "0"
+
+_NUMBER = re.compile(r"\$?\d+(?:,\d{3})*(?:\.\d+)?")
 _WORD = re.compile(r"\$?\d+(?:\.\d+)?|\w+|[^\w\s]")
 
 
@@ -32,7 +39,7 @@ def nearest_overlap(questions: Sequence[str], training_questions: Sequence[str])
 
 
 def summarize_overlap(questions: Sequence[str], training_questions: Sequence[str]) -> Overlap:
-    """A summary of `nearest_overlap` in four numbers.
+    """A summary of `nearest_overlap` in four numbers, and the places of the near duplicates.
 
     Raises:
         ValueError: there is no question.
@@ -46,7 +53,14 @@ def summarize_overlap(questions: Sequence[str], training_questions: Sequence[str
         mean=float(np.mean(overlaps)),
         percentile_95=float(np.percentile(overlaps, 95)),
         exact_duplicates=sum(_words(question) in known for question in questions),
+        near_duplicate_places=_near_duplicates(questions, training_questions),
     )
+
+
+def _near_duplicates(questions: Sequence[str], training_questions: Sequence[str]) -> list[int]:
+    """The places of the test questions whose story a training question tells, whatever the numbers in it."""
+    masked = [[_NUMBER.sub(MASK, text) for text in texts] for texts in (questions, training_questions)]
+    return [place for place, overlap in enumerate(nearest_overlap(*masked)) if overlap >= NEAR]
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -144,18 +144,37 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Overlap:
-    """Nearest overlap of `questions` test questions: mean, 95th percentile, and the number of identical texts."""
+    """Nearest overlap of `questions` test questions: mean, 95th percentile, and the number of identical texts.
+
+    `near_duplicate_places` are the places of the near duplicates in the test set (`rkd.evaluation.contamination`). It
+    is None in results of before they were counted.
+    """
 
     questions: int
     mean: float
     percentile_95: float
     exact_duplicates: int
+    near_duplicate_places: list[int] | None = None
+
+    @property
+    def near_duplicates(self) -> int | None:
+        """The number of near duplicates."""
+        return None if self.near_duplicate_places is None else len(self.near_duplicate_places)
+
+    def accuracy_without_near_duplicates(self, test: EvaluationResult) -> float | None:
+        """The mean outcome on the other questions of this test set; None if there are none, or nothing was counted."""
+        if self.near_duplicate_places is None:
+            return None
+        near = set(self.near_duplicate_places)
+        others = [outcome for place, outcome in enumerate(test.outcomes) if place not in near]
+        return sum(others) / len(others) if others else None
 
     def __str__(self) -> str:
+        near = f", and {self.near_duplicates} tell the story of one" if self.near_duplicates is not None else ""
         return (
             f"nearest training question shares {self.mean:.1%} of a question's word trigrams on average "
             f"(95th percentile {self.percentile_95:.1%}), {self.exact_duplicates} of {self.questions} questions "
-            "are a training question word by word"
+            f"are a training question word by word{near}"
         )
 
 
@@ -196,8 +215,8 @@ class RunResult:
 
     `costs` holds for each stage `seconds`, `seconds_this_job` and the `tokens` of the responses that it sampled.
     `failure` is the reason why the job ended early, None for a finished one. `created` is an ISO 8601 time. `overlaps`
-    holds the overlap of each test set with the training questions. `origins` says where the weights of models come
-    from, by name; a model whose folder does not say is left out.
+    holds the overlap of each test set with the training questions. `origins` says where the weights and the recorded
+    answers of models come from, by name; a model whose folder does not say is left out.
     """
 
     row: str

@@ -6,6 +6,7 @@ Shapes: Q prompts of P tokens, B = Q × G responses of at most T tokens, V vocab
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
+from rkd.generation.forced_tokens import ForcedTokens
 from rkd.models.attention import attends_plainly
 from rkd.models.batches import FILL
 from rkd.protocols import Sampling
@@ -22,6 +24,14 @@ FINISHED_SHARE = 0.2
 
 # A shorter common beginning of the prompts is read with each prompt.
 SMALLEST_BEGINNING = 16
+
+# Logits from which tokens are chosen at a time on a CPU: what is computed from them should stay in its cache.
+CACHED_LOGITS = 2**20
+
+# A vocabulary of more tokens is searched in two levels: for the block of this many tokens, then within this block.
+LARGEST_SEARCHED_VOCABULARY = 2**14
+BLOCK = 256
+BELOW_ONE = math.nextafter(1, 0)
 
 SHARED_PREFIX = "rkd_shared_prefix"
 
@@ -38,6 +48,7 @@ def sample_tokens(
     eos_ids: Sequence[int],
     pad_id: int = FILL,
     stop_ids: Sequence[int] = (),
+    forced: ForcedTokens | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Decode `sampling.samples_per_query` responses for each prompt.
 
@@ -46,6 +57,7 @@ def sample_tokens(
         uniforms: noise in [0, 1) that chooses token t of row b, (B, T); None if all temperatures are 0.
         eos_ids: tokens, each of which ends a row.
         stop_ids: tokens that end a row once it has written them in this order; without any, only `eos_ids` end it.
+        forced: tokens that are written in place of those that the model chooses.
 
     Returns:
         The tokens, (B, longest), and their mask; `pad_id` stands after a row's end. The token that ends a row counts.
@@ -58,7 +70,10 @@ def sample_tokens(
     with decoding.context.attention_of(model):
         for step in range(sampling.max_response_tokens):
             noise = None if uniforms is None else uniforms[decoding.open, step]
-            decoding.write(choose(decoding.logits[decoding.branch_of], sampling, noise, temperatures[decoding.open]))
+            chosen = decoding.chosen_tokens(sampling, noise, temperatures[decoding.open])
+            if forced is not None:
+                chosen = forced.replace(chosen, decoding.open, decoding.tokens[decoding.open, :step])
+            decoding.write(chosen)
             decoding.close(ends, stop_ids)
             if step + 1 == sampling.max_response_tokens or not len(decoding.open):
                 break
@@ -97,6 +112,14 @@ class _Decoding:
         self.open = torch.arange(prompts * samples, device=device)
         self.tokens = torch.full((prompts * samples, limit), pad_id, dtype=torch.long, device=device)
         self.mask = torch.zeros((prompts * samples, limit), dtype=torch.bool, device=device)
+
+    def chosen_tokens(self, sampling: Sampling, uniforms: Tensor | None, temperatures: Tensor) -> Tensor:
+        """The next token of each open sample, (samples,); arguments as those of `choose`, for these samples."""
+        on_cpu = self.logits.device.type == "cpu"
+        rows = max(1, CACHED_LOGITS // self.logits.shape[-1]) if on_cpu else max(1, len(self.open))
+        noise = [None] * len(self.open) if uniforms is None else uniforms.split(rows)
+        parts = zip(self.branch_of.split(rows), noise, temperatures.split(rows), strict=False)
+        return torch.cat([choose(self.logits[branches], sampling, *of_rows) for branches, *of_rows in parts])
 
     def write(self, chosen: Tensor) -> None:
         """Append the next token of each open sample, (samples,)."""
@@ -182,7 +205,7 @@ def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None, temperat
         temperatures: of each row, (B,).
     """
     if uniforms is None:
-        return logits.argmax(-1)
+        return _likeliest(logits)
     is_sampled = temperatures > 0
     scaled = logits.float() / torch.where(is_sampled, temperatures, 1.0)[:, None]
     if sampling.top_k:
@@ -192,11 +215,39 @@ def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None, temperat
         ordered, index = scaled.sort(descending=True)
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
         scaled = scaled.scatter(1, index, ordered.masked_fill(before >= sampling.top_p, float("-inf")))
-    cumulative = scaled.softmax(-1).cumsum(-1, dtype=torch.float64)
-    # Scaled by the total, which may differ from 1 by rounding, so that no token of probability 0 is reached at the end.
-    threshold = uniforms[:, None] * cumulative[:, -1:]
-    sampled = torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
-    return sampled if all(sampling.temperatures) else torch.where(is_sampled, sampled, logits.argmax(-1))
+    sampled = _inverted(scaled.softmax(-1), uniforms[:, None])
+    return sampled if all(sampling.temperatures) else torch.where(is_sampled, sampled, _likeliest(logits))
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    """The first of the largest logits of each row, (B,); a CPU compares float32 faster than bfloat16."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).argmax(-1)
+
+
+def _inverted(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """The token at which the distribution function, from probabilities (B, V), passes the noise (B, 1); (B,)."""
+    vocabulary = probabilities.shape[-1]
+    if vocabulary <= LARGEST_SEARCHED_VOCABULARY:
+        return _passed(probabilities, uniforms)[0].squeeze(1)
+    blocks = nn.functional.pad(probabilities, (0, -vocabulary % BLOCK)).unflatten(-1, (-1, BLOCK))
+    block, share = _passed(blocks.sum(-1), uniforms)
+    within, _ = _passed(blocks.gather(1, block[..., None].expand(-1, -1, BLOCK)).squeeze(1), share)
+    return (block * BLOCK + within).squeeze(1).clamp(max=vocabulary - 1)
+
+
+def _passed(probabilities: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the distribution function passes the noise, and which share of that step lies below it, (B, 1) each.
+
+    Args:
+        probabilities: of the steps, (B, N); they need not sum to 1.
+        uniforms: noise in [0, 1), (B, 1).
+    """
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    # Scaled by the total, which may differ from 1 by rounding, so that no step of probability 0 is reached at the end.
+    threshold = uniforms * cumulative[:, -1:]
+    place = torch.searchsorted(cumulative, threshold, right=True).clamp(max=probabilities.shape[-1] - 1)
+    end, step = cumulative.gather(1, place), probabilities.gather(1, place).double()
+    return place, (1 - (end - threshold) / step).clamp(0, BELOW_ONE)
 
 
 class _CopiedPrompts:

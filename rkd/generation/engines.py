@@ -50,6 +50,8 @@ class Engine(Protocol):
     batches_decide: ClassVar[bool]
     is_measured: ClassVar[bool]
     """Whether the estimate of a job's time measures it."""
+    takes_calculator: ClassVar[bool]
+    """Whether a calculator can write into the responses."""
 
     def check(self) -> None:
         """Refuse what cannot be used here, before a job begins."""
@@ -68,6 +70,7 @@ class LocalEngine:
 
     batches_decide: ClassVar[bool] = False
     is_measured: ClassVar[bool] = True
+    takes_calculator: ClassVar[bool] = True
 
     def check(self) -> None:
         """It can be used everywhere."""
@@ -89,6 +92,7 @@ class HFEngine:
 
     batches_decide: ClassVar[bool] = True
     is_measured: ClassVar[bool] = False
+    takes_calculator: ClassVar[bool] = False
 
     batch_responses: int = 256
 
@@ -118,6 +122,7 @@ class VLLMEngine:
 
     batches_decide: ClassVar[bool] = False
     is_measured: ClassVar[bool] = False
+    takes_calculator: ClassVar[bool] = False
 
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.9

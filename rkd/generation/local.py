@@ -8,7 +8,8 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -18,8 +19,11 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from rkd.data.calculator import NO_CALCULATOR, Calculator
+from rkd.data.calculator_tokens import CalculatorTokens, chosen_tokens
 from rkd.data.prompts import PromptTemplate
 from rkd.generation.decoding import sample_tokens
+from rkd.generation.forced_tokens import ForcedTokens
 from rkd.models.batches import ResponseBatch, decode, join, pad
 from rkd.models.cpu_workers import is_small, map_over_forks, part_count
 from rkd.models.loading import ModelOptions, count_weights, existing_model, load_causal_lm, load_tokenizer
@@ -98,7 +102,9 @@ class LocalGenerator:
             own_noise = None if noise is None else noise[own.start * samples : own.stop * samples]
             return self._decode(model, prompt_ids[own], prompt_mask[own], own_noise, sampling)
 
-        return join(list(map_over_forks(draw, self.model, batches)))
+        batch = join(list(map_over_forks(draw, self.model, batches)))
+        is_chosen = chosen_tokens(self._calculator, batch.response_rows())
+        return batch if is_chosen is None else batch.with_chosen(is_chosen)
 
     def _queries_per_batch(self, queries: int, sampling: Sampling) -> int:
         responses = self.batch_responses or BATCH_RESPONSES[is_small(self.model.num_parameters())]
@@ -115,6 +121,7 @@ class LocalGenerator:
         stop_ids: Sequence[int] = (),
     ) -> ResponseBatch:
         """One batch of responses, on the device of the model."""
+        own = self._calculator
         prompt_ids, prompt_mask = prompt_ids.to(model.device), prompt_mask.to(model.device)
         response_ids, response_mask = sample_tokens(
             model,
@@ -124,8 +131,13 @@ class LocalGenerator:
             uniforms=None if noise is None else noise.to(model.device),
             eos_ids=self.eos_ids,
             stop_ids=stop_ids,
+            forced=None if own is None else ForcedTokens(own.after, own.equals_ids),
         )
-        return ResponseBatch(prompt_ids, prompt_mask, response_ids, response_mask)
+        return ResponseBatch(prompt_ids, prompt_mask, response_ids, response_mask, response_mask)
+
+    @cached_property
+    def _calculator(self) -> CalculatorTokens | None:
+        return self.prompt.calculator_tokens(self.tokenizer)
 
     def texts(self, batch: ResponseBatch) -> list[str]:
         """The decoded responses, cut where the next question would begin."""
@@ -280,9 +292,15 @@ class LocalModel(ModelFolder):
 
     Args:
         prompt: how queries are put to it.
+        calculator: writes results into its responses.
     """
 
     prompt: PromptTemplate
+    calculator: Calculator = NO_CALCULATOR
+
+    def __post_init__(self) -> None:
+        if not self.calculator.is_left_out:
+            object.__setattr__(self, "prompt", replace(self.prompt, calculator=self.calculator))
 
 
 def content_files(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from rkd.data.prompts import PromptTemplate
@@ -188,9 +189,16 @@ def _training_seconds(policy: Policy, batch: ResponseBatch) -> float:
 
 
 def _timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+    started = _seconds()
     work()
-    return time.perf_counter() - started
+    return _seconds() - started
+
+
+def _seconds() -> float:
+    """The time, once a GPU has done all that it was given: its work goes on after the calls have returned."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def plan_lines(work: Sequence[Work], speed: Speed | None) -> list[str]:

@@ -1,7 +1,8 @@
 """Texts to padded tensors: prompts and responses enter, a `ResponseBatch` leaves.
 
 Shapes: Q prompts of P tokens, padded on the left so that every prompt ends where its response begins; B = Q × G
-responses of T tokens, padded on the right. Rows i·G … (i+1)·G − 1 answer prompt i. A mask is True where a token counts.
+responses of T tokens, padded on the right. Rows i·G … (i+1)·G − 1 answer prompt i. A mask is True where a token counts:
+`response_mask` where a model reads one, `chosen_mask` where the policy chose it.
 
 Only masks say what is padding. No token is reserved for it: `FILL` is an ordinary token of some vocabularies.
 """
@@ -23,14 +24,16 @@ FILL = 0
 class ResponseBatch:
     """Prompts, and the responses on which a model is evaluated.
 
-    `prompt_ids`, `prompt_mask` are (Q, P); `response_ids`, `response_mask` (B, T). The end-of-sequence token of a
-    finished response counts as one of its tokens.
+    `prompt_ids`, `prompt_mask` are (Q, P); `response_ids`, `response_mask`, `chosen_mask` (B, T). The end-of-sequence
+    token of a finished response counts as one of its tokens. `chosen_mask` leaves out the tokens of a response that a
+    calculator wrote: losses and log-probabilities are about the others.
     """
 
     prompt_ids: Tensor
     prompt_mask: Tensor
     response_ids: Tensor
     response_mask: Tensor
+    chosen_mask: Tensor
 
     @property
     def group_size(self) -> int:
@@ -44,8 +47,8 @@ class ResponseBatch:
 
     @property
     def weight(self) -> int:
-        """Number of response tokens, over which a loss is a mean."""
-        return int(self.response_mask.sum())
+        """Number of tokens that the policy chose, over which a loss is a mean."""
+        return int(self.chosen_mask.sum())
 
     def to(self, device: torch.device) -> "ResponseBatch":
         """The same batch on another device."""
@@ -71,7 +74,13 @@ class ResponseBatch:
             prompt_mask[:, -prompt_length:],
             self.response_ids[rows, :response_length],
             response_mask[:, :response_length],
+            self.chosen_mask[rows, :response_length],
         )
+
+    def with_chosen(self, is_chosen: Sequence[Sequence[bool]]) -> "ResponseBatch":
+        """The same batch; `is_chosen` says for each token of each response whether the policy chose it."""
+        chosen_mask = pad(is_chosen, left=False)[0].bool().to(self.response_mask.device)
+        return dataclasses.replace(self, chosen_mask=chosen_mask)
 
     def rows_of(self, indices: Tensor) -> Tensor:
         """The rows of the responses to the prompts at `indices`."""
@@ -154,6 +163,7 @@ def join(batches: Sequence[ResponseBatch], pad_id: int = FILL) -> ResponseBatch:
         joined("prompt_mask", False, left=True),
         joined("response_ids", pad_id, left=False),
         joined("response_mask", False, left=False),
+        joined("chosen_mask", False, left=False),
     )
 
 
@@ -193,12 +203,22 @@ def decode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]], en
     return tokenizer.batch_decode(texts, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def collate(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int = FILL) -> ResponseBatch:
+def collate(
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    pad_id: int = FILL,
+    is_chosen: Sequence[Sequence[bool]] | None = None,
+) -> ResponseBatch:
     """Token rows as a batch; the number of responses must be a multiple of the number of prompts.
+
+    Args:
+        is_chosen: for each token of each response, whether the policy chose it; None: it chose all.
 
     Raises:
         ValueError: it is no multiple.
     """
     if not prompts or len(responses) % len(prompts):
         raise ValueError(f"{len(responses)} responses cannot be shared out to {len(prompts)} prompts.")
-    return ResponseBatch(*pad(prompts, pad_id, left=True), *pad(responses, pad_id, left=False))
+    response_ids, response_mask = pad(responses, pad_id, left=False)
+    batch = ResponseBatch(*pad(prompts, pad_id, left=True), response_ids, response_mask, response_mask)
+    return batch if is_chosen is None else batch.with_chosen(is_chosen)

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from rkd.models.cpu_memory import kept_memory
+
 Model = TypeVar("Model", bound=nn.Module)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,6 +42,8 @@ _cores = torch.get_num_threads()  # as torch found them, or as OMP_NUM_THREADS s
 def cores(count: int | None, *, small_models: bool, processes: int = 1) -> Iterator[None]:
     """Use `count` cores, None for all. Small models use one core in each operation: their copies use the others.
 
+    Large models keep the memory that they free (`rkd.models.cpu_memory`).
+
     Args:
         processes: number of processes that train together, this one included; they share the cores.
     """
@@ -48,7 +52,8 @@ def cores(count: int | None, *, small_models: bool, processes: int = 1) -> Itera
     _cores = max(1, (count or _cores) // processes)
     torch.set_num_threads(1 if small_models else _cores)
     try:
-        yield
+        with contextlib.nullcontext() if small_models else kept_memory():
+            yield
     finally:
         _cores = before[0]
         torch.set_num_threads(before[1])

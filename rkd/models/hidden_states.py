@@ -51,6 +51,17 @@ def last_states(backbone: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
     return torch.cat(last)[torch.tensor(order).argsort().to(last[0].device)]
 
 
+def head_values(head: nn.Linear, states: Tensor) -> Tensor:
+    """The values of a linear head on the states, (…, D) to (…, heads), in float32 also where the model is in 16 bits.
+
+    Bfloat16 has 8 bits: it would round a reward between 2 and 4 to a multiple of 1/64, so that close ones would tie.
+    """
+    dtype = torch.promote_types(head.weight.dtype, torch.float32)
+    own = {name: weight.to(dtype) for name, weight in head.named_parameters()}
+    with torch.autocast(states.device.type, enabled=False):
+        return nn.functional.linear(states.to(dtype), own["weight"], own.get("bias"))
+
+
 def _read(backbone: nn.Module, rows: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, dict[int, list[int]]]]:
     """States of the tokens in each pass over the rows, (K · N, D), and the places of each row's tokens in them."""
     weight = next(backbone.parameters())

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -42,8 +43,9 @@ class ModelOptions:
     """How the models of a role are loaded, placed and trained.
 
     Args:
-        dtype: of the loaded weights; "auto": float32 on a CPU, bfloat16 on a GPU. Training without adapters always
-            uses float32, mixed with lower precision as `trainer.precision` says.
+        dtype: of the weights that sample, judge and score, and of those below adapters; "auto": float32 on a CPU,
+            bfloat16 on a GPU. Weights that are trained are always loaded in float32, in which small updates last, and
+            mixed with lower precision as `trainer.precision` says.
         attention: the implementation by its name in transformers ("sdpa", "eager", "flash_attention_2"); None takes
             the model's default.
         device: the device for sampling; "auto": a GPU if there is one; "spread": over all GPUs (needs accelerate);
@@ -58,23 +60,37 @@ class ModelOptions:
     gradient_checkpointing: bool = False
     lora: LoRA | None = None
 
-    def load(self) -> dict[str, Any]:
-        """The options of `from_pretrained`."""
-        on_gpu = torch.cuda.is_available() and self.device != "cpu"
-        dtype = ("bfloat16" if on_gpu else "float32") if self.dtype == "auto" else self.dtype
-        named = {"attn_implementation": self.attention} if self.attention else {}
-        return {"dtype": getattr(torch, dtype), **named}
+    def load(self, *, placed: bool) -> dict[str, Any]:
+        """The options of `from_pretrained`: of a model that is `placed` to sample, or of one that is to be trained."""
+        is_auto = self.dtype == "auto"
+        dtype = ("bfloat16" if self.device_of_samples.type == "cuda" else "float32") if is_auto else self.dtype
+        named: dict[str, Any] = {"attn_implementation": self.attention} if self.attention else {}
+        if placed and self.device == "spread":
+            named["device_map"] = "auto"
+        return {"dtype": getattr(torch, dtype if placed or self.lora else "float32"), **named}
 
-    def placed(self) -> dict[str, Any]:
-        """The same, and the device for sampling."""
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-        if device == "cpu":
-            return self.load()
-        if device.startswith("cuda") and not torch.cuda.is_available():
+    @property
+    def device_of_samples(self) -> torch.device:
+        """Where a model samples; one that is spread over several GPUs begins there."""
+        if self.device in ("auto", "spread"):
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    def place(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model on the device for sampling; one that is spread is there already.
+
+        Raises:
+            ValueError: torch does not find the GPU.
+        """
+        if self.device == "spread":
+            return model
+        device, found = self.device_of_samples, torch.cuda.device_count()
+        if device.type == "cuda" and (device.index or 0) >= found:
             raise ValueError(
-                f"options.device={device}: torch finds no GPU here. `options.device=auto` takes what there is."
+                f"options.device={self.device}: torch finds {found} GPUs here. `options.device=auto` takes what there "
+                "is."
             )
-        return self.load() | {"device_map": "auto" if device == "spread" else device}
+        return nn.Module.to(model, device)
 
     def prepare(self, model: PreTrainedModel, *, trained_whole: Sequence[str] = ()) -> PreTrainedModel:
         """The model, ready to be trained; `merge` turns it back into a plain model.
@@ -84,8 +100,6 @@ class ModelOptions:
         """
         if self.lora is not None:
             self.lora.attach(model, trained_whole=trained_whole)
-        else:
-            model.float()  # small updates would vanish in bfloat16
         if self.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         return model
@@ -134,13 +148,13 @@ def _take_text_from_padding(tokenizer: PreTrainedTokenizerBase) -> None:
 def load_causal_lm(
     folder: str | Path, options: ModelOptions = ModelOptions(), *, placed: bool = False
 ) -> PreTrainedModel:
-    """A causal language model in evaluation mode; if `placed`, on the options' device for sampling.
+    """A causal language model in evaluation mode: `placed` to sample, on the options' device, or to be trained.
 
     Raises:
         FileNotFoundError: the folder, or its safetensors file, is missing.
         ValueError: the weights are truncated or belong to another architecture, or an option does not fit them.
     """
-    return _load(AutoModelForCausalLM, folder, **(options.placed() if placed else options.load()))
+    return _load(AutoModelForCausalLM, folder, options, placed=placed)
 
 
 def load_classifier(
@@ -153,8 +167,7 @@ def load_classifier(
     """
     if (refusal := classifier_refusal(folder)) is not None:
         raise ModelError(refusal)
-    how = options.placed() if placed else options.load()
-    return _load(AutoModelForSequenceClassification, folder, num_labels=1, **how)
+    return _load(AutoModelForSequenceClassification, folder, options, placed=placed, num_labels=1)
 
 
 def classifier_refusal(folder: str | Path) -> str | None:
@@ -221,12 +234,15 @@ def existing_model(folder: str | Path) -> Path:
     return path
 
 
-def _load(auto_class: type[_BaseAutoModelClass], folder: str | Path, **options: object) -> PreTrainedModel:
+def _load(
+    auto_class: type[_BaseAutoModelClass], folder: str | Path, options: ModelOptions, *, placed: bool, **more: object
+) -> PreTrainedModel:
     path = existing_model(folder)
     if not any(path.glob("*.safetensors")):
         raise FileNotFoundError(f"{path} holds no safetensors file: weights in other formats are not loaded.")
     try:
-        model: PreTrainedModel = auto_class.from_pretrained(path, use_safetensors=True, **options)
+        how = {**options.load(placed=placed), **more}
+        model: PreTrainedModel = auto_class.from_pretrained(path, use_safetensors=True, **how)
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         raise ValueError(
             f"the model in {path} cannot be loaded: it may be truncated, or `options` do not fit it: {error}"
@@ -236,4 +252,4 @@ def _load(auto_class: type[_BaseAutoModelClass], folder: str | Path, **options: 
             raise ValueError(f"the weights in {path} are truncated or altered ({error}). Make them anew.") from error
         raise
     model.eval()
-    return model
+    return options.place(model) if placed else model

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rkd.losses import in_chunks, token_entropy, token_logprobs
+from rkd.losses import at_least_float32, in_chunks, token_entropy, token_logprobs
 from rkd.models.batches import ResponseBatch
-from rkd.models.hidden_states import response_states
+from rkd.models.hidden_states import head_values, response_states
 from rkd.models.lora import adapters_off
 from rkd.models.own_forward import own_logits, state_width
 
@@ -24,7 +24,7 @@ CHUNK_ELEMENTS = 2**26
 
 @dataclass(frozen=True, slots=True)
 class PolicyOutput:
-    """log π(y_t) of the response tokens in nats, the values of their states, and the entropies; (B, T) each."""
+    """log π(y_t) of the chosen tokens in nats, the values of their states, and the entropies; (B, T) each."""
 
     logprobs: Tensor
     values: Tensor | None
@@ -52,9 +52,9 @@ class Policy(nn.Module):
 
     def forward(self, batch: ResponseBatch, *, value_head: int = 0, with_entropy: bool = False) -> PolicyOutput:
         """Log-probabilities, values of one head and entropies of the batch's responses."""
-        states, mask = response_states(self.lm.base_model, batch)[:, :-1], batch.response_mask
-        values = None if self.value_head is None else self.value_head(states.float())[..., value_head]
-        # Only tokens that count get logits: the logits are the largest tensor, and half of them would be padding.
+        states, mask = response_states(self.lm.base_model, batch)[:, :-1], batch.chosen_mask
+        values = None if self.value_head is None else head_values(self.value_head, states)[..., value_head]
+        # Only chosen tokens get logits: the logits are the largest tensor, and half of them would be padding.
         counted, tokens = states[mask][None], batch.response_ids[mask][None]
         chunk = max(1, CHUNK_ELEMENTS // self.lm.config.get_text_config().vocab_size)
         chosen = in_chunks(partial(self._choices, with_entropy=with_entropy), chunk, counted, tokens)
@@ -63,7 +63,7 @@ class Policy(nn.Module):
 
     def _choices(self, states: Tensor, tokens: Tensor, *, with_entropy: bool) -> Tensor:
         """log π(y_t) from states (1, T, D), as (1, T); `with_entropy` adds the entropy as a second row, (2, T)."""
-        logits = own_logits(self.lm, states[0])[None]
+        logits = at_least_float32(own_logits(self.lm, states[0])[None])
         if self.temperature != 1:
             logits = logits / self.temperature
         logprobs = token_logprobs(logits, tokens)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rkd.models.batches import ResponseBatch
-from rkd.models.hidden_states import last_states, response_states
+from rkd.models.hidden_states import head_values, last_states, response_states
 from rkd.models.loading import ModelOptions, load_classifier
 from rkd.models.own_forward import check_rewards
 
@@ -65,9 +65,7 @@ def new_reward_model(
 
 def _scores(model: PreTrainedModel, states: Tensor) -> Tensor:
     """The score of each state, (B, D) to (B, 1)."""
-    head = _head(model)
-    scores: Tensor = head(states.to(head.weight.dtype))
-    return scores
+    return head_values(_head(model), states)
 
 
 def _head(model: PreTrainedModel) -> nn.Linear:

@@ -10,7 +10,7 @@ from rkd.data.recorded_model import RecordedTeacher
 from rkd.decoding import decode
 from rkd.evaluation.accuracy import Evaluation
 from rkd.evaluation.annotators import open_annotator
-from rkd.evaluation.contamination import summarize_overlap
+from rkd.evaluation.contamination import NEAR, summarize_overlap
 from rkd.evaluation.results import BoundSides, EvaluationResult, ModelResult, Overlap, with_clusters
 from rkd.evaluation.reward_bound import sides
 from rkd.evaluation.win_rate import evaluate_open_ended
@@ -35,7 +35,7 @@ class Evaluating(Step):
         training = [*dataset.training_queries(), *dataset.unlabelled_queries()]
         digest, found = digest_of(training), {}
         for name, queries in dataset.test_sets().items():
-            fingerprint = {"training": digest, "test": digest_of(queries)}
+            fingerprint = {"training": digest, "test": digest_of(queries), "near": NEAR}
 
             def measure(_: PartialResults, queries: list[Query] = queries) -> dict[str, Any]:
                 texts = ([query.question for query in own] for own in (queries, training))

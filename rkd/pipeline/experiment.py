@@ -95,11 +95,17 @@ class Stages:
                 "evaluation/inference=best_of_n needs a reward model, and reward_model=none makes none. Take "
                 "`python run.py reward_model=mini`, or greedy responses, `python run.py evaluation/inference=as_asked`."
             )
+        if not (self.student.calculator.is_left_out or self.generation.takes_calculator):
+            raise ValueError(
+                "student/calculator=equations writes into a response while it is sampled, which only generation=local "
+                "can do. Take `python run.py generation=local`, or student/calculator=none."
+            )
         self._check_task()
         if self.teacher.is_recorded != self.teacher_samples.is_recorded:
             raise ValueError(
                 f"teacher={self.teacher.name} does not go with these teacher_samples: a stored teacher needs "
-                "teacher_samples=recorded, which `teacher=stored` and `teacher=recorded` choose, and no other teacher takes it."
+                "teacher_samples=recorded, which `teacher=stored` and `teacher=recorded` choose, and no other teacher "
+                "takes it."
             )
 
     def _check_mix(self) -> None:

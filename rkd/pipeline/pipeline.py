@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rkd.config import check_keys, check_types
+from rkd.data.recorded_model import RecordedModel
 from rkd.evaluation.accuracy import PARTS, compare
 from rkd.evaluation.results import ModelResult, Overlap, RunResult
 from rkd.generation.endpoint_server import EndpointModel
@@ -120,8 +121,8 @@ def result_of(
 
 
 def _origins(models: Iterable[object]) -> dict[str, str]:
-    """Where the weights of the models come from, by their names; those that do not say are left out."""
-    found = {model.name: model.origin() for model in models if isinstance(model, ModelFolder)}
+    """Where weights and recorded answers of the models come from, by name; who does not say is left out."""
+    found = {model.name: model.origin() for model in models if isinstance(model, ModelFolder | RecordedModel)}
     return {name: origin for name, origin in found.items() if origin is not None}
 
 

@@ -40,8 +40,13 @@ class Fitting:
 
     def fit_sft(self, training: Labelled, validation: Labelled) -> Checkpoint:
         """Data distillation: train the student on the SFT data."""
-        chosen = self.stages.sft.data.select(training.scored)
+        s = self.stages
+        chosen = s.sft.data.select(training.scored)
         examples = [(q, r.response.text) for q, group in zip(training.queries, chosen, strict=True) for r in group]
+        if not s.student.calculator.is_left_out and not s.sft.is_left_out:
+            right = [(query, text) for query, text in examples if s.student.calculator.agrees_with(text)]
+            self.notes.counts["sft_examples_miscalculated"] = len(examples) - len(right)
+            examples = right
         self.notes.counts["sft_examples"] = len(examples)
         inputs = {
             "examples": digest_of_examples(examples),

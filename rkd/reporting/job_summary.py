@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rkd.decoding import decode
-from rkd.evaluation.results import EvaluationResult, RunResult, WinRate
+from rkd.evaluation.results import EvaluationResult, Overlap, RunResult, WinRate
 from rkd.io import write_whole
 
 # Summaries hold no ids, and the first ones no clusters. These are the 700 questions of mini_math_plus in conf/dataset.
@@ -29,6 +29,7 @@ class EvaluationSummary:
     For an open-ended test it lists the preferences, separated by blanks. `questions` is a digest of the questions' ids
     in their order: only outcomes on the same questions are compared. `cluster_sizes` has the number of questions in
     each cluster, the variants of one problem, which follow each other here; it is empty if each question stands alone.
+    `without_near_duplicates` is the accuracy on the questions that are no near duplicate of a training question.
     """
 
     outcomes: str
@@ -40,6 +41,7 @@ class EvaluationSummary:
     by_category: dict[str, float] = dataclasses.field(default_factory=dict)
     win_rate: WinRate | None = None
     cluster_sizes: list[int] = dataclasses.field(default_factory=list)
+    without_near_duplicates: float | None = None
 
     @property
     def clusters(self) -> list[int] | None:
@@ -101,7 +103,7 @@ def summarize(result: RunResult, job: str, choices: Mapping[str, Any]) -> Summar
         revision=result.revision,
         created=result.created,
         models={
-            role: {name: _evaluation_summary(test) for name, test in model.test_sets.items()}
+            role: {name: _evaluation_summary(test, result.overlaps.get(name)) for name, test in model.test_sets.items()}
             for role, model in models.items()
         },
         values=numbers(result),
@@ -153,7 +155,7 @@ def _with_clusters(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _evaluation_summary(test: EvaluationResult) -> EvaluationSummary:
+def _evaluation_summary(test: EvaluationResult, overlap: Overlap | None) -> EvaluationSummary:
     order = sorted(range(test.n), key=lambda place: test.clusters[place]) if test.clusters else range(test.n)
     marks = [test.outcomes[place] for place in order]
     return EvaluationSummary(
@@ -166,6 +168,7 @@ def _evaluation_summary(test: EvaluationResult) -> EvaluationSummary:
         by_category={name: category.accuracy for name, category in test.by_category.items()},
         win_rate=test.win_rate,
         cluster_sizes=[size for _, size in sorted(Counter(test.clusters).items())],
+        without_near_duplicates=overlap and overlap.accuracy_without_near_duplicates(test),
     )
 
 

@@ -35,7 +35,7 @@ from rkd.records import Query
 from rkd.rl.collapse_guard import Guard, NoGuard
 from rkd.rl.rollout import Collector, Rollout
 from rkd.rl.settings import Optimisation
-from rkd.training.trainer import Validate
+from rkd.training.trainer import Validate, adamw
 
 SAMPLES_SHOWN = 4  # sampled responses kept of each rollout, for people to read
 
@@ -86,9 +86,8 @@ class PolicyModule(LightningModule):
         """AdamW; `training_step` sets its learning rate for each rollout."""
         options = self.optimisation
         first, second = options.adam_betas
-        return torch.optim.AdamW(
-            _trained(self.policy), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(first, second)
-        )
+        groups = [{"params": _trained(self.policy), "weight_decay": options.weight_decay}]
+        return adamw(groups, lr=options.learning_rate, betas=(first, second))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ARG002
         """Return the batch unchanged: it holds queries, not tensors."""
@@ -174,7 +173,7 @@ class PolicyModule(LightningModule):
 
     def loss(self, part: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
         """Eq. 12 on one minibatch: clipped surrogate, value loss, and the KL term if its place is the loss."""
-        options, kl, mask = self.optimisation, self.kl, part.batch.response_mask
+        options, kl, mask = self.optimisation, self.kl, part.batch.chosen_mask
         reduce = self._reduce
         output = self.policy(part.batch, value_head=part.value_head)
         policy_loss = clipped_surrogate_loss(

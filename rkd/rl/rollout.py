@@ -86,7 +86,7 @@ class Rollout:
         `reward_trained_on` is the reward with all adjustments, before whitening. `kl_trained_on` is the KL by the
         penalty's estimator. A KL in the loss is measured there, per token.
         """
-        mask, count = self.batch.response_mask, len(self.responses)
+        mask, count = self.batch.chosen_mask, len(self.responses)
         metrics = {f"reward/{name}": float(part.mean()) for name, part in self.rewards.components.items()}
         metrics |= {f"reward/{name}": float(part.mean()) for name, part in self.adjustments.items()}
         metrics |= {
@@ -97,7 +97,7 @@ class Rollout:
             "kl": float(((self.old_logprobs - self.reference_logprobs) * mask).sum(1).mean()),
             "kl_trained_on": float(self.kl_estimates.mean()),
             "entropy": float(masked_mean(self.entropy, mask)),
-            "response_tokens": float(mask.sum(1).float().mean()),
+            "response_tokens": float(self.batch.response_mask.sum(1).float().mean()),
             "responses_sampled": float(self.sampled),
             "share_without_answer": self._share_without_answer(),
             "repetition": sum(repetition(response.text) for response in self.responses) / count,
@@ -209,13 +209,13 @@ class Collector:
         own = {"value_head": self.value_head, "with_entropy": True}
         old = in_minibatches(self.policy, batch, self.prompts_per_pass, **own)
         reference = in_minibatches(self.reference.to(batch.response_ids.device), batch, self.prompts_per_pass)
-        penalty = self.kl.per_token(old.logprobs, reference.logprobs, batch.response_mask)
+        penalty = self.kl.per_token(old.logprobs, reference.logprobs, batch.chosen_mask)
         adjustments = self._adjustments(drawn.rewards, drawn.responses)
-        token_rewards = self._token_rewards(drawn.rewards, adjustments, batch.response_mask, penalty)
+        token_rewards = self._token_rewards(drawn.rewards, adjustments, batch.chosen_mask, penalty)
         if self.kl.place == "reward":
             adjustments["kl_penalty"] = -self.kl.controller.coefficient * penalty.sum(1).cpu()
         assert old.entropy is not None
-        advantages, returns = self.estimate_advantages(token_rewards, old.values, batch.response_mask)
+        advantages, returns = self.estimate_advantages(token_rewards, old.values, batch.chosen_mask)
         return Rollout(
             value_head=self.value_head,
             reduction=self.reduction,
@@ -283,10 +283,11 @@ class Collector:
     def _token_rewards(
         self, rewards: Rewards, adjustments: Mapping[str, Tensor], mask: Tensor, penalty: Tensor
     ) -> Tensor:
-        """r_t, (B, T): the reward on the last response token, and the KL penalty, if any, on every token."""
+        """r_t, (B, T): the reward on the last chosen token, and the KL penalty, if any, on every one."""
         scores = sum(adjustments.values(), rewards.total).to(mask.device)
         token_rewards = torch.zeros_like(penalty)
-        token_rewards[torch.arange(len(scores)), mask.sum(1) - 1] = scores.to(penalty.dtype)
+        last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+        token_rewards[torch.arange(len(scores)), last] = scores.to(penalty.dtype)
         if self.kl.place == "reward":
             token_rewards = token_rewards - self.kl.controller.coefficient * penalty
         return scale(token_rewards, mask, total=sum_over_processes) if self.scaling.whiten else token_rewards

@@ -6,6 +6,7 @@ r(q, a) = β log π(a | q) / π_ref(a | q). The reference policy is the student 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -149,7 +150,7 @@ class DPO(SupervisedTraining):
             build,
             kept,
             lambda pair: pair.longest_part,
-            collate_pairs,
+            partial(collate_pairs, calculator=context.prompt.calculator_tokens(tokenizer)),
             best,
             context,
             has_validation=context.validate is not None,
@@ -184,4 +185,4 @@ class NoDPO:
 
 def pair_logprobs(policy: Policy, batch: PairBatch) -> Tensor:
     """log π of chosen and rejected responses, (B, 2)."""
-    return sequence_logprobs(policy(batch.responses).logprobs, batch.responses.response_mask).view(-1, 2)
+    return sequence_logprobs(policy(batch.responses).logprobs, batch.responses.chosen_mask).view(-1, 2)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rkd.data.calculator_tokens import CalculatorTokens, chosen_tokens
 from rkd.data.prompts import PromptTemplate
 from rkd.evaluation.statistics import area_under_curve
 from rkd.models.batches import ResponseBatch, collate
@@ -109,12 +110,13 @@ def tokenize_pairs(
     return kept, len(pairs) - len(kept)
 
 
-def collate_pairs(pairs: Sequence[TokenizedPair]) -> PairBatch:
-    """The pairs as one batch."""
+def collate_pairs(pairs: Sequence[TokenizedPair], calculator: CalculatorTokens | None = None) -> PairBatch:
+    """The pairs as one batch; what `calculator` writes is not chosen."""
     responses = [tokens for pair in pairs for tokens in (pair.chosen, pair.rejected)]
     is_correct = torch.tensor([pair.is_correct for pair in pairs]).flatten()
     numbers = torch.tensor([pair.number for pair in pairs])
-    return PairBatch(collate([pair.prompt for pair in pairs], responses), is_correct, numbers)
+    is_chosen = chosen_tokens(calculator, responses)
+    return PairBatch(collate([pair.prompt for pair in pairs], responses, is_chosen=is_chosen), is_correct, numbers)
 
 
 def kinds(pairs: Sequence[TokenizedPair]) -> dict[str, list[bool]]:

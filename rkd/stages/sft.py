@@ -7,12 +7,14 @@ are chosen before.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rkd.data.calculator_tokens import CalculatorTokens, chosen_tokens
 from rkd.data.prompts import PromptTemplate
 from rkd.distributed import share_of_weight
 from rkd.generation.local import end_ids
@@ -66,7 +68,7 @@ class SFTModule(ShardableModule):
 
     def training_step(self, batch: ResponseBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
         def loss_of(part: ResponseBatch) -> tuple[Tensor, dict[str, Tensor]]:
-            return sft_loss(self.policy(part).logprobs, part.response_mask), {}
+            return sft_loss(self.policy(part).logprobs, part.chosen_mask), {}
 
         loss, _ = mean_loss(self.policy, loss_of, in_parts(batch, part_count(self.policy)))
         loss = loss * share_of_weight(batch.weight, self.device)
@@ -123,7 +125,7 @@ class SFT(SupervisedTraining):
             # Batches are sorted by the longer part, because prompts and responses are padded separately
             # (GSM8K: 22 % of padding; sorted by the sum, 43 %).
             lambda example: max(map(len, example)),
-            lambda batch: collate([prompt for prompt, _ in batch], [response for _, response in batch]),
+            partial(_collated, calculator=context.prompt.calculator_tokens(tokenizer)),
             best,
             context,
             has_validation=context.validate is not None,
@@ -163,6 +165,11 @@ class NoSFT:
         """Copy the student."""
         copy_model(context.start.folder, context.folder)
         return SFTReport(steps=0, examples=0, dropped_too_long=0, best_validation=None)
+
+
+def _collated(examples: Sequence[Tokens], calculator: CalculatorTokens | None) -> ResponseBatch:
+    prompts, responses = [prompt for prompt, _ in examples], [response for _, response in examples]
+    return collate(prompts, responses, is_chosen=chosen_tokens(calculator, responses))
 
 
 def _encode(

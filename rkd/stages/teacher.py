@@ -122,7 +122,9 @@ class RecordedSamples:
             ValueError: the teacher is not a stored one, or has no response to any query.
         """
         if not isinstance(generator, RecordedTeacher):
-            raise ValueError("teacher_samples=recorded takes the responses of files: choose teacher=stored or teacher=recorded.")
+            raise ValueError(
+                "teacher_samples=recorded takes the responses of files: choose teacher=stored or teacher=recorded."
+            )
         responses = generator.recorded(queries)
         if not any(responses):
             raise ValueError(

@@ -22,7 +22,7 @@ from rkd.models.lora import save_merged
 from rkd.training.checkpointing import HISTORY_FILE, Batches, KeepBest, fit, state_of
 from rkd.training.fsdp import ShardableModule
 from rkd.training.stage import TrainingContext
-from rkd.training.trainer import learning_rate_factor, one_validation, seeded
+from rkd.training.trainer import adamw, learning_rate_factor, one_validation, seeded
 
 Example = TypeVar("Example")
 
@@ -176,7 +176,7 @@ class SupervisedTraining:
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
+        optimizer = adamw(groups, lr=self.learning_rate)
         total, final = int(module.trainer.estimated_stepping_batches), self.final_learning_rate_fraction
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, total, self.warmup_fraction, final)

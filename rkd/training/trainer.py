@@ -19,6 +19,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.accelerators import AcceleratorRegistry
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
@@ -218,10 +219,23 @@ def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float, fi
     return final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def adamw(groups: Sequence[Mapping[str, Any]], **options: Any) -> torch.optim.AdamW:
+    """AdamW over groups of parameters; one pass over the weights updates a large model on a CPU (`fused` in torch)."""
+    trained = [parameter for group in groups for parameter in group["params"]]
+    is_large = not is_small(sum(parameter.numel() for parameter in trained))
+    on_cpu = all(parameter.device.type == "cpu" and not isinstance(parameter, DTensor) for parameter in trained)
+    optimizer = torch.optim.AdamW(
+        [dict(group) for group in groups], fused=True if is_large and on_cpu else None, **options
+    )
+    # Lightning clips no gradients of an optimiser that unscales them. In bfloat16 and float32 nothing is scaled.
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
+
+
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Set torch's generators (dropout, new weights) to `seed` in the block, and restore their state afterwards."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
 

@@ -63,13 +63,11 @@ class Cost:
         """Response tokens per second of forward and backward, each response with a prompt of its own."""
         ids, mask = pad(self.prompts[:responses], 0, left=True)
         written = torch.randint(3, 1536, (responses, tokens))
-        batch, policy = (
-            ResponseBatch(ids, mask, written, torch.ones_like(written, dtype=torch.bool)),
-            Policy(self.model),
-        )
+        counted = torch.ones_like(written, dtype=torch.bool)
+        batch, policy = ResponseBatch(ids, mask, written, counted, counted), Policy(self.model)
 
         def loss(part: ResponseBatch) -> Any:
-            return sft_loss(policy(part).logprobs, part.response_mask), {}
+            return sft_loss(policy(part).logprobs, part.chosen_mask), {}
 
         def step() -> int:
             policy.zero_grad()

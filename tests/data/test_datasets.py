@@ -442,6 +442,8 @@ def test_a_generator_that_repeats_an_id_or_falls_short_is_refused():
         ("gsm_plus", 6726, 747, {"gsm_plus": 2100}, 0),  # 2,400 rows less 300 without an answer
         ("svamp", 630, 70, {"svamp": 300}, 0),
         ("mawps_asdiv", 2483, 276, {"svamp": 1000, "mawps_asdiv": 306}, 11),  # 3,076 rows, eleven of them repeated
+        # 2,693 rows less 74 that ask for several numbers, 79 of the others repeated
+        ("asdiv_multiarith", 2057, 229, {"svamp": 1000, "asdiv_multiarith": 254}, 79),
         ("mmlu_pro", 9083, 1009, {"mmlu_pro": 1781}, 159),  # of 12,032 rows; 15 % of 11,873 test
     ],
 )

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from rkd.protocols import Sampling
 from rkd.records import Query, Response
 from rkd.stages.labels import CorrectResponses, MajorityVote, score
 from rkd.stages.teacher import RecordedSamples
+from tests.support.documents import blocks, read
 
 QUERY = Query("sums-a", "sums", "How many are 7 and 2?", "9")
 ANSWERS = {
@@ -135,7 +138,7 @@ def test_a_folder_without_files_is_refused(tmp_path):
 
 def test_answers_to_other_questions_alone_are_refused_with_the_columns_that_must_match(tmp_path):
     other = [Query("z", "sums", "Who?")]
-    with pytest.raises(ValueError, match="no response to any of the 1 queries.*`id` and `question`"):
+    with pytest.raises(ValueError, match=r"no response to any of the 1 queries.*`id` and `question`"):
         RecordedSamples().first(recorded(written(tmp_path)), other, 0)
 
 
@@ -187,3 +190,39 @@ def test_the_public_record_is_tested_by_its_chain_of_thought(shared_data, model,
     for exact_answers, expected in ((True, exact), (False, as_read)):
         teacher = recorded(shared_data, model=model, exact_answers=exact_answers)
         assert round(100 * evaluation.evaluate(teacher, queries, 0, test_set="svamp").accuracy, 1) == expected
+
+
+def made_up_repository(root: Path) -> Path:
+    """A folder in the layout of the public repository, with one question in each of its three data sets."""
+    begins = ("code001", "code002", "text002", "text003", "gpt-3.5-turbo", "gpt4")
+    for name in ("ASDiv", "MultiArith", "SVAMP"):
+        files = {root / "data" / name / "test.jsonl": {"id": 7, "question": "7 + 2?", "answer": "Sum it.#### 9"}}
+        for begin in begins:
+            for end in ("COT", "LtM", "standard", "noNL", "NL+SL"):
+                row = {"id": 7, "answer": " 9", "completion": f" {begin} by {end}: the answer is 9.\n\n"}
+                files[root / "output_dir" / name / "test" / f"{begin}_{end}" / "predictions.jsonl"] = row
+        for path, row in files.items():
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    return root
+
+
+def test_the_documented_script_turns_the_public_repository_into_files_that_are_read(tmp_path):
+    (script,) = [block.text for block in blocks(read("docs", "datasets.md")) if "predictions.jsonl" in block.text]
+    repository = made_up_repository(tmp_path / "repository")
+    subprocess.run([sys.executable, "-c", script, repository, tmp_path / "made"], check=True, timeout=60)
+    query = Query("svamp_7", "svamp", "7 + 2?", "9")
+    (own,) = recorded(tmp_path / "made", model="gpt-4").recorded([query])
+    assert [(one.text, one.recorded_answer) for one in own] == [
+        ("gpt4 by COT: the answer is 9.", "9"),
+        ("gpt4 by LtM: the answer is 9.", "9"),
+        *[("", "9")] * 3,
+    ]
+    columns = NumberColumns(question="question", answer="answer", id=["id"])
+    source = StoredDataset(
+        name="recorded_teachers", source=str(tmp_path / "made"), splits=["asdiv", "multiarith"], columns=columns
+    )
+    assert [(one.id, one.gold_answer) for one in source.queries()] == [
+        ("recorded_teachers-asdiv_7", "9"),
+        ("recorded_teachers-multiarith_7", "9"),
+    ]

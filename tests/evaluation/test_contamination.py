@@ -1,14 +1,21 @@
 """The nearest-neighbour overlap of test questions with training questions."""
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from rkd.evaluation.contamination import nearest_overlap, summarize_overlap
+from rkd.evaluation.results import EvaluationResult, Overlap
 from rkd.mini.math import generate_split
 from rkd.pipeline.evaluate import Evaluating
 from rkd.records import Query, digest_of
+
+
+def evaluation_result(outcomes):
+    n, correct = len(outcomes), sum(outcomes)
+    return EvaluationResult("sums", n, correct, correct / n, 0, 1, None, outcomes, ["1"] * n, list("abcd"), 0.0, 0.0)
 
 
 def test_share_of_trigrams_with_the_nearest_question_is_as_counted_by_hand():
@@ -49,6 +56,25 @@ def test_summary_states_mean_percentile_and_duplicates():
     assert summary.percentile_95 == pytest.approx(0.9)
     assert summary.exact_duplicates == 1
     assert "1 of 3 questions" in str(summary)
+
+
+def test_a_story_with_other_numbers_is_a_near_duplicate_and_one_with_half_as_many_trigrams_is_not():
+    # "Ada has 3 red pens" has three trigrams. With numbers masked the first question has all of them in training, the
+    # second two of three, the third one of three. $2 and 1,200 are one masked word each.
+    training = ["Ada has 7 red pens", "Bo pays 5 now"]
+    asked = ["Ada has 1,200 red pens", "Ada has 3 red cups", "Ada had 3 red pens now", "Bo pays $2.50 now"]
+    summary = summarize_overlap(asked, training)
+    assert summary.near_duplicate_places == [0, 1, 3]
+    assert summary.near_duplicates == 3
+    assert "3 tell the story of one" in str(summary)
+
+
+def test_accuracy_without_near_duplicates_is_over_the_other_questions():
+    test = evaluation_result([True, True, False, False])
+    overlap = Overlap(4, 0.5, 0.5, 0, near_duplicate_places=[0, 2])
+    assert overlap.accuracy_without_near_duplicates(test) == 0.5  # places 1 and 3
+    assert replace(overlap, near_duplicate_places=[0, 1, 2, 3]).accuracy_without_near_duplicates(test) is None
+    assert replace(overlap, near_duplicate_places=None).accuracy_without_near_duplicates(test) is None
 
 
 def test_summary_of_no_question_is_refused():

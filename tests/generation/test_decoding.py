@@ -1,6 +1,7 @@
 """Decoding, against `transformers` and against itself, on tiny random models in float64."""
 
 import functools
+import math
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from tests.support.float64_models import EOS, PAD, PROMPTS, VOCABULARY, Build, b
 def greedy(model: PreTrainedModel, prompts=PROMPTS, tokens: int = 30, ends=(EOS,)) -> tuple[ResponseBatch, Tensor]:
     ids, mask = pad(prompts, PAD, left=True)
     sampled = sample_tokens(model, ids, mask, Sampling(0.0, 1, tokens), uniforms=None, eos_ids=ends, pad_id=PAD)
-    return ResponseBatch(ids, mask, *sampled), sampled[1].sum(1)
+    return ResponseBatch(ids, mask, *sampled, sampled[1]), sampled[1].sum(1)
 
 
 @pytest.mark.parametrize("beginning", [0, 18], ids=["prompts apart", "prompts that begin alike"])
@@ -156,7 +157,7 @@ def test_a_policy_can_be_trained_on_what_was_sampled(build: Build, samples: int)
     noise = torch.rand((5 * samples, 6), dtype=torch.float64)
     sampling = Sampling(1.0, samples, 6)
     sampled = sample_tokens(model, ids, mask, sampling, uniforms=noise, eos_ids=[EOS], pad_id=PAD)
-    Policy(model)(ResponseBatch(ids, mask, *sampled)).logprobs.sum().backward()
+    Policy(model)(ResponseBatch(ids, mask, *sampled, sampled[1])).logprobs.sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
@@ -205,6 +206,35 @@ def test_a_token_of_probability_zero_is_never_drawn():
     logits = torch.tensor([[float("-inf"), 0.0, 0.0, float("-inf")]]).expand(3, -1)
     noise = torch.tensor([0.0, 0.4, 1 - 1e-12], dtype=torch.float64)
     assert choose(logits, Sampling(1.0, 1, 1), noise, torch.ones(3)).tolist() == [1, 1, 2]
+
+
+@pytest.mark.parametrize("vocabulary", [2**15, 2**15 + 1], ids=["whole blocks", "a last block of one token"])
+def test_in_a_large_vocabulary_noise_falls_on_the_token_of_its_place(vocabulary: int):
+    # All tokens are equally likely, so that token t has the noise from t / V to (t + 1) / V.
+    tokens = torch.tensor([0, 1, 255, 256, 1000, 32_767, vocabulary - 1])
+    noise = (tokens.double() + 0.5) / vocabulary
+    logits = torch.zeros(len(tokens), vocabulary)
+    assert choose(logits, Sampling(1.0, 1, 1), noise, torch.ones(len(tokens))).equal(tokens)
+
+
+def test_in_a_large_vocabulary_a_token_of_probability_zero_is_never_drawn():
+    # Tokens 700 and 20,000 have half of the probability each, in blocks of tokens that have none.
+    logits = torch.full((5, 2**15), float("-inf"))
+    logits[:, [700, 20_000]] = 0.0
+    noise = torch.tensor([0.0, 0.499999, 0.5, 0.500001, math.nextafter(1, 0)], dtype=torch.float64)
+    drawn = choose(logits, Sampling(1.0, 1, 1), noise, torch.ones(5)).tolist()
+    assert drawn == [700, 700, 20_000, 20_000, 20_000]
+
+
+@both
+def test_tokens_of_few_samples_at_a_time_are_those_of_all_at_once(build: Build, monkeypatch: pytest.MonkeyPatch):
+    ids, mask = pad(PROMPTS, PAD, left=True)
+    noise = torch.rand((15, 20), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    sampling = Sampling((0.0, 1.0, 1.0), 3, 20)
+    draw = functools.partial(sample_tokens, build(), ids, mask, sampling, uniforms=noise, eos_ids=[EOS], pad_id=PAD)
+    at_once, _ = draw()
+    monkeypatch.setattr("rkd.generation.decoding.CACHED_LOGITS", 4 * VOCABULARY)
+    assert torch.equal(draw()[0], at_once)
 
 
 @both

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rkd.data.answers import extract_answer
+from rkd.data.recorded_model import PROMPTS
 from rkd.evaluation.results import RESULT_FILE
 from rkd.generation.local import open_generator
 from rkd.protocols import Sampling
@@ -82,6 +83,42 @@ def test_recorded_responses_teach_as_a_model_does_and_are_tested_where_they_answ
     assert result.models[0].test_sets["svamp"].accuracy == 1.0
     assert result.notes.labels.precision == 1.0
     assert {comparison.second for comparison in result.comparisons} == set(ROLES[:4])
+
+
+def recorded_model(root: Path) -> list[str]:
+    """The overrides for a recorded model: four of its five prompts are right, and least to most is wrong."""
+    lines = []
+    for query in [*tiny_world.queries(200, 40), *tiny_world.queries(300, 12)]:
+        right, wrong = query.gold_answer, {"1": "2", "2": "1"}[query.gold_answer]
+        answers = dict.fromkeys(PROMPTS, right) | {"least_to_most": wrong}
+        entries = {
+            prompt: {"answer": answer} | ({} if "program" in prompt else {"response": tiny_world.response(answer)})
+            for prompt, answer in answers.items()
+        }
+        lines.append(json.dumps({"id": query.id, "question": query.question, "teachers": {"tiny": entries}}))
+    (root / "recorded_teachers").mkdir(parents=True)
+    (root / "recorded_teachers" / "sayings.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return ["teacher=recorded", "teacher.model=tiny", f"teacher.path={root}"]
+
+
+def test_what_only_votes_is_never_taught_or_paired_and_the_result_tells_of_the_vote(world, tmp_path):
+    teacher, stages = recorded_model(tmp_path), [*SFT, *REWARD_MODEL]
+    without = (*WITHOUT_MODEL, "labels.")
+    _, seen = run(world, tmp_path, *teacher, "pairs=mini_of_teacher", "rl=none", stages=stages, without=without)
+    result, _ = only_result(tmp_path)
+    assert (result.notes.labels.labelled, result.notes.labels.precision) == (36, 1.0)
+    assert result.notes.counts["sft_examples"] == 36  # chain of thought alone: least to most is wrong
+    counts = result.notes.verdicts
+    assert (counts.right_called_right, counts.wrong_called_wrong) == (36, 36)
+    (file,) = (tmp_path / "artifacts" / "reward_model").glob("[!.]*/pairs.jsonl")
+    pairs = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert len(pairs) == 36
+    assert {extract_answer(pair["chosen"], "") for pair in pairs} == {"1", "2"}
+    assert all(pair["rejected"].startswith("The answer is") for pair in pairs)
+    assert result.models[0].test_sets["svamp"].accuracy == 1.0  # by chain of thought
+    assert "a vote over 5 prompts, not over samples" in result.origins["tiny"]
+    assert "a vote over 5 prompts, not over samples" in seen
+    assert "never taught" not in seen  # a vote without a text is no defect
 
 
 def test_queries_without_a_recorded_response_are_left_out(world, tmp_path):

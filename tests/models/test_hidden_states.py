@@ -6,7 +6,7 @@ import torch
 from rkd.models import prefix_trees as trees
 from rkd.models.attention import attends_plainly
 from rkd.models.batches import collate
-from rkd.models.hidden_states import last_states, response_states
+from rkd.models.hidden_states import head_values, last_states, response_states
 from tests.support.float64_models import PAD, PROMPTS, RESPONSES, Build, both, close, families, llama
 
 
@@ -64,3 +64,15 @@ def test_last_states_are_those_of_all_states(build: Build, prompts: list[list[in
     close(
         last_states(backbone, batch.rows()), torch.stack([states[row, len(own)] for row, own in enumerate(responses)])
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_keeps_differences_that_bfloat16_would_round_away(dtype: torch.dtype):
+    head = torch.nn.Linear(2, 1).to(dtype)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[1.0, 2**-9]]))
+        head.bias.copy_(torch.tensor([1.0]))
+    # 3 + 2⁻⁹ needs 11 bits, bfloat16 has 8: it would be 3.
+    with torch.autocast("cpu", torch.bfloat16):
+        values = head_values(head, torch.tensor([[2.0, 1.0], [2.0, 0.0]], dtype=dtype))
+    assert values.tolist() == [[3.001953125], [3.0]]

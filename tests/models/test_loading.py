@@ -162,8 +162,30 @@ def test_half_precision_weights_train_in_float32(student):
     lm = options.prepare(load_causal_lm(student.folder, options))
     kinds = {parameter.requires_grad: parameter.dtype for parameter in lm.parameters()}
     assert kinds == {True: torch.float32, False: torch.bfloat16}
-    whole = ModelOptions(dtype="bfloat16")
-    assert whole.prepare(load_causal_lm(student.folder, whole)).dtype == torch.float32
+
+
+def test_weights_that_are_trained_are_loaded_as_they_were_saved_whatever_samples_from_them(student):
+    # An update of fine-tuning is smaller than a step of bfloat16: the next stage would start without it.
+    options, saved = ModelOptions(dtype="bfloat16"), load_causal_lm(student.folder).state_dict()
+    assert not all(weight.equal(weight.bfloat16().float()) for weight in saved.values())
+    trained = options.prepare(load_causal_lm(student.folder, options)).state_dict()
+    assert all(weight.equal(saved[name]) for name, weight in trained.items())
+    assert load_causal_lm(student.folder, options, placed=True).dtype == torch.bfloat16
+
+
+def test_a_model_is_placed_on_one_device_without_accelerate(student):
+    options = ModelOptions(device="meta")
+    assert "device_map" not in options.load(placed=True)
+    assert load_causal_lm(student.folder, options, placed=True).device.type == "meta"
+    assert load_causal_lm(student.folder, options).device.type == "cpu"
+    assert ModelOptions(device="spread").load(placed=True)["device_map"] == "auto"
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cuda", 0), ("cuda:1", 1)])
+def test_a_gpu_that_is_not_there_is_named(student, monkeypatch, device, gpus):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(ValueError, match=f"options.device={device}: torch finds {gpus} GPUs here"):
+        load_causal_lm(student.folder, ModelOptions(device=device), placed=True)
 
 
 @needs_peft

@@ -125,7 +125,8 @@ def by_hand(own: PolicyModule, *, logprobs, advantages, values=None, old_values=
     The policy then gives these log-probabilities and values, whatever it is asked.
     """
     rollout = collect(own, QUERIES[:1])
-    batch = dataclasses.replace(rollout.batch, response_mask=torch.tensor([[True, False, False], [True, True, True]]))
+    mask = torch.tensor([[True, False, False], [True, True, True]])
+    batch = dataclasses.replace(rollout.batch, response_mask=mask, chosen_mask=mask)
     new, values = torch.tensor(logprobs), None if values is None else torch.tensor(values)
     own.policy.forward = lambda *_, **__: PolicyOutput(new, values, None)
     return dataclasses.replace(

@@ -7,12 +7,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from rkd.models import cpu_workers
 from rkd.models.cpu_workers import SMALL
 from rkd.store.partial_results import PartialResults
 from rkd.training.callbacks import LogLearningRate
 from rkd.training.checkpointing import Batches, KeepBest
 from rkd.training.supervised import length_batches
-from rkd.training.trainer import Training, learning_rate_factor, one_validation, seeded
+from rkd.training.trainer import Training, adamw, learning_rate_factor, one_validation, seeded
 
 CONF = Path(__file__).parents[2] / "conf"
 CPU = Training(accelerator="cpu")
@@ -200,3 +201,36 @@ def test_a_number_of_epochs_for_all_stages_goes_before_their_own(tmp_path):
 def test_a_callback_for_all_stages_at_once_is_refused():
     with pytest.raises(ValueError, match=r"callbacks\.mine is one LogLearningRate.*`_partial_: true`"):
         Training(callbacks={"mine": LogLearningRate()})
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_large_and_small_models_take_the_same_clipped_steps(tmp_path, precision, monkeypatch):
+    def trained(largest_small):
+        monkeypatch.setattr(cpu_workers, "SMALL", largest_small)
+        torch.manual_seed(0)
+        module = Scaled()
+        options = {"max_epochs": 1, "gradient_clip": 0.1}
+        training = Training(accelerator="cpu", precision=precision)
+        trainer = training.trainer("sft", logger=False, folder=tmp_path, **options)
+        trainer.fit(module, loader(count=3))
+        return module.weight.detach(), trainer.optimizers[0].defaults["fused"]
+
+    small, is_fused_small = trained(4)
+    large, is_fused_large = trained(3)
+    assert (is_fused_small, is_fused_large) == (None, True)
+    torch.testing.assert_close(small, large)
+    assert (small - 1).abs().min() > 0.01  # three steps of about 0.1
+
+
+class Scaled(Counting):
+    """Four weights with a large gradient, under the AdamW of the stages."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(4))
+
+    def training_step(self, batch, *_):
+        return (self.weight * (batch + 1)).square().sum()
+
+    def configure_optimizers(self):
+        return adamw([{"params": [self.weight], "weight_decay": 0.5}], lr=0.1)

@@ -1,0 +1,29 @@
+"""Memory of large models: freed blocks stay with the process, and are given back at the end."""
+
+import platform
+import resource
+
+import pytest
+import torch
+
+from rkd.models.cpu_memory import kept_memory
+
+MB = 2**20
+BLOCKS = 40
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc returns large blocks at once")
+def test_a_freed_block_is_lent_again_without_new_pages():
+    def pages_of_repeated_blocks() -> int:
+        torch.empty(64 * MB, dtype=torch.uint8).fill_(1)  # the first one is new in any case
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(BLOCKS):
+            torch.empty(64 * MB, dtype=torch.uint8).fill_(1)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    outside = pages_of_repeated_blocks()
+    with kept_memory():
+        within = pages_of_repeated_blocks()
+    after = pages_of_repeated_blocks()
+    assert within < BLOCKS  # less than one for each block
+    assert min(outside, after) >= BLOCKS  # one for each block at least, however large a page is
