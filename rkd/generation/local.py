@@ -7,11 +7,11 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -27,11 +27,14 @@ from rkd.generation.forced_tokens import ForcedTokens
 from rkd.models.batches import ResponseBatch, decode, join, pad
 from rkd.models.cpu_workers import is_small, map_over_forks, part_count
 from rkd.models.loading import ModelOptions, count_weights, existing_model, load_causal_lm, load_tokenizer
+from rkd.models.low_precision import converted_once
 from rkd.models.packaged import ORIGIN, PACKAGED, REPOSITORY, origin_of, packaged_at
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query, Response
 from rkd.store.fingerprint import digest_of_files
 from rkd.work import short_number
+
+Asked = TypeVar("Asked")  # names the prompts of a batch
 
 # Responses in a batch, by whether the model is small: its steps cost little compared with their overhead.
 BATCH_RESPONSES = {True: 512, False: 256}
@@ -76,7 +79,7 @@ class LocalGenerator:
             return self._decode(model, *padded, noise, sampling, stop_ids)
 
         responses: list[list[Response]] = [[] for _ in queries]
-        for chosen, batch in zip(batches, map_over_forks(draw, self.model, batches), strict=True):
+        for chosen, batch in zip(batches, self._drawn(draw, batches), strict=True):
             finished = self.is_finished(batch)
             for row, generated in enumerate(self._decoded(batch)):
                 index, sample_index = chosen[row // sampling.samples_per_query], row % sampling.samples_per_query
@@ -102,9 +105,16 @@ class LocalGenerator:
             own_noise = None if noise is None else noise[own.start * samples : own.stop * samples]
             return self._decode(model, prompt_ids[own], prompt_mask[own], own_noise, sampling)
 
-        batch = join(list(map_over_forks(draw, self.model, batches)))
+        batch = join(list(self._drawn(draw, batches)))
         is_chosen = chosen_tokens(self._calculator, batch.response_rows())
         return batch if is_chosen is None else batch.with_chosen(is_chosen)
+
+    def _drawn(
+        self, draw: Callable[[PreTrainedModel, Asked], ResponseBatch], batches: Sequence[Asked]
+    ) -> Iterator[ResponseBatch]:
+        """The responses of each batch, in order; a policy in mixed precision is sampled in its lower one."""
+        with converted_once(self.model) as model:
+            yield from map_over_forks(draw, model, batches)
 
     def _queries_per_batch(self, queries: int, sampling: Sampling) -> int:
         responses = self.batch_responses or BATCH_RESPONSES[is_small(self.model.num_parameters())]

@@ -29,6 +29,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from rkd.errors import ModelError
 from rkd.models.lora import LoRA
+from rkd.models.low_precision import cpu_prefers_bfloat16
 
 # Names of tokens that no text holds.
 RESERVED_FOR_PADDING = (
@@ -43,9 +44,10 @@ class ModelOptions:
     """How the models of a role are loaded, placed and trained.
 
     Args:
-        dtype: of the weights that sample, judge and score, and of those below adapters; "auto": float32 on a CPU,
-            bfloat16 on a GPU. Weights that are trained are always loaded in float32, in which small updates last, and
-            mixed with lower precision as `trainer.precision` says.
+        dtype: of the weights that sample, judge and score, and of those below adapters; "auto": bfloat16 on a GPU,
+            and on a CPU for a model that is not small if the processor computes it (`rkd.models.low_precision`); else
+            float32, as below adapters on a CPU. Weights that are trained are always loaded in float32, in which small
+            updates last, and mixed with lower precision as `trainer.precision` says.
         attention: the implementation by its name in transformers ("sdpa", "eager", "flash_attention_2"); None takes
             the model's default.
         device: the device for sampling; "auto": a GPU if there is one; "spread": over all GPUs (needs accelerate);
@@ -60,10 +62,15 @@ class ModelOptions:
     gradient_checkpointing: bool = False
     lora: LoRA | None = None
 
-    def load(self, *, placed: bool) -> dict[str, Any]:
-        """The options of `from_pretrained`: of a model that is `placed` to sample, or of one that is to be trained."""
-        is_auto = self.dtype == "auto"
-        dtype = ("bfloat16" if self.device_of_samples.type == "cuda" else "float32") if is_auto else self.dtype
+    def load(self, parameters: int, *, placed: bool) -> dict[str, Any]:
+        """The options of `from_pretrained`: of a model that is `placed` to sample, or of one that is to be trained.
+
+        Args:
+            parameters: how many weights the model has.
+        """
+        on_gpu = self.device_of_samples.type == "cuda"
+        in_16_bits = on_gpu or (placed and cpu_prefers_bfloat16(parameters))
+        dtype = ("bfloat16" if in_16_bits else "float32") if self.dtype == "auto" else self.dtype
         named: dict[str, Any] = {"attn_implementation": self.attention} if self.attention else {}
         if placed and self.device == "spread":
             named["device_map"] = "auto"
@@ -80,11 +87,17 @@ class ModelOptions:
         """The model on the device for sampling; one that is spread is there already.
 
         Raises:
-            ValueError: torch does not find the GPU.
+            ValueError: torch does not find the GPU, or the model does not fit into all GPUs together.
         """
-        if self.device == "spread":
-            return model
         device, found = self.device_of_samples, torch.cuda.device_count()
+        if self.device == "spread":
+            # accelerate keeps what does not fit in other memory, and copies it to a GPU again for each token.
+            if found and {"cpu", "disk"} & set(map(str, getattr(model, "hf_device_map", {}).values())):
+                raise ValueError(
+                    f"options.device=spread: the weights do not fit into the memory of the {found} GPUs here. Take "
+                    "more GPUs, a smaller model, or a server (teacher=endpoint, judge=endpoint)."
+                )
+            return model
         if device.type == "cuda" and (device.index or 0) >= found:
             raise ValueError(
                 f"options.device={self.device}: torch finds {found} GPUs here. `options.device=auto` takes what there "
@@ -241,7 +254,7 @@ def _load(
     if not any(path.glob("*.safetensors")):
         raise FileNotFoundError(f"{path} holds no safetensors file: weights in other formats are not loaded.")
     try:
-        how = {**options.load(placed=placed), **more}
+        how = {**options.load(count_weights(path), placed=placed), **more}
         model: PreTrainedModel = auto_class.from_pretrained(path, use_safetensors=True, **how)
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         raise ValueError(

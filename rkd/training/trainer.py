@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from rkd.config import AT_LEAST_1, NOT_NEGATIVE, check_ranges
 from rkd.models.cpu_workers import is_small
+from rkd.models.low_precision import cpu_prefers_bfloat16
 from rkd.store.partial_results import PartialResults
 from rkd.training.callbacks import StageProgress, StopOnNaN
 from rkd.training.checkpointing import Checkpoints, PlainFiles
@@ -36,8 +37,6 @@ Validate = Callable[[PreTrainedModel], float]
 
 Precision = Literal["32", "16", "bf16", "32-true", "16-mixed", "bf16-mixed"]
 """The precision of a training, by its name in Lightning. Its others convert the batches, which are frozen."""
-
-BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")  # as torch names the capabilities of a processor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,19 +181,13 @@ class Training:
 
     def of_size(self, parameters: int) -> "Training":
         """The same, with the precision decided for a model with this number of parameters."""
-        is_mixed = self.on_gpu or (not is_small(parameters) and cpu_computes_bfloat16())
+        is_mixed = self.on_gpu or cpu_prefers_bfloat16(parameters)
         return replace(self, precision=self.precision or ("bf16-mixed" if is_mixed else "32-true"))
 
     @property
     def on_gpu(self) -> bool:
         """Whether `accelerator` means a CUDA device here."""
         return self.accelerator in ("gpu", "cuda") or (self.accelerator == "auto" and torch.cuda.is_available())
-
-
-def cpu_computes_bfloat16() -> bool:
-    """Whether this processor has instructions for products of bfloat16; others emulate them, slower than float32."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in BFLOAT16_INSTRUCTIONS)
 
 
 class _OneEmptyBatch(Dataset[int]):

@@ -1,5 +1,6 @@
 """Local generators: the order of responses, seeds, batches, ends, and the digest of a model."""
 
+import copy
 import dataclasses
 import os
 
@@ -12,7 +13,7 @@ from transformers import (
 from rkd.generation.local import LocalGenerator, LocalModel, open_generator
 from rkd.models import cpu_workers as side_by_side
 from rkd.protocols import Sampling
-from tests.support import tiny_world
+from tests.support import tiny_models, tiny_world
 from tests.support.fakes import query
 from tests.support.float64_models import llama
 from tests.support.tiny_models import PROMPT
@@ -122,3 +123,13 @@ def test_every_end_token_that_the_model_names_ends_a_response(tmp_path):
     assert cut.response_ids[0][cut.response_mask[0]].tolist() == whole.response_ids[0, : at + 1].tolist()
     assert generator.is_finished(cut)[0]
     assert generator.generate(queries, sampling, seed=0)[0][0].is_finished
+
+
+def test_a_policy_in_mixed_precision_samples_as_its_weights_in_the_lower_one(tokenizer):
+    model = tiny_models.llama(vocab_size=len(tokenizer), hidden=32).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        sampled = LocalGenerator("tiny", model, tokenizer, PROMPT).sample(QUERIES, SAMPLING, seed=0)
+    low = copy.deepcopy(model).bfloat16()
+    expected = LocalGenerator("tiny", low, tokenizer, PROMPT).sample(QUERIES, SAMPLING, seed=0)
+    assert torch.equal(sampled.response_ids, expected.response_ids)
+    assert model.dtype == torch.float32

@@ -17,6 +17,7 @@ from transformers import (
 from rkd.data.prompts import special_tokens
 from rkd.errors import ModelError
 from rkd.models.batches import collate
+from rkd.models.cpu_workers import SMALL
 from rkd.models.loading import ModelOptions, load_causal_lm, load_tokenizer
 from rkd.models.lora import LoRA, adapters_off, merge
 from rkd.models.policy import AdaptersOff, Policy
@@ -173,12 +174,38 @@ def test_weights_that_are_trained_are_loaded_as_they_were_saved_whatever_samples
     assert load_causal_lm(student.folder, options, placed=True).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("has_instructions", "parameters", "placed", "dtype"),
+    [
+        (True, SMALL + 1, True, torch.bfloat16),
+        (True, SMALL, True, torch.float32),  # the kept tables of the mini models depend on it
+        (False, SMALL + 1, True, torch.float32),
+        (True, SMALL + 1, False, torch.float32),
+    ],
+)
+def test_large_models_are_read_in_bfloat16_where_the_processor_computes_it(
+    has_instructions, parameters, placed, dtype, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_instructions})
+    assert ModelOptions(device="cpu").load(parameters, placed=placed)["dtype"] == dtype
+    assert ModelOptions(device="cpu", dtype="float32").load(parameters, placed=placed)["dtype"] == torch.float32
+
+
 def test_a_model_is_placed_on_one_device_without_accelerate(student):
     options = ModelOptions(device="meta")
-    assert "device_map" not in options.load(placed=True)
+    assert "device_map" not in options.load(0, placed=True)
     assert load_causal_lm(student.folder, options, placed=True).device.type == "meta"
     assert load_causal_lm(student.folder, options).device.type == "cpu"
-    assert ModelOptions(device="spread").load(placed=True)["device_map"] == "auto"
+    assert ModelOptions(device="spread").load(0, placed=True)["device_map"] == "auto"
+
+
+def test_a_model_that_does_not_fit_into_all_gpus_is_refused(monkeypatch):
+    model, options = llama(), ModelOptions(device="spread")
+    model.hf_device_map = {"model.layers.0": 0, "model.layers.1": "cpu"}
+    assert options.place(model) is model  # without a GPU, a model lies on the CPU
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="do not fit into the memory of the 2 GPUs"):
+        options.place(model)
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("cuda", 0), ("cuda:1", 1)])
@@ -291,6 +318,7 @@ def test_a_vocabulary_that_reserves_no_token_pads_with_the_end_of_sequence(token
         ("neox", {"pad_token": "<|endoftext|>"}, "<|padding|>"),
         ("llama3", {}, "<|finetune_right_pad_id|>"),
         ("llama3", {"pad_token": "<|begin_of_text|>"}, "<|begin_of_text|>"),
+        ("smollm2", {}, "<|endoftext|>"),
         ("gemma", {"pad_token": "<unk>"}, "<unk>"),
         ("mistral", {}, "<unk>"),
         ("t5", {}, "<pad>"),

@@ -65,6 +65,13 @@ def test_markdown_and_terminal_show_each_model_with_interval_pass_at_8_and_other
     assert "n: math 20, plus 10." in terminal
 
 
+def test_tables_name_the_origin_of_models():
+    told = [run(seed, origins={"one": "tiny, weights dequantised from Q4_1"}) for seed in (0, 1)]
+    assert "Model one: tiny, weights dequantised from Q4_1." in printed(final_table(told[0]))
+    assert seeds_table(told).count("Model one: tiny, weights dequantised from Q4_1.") == 1
+    assert "Model " not in final_table_markdown(run())
+
+
 def test_line_below_compares_ours_with_the_best_other_student_seen_from_ours():
     # Recorded as SFT against Ours, -20 points with 2 and 6: from Ours it is +20 with 6 and 2.
     line = (

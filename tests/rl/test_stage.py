@@ -18,6 +18,8 @@ from rkd.training.tracking import RunDescription
 from rkd.training.tracking_files import CsvTracker
 from tests.support import tiny_world
 from tests.support.fakes import context
+from tests.support.tiny_calculations import CALCULATING
+from tests.support.tiny_calculations import QUERIES as SUM_QUERIES
 from tests.support.tiny_models import weights
 from tests.support.tiny_rl import GRPO, PPO, QUERIES, STAGE, changed, fit, read, says_one, says_two, term
 
@@ -237,3 +239,20 @@ def test_a_training_that_is_killed_after_each_rollout_ends_like_one_that_was_not
     assert next(scores["killed"], None) is None  # no validation twice
     for file in ("model.safetensors", "history.jsonl", "samples.jsonl"):
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@pytest.mark.parametrize("advantages", [PPO, GRPO], ids=["ppo", "grpo"])
+def test_a_policy_with_a_calculator_is_trained(calculating_student, tmp_path, advantages):
+    stage = changed(STAGE, episodes=32, queries_per_rollout=4, max_response_tokens=40)
+    report = dataclasses.replace(stage, advantages=advantages).fit(
+        lambda _: [term(queries=SUM_QUERIES)], context(calculating_student, tmp_path, prompt=CALCULATING)
+    )
+    assert report.rollouts == 2
+    before, after = weights(calculating_student.folder), weights(tmp_path)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    samples = read(tmp_path / "samples.jsonl")
+    assert samples
+    for sample in samples:
+        a, b = sample["question"].rstrip("?").split(" and ")
+        assert f"{a} + {b} = 99" not in sample["response"]
+        assert f"{a} + {b} = {int(a) + int(b)}" in sample["response"]
