@@ -85,3 +85,12 @@ def tokenizer():
     from rkd.mini.tokenizer import train_tokenizer
 
     return train_tokenizer(["What is two and two? The answer is 4.", "Q: 1 2 3 A: 4 5 6"] * 4, vocabulary_size=290)
+
+
+@pytest.fixture(scope="session")
+def calculating_student(tmp_path_factory):
+    """A model that writes calculations with wrong results."""
+    from rkd.records import Checkpoint
+    from tests.support.tiny_calculations import make_student
+
+    return Checkpoint(made_once(tmp_path_factory, "calculating", make_student), "calculating")

@@ -66,11 +66,25 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalEngine:
-    """The repository's own loop (`LocalGenerator`)."""
+    """The repository's own loop (`LocalGenerator`).
+
+    Args:
+        batch_responses: the most responses decoded in one batch, for a device with little memory; None:
+            `rkd.generation.local.BATCH_RESPONSES`.
+    """
 
     batches_decide: ClassVar[bool] = False
     is_measured: ClassVar[bool] = True
     takes_calculator: ClassVar[bool] = True
+
+    batch_responses: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges("generation", self, {"batch_responses": AT_LEAST_1})
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return no settings: a sample does not depend on its batch."""
+        return {}
 
     def check(self) -> None:
         """It can be used everywhere."""
@@ -79,7 +93,7 @@ class LocalEngine:
         self, model: Checkpoint, prompt: PromptTemplate, name: str, advance: Advance, options: ModelOptions
     ) -> LocalGenerator:
         """See `Engine`."""
-        return open_generator(model, prompt, name, advance, options)
+        return replace(open_generator(model, prompt, name, advance, options), batch_responses=self.batch_responses)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

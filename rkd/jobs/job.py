@@ -319,8 +319,9 @@ def _reason(error: BaseException) -> str:
     if _is_out_of_memory(error):
         said = (str(error) or type(error).__name__).splitlines()[0]
         return (
-            f"the memory does not suffice ({said}). Take shorter responses (the keys max_response_tokens), fewer "
-            "samples or a smaller batch_size; `python run.py dry_run=true` estimates the memory of the models."
+            f"the memory does not suffice ({said}). In training, take `student.options.gradient_checkpointing=true` "
+            "or a smaller batch_size; in sampling, a smaller generation.batch_responses or shorter responses (the keys "
+            "max_response_tokens). docs/scaling.md says what a model takes."
         )
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return without_value(missing[1])

@@ -87,11 +87,17 @@ class ModelOptions:
         """The model on the device for sampling; one that is spread is there already.
 
         Raises:
-            ValueError: torch does not find the GPU.
+            ValueError: torch does not find the GPU, or the model does not fit into all GPUs together.
         """
-        if self.device == "spread":
-            return model
         device, found = self.device_of_samples, torch.cuda.device_count()
+        if self.device == "spread":
+            # accelerate keeps what does not fit in other memory, and copies it to a GPU again for each token.
+            if found and {"cpu", "disk"} & set(map(str, getattr(model, "hf_device_map", {}).values())):
+                raise ValueError(
+                    f"options.device=spread: the weights do not fit into the memory of the {found} GPUs here. Take "
+                    "more GPUs, a smaller model, or a server (teacher=endpoint, judge=endpoint)."
+                )
+            return model
         if device.type == "cuda" and (device.index or 0) >= found:
             raise ValueError(
                 f"options.device={self.device}: torch finds {found} GPUs here. `options.device=auto` takes what there "

@@ -5,7 +5,7 @@ Only this module knows the order of the steps, and only `build_stages` reads the
 
 import dataclasses
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hydra.utils import instantiate
@@ -19,6 +19,7 @@ from rkd.generation.endpoint_server import EndpointModel
 from rkd.generation.local import ModelFolder
 from rkd.pipeline.evaluate import Evaluating
 from rkd.pipeline.experiment import Stages, pretrained_lines, table_lines
+from rkd.pipeline.judge import Judging
 from rkd.pipeline.label import Labelling
 from rkd.pipeline.pair import Pairing
 from rkd.pipeline.sample import Notes, Source, Step
@@ -47,13 +48,19 @@ def build_stages(config: DictConfig) -> Stages:
 def run_experiment(stages: Stages, runner: StageRunner, config: Mapping[str, Any]) -> RunResult:
     """The method of paper D, in the order of its section 4; docs/method.md, section 2, numbers the steps."""
     notes = Notes()
-    labelling, pairing = Labelling(stages, runner, notes), Pairing(stages, runner, notes)
-    fitting, evaluating = Fitting(stages, runner, notes), Evaluating(stages, runner, notes)
+    labelling, evaluating = Labelling(stages, runner, notes), Evaluating(stages, runner, notes)
     overlaps = evaluating.overlaps()
     # 1, 2: teacher responses, and labels by their vote.
     training, validation = labelling.label("training"), labelling.label("validation")
+    # A judge that is trained in the job takes the place of the one that its training starts from.
+    judge = Fitting(stages, runner, notes).fit_judge(training, validation)
+    stages = dataclasses.replace(stages, judge=judge)
+    judging, pairing = Judging(stages, runner, notes), Pairing(stages, runner, notes)
+    fitting = Fitting(stages, runner, notes)
+    judging.note_judge(training)
     # 3: data distillation.
     sft = fitting.fit_sft(training, validation)
+    judging.note_trained_judge(sft, validation)
     # 4, 5: student samples, and pairs of teacher and student responses.
     queries, pairs = pairing.pair(sft, training)
     validation_pairs = pairing.validation_pairs(sft, validation)
@@ -74,14 +81,16 @@ def run_experiment(stages: Stages, runner: StageRunner, config: Mapping[str, Any
     models = [evaluating.evaluate(line, made[line.model], reward_model) for line in table_lines(stages)]
     if not stages.evaluation.bound.is_left_out:  # appendix A: the bound on the gain in the true reward
         notes.bound = evaluating.measure_bound(sft, policy, reward_model, validation)
-    return result_of(stages.row, evaluating, config, models, overlaps)
+    asked = (stages.teacher, stages.student, stages.judge, stages.evaluation.annotator)
+    return result_of(stages.row, evaluating, config, models, overlaps, _origins(asked))
 
 
 def evaluate_student(stages: Stages, runner: StageRunner, config: Mapping[str, Any]) -> RunResult:
     """Evaluate the untrained student, with its examples and without, for `evaluate_only=true`."""
     evaluating, student = Evaluating(stages, runner, Notes()), stages.student.source()
     models = [evaluating.evaluate(line, student) for line in pretrained_lines(stages)]
-    return result_of(row_of(stages, evaluate_only=True), evaluating, config, models, {})
+    origins = _origins((stages.student, stages.evaluation.annotator))
+    return result_of(row_of(stages, evaluate_only=True), evaluating, config, models, {}, origins)
 
 
 def row_of(s: Stages, *, evaluate_only: bool) -> str:
@@ -90,7 +99,12 @@ def row_of(s: Stages, *, evaluate_only: bool) -> str:
 
 
 def result_of(
-    row: str, step: Step, config: Mapping[str, Any], models: list[ModelResult], overlaps: dict[str, Overlap]
+    row: str,
+    step: Step,
+    config: Mapping[str, Any],
+    models: list[ModelResult],
+    overlaps: dict[str, Overlap],
+    origins: dict[str, str],
 ) -> RunResult:
     """The result of the job, which compares its last model with each other model on the same questions."""
     own, others = models[-1], models[:-1]
@@ -109,13 +123,12 @@ def result_of(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         overlaps=overlaps,
         notes=step.notes,
-        origins=_origins(step.stages),
+        origins=origins,
     )
 
 
-def _origins(s: Stages) -> dict[str, str]:
-    """Where weights and recorded answers of the row's models come from, by name; who does not say is left out."""
-    models = (s.teacher, s.student, s.judge, s.evaluation.annotator)
+def _origins(models: Iterable[object]) -> dict[str, str]:
+    """Where the models' weights and recorded answers come from, by name; those that do not say are left out."""
     found = {model.name: model.origin() for model in models if isinstance(model, ModelFolder | RecordedModel)}
     return {name: origin for name, origin in found.items() if origin is not None}
 

@@ -123,6 +123,17 @@ def test_a_tokenizer_without_chat_template_is_refused():
         TEMPLATE.render_chat(query_of("2 + 2?"), tokenizer)
 
 
+def test_the_plain_prompt_shows_eight_worked_examples_and_no_chat_form():
+    prompt = composed("+dataset/prompt=plain_math")
+    # By hand: 6 + 13; 52 − 6; 8·12; 45/5; 80 − (14 + 23); 2·3 + 5·4; 31 − 12 + 5; 18 + 7.
+    right = ["19", "46", "96", "9", "43", "26", "24", "25"]
+    assert [extract_answer(example.response, "svamp") for example in prompt.examples] == right
+    (asked,) = prompt.zero_shot().encode([query_of("2 + 2?")], TurnTokenizer())
+    assert asked == ["text", *"Q: 2 + 2?\nA:\n"]
+    assert prompt.response_text("It is 4.\n\nQ: 3 + 3?") == "It is 4."
+    assert prompt.render(query_of("2 + 2?")).count("\n\nQ: ") == 8  # each example is cut where the next question begins
+
+
 def test_the_math_prompt_shows_three_worked_examples_with_readable_answers():
     prompt = composed("+dataset/prompt=math")
     # By hand: 3·4 + 5 = 17; 60 − 20 − 8 = 32; 20 − 6·2.50 = 5.

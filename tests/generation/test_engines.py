@@ -9,6 +9,7 @@ import pytest
 from rkd.generation.engines import HFEngine, LocalEngine, VLLMEngine
 from rkd.models.loading import ModelOptions
 from rkd.protocols import Sampling
+from rkd.store.fingerprint import as_fingerprint
 from tests.support import tiny_world
 from tests.support.fakes import query
 
@@ -30,6 +31,15 @@ def test_greedy_responses_are_those_of_the_loop(model, batch_responses):
     greedy = Sampling(0.0, 1, 12)
     of_loop = opened(LocalEngine(), model).generate(QUERIES, greedy, 0)
     assert opened(HFEngine(batch_responses=batch_responses), model).generate(QUERIES, greedy, 0) == of_loop
+
+
+def test_the_size_of_a_batch_of_the_loop_changes_neither_samples_nor_fingerprint(model):
+    usual, small = LocalEngine(), LocalEngine(batch_responses=3)
+    assert opened(small, model).batch_responses == 3
+    sampling = Sampling(1.0, 2, 12)
+    assert opened(small, model).generate(QUERIES, sampling, 0) == opened(usual, model).generate(QUERIES, sampling, 0)
+    # That of engines without this setting, by which stored responses are found.
+    assert as_fingerprint(small) == as_fingerprint(usual) == {"_class_": "LocalEngine"}
 
 
 def test_each_sample_has_its_own_temperature_and_greedy_ones_are_one_text(model):

@@ -202,6 +202,16 @@ def test_evaluate_only_makes_nothing_but_evaluations(world, tmp_path):
     assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["evaluation"]
 
 
+def test_a_result_says_where_the_weights_of_its_models_come_from(world, tmp_path):
+    folder, origin = shutil.copytree(world / "student", tmp_path / "student"), "some-org/tiny, weights dequantised"
+    (folder / "origin.json").write_text(json.dumps({"origin": origin}), encoding="utf-8")
+    _, seen = run(world, tmp_path, "evaluate_only=true", f"student.name_or_path={folder}")
+    result, job = only_result(tmp_path)
+    assert result.origins == {"mini_1": origin}
+    assert f"Model mini_1: {origin}." in (job / "table.md").read_text(encoding="utf-8")
+    assert f"Model mini_1: {origin}." in seen
+
+
 def test_overfitting_shows_that_the_loss_of_each_stage_falls(world, same_store):
     # So little SFT that the student still errs, or there is no pair; as many rollouts as epochs, or RL's rate turns.
     stages = [

@@ -199,6 +199,15 @@ def test_a_model_is_placed_on_one_device_without_accelerate(student):
     assert ModelOptions(device="spread").load(0, placed=True)["device_map"] == "auto"
 
 
+def test_a_model_that_does_not_fit_into_all_gpus_is_refused(monkeypatch):
+    model, options = llama(), ModelOptions(device="spread")
+    model.hf_device_map = {"model.layers.0": 0, "model.layers.1": "cpu"}
+    assert options.place(model) is model  # without a GPU, a model lies on the CPU
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="do not fit into the memory of the 2 GPUs"):
+        options.place(model)
+
+
 @pytest.mark.parametrize(("device", "gpus"), [("cuda", 0), ("cuda:1", 1)])
 def test_a_gpu_that_is_not_there_is_named(student, monkeypatch, device, gpus):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
@@ -309,6 +318,7 @@ def test_a_vocabulary_that_reserves_no_token_pads_with_the_end_of_sequence(token
         ("neox", {"pad_token": "<|endoftext|>"}, "<|padding|>"),
         ("llama3", {}, "<|finetune_right_pad_id|>"),
         ("llama3", {"pad_token": "<|begin_of_text|>"}, "<|begin_of_text|>"),
+        ("smollm2", {}, "<|endoftext|>"),
         ("gemma", {"pad_token": "<unk>"}, "<unk>"),
         ("mistral", {}, "<unk>"),
         ("t5", {}, "<pad>"),

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from rkd.evaluation.results import CategoryResult, Comparison, ModelResult, RunResult, write_result
+from rkd.evaluation.results import CategoryResult, Comparison, ModelResult, Overlap, RunResult, write_result
 from rkd.reporting.learning_curves import learning_curves
 from rkd.reporting.report import (
     category_tables,
@@ -63,6 +63,13 @@ def test_markdown_and_terminal_show_each_model_with_interval_pass_at_8_and_other
     terminal = printed(final_table(run()))
     assert "70.0 [48.0, 85.5]" in terminal
     assert "n: math 20, plus 10." in terminal
+
+
+def test_tables_name_the_origin_of_models():
+    told = [run(seed, origins={"one": "tiny, weights dequantised from Q4_1"}) for seed in (0, 1)]
+    assert "Model one: tiny, weights dequantised from Q4_1." in printed(final_table(told[0]))
+    assert seeds_table(told).count("Model one: tiny, weights dequantised from Q4_1.") == 1
+    assert "Model " not in final_table_markdown(run())
 
 
 def test_line_below_compares_ours_with_the_best_other_student_seen_from_ours():
@@ -298,3 +305,18 @@ def test_command_compares_two_rows_and_writes_only_where_it_is_told(tmp_path):
     assert done.returncode == 2
     assert "Theirs" in done.stderr
     assert not (tmp_path / "report.md").exists()
+
+
+def test_accuracy_without_near_duplicates_is_told_for_every_model():
+    # The first ten of 20 questions are near duplicates, and the first 18, 4, 10 and 14 are right: 8, 0, 0 and 4 of ten.
+    told = (
+        "On the 10 questions of math that are no near duplicate of a training question: "
+        "teacher 80.0, student few-shot 0.0, SFT 0.0, Ours 40.0."
+    )
+    assert told in final_table_markdown(run(overlaps={"math": Overlap(20, 0.1, 0.1, 0, list(range(10)))}))
+
+
+@pytest.mark.parametrize("places", [[], list(range(20)), None])
+def test_nothing_is_told_where_no_question_or_every_one_is_a_near_duplicate(places):
+    overlaps = {"math": Overlap(20, 0.1, 0.1, 0, places)}
+    assert "near duplicate" not in final_table_markdown(run(overlaps=overlaps))

@@ -120,6 +120,16 @@ def test_the_deviation_of_a_plain_number_has_the_decimals_of_its_mean(points, sh
     assert cells(text, "SFT")[-1].strip("*") == shown
 
 
+def test_notes_name_each_origin_of_models_once():
+    jobs = [summary("sft", seed, 50) for seed in (0, 1, 2)]
+    origins = ["tiny, weights dequantised from Q4_1", "tiny, the hub's weights", "tiny, the hub's weights"]
+    told = [dataclasses.replace(job, origins={"one": origin}) for job, origin in zip(jobs, origins, strict=True)]
+    table = build_table({**PLAIN, "notes": ["All settings are those of the paper."]})
+    notes = "of the paper.\n\nModel one: tiny, weights dequantised from Q4_1.\n\nModel one: tiny, the hub's weights.\n"
+    assert notes in markdown(table.evaluate(told))
+    assert "Model " not in markdown(table.evaluate(jobs))
+
+
 def test_a_student_above_its_teacher_is_marked():
     jobs = [summary("ours", seed, 90) for seed in (0, 1)]
     assert cells(markdown(build_table(PLAIN).evaluate(jobs)), "Ours")[2] == "90.0 ▲"

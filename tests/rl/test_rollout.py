@@ -7,8 +7,11 @@ import torch
 
 from rkd.protocols import Rewards
 from rkd.rl.kl_controller import FixedKL
+from rkd.rl.policy_module import PolicyModule
 from rkd.rl.settings import KLPenalty, RewardScaling
-from tests.support.tiny_rl import QUERIES, STAGE, Recording, changed, collect, module, says_two, uneven
+from tests.support.tiny_calculations import CALCULATING, untaught
+from tests.support.tiny_calculations import QUERIES as SUM_QUERIES
+from tests.support.tiny_rl import GRPO, QUERIES, STAGE, Recording, changed, collect, module, says_two, uneven
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -52,9 +55,10 @@ def test_rewards_of_responses_of_two_lengths_worked_by_hand(student, place):
 def test_metrics_of_responses_of_two_lengths_worked_by_hand(student):
     rollout = collect(module(student, changed(STAGE, responses_per_query=2)), QUERIES[:1])
     junk = 100.0  # stands on padding, and must not show
+    mask = torch.tensor([[True, False], [True, True]])
     rollout = dataclasses.replace(
         rollout,
-        batch=dataclasses.replace(rollout.batch, response_mask=torch.tensor([[True, False], [True, True]])),
+        batch=dataclasses.replace(rollout.batch, response_mask=mask, chosen_mask=mask),
         rewards=Rewards(torch.tensor([1.0, 0.0]), {}),
         old_logprobs=torch.tensor([[-1.0, junk], [-2.0, -3.0]]),
         reference_logprobs=torch.tensor([[-1.5, -junk], [-2.0, -4.0]]),
@@ -195,3 +199,59 @@ def test_the_temperature_decides_what_is_sampled(student):
     cold, warm = (collect(module(student, changed(STAGE, temperature=t))) for t in (1e-6, 1.0))
     assert float(cold.metrics()["entropy"]) == pytest.approx(0, abs=1e-3)
     assert float(warm.metrics()["entropy"]) > 0.01
+
+
+def of_calculating(student, stage=STAGE, *, reference=None, **kl) -> PolicyModule:
+    """A policy whose results a calculator writes."""
+    stage = changed(stage, max_response_tokens=40, queries_per_rollout=4, temperature=0.7)
+    stage = dataclasses.replace(stage, kl=KLPenalty(controller=FixedKL(0.1), **kl))
+    return module(student, stage, reference=reference, prompt=CALCULATING)
+
+
+def test_calculated_tokens_have_no_log_probability_reward_advantage_or_kl(calculating_student):
+    rollout = collect(of_calculating(calculating_student, reference=untaught(calculating_student)), SUM_QUERIES)
+    calculated = rollout.batch.response_mask & ~rollout.batch.chosen_mask
+    assert calculated.any(1).all()
+    for of_tokens in (rollout.old_logprobs, rollout.reference_logprobs, rollout.entropy, rollout.advantages):
+        assert not of_tokens[calculated].any()
+    chosen = rollout.batch.chosen_mask
+    difference = ((rollout.old_logprobs - rollout.reference_logprobs) * chosen).sum(1)
+    torch.testing.assert_close(rollout.kl_estimates, difference)
+    assert rollout.metrics()["kl"] == pytest.approx(float(difference.mean()), rel=1e-5)
+    assert rollout.metrics()["response_tokens"] == float(rollout.batch.response_mask.sum(1).float().mean())
+    assert rollout.weight == int(chosen.sum())
+
+
+def test_the_policy_reads_calculated_tokens(calculating_student):
+    own = of_calculating(calculating_student)
+    rollout = collect(own, SUM_QUERIES[:1])
+    batch = rollout.batch
+    prompt = batch.prompt_ids[0][batch.prompt_mask[0]]
+    for row, counted in enumerate(batch.response_mask):
+        response, chosen = batch.response_ids[row][counted], batch.chosen_mask[row][counted]
+        logits = own.policy.lm(torch.cat([prompt, response])[None]).logits[0, len(prompt) - 1 : -1]
+        expected = (logits / 0.7).log_softmax(-1).gather(1, response[:, None]).squeeze(1)
+        torch.testing.assert_close(rollout.old_logprobs[row][counted][chosen], expected[chosen], atol=1e-5, rtol=1e-5)
+
+
+def test_the_reward_stands_on_the_last_chosen_token(student):
+    collector = module(student, dataclasses.replace(STAGE, kl=KLPenalty(controller=FixedKL(0.0)))).terms[0].collector
+    # The second response was cut inside a result.
+    chosen = torch.tensor([[True, False, False, True], [True, True, False, False]])
+    rewards = collector._token_rewards(Rewards(torch.tensor([2.0, 3.0]), {}), {}, chosen, torch.zeros(2, 4))
+    assert rewards.tolist() == [[0.0, 0.0, 0.0, 2.0], [0.0, 3.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("stage", [STAGE, dataclasses.replace(STAGE, advantages=GRPO)], ids=["ppo", "grpo"])
+def test_the_logits_at_calculated_tokens_get_no_gradient(calculating_student, stage):
+    own = of_calculating(calculating_student, stage, place="loss", estimator="k3", target="old")
+    rollout = collect(own, SUM_QUERIES)
+    rollout = dataclasses.replace(rollout, advantages=torch.ones_like(rollout.advantages))
+    own.loss(rollout)[0].backward()
+    gradient = own.policy.lm.lm_head.weight.grad.clone()
+    # By hand: with advantages of 1 the mean log-probability of the chosen tokens; the KL to itself has no gradient.
+    own.policy.zero_grad()
+    chosen = rollout.batch.chosen_mask
+    total = own.policy(rollout.batch).logprobs[chosen].sum() / chosen.sum()
+    (-total).backward()
+    torch.testing.assert_close(gradient, own.policy.lm.lm_head.weight.grad, rtol=1e-4, atol=1e-6)

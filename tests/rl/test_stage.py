@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from rkd.training.tracking import RunDescription
 from rkd.training.tracking_files import CsvTracker
 from tests.support import tiny_world
 from tests.support.fakes import context
+from tests.support.tiny_calculations import CALCULATING
+from tests.support.tiny_calculations import QUERIES as SUM_QUERIES
 from tests.support.tiny_models import weights
 from tests.support.tiny_rl import GRPO, PPO, QUERIES, STAGE, changed, fit, read, says_one, says_two, term
 
@@ -237,3 +240,19 @@ def test_a_training_that_is_killed_after_each_rollout_ends_like_one_that_was_not
     assert next(scores["killed"], None) is None  # no validation twice
     for file in ("model.safetensors", "history.jsonl", "samples.jsonl"):
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@pytest.mark.parametrize("advantages", [PPO, GRPO], ids=["ppo", "grpo"])
+def test_a_policy_with_a_calculator_is_trained(calculating_student, tmp_path, advantages):
+    stage, scores = changed(STAGE, episodes=32, queries_per_rollout=4, max_response_tokens=40), iter([0.1, 0.2, 0.3])
+    report = dataclasses.replace(stage, advantages=advantages).fit(
+        lambda _: [term(queries=SUM_QUERIES)],
+        context(calculating_student, tmp_path, prompt=CALCULATING, validate=lambda _: next(scores)),
+    )
+    assert report.rollouts == 2
+    before, after = weights(calculating_student.folder), weights(tmp_path)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    texts = [sample["response"] for sample in read(tmp_path / "samples.jsonl")]
+    sums = [found for text in texts if (found := re.match(r"It is (\d+) \+ (\d+) = (\d+)", text))]
+    assert sums
+    assert all(found[3].startswith(str(int(found[1]) + int(found[2]))) for found in sums)

@@ -16,6 +16,7 @@ from rkd.store.partial_results import PartialResults
 from rkd.training.checkpointing import HISTORY_FILE
 from rkd.training.trainer import Training
 from tests.support.fakes import context, progress_beside
+from tests.support.tiny_calculations import CALCULATING, response
 from tests.support.tiny_models import PROMPT, gpt2, llama_folder, weights
 
 STAGE = DPO(learning_rate=3e-3, epochs=4, batch_size=4, max_tokens=64, final_learning_rate_fraction=1.0)
@@ -192,3 +193,17 @@ def test_pairs_are_numbered_among_those_that_are_kept(student):
     part = batch.select_prompts(torch.tensor([0, 2]))
     assert (batch.numbers.tolist(), part.numbers.tolist()) == ([2, 0, 1], [2, 1])
     assert part.is_correct.tolist() == [True, False, True, False]
+
+
+def test_calculated_tokens_do_not_count_in_the_log_probabilities_of_pairs(calculating_student):
+    pairs = [pair_of(0, response(12, 3, 15), response(12, 3, 99))]
+    tokenizer, policy = load_tokenizer(calculating_student.folder), Policy(load_causal_lm(calculating_student.folder))
+    tokenized, _ = tokenize_pairs(tokenizer, CALCULATING, pairs, 96)
+    own = collate_pairs(tokenized, CALCULATING.calculator_tokens(tokenizer))
+    plain = collate_pairs(tokenized)
+    with torch.no_grad():
+        counted, all_of_them = pair_logprobs(policy, own), policy(plain.responses).logprobs
+    is_left_out = plain.responses.chosen_mask & ~own.responses.chosen_mask
+    written = [tokenizer.decode(row[out]) for row, out in zip(own.responses.response_ids, is_left_out, strict=True)]
+    assert written == [" 15", ""]  # the wrong result counts whole
+    torch.testing.assert_close(counted[0], all_of_them.masked_fill(is_left_out, 0).sum(1))

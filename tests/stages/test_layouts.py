@@ -33,6 +33,8 @@ CASES = {
     "gpt2, pad is text": {"pad_token": "!"},
     "llama3": {},
     "qwen": {},
+    "smollm2": {},
+    "smollm2, asked in plain text": {"chat_template": None},
     "gemma, pad is unknown": {"pad_token": "<unk>"},
     "t5": {},
     "mistral, pad is the beginning": {"pad_token": "<s>"},

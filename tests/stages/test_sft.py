@@ -7,6 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rkd.data.calculator_tokens import chosen_tokens
+from rkd.losses import sft_loss
 from rkd.models.batches import collate
 from rkd.models.policy import Policy
 from rkd.records import Checkpoint, Query
@@ -14,6 +16,7 @@ from rkd.stages.sft import SFT, NoSFT, SFTModule
 from rkd.training.trainer import Training
 from tests.support.fakes import context
 from tests.support.model_families import of_settings
+from tests.support.tiny_calculations import CALCULATING, QUERIES, SUMS, response
 from tests.support.tiny_models import PROMPT, llama_folder, weights
 
 EXAMPLES = [(Query(f"q{i}", "mini", f"{i} plus {i}?"), f" Step 1: The answer is {2 * i}.") for i in range(8)]
@@ -73,6 +76,44 @@ def test_prompt_tokens_get_no_gradient(family):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_calculated_tokens_are_read_and_get_no_gradient():
+    # The oracle is transformers' own loss with the labels of prompt and calculated tokens ignored.
+    model = of_settings("llama")
+    prompts, responses, chosen = [[5, 6], [9]], [[11, 12, 13, 1], [13, 1]], [[True, False, False, True], [True, True]]
+    policy = Policy(model)
+    batch = collate(prompts, responses, is_chosen=chosen)
+    loss = sft_loss(policy(batch).logprobs, batch.chosen_mask)
+    loss.backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    first = model(torch.tensor([[5, 6, 11, 12, 13, 1]]), labels=torch.tensor([[-100, -100, 11, -100, -100, 1]])).loss
+    second = model(torch.tensor([[9, 13, 1]]), labels=torch.tensor([[-100, 13, 1]])).loss
+    expected = (2 * first + 2 * second) / 4
+    expected.backward()
+    assert batch.weight == 4
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_with_a_calculator_the_digits_of_right_results_are_not_learnt(calculating_student, tmp_path):
+    examples = [(query, response(*pair, sum(pair))) for query, pair in zip(QUERIES, SUMS, strict=True)]
+    stage = SFT(learning_rate=1e-2, epochs=8, batch_size=4, max_tokens=96)
+    tokenizer = AutoTokenizer.from_pretrained(calculating_student.folder)
+    for name, prompt in (("with", CALCULATING), ("without", PROMPT)):
+        stage.fit(examples, context(calculating_student, tmp_path / name, prompt=prompt))
+    learnt = {}
+    for name in ("with", "without"):
+        policy = Policy(AutoModelForCausalLM.from_pretrained(tmp_path / name))
+        rows = PROMPT.encode_responses([text for _, text in examples], [True] * 4, tokenizer)
+        is_chosen = chosen_tokens(CALCULATING.calculator_tokens(tokenizer), rows)
+        batch = collate(PROMPT.encode(QUERIES, tokenizer), rows)
+        is_calculated = batch.response_mask & ~batch.with_chosen(is_chosen).chosen_mask
+        with torch.no_grad():
+            learnt[name] = float(policy(batch).logprobs[is_calculated].mean())
+    assert learnt["with"] < learnt["without"] - 1
 
 
 def test_same_seed_gives_same_weights_whatever_ran_before(student, tmp_path):

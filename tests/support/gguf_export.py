@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from safetensors.torch import load_file
 
-Quantisation = Literal["f32", "f16", "q8_0"]
+Quantisation = Literal["f32", "f16", "q8_0", "q4_1"]
 
 # Splits nowhere that ours merges, but inside a word that follows an apostrophe (after "Ada'", "days" is "d" and "ays"):
 # no merge of ours goes beyond a word, a digit or a mark with the blank before it, and these it keeps whole.
@@ -33,8 +33,8 @@ def export(folder: Path, path: Path, quantisation: Quantisation) -> None:
     """Write the checkpoint in `folder` to the file `path`.
 
     Args:
-        quantisation: of the matrices; vectors stay in 32 bits, and a matrix whose rows are no multiple of a block of
-            q8_0 is written in f16, as llama.cpp does.
+        quantisation: of the matrices; vectors stay in 32 bits, and a matrix whose rows are no multiple of a block of 32
+            is written in f16 in place of a quantised form, as llama.cpp does.
 
     Raises:
         ValueError: the checkpoint is no Llama with tied embeddings and a byte-level BPE.
@@ -61,14 +61,14 @@ def export(folder: Path, path: Path, quantisation: Quantisation) -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     _add_tokenizer(writer, tokenizer, config)
-    kinds = {"f32": GGMLQuantizationType.F32, "f16": GGMLQuantizationType.F16, "q8_0": GGMLQuantizationType.Q8_0}
+    kinds = {kind: GGMLQuantizationType[kind.upper()] for kind in ("f32", "f16", "q8_0", "q4_1")}
     for name, tensor in load_file(folder / "model.safetensors").items():
         weights = tensor.float().numpy()
         part = name.removesuffix(".weight").rpartition(".")[2]
         if part in heads:
             weights = _in_pairs(weights, heads[part])
         kind = kinds[quantisation] if weights.ndim > 1 else kinds["f32"]
-        if kind == kinds["q8_0"] and weights.shape[-1] % 32:
+        if kind in (kinds["q8_0"], kinds["q4_1"]) and weights.shape[-1] % 32:
             kind = kinds["f16"]
         writer.add_tensor(_name(name), quantize(np.ascontiguousarray(weights), kind), raw_dtype=kind)
     writer.write_header_to_file()

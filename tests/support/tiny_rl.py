@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 
+from rkd.data.prompts import PromptTemplate
 from rkd.models.loading import load_causal_lm, load_tokenizer
 from rkd.protocols import Rewards
 from rkd.rl.advantages import GAE, GroupRelative
@@ -50,15 +51,17 @@ def term(name="two", weight=1.0, queries=QUERIES, reward=says_two) -> Term:
     return Term(name=name, weight=weight, queries=queries, reward=reward)
 
 
-def module(student, stage=STAGE, *, reward=says_two, reference=None) -> PolicyModule:
-    return module_of(student, [term(reward=reward)], stage, reference=reference)
+def module(
+    student, stage=STAGE, *, reward=says_two, reference=None, prompt: PromptTemplate = tiny_world.PROMPT
+) -> PolicyModule:
+    return module_of(student, [term(reward=reward)], stage, reference=reference, prompt=prompt)
 
 
-def module_of(student, terms, stage=STAGE, *, reference=None) -> PolicyModule:
+def module_of(
+    student, terms, stage=STAGE, *, reference=None, prompt: PromptTemplate = tiny_world.PROMPT
+) -> PolicyModule:
     lm, reference_lm = (load_causal_lm(one.folder) for one in (student, reference or student))
-    return stage.module(
-        lm, reference_lm, load_tokenizer(student.folder), tiny_world.PROMPT, terms, validate=None, seed=0
-    )
+    return stage.module(lm, reference_lm, load_tokenizer(student.folder), prompt, terms, validate=None, seed=0)
 
 
 def collect(own: PolicyModule, queries=QUERIES[:8]) -> Rollout:

@@ -64,6 +64,13 @@ def qwen(**roles: str) -> PreTrainedTokenizerFast:
     return _fast(backend, **_same("<|endoftext|>", "eos_token", "pad_token"), **{"chat_template": CHATML, **roles})
 
 
+def smollm2(**roles: str) -> PreTrainedTokenizerFast:
+    """SmolLM2's layout: a turn, a text and padding have one token, the third of the vocabulary."""
+    backend = _byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    named = {"bos_token": "<|im_start|>", "unk_token": "<|endoftext|>", "chat_template": CHATML}
+    return _fast(backend, **{**_same("<|im_end|>", "eos_token", "pad_token"), **named, **roles})
+
+
 def gemma(**roles: str) -> PreTrainedTokenizerFast:
     """Gemma's layout: SentencePiece's BPE, and a turn ends with `<end_of_turn>`."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
@@ -100,7 +107,7 @@ def mistral(**roles: str) -> PreTrainedTokenizerFast:
     return _fast(backend, **{"chat_template": INST_TEMPLATE, **roles})
 
 
-LAYOUTS = {make.__name__: make for make in (gpt2, neox, llama3, qwen, gemma, t5, mistral)}
+LAYOUTS = {make.__name__: make for make in (gpt2, neox, llama3, qwen, smollm2, gemma, t5, mistral)}
 
 
 def folder_of(tokenizer: PreTrainedTokenizerFast, folder: Path, **options: object) -> Checkpoint:
