@@ -202,7 +202,7 @@ class Stages:
         return self.trainer.of_size(count_weights(self.student.source().folder))
 
     @property
-    def training_fingerprint(self) -> dict[str, bool | int | str]:
+    def training_fingerprint(self) -> dict[str, bool | int | str | None]:
         """The settings of `training` that decide the weights: no loggers; the number of devices, by the batch size."""
         usual = {"precision": "32-true", "devices": 1}
         used = {"precision": self.training.precision, "devices": self.trainer.devices}

@@ -128,7 +128,7 @@ def result_of(
 
 
 def _origins(models: Iterable[object]) -> dict[str, str]:
-    """Where weights and recorded answers of the models come from, by their names; those that do not say are left out."""
+    """Where the models' weights and recorded answers come from, by name; those that do not say are left out."""
     found = {model.name: model.origin() for model in models if isinstance(model, ModelFolder | RecordedModel)}
     return {name: origin for name, origin in found.items() if origin is not None}
 

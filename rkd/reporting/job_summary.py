@@ -168,7 +168,7 @@ def _evaluation_summary(test: EvaluationResult, overlap: Overlap | None) -> Eval
         by_category={name: category.accuracy for name, category in test.by_category.items()},
         win_rate=test.win_rate,
         cluster_sizes=[size for _, size in sorted(Counter(test.clusters).items())],
-        without_near_duplicates=overlap and overlap.accuracy_without_near_duplicates(test),
+        without_near_duplicates=None if overlap is None else overlap.accuracy_without_near_duplicates(test),
     )
 
 

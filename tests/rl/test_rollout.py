@@ -55,9 +55,10 @@ def test_rewards_of_responses_of_two_lengths_worked_by_hand(student, place):
 def test_metrics_of_responses_of_two_lengths_worked_by_hand(student):
     rollout = collect(module(student, changed(STAGE, responses_per_query=2)), QUERIES[:1])
     junk = 100.0  # stands on padding, and must not show
+    mask = torch.tensor([[True, False], [True, True]])
     rollout = dataclasses.replace(
         rollout,
-        batch=dataclasses.replace(rollout.batch, response_mask=torch.tensor([[True, False], [True, True]])),
+        batch=dataclasses.replace(rollout.batch, response_mask=mask, chosen_mask=mask),
         rewards=Rewards(torch.tensor([1.0, 0.0]), {}),
         old_logprobs=torch.tensor([[-1.0, junk], [-2.0, -3.0]]),
         reference_logprobs=torch.tensor([[-1.5, -junk], [-2.0, -4.0]]),

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -243,16 +244,15 @@ def test_a_training_that_is_killed_after_each_rollout_ends_like_one_that_was_not
 
 @pytest.mark.parametrize("advantages", [PPO, GRPO], ids=["ppo", "grpo"])
 def test_a_policy_with_a_calculator_is_trained(calculating_student, tmp_path, advantages):
-    stage = changed(STAGE, episodes=32, queries_per_rollout=4, max_response_tokens=40)
+    stage, scores = changed(STAGE, episodes=32, queries_per_rollout=4, max_response_tokens=40), iter([0.1, 0.2, 0.3])
     report = dataclasses.replace(stage, advantages=advantages).fit(
-        lambda _: [term(queries=SUM_QUERIES)], context(calculating_student, tmp_path, prompt=CALCULATING)
+        lambda _: [term(queries=SUM_QUERIES)],
+        context(calculating_student, tmp_path, prompt=CALCULATING, validate=lambda _: next(scores)),
     )
     assert report.rollouts == 2
     before, after = weights(calculating_student.folder), weights(tmp_path)
     assert any(not torch.equal(before[name], after[name]) for name in before)
-    samples = read(tmp_path / "samples.jsonl")
-    assert samples
-    for sample in samples:
-        a, b = sample["question"].rstrip("?").split(" and ")
-        assert f"{a} + {b} = 99" not in sample["response"]
-        assert f"{a} + {b} = {int(a) + int(b)}" in sample["response"]
+    texts = [sample["response"] for sample in read(tmp_path / "samples.jsonl")]
+    sums = [found for text in texts if (found := re.match(r"It is (\d+) \+ (\d+) = (\d+)", text))]
+    assert sums
+    assert all(found[3].startswith(str(int(found[1]) + int(found[2]))) for found in sums)
