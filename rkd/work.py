@@ -84,6 +84,7 @@ class Sizes:
         pairs, held_out_pairs: pairs for training and for validation; their responses have at most `pair_tokens`.
         is_graded: a judge grades the responses, and there is no vote.
         has_reward_model: reinforcement learning uses a reward model.
+        recorded: responses to labelled queries that a judge can be trained on.
     """
 
     expected: Expected
@@ -98,6 +99,7 @@ class Sizes:
     pair_tokens: int
     is_graded: bool
     has_reward_model: bool
+    recorded: float = 0.0
 
 
 def about(number: float) -> str:

@@ -78,6 +78,16 @@ class VerdictPrompt(ABC):
             )
         return tokens
 
+    def verdict_token(self, word: str, tokenizer: ChatTokenizer) -> int:
+        """The token that a judge in training is taught to say: the word as it is written, or else its first spelling.
+
+        Raises:
+            ValueError: no spelling is a single token.
+        """
+        spellings = self.spellings(word, tokenizer)
+        (written,) = tokenizer([word], add_special_tokens=False)["input_ids"]
+        return written[0] if len(written) == 1 else spellings[0]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgePrompt(VerdictPrompt):

@@ -187,10 +187,12 @@ class Notes:
         labels, verdicts: statistics of the labels of the training queries, and of the verdicts on the teacher's
             first-pass responses; None if the job makes no labels.
         judge: the judge's verdicts on the same responses; None without a judge.
+        judge_tests: for a judge that the job trained, its verdicts on responses to validation queries, by whose they
+            are: "held_out" (a recorded model that it was not trained on) or "student".
         reward_model: metrics of its kept weights on the validation pairs (`rkd.stages.preference_batches.kinds`).
-        histories: by stage, one row per validation. Rows of sft, dpo and reward_model have `step` and the `share` of
-            all steps; rows of rl have `episodes`. The rl history also has the `reward`, `kl`, `response_tokens` and
-            `repetition` of about forty rollouts.
+        histories: by stage, one row per validation. Rows of rl have `episodes`, the others `step` and the `share` of
+            all steps. The rl history also has the `reward`, `kl`, `response_tokens` and `repetition` of about forty
+            rollouts.
         bound: by the proxy reward, "label" or "learned"; empty if the bound is not measured.
         grades: for an open-ended task, by what was graded.
         stopped: the reason why a stage ended early, by stage.
@@ -201,6 +203,7 @@ class Notes:
     labels: LabelStatistics | None = None
     verdicts: VerdictCounts | None = None
     judge: JudgeQuality | None = None
+    judge_tests: dict[str, JudgeQuality] = dataclasses.field(default_factory=dict)
     reward_model: dict[str, float] = dataclasses.field(default_factory=dict)
     histories: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
     bound: dict[str, BoundSides] = dataclasses.field(default_factory=dict)

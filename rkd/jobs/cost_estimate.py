@@ -7,9 +7,12 @@ that is read or written, and 6 per trained token (Kaplan et al. 2020, arXiv:2001
 """
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
+
+import torch
 
 from rkd.config import ABOVE_0, NOT_NEGATIVE, SHARE, check_ranges
 from rkd.data.judge_prompts import VerdictPrompt
@@ -18,12 +21,16 @@ from rkd.generation.endpoint_server import EndpointModel
 from rkd.generation.local import LocalModel
 from rkd.jobs.work_plan import aligned
 from rkd.judges.base import ModelJudge, asks_model
+from rkd.models.cpu_workers import is_small
+from rkd.models.low_precision import cpu_prefers_bfloat16
 from rkd.pipeline.experiment import Stages
 from rkd.work import ANNOTATOR, FEW_SHOT, JUDGE, STUDENT, TEACHER, Work, short_number
 
 READ, TRAINED = 2, 6  # floating-point operations per weight and token
 BYTES = 2  # per weight in bfloat16
 MEASURED_PROMPTS = 200
+MEASURED_ROWS, MEASURED_WIDTH, MEASURED_SECONDS = 1024, 1024, 0.5
+LARGEST_ON_CPU = 2e9  # weights of a student that somebody may want to train on a CPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +44,7 @@ class CostEstimate:
         gpu_hour_price: price of one GPU for an hour.
         prompt_price, response_price: prices of an endpoint, for a million tokens read and written.
         characters_per_token: characters per token of prompts, which are not tokenized for an estimate.
+        cpu_sampling_share, cpu_training_share: shares of what large matrix products reach on this processor.
     """
 
     gpu_tflops: float
@@ -47,11 +55,13 @@ class CostEstimate:
     prompt_price: float
     response_price: float
     characters_per_token: float
+    cpu_sampling_share: float
+    cpu_training_share: float
 
     def __post_init__(self) -> None:
         positive = dict.fromkeys(("gpu_tflops", "gpu_memory_gb", "characters_per_token"), ABOVE_0)
         prices = dict.fromkeys(("gpu_hour_price", "prompt_price", "response_price"), NOT_NEGATIVE)
-        shares = dict.fromkeys(("sampling_share", "training_share"), SHARE)
+        shares = dict.fromkeys((f"{of}{what}_share" for of in ("", "cpu_") for what in ("sampling", "training")), SHARE)
         check_ranges("cost_estimate", self, positive | prices | shares)
 
     def lines(self, s: Stages, work: Sequence[Work]) -> list[str]:
@@ -60,10 +70,16 @@ class CostEstimate:
         rows: list[tuple[str, ...]] = [("stage", "size, about", "tokens read", "written", "trained on", "GPU hours")]
         for one, entry in zip(work, entries, strict=True):
             tokens = map(short_number, (entry.read, entry.written, entry.trained))
-            rows.append((one.stage, one.amount, *tokens, f"{entry.hours:.2f}"))
-        hours = sum(entry.hours for entry in entries)
+            rows.append((one.stage, one.amount, *tokens, f"{self._hours(entry):.2f}"))
+        hours = sum(map(self._hours, entries))
         rows.append(("all", "", "", "", "", f"{hours:.2f}"))
-        return [*aligned(rows, left=2), "", *self._totals(s, entries), *self._assumptions(hours)]
+        return [
+            *aligned(rows, left=2),
+            "",
+            *self._totals(s, entries),
+            *self._here(s, entries),
+            *self._assumptions(hours),
+        ]
 
     def _entry(self, s: Stages, work: Work) -> "Entry":
         prompt = self._prompt_tokens(s, work.model)
@@ -76,15 +92,31 @@ class CostEstimate:
             written += work.judged * judge.reply_tokens
         trained = work.trained * (prompt / work.group_size + work.max_response_tokens)
         weights = _weights(s, work.model)
-        sampling = READ * weights * (read + written) / self._rate(self.sampling_share)
+        sampling = READ * weights * (read + written)
         # A judge's forward passes read whole texts, as in training.
-        passes = weights * (TRAINED * trained + READ * judged) / self._rate(self.training_share)
+        passes = weights * (TRAINED * trained + READ * judged)
         role = work.model if work.model in (TEACHER, JUDGE, ANNOTATOR) else STUDENT
-        return Entry(role, round(read + judged), round(written), round(trained), (sampling + passes) / 3600)
+        return Entry(role, round(read + judged), round(written), round(trained), sampling, passes)
 
-    def _rate(self, share: float) -> float:
-        """Operations per second."""
-        return self.gpu_tflops * 1e12 * share
+    def _hours(self, entry: "Entry") -> float:
+        """GPU hours."""
+        peak = self.gpu_tflops * 1e12
+        return _hours(entry, peak * self.sampling_share, peak * self.training_share)
+
+    def _here(self, s: Stages, entries: Sequence["Entry"]) -> list[str]:
+        """A line with the hours on this processor, for models that it can train; a job measures small ones itself."""
+        weights = s.student.weights()
+        if torch.cuda.is_available() or is_small(weights) or weights > LARGEST_ON_CPU:
+            return []
+        name, peak = _speed_of_products(weights)
+        hours = sum(_hours(one, peak * self.cpu_sampling_share, peak * self.cpu_training_share) for one in entries)
+        said = (
+            f"{torch.get_num_threads()} cores: products of matrices reach {peak / 1e12:.2f} TFLOPS in {name} just now,"
+        )
+        return [
+            f"  here     about {hours:.1f} hours on {said}",
+            f"           of which sampling reaches {self.cpu_sampling_share:.0%}, training {self.cpu_training_share:.0%}",
+        ]
 
     def _prompt_tokens(self, s: Stages, model: str) -> float:
         """Mean number of tokens of a prompt, over some queries."""
@@ -107,7 +139,7 @@ class CostEstimate:
             lines = [f"  teacher  {s.teacher.name}: its responses are recorded, nothing is asked"]
         else:
             lines = self._of_model(TEACHER, s.teacher, teacher)
-        lines.append(f"  student  {s.student.name}: {student}")
+        lines.append(f"  student  {s.student.name}: {self._said(student)}")
         if asks_model(s.judge):
             lines += self._of_model(JUDGE, s.judge, judge)
         else:
@@ -122,7 +154,10 @@ class CostEstimate:
         """Lines with the tokens that a teacher or judge reads and writes, and the machine it runs on."""
         if _is_endpoint(model):
             return _of_endpoint(role, model, total)
-        return [f"  {role + ' ':<9}{model.name}: {total}", *self._where_it_runs(role, model, total)]
+        return [f"  {role + ' ':<9}{model.name}: {self._said(total)}", *self._where_it_runs(role, model, total)]
+
+    def _said(self, total: "Entry") -> str:
+        return f"{total}; {self._hours(total):.2f} GPU hours"
 
     def _where_it_runs(self, role: str, model: LocalModel | EndpointModel | ModelJudge, total: "Entry") -> list[str]:
         gigabytes = BYTES * model.weights() / 1e9
@@ -149,23 +184,43 @@ class CostEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stage of the estimate, in tokens and GPU hours."""
+    """One stage of the estimate, in tokens, and in floating-point operations of sampling and of passes."""
 
     role: str
     read: int
     written: int
     trained: int
-    hours: float
+    sampling: float
+    passes: float
 
     def __str__(self) -> str:
         tokens = f"{short_number(self.read)} tokens read, {short_number(self.written)} written"
         tokens += f", {short_number(self.trained)} trained on" if self.trained else ""
-        return f"{tokens}; {self.hours:.2f} GPU hours"
+        return tokens
+
+
+def _hours(entry: Entry, sampling_rate: float, passes_rate: float) -> float:
+    """Hours at so many operations a second."""
+    return (entry.sampling / sampling_rate + entry.passes / passes_rate) / 3600
+
+
+def _speed_of_products(weights: int) -> tuple[str, float]:
+    """The format in which a model of so many weights is trained here, and operations a second of products in it."""
+    dtype, name = (torch.bfloat16, "bfloat16") if cpu_prefers_bfloat16(weights) else (torch.float32, "float32")
+    rows, matrix = torch.ones(MEASURED_ROWS, MEASURED_WIDTH, dtype=dtype), torch.ones(MEASURED_WIDTH, 2048, dtype=dtype)
+    rows @ matrix  # a warm-up
+    begun, products = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - begun) < MEASURED_SECONDS:
+        rows @ matrix
+        products += 1
+    return name, 2 * rows.numel() * matrix.shape[1] * products / seconds
 
 
 def _sum(role: str, entries: Sequence[Entry]) -> Entry:
     own = [entry for entry in entries if entry.role == role]
-    return Entry(role, *(sum(getattr(one, name) for one in own) for name in ("read", "written", "trained", "hours")))
+    return Entry(
+        role, *(sum(getattr(one, name) for one in own) for name in ("read", "written", "trained", "sampling", "passes"))
+    )
 
 
 def _of_endpoint(role: str, model: EndpointModel, total: Entry) -> list[str]:

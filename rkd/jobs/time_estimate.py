@@ -52,8 +52,10 @@ class Speed:
         if work.judged:
             seconds = self.judging.get(work.model)
             return None if seconds is None else work.judged * seconds
-        cost = self.sampling[work.model]
         trained = work.trained * self.training[work.group_size] if work.trained else 0.0
+        if not work.asked:
+            return trained
+        cost = self.sampling[work.model]
         return work.queries * cost.query + work.sampled * cost.response + trained
 
 

@@ -21,6 +21,7 @@ from rkd.pipeline.experiment import (
 from rkd.protocols import Sampling
 from rkd.records import Query
 from rkd.rl.query_schedule import shares
+from rkd.stages.judge_training import JUDGED_QUERIES, TrainedJudge
 from rkd.work import (
     ANNOTATOR,
     EXPECTED,
@@ -43,6 +44,7 @@ def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: boo
     sizes = _sizes(s, expected)
     return [
         *s.teacher_samples.planned_work(sizes),
+        *_trained_judge_work(s, sizes),
         *_judged_labels_work(s, sizes),
         *s.arithmetic.planned_work(sizes),
         *s.sft.planned_work(sizes),
@@ -75,6 +77,9 @@ def _sizes(s: Stages, expected: Expected) -> Sizes:
         pair_tokens=s.student_samples.max_response_tokens,
         is_graded=s.labels.is_graded,
         has_reward_model=not s.reward_model.is_left_out,
+        recorded=expected.labelled * sum(map(len, s.judge.recorded(training)))
+        if isinstance(s.judge, TrainedJudge)
+        else 0.0,
     )
 
 
@@ -99,6 +104,20 @@ def _judged_labels_work(s: Stages, sizes: Sizes) -> list[Work]:
         responses, limit = len(queries) * sampling.samples_per_query, sampling.max_response_tokens
     amount, group_size = f"{responses:,} responses, {attacks:,} attacks", max(1, round(responses / len(queries)))
     return [Work("judge, labels", amount, JUDGE, limit, judged=responses + attacks, group_size=group_size)]
+
+
+def _trained_judge_work(s: Stages, sizes: Sizes) -> list[Work]:
+    """The training of a judge, and its test on recorded responses and on the student's samples."""
+    if not isinstance(s.judge, TrainedJudge):
+        return []
+    validation, sampling = len(s.dataset.validation_queries()), s.student_samples.sampling
+    asked, limit = min(JUDGED_QUERIES, validation), sampling.max_response_tokens
+    judged = validation + asked * sampling.samples_per_query
+    return [
+        *s.judge.planned_work(sizes),
+        Work("student samples, judge", f"{asked:,} queries", STUDENT, limit, [(asked, sampling)]),
+        Work("judge, tests", f"{judged:,} responses", JUDGE, limit, judged=judged),
+    ]
 
 
 def _grades_work(s: Stages, sizes: Sizes) -> Work:

@@ -160,6 +160,7 @@ class NoJudge:
     annotates: ClassVar[bool] = False
     is_single_token: ClassVar[bool] = False
     without_model: ClassVar[str] = "none in this row"
+    threshold: ClassVar[float] = 0.5
 
     def content(self) -> None:
         """None: there are no verdicts."""

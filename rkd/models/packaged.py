@@ -168,14 +168,13 @@ def origin_of(folder: Path) -> str | None:
 
 def _convert(file: Path, model: PackagedModel, folder: Path) -> None:
     """Write the model and its tokenizer, read from a GGUF file."""
-    source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
-    read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     # `save_pretrained` writes no model that was quantised, so a plain one takes the weights.
     del read.config.quantization_config
     plain = AutoModelForCausalLM.from_config(read.config)
     plain.load_state_dict(read.state_dict())
     plain.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(**source)
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     if model.splits_digits:
         backend: Tokenizer = tokenizer.backend_tokenizer
         digits = pre_tokenizers.Digits(individual_digits=True)

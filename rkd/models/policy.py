@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rkd.losses import at_least_float32, in_chunks, token_entropy, token_logprobs
+from rkd.losses import in_chunks, token_entropy, token_logprobs
 from rkd.models.batches import ResponseBatch
+from rkd.models.half_logits import half_choices
 from rkd.models.hidden_states import head_values, response_states
 from rkd.models.lora import adapters_off
 from rkd.models.own_forward import own_logits, state_width
 
-# The most logits that exist at a time (256 MB in float32), in the backward pass as well.
+# The most logits that exist at a time (256 MB in float32), in the backward pass as well; twice as many in half
+# precision.
 CHUNK_ELEMENTS = 2**26
+HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +59,21 @@ class Policy(nn.Module):
         values = None if self.value_head is None else head_values(self.value_head, states)[..., value_head]
         # Only chosen tokens get logits: the logits are the largest tensor, and half of them would be padding.
         counted, tokens = states[mask][None], batch.response_ids[mask][None]
-        chunk = max(1, CHUNK_ELEMENTS // self.lm.config.get_text_config().vocab_size)
+        elements = CHUNK_ELEMENTS * (2 if self._has_half_logits(states) else 1)
+        chunk = max(1, elements // self.lm.config.get_text_config().vocab_size)
         chosen = in_chunks(partial(self._choices, with_entropy=with_entropy), chunk, counted, tokens)
         logprobs, *entropy = (_unpacked(row, mask) for row in chosen)
         return PolicyOutput(logprobs, values, entropy[0].detach() if with_entropy else None)
 
+    def _has_half_logits(self, states: Tensor) -> bool:
+        return torch.is_autocast_enabled(states.device.type) or self.lm.dtype in HALF
+
     def _choices(self, states: Tensor, tokens: Tensor, *, with_entropy: bool) -> Tensor:
         """log π(y_t) from states (1, T, D), as (1, T); `with_entropy` adds the entropy as a second row, (2, T)."""
-        logits = at_least_float32(own_logits(self.lm, states[0])[None])
+        made = own_logits(self.lm, states[0])
+        if made.dtype in HALF:
+            return half_choices(made, tokens[0], self.temperature, with_entropy=with_entropy)
+        logits = made[None]
         if self.temperature != 1:
             logits = logits / self.temperature
         logprobs = token_logprobs(logits, tokens)

@@ -12,9 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# A token that is read again costs about 12 D² products in a layer of width D. Attention costs 2 D products for each
-# pair of tokens, masked or not. A row joins a tree if it saves more of the former than it adds of the latter.
-PRODUCTS_PER_WIDTH = 6
 LARGEST_TREE = 2**12  # tokens: their mask has 16 million entries
 
 # A pass that has enough tokens ends before a tree with at most this share of the largest tree's tokens. Responses to
@@ -41,15 +38,16 @@ class Pass:
     ways: dict[int, list[int]]
 
 
-def passes(rows: Sequence[Sequence[int]], width: int | None, most_tokens: int | None) -> Iterator[Pass]:
+def passes(rows: Sequence[Sequence[int]], token_pairs: int | None, most_tokens: int | None) -> Iterator[Pass]:
     """The rows as trees, in passes of trees of similar size, the largest first.
 
     Args:
         rows: tokens, at least one in each.
-        width: of the model's layers, D; None if the model cannot read trees, so that rows share nothing.
+        token_pairs: the attention of so many pairs of tokens, masked or not, takes as long as reading a token again. A
+            row joins a tree if it saves more than it adds. None if the model cannot read trees: rows share nothing.
         most_tokens: in a pass of more than one tree, padding included; None to read all in a single pass.
     """
-    trees = sorted(_grow(rows, width), key=lambda tree: -len(tree.ids))
+    trees = sorted(_grow(rows, token_pairs), key=lambda tree: -len(tree.ids))
     start = 0
     for end in range(1, len(trees) + 1):
         if end == len(trees) or (most_tokens and _ends(end - start, trees[start], trees[end], most_tokens)):
@@ -82,14 +80,14 @@ class _Tree:
         return self.ways[number]
 
 
-def _grow(rows: Sequence[Sequence[int]], width: int | None) -> list[_Tree]:
+def _grow(rows: Sequence[Sequence[int]], token_pairs: int | None) -> list[_Tree]:
     trees: list[_Tree] = []
     before: Sequence[int] = []
     way: list[int] = []
     for number in sorted(range(len(rows)), key=lambda number: list(rows[number])):  # sorted neighbours share the most
         row = rows[number]
-        shared = _shared_tokens(before, row) if width else 0
-        if not width or not shared or not _pays(len(trees[-1].ids), len(row), shared, width):
+        shared = _shared_tokens(before, row) if token_pairs else 0
+        if not token_pairs or not shared or not _pays(len(trees[-1].ids), len(row), shared, token_pairs):
             trees.append(_Tree())
             shared = 0
         before, way = row, trees[-1].add(number, row, way[:shared])
@@ -102,10 +100,10 @@ def _shared_tokens(one: Sequence[int], other: Sequence[int]) -> int:
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def _pays(tree: int, row: int, shared: int, width: int) -> bool:
+def _pays(tree: int, row: int, shared: int, token_pairs: int) -> bool:
     """Whether a row of `row` tokens is read faster with a tree of `tree` tokens than by itself."""
     together = tree + row - shared
-    return together <= LARGEST_TREE and together**2 - tree**2 - row**2 <= PRODUCTS_PER_WIDTH * width * shared
+    return together <= LARGEST_TREE and together**2 - tree**2 - row**2 <= token_pairs * shared
 
 
 def _ends(count: int, largest: _Tree, following: _Tree, most_tokens: int) -> bool:

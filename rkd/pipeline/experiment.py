@@ -18,6 +18,7 @@ from rkd.rl.reward_mix import RewardMix
 from rkd.rl.stage import RL, NoRL
 from rkd.stages.arithmetic import Arithmetic, NoArithmetic
 from rkd.stages.dpo import DPO, NoDPO
+from rkd.stages.judge_training import TrainedJudge
 from rkd.stages.labels import Labels, RubricGrades
 from rkd.stages.preferences import MatchedPairs, OneSourcePairs, Pairs, StoredPairs, ValidationPairs
 from rkd.stages.reward_model import NoRewardModel, RewardModelTraining
@@ -147,6 +148,11 @@ class Stages:
                 "labels=rubric_judge takes grades of a judge, and judge=none is none. Take `python run.py "
                 "judge=mini_grader`, or the teacher, `judge=rubric`."
             )
+        if is_graded and isinstance(self.judge, TrainedJudge):
+            raise ValueError(
+                f"judge={self.judge.name} learns from labels, and labels=rubric_judge makes none. Take a judge that is "
+                "ready, `python run.py judge=mini_grader`."
+            )
         parts = {"sft.data": self.sft.data, "pairs": self.pairs, "validation_pairs": self.validation_pairs}
         for name, part in parts.items():
             best = part.best_score
@@ -207,7 +213,7 @@ class Stages:
         return self.trainer.of_size(count_weights(self.student.source().folder))
 
     @property
-    def training_fingerprint(self) -> dict[str, bool | int | str]:
+    def training_fingerprint(self) -> dict[str, bool | int | str | None]:
         """The settings of `training` that decide the weights: no loggers; the number of devices, by the batch size."""
         usual = {"precision": "32-true", "devices": 1}
         used = {"precision": self.training.precision, "devices": self.trainer.devices}
@@ -243,7 +249,8 @@ def table_lines(s: Stages) -> list[Line]:
 
 def trains(s: Stages) -> bool:
     """Whether any stage of the row trains, and therefore needs the teacher's responses and labels."""
-    return not (s.sft.is_left_out and s.rl.is_left_out) or samples_student(s)
+    is_left_out = s.sft.is_left_out and s.rl.is_left_out
+    return not is_left_out or samples_student(s) or isinstance(s.judge, TrainedJudge)
 
 
 def needs_labels(s: Stages, split: str) -> bool:

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rkd.evaluation.label_quality import grade_statistics, judge_quality, label_statistics, verdict_counts
-from rkd.judges.attacks import ATTACKED_QUERIES, attacks
+from rkd.evaluation.label_quality import grade_statistics, label_statistics, verdict_counts
 from rkd.judges.base import open_judge
 from rkd.judges.written import Written
 from rkd.pipeline.dry_pass import made_up_labels, made_up_responses
@@ -125,7 +124,6 @@ class Labelling(Step):
             passes = ["teacher_first_training", "teacher_second_training"]
             self.runner.note("labels", labels, fingerprint_digest("labels", labelled.answers), made_from=passes)
             self._note_labels(labelled)
-            self._note_judge(labelled)
         labelled = self._taught_in_dry_pass(labelled)
         if split == "training" and not labelled.answers:
             raise ValueError(_why_none_is_left(len(queries), unread))
@@ -174,7 +172,7 @@ class Labelling(Step):
         noted = self.notes.grades[name] = grade_statistics(queries, scored, grades.highest, self.stages.dataset.rubric)
         if noted.unreadable:
             unread = f"{noted.unreadable} of {len(asked)} grades of {what}"
-            self.runner.warn(f"{unread} could not be read, and count for nothing.{_example(made)}")
+            self.runner.warn(f"{unread} could not be read, and count for nothing.{example_of(made)}")
         self.runner.say(f"    grades of {what}: {noted}")
         return scored
 
@@ -234,33 +232,7 @@ class Labelling(Step):
             right, wrong = self.notes.verdicts.precision_of_right, self.notes.verdicts.precision_of_wrong
             self.runner.say(
                 f"    {self.notes.labels.precision:.1%} of the labels are right; of the teacher's responses, "
-                f"{_percent(right)} of those with the label's answer are right, {_percent(wrong)} of the others wrong"
-            )
-
-    def _note_judge(self, labelled: Labelled) -> None:
-        """Let the judge, if any, judge the same responses; note the quality of its verdicts, for the report only.
-
-        The judge also sees attacks on it as responses to some queries.
-        """
-        if self.stages.judge.is_left_out:
-            return
-        gold, groups = self._queries("training", labelled=True), self._first_pass(labelled)
-        asked = [(query, one.response) for query, own in zip(gold, groups, strict=True) for one in own]
-        attacked = [(query, kind, text) for query in gold[:ATTACKED_QUERIES] for kind, text in attacks(query).items()]
-        made = self._judged("training", "the teacher's responses", asked)
-        fooled = self._judged("attacks", "attacks", [(q, Response(q.id, k, 0, text, True)) for q, k, text in attacked])
-        by_kind = [(kind, score) for (_, kind, _), score in zip(attacked, fooled["scores"], strict=True)]
-        quality = judge_quality(gold, groups, made["scores"], made["masses"], by_kind, self.stages.judge.threshold)
-        self.notes.judge = quality
-        counts = quality.verdicts
-        if counts.without_verdict:
-            unread = f"{counts.without_verdict} of {len(asked)} verdicts on the teacher's responses"
-            self.runner.warn(f"{unread} could not be read, and count for nothing.{_example(made)}")
-        if counts.accuracy is not None:
-            self.runner.say(
-                f"    of the teacher's responses, {_percent(counts.precision_of_right)} of those that the judge calls "
-                f"right are right, {_percent(counts.precision_of_wrong)} of the others wrong; it accepts "
-                f"{_percent(quality.mean_attacks_accepted)} of attacks"
+                f"{percent(right)} of those with the label's answer are right, {percent(wrong)} of the others wrong"
             )
 
     def _judged(self, name: str, what: str, asked: Sequence[tuple[Query, Response]]) -> dict[str, Any]:
@@ -279,7 +251,7 @@ class Labelling(Step):
         return self.runner.value(f"judge_{name}", fingerprint, read)
 
 
-def _example(made: dict[str, Any]) -> str:
+def example_of(made: dict[str, Any]) -> str:
     """A reply that could not be read, in one line."""
     return "".join(f" One of them: {text!r}." for text in made.get("unread", ()))
 
@@ -306,5 +278,6 @@ def _without_labels(
     return Labelled(split, queries, [PseudoLabel(query.id, None, 0.0) for query in queries], scored, highest)
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share in words; none where there is nothing to share."""
     return "none" if share is None else f"{share:.1%}"

@@ -19,6 +19,7 @@ from rkd.generation.endpoint_server import EndpointModel
 from rkd.generation.local import ModelFolder
 from rkd.pipeline.evaluate import Evaluating
 from rkd.pipeline.experiment import Stages, pretrained_lines, table_lines
+from rkd.pipeline.judge import Judging
 from rkd.pipeline.label import Labelling
 from rkd.pipeline.pair import Pairing
 from rkd.pipeline.sample import Notes, Source, Step
@@ -47,13 +48,19 @@ def build_stages(config: DictConfig) -> Stages:
 def run_experiment(stages: Stages, runner: StageRunner, config: Mapping[str, Any]) -> RunResult:
     """The method of paper D, in the order of its section 4; docs/method.md, section 2, numbers the steps."""
     notes = Notes()
-    labelling, pairing = Labelling(stages, runner, notes), Pairing(stages, runner, notes)
-    fitting, evaluating = Fitting(stages, runner, notes), Evaluating(stages, runner, notes)
+    labelling, evaluating = Labelling(stages, runner, notes), Evaluating(stages, runner, notes)
     overlaps = evaluating.overlaps()
     # 1, 2: teacher responses, and labels by their vote.
     training, validation = labelling.label("training"), labelling.label("validation")
+    # A judge that is trained in the job takes the place of the one that its training starts from.
+    judge = Fitting(stages, runner, notes).fit_judge(training, validation)
+    stages = dataclasses.replace(stages, judge=judge)
+    judging, pairing = Judging(stages, runner, notes), Pairing(stages, runner, notes)
+    fitting = Fitting(stages, runner, notes)
+    judging.note_judge(training)
     # 3: data distillation.
     sft = fitting.fit_sft(fitting.fit_arithmetic(), training, validation)
+    judging.note_trained_judge(sft, validation)
     # 4, 5: student samples, and pairs of teacher and student responses.
     queries, pairs = pairing.pair(sft, training)
     validation_pairs = pairing.validation_pairs(sft, validation)
@@ -121,7 +128,7 @@ def result_of(
 
 
 def _origins(models: Iterable[object]) -> dict[str, str]:
-    """Where weights and recorded answers of the models come from, by their names; those that do not say are left out."""
+    """Where the models' weights and recorded answers come from, by name; those that do not say are left out."""
     found = {model.name: model.origin() for model in models if isinstance(model, ModelFolder | RecordedModel)}
     return {name: origin for name, origin in found.items() if origin is not None}
 

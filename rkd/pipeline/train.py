@@ -14,14 +14,15 @@ from transformers import PreTrainedModel
 from rkd.distributed import own_share, sum_over_processes
 from rkd.evaluation.accuracy import accuracy, mean_verdict
 from rkd.generation.local import LocalGenerator
-from rkd.judges.base import OpenJudge, WithoutGaps, open_judge
-from rkd.models.loading import load_tokenizer
+from rkd.judges.base import ConfiguredJudge, NoJudge, OpenJudge, WithoutGaps, open_judge
+from rkd.models.loading import ModelOptions, load_tokenizer
 from rkd.pipeline.experiment import Stages
 from rkd.pipeline.label import Labelled
 from rkd.pipeline.sample import Notes
 from rkd.pipeline.stage_runner import StageRunner
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, digest_of
 from rkd.rl.reward_mix import RewardInputs, Stream, Term
+from rkd.stages.judge_training import JudgedSets, TrainedJudge, digest_of_verdicts
 from rkd.stages.reward_model import PairSets
 from rkd.store.partial_results import PartialResults
 from rkd.training.stage import Data, TrainingContext, TrainingStage
@@ -45,6 +46,25 @@ class Fitting:
             return self.student
         examples = stage.examples()
         return self._fit("arithmetic", stage, examples, self.student, {"examples": digest_of_examples(examples)})
+
+    def fit_judge(self, training: Labelled, validation: Labelled) -> ConfiguredJudge | NoJudge:
+        """The row's judge: the trained one, if the job has to train it on the row's labels."""
+        judge, seed = self.stages.judge, self.stages.seed
+        if not isinstance(judge, TrainedJudge):
+            return judge
+        validated = self._validated_on(validation)
+        balanced = judge.balanced and not self.stages.is_dry_pass
+        sets = JudgedSets(
+            *(judge.judged(own.queries, own.labels, seed, balanced=balanced) for own in (training, validated))
+        )
+        inputs = {
+            "stage": judge.settings(),
+            "prompt": judge.prompt,
+            "options": judge.options,
+            "verdicts": digest_of_verdicts(sets.training),
+            "validation_verdicts": digest_of_verdicts(sets.validation),
+        }
+        return judge.trained(self._fit("judge", judge, sets, judge.source(), inputs, options=judge.options))
 
     def fit_sft(self, start: Checkpoint, training: Labelled, validation: Labelled) -> Checkpoint:
         """Data distillation: train the student on the SFT data."""
@@ -127,12 +147,14 @@ class Fitting:
         start: Checkpoint,
         inputs: Mapping[str, Any],
         validation: Labelled | None = None,
+        options: ModelOptions | None = None,
     ) -> Checkpoint:
         """Run a training stage on its data; note the numbers of its report, and its training history.
 
         Args:
             inputs: the part of the data that decides the weights, for the fingerprint.
             validation: for a stage that trains the student, the queries that select its weights.
+            options: of a model that is not the student.
         """
         s = self.stages
 
@@ -145,7 +167,7 @@ class Fitting:
                 folder=folder,
                 partial=partial,
                 seed=s.seed,
-                options=s.student.options,
+                options=options or s.student.options,
                 validate=None if validation is None else self._validator(validation, partial),
             )
             with interruptible():

@@ -125,8 +125,8 @@ def numbers(result: RunResult) -> dict[str, float]:
     notes = result.notes
     records: dict[str, Any] = {
         "counts": notes.counts, "costs": result.costs, "labels": notes.labels, "verdicts": notes.verdicts,
-        "judge": notes.judge, "grades": notes.grades, "reward_model": notes.reward_model, "bound": notes.bound,
-        "overlaps": result.overlaps,
+        "judge": notes.judge, "judge_tests": notes.judge_tests, "grades": notes.grades,
+        "reward_model": notes.reward_model, "bound": notes.bound, "overlaps": result.overlaps,
     }  # fmt: skip
     for name, value in records.items():
         _collect(name, value, values)
@@ -168,7 +168,7 @@ def _evaluation_summary(test: EvaluationResult, overlap: Overlap | None) -> Eval
         by_category={name: category.accuracy for name, category in test.by_category.items()},
         win_rate=test.win_rate,
         cluster_sizes=[size for _, size in sorted(Counter(test.clusters).items())],
-        without_near_duplicates=overlap and overlap.accuracy_without_near_duplicates(test),
+        without_near_duplicates=None if overlap is None else overlap.accuracy_without_near_duplicates(test),
     )
 
 

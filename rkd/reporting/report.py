@@ -194,10 +194,24 @@ def _final_content(result: RunResult) -> tuple[list[str], list[list[str]], list[
         listed = ", ".join(f"{role} {_percent(share)}" for role, share in voted if share is not None)
         notes.append(f"maj@8, of the samples of pass@8: {listed}.")
     notes += _win_rate_notes(result, main)
+    notes += _near_duplicate_notes(result, main)
     notes += origin_notes([result])
     if result.failure is not None:
         notes.append(f"The job failed: {result.failure}.")
     return columns, rows, notes
+
+
+def _near_duplicate_notes(result: RunResult, main: str) -> list[str]:
+    """A note on the questions that no training question is a near duplicate of; none if these are all, or none."""
+    overlap = result.overlaps.get(main)
+    if overlap is None or not overlap.near_duplicates or overlap.near_duplicates == overlap.questions:
+        return []
+    tests = {model.role: model.test_sets[main] for model in result.models if main in model.test_sets}
+    listed = ", ".join(
+        f"{role} {_percent(overlap.accuracy_without_near_duplicates(test))}" for role, test in tests.items()
+    )
+    others = overlap.questions - overlap.near_duplicates
+    return [f"On the {others} questions of {main} that are no near duplicate of a training question: {listed}."]
 
 
 def _win_rate_notes(result: RunResult, main: str) -> list[str]:

@@ -56,15 +56,23 @@ class SFTReport:
 
 
 class SFTModule(ShardableModule):
-    """The student under Eq. 3; a validation is one call of `validate`."""
+    """A model under Eq. 3; a validation is one call of `validate`, whose result is logged as `metric`."""
 
     part, saved = "policy", "policy.lm"
 
-    def __init__(self, policy: Policy, settings: "SFT", validate: Validate | None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        settings: SupervisedTraining,
+        validate: Validate | None,
+        *,
+        metric: str = "validation/accuracy",
+    ) -> None:
         super().__init__()
         self.policy = policy
         self.settings = settings
         self.validate = validate
+        self.metric = metric
 
     def training_step(self, batch: ResponseBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
         def loss_of(part: ResponseBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -77,7 +85,7 @@ class SFTModule(ShardableModule):
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:  # noqa: ARG002
         assert self.validate is not None  # without it there is no validation
-        self.log("validation/accuracy", self.validate(self.whole_part(Policy).lm), batch_size=1, sync_dist=True)
+        self.log(self.metric, self.validate(self.whole_part(Policy).lm), batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         return self.settings.adamw(self)

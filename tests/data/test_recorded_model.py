@@ -68,7 +68,7 @@ def test_the_keys_choose_who_votes_what_is_taught_and_what_is_tested(tmp_path):
     (own,) = model.recorded([QUERY])
     assert [(one.text, one.recorded_answer) for one in own] == [("", "9"), ("7 + 2 = 8. The answer is 8.", "8")]
     assert model.generate([QUERY], Sampling(0.0, 1, 8), 0) == [[own[1]]]
-    assert model.count == 4  # two responses, each under the id and the question of its row
+    assert model.count == 2
 
 
 @pytest.mark.parametrize(

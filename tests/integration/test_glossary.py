@@ -12,6 +12,7 @@ import pytest
 
 from rkd.jobs.job import run_job
 from tests.support import tiny_world
+from tests.support.recorded_models import recorded_by_three
 from tests.support.tiny_grader import OPEN
 from tests.support.tiny_world import REWARD_MODEL_SETTINGS, RL_SETTINGS, SFT_SETTINGS, composed, overrides
 
@@ -124,6 +125,12 @@ def logged(world, tmp_path_factory) -> set[tuple[str, str]]:
         "the judge on all queries": [
             *SFT_SETTINGS, *RL_SETTINGS, "experiments=judge_only", "judge=hf", *judge, "dataset.labelled_fraction=0.7",
         ],
+        "a judge that is trained": [
+            *SFT_SETTINGS, *RL_SETTINGS, "experiments=yon", "judge=small_judge", *words,
+            "dataset.labelled_fraction=0.7",
+            f"judge.held_out.path={recorded_by_three(root / 'recorded')}", "judge.held_out.model=mixed",
+            "judge.teachers=[right,wrong]",
+        ],
         "open-ended": [*every, *OPEN, f"evaluation.annotator.name_or_path={world / 'teacher'}"],
     }  # fmt: skip
     found = set()
@@ -168,7 +175,7 @@ def test_a_placeholder_stands_for_the_listed_names_alone():
 @pytest.mark.slow
 def test_the_jobs_log_curves_of_every_stage(logged):
     stages = {key.split("/")[0] for kind, key in logged if kind == "curve"}
-    assert stages == {"sft", "dpo", "reward_model", "rl"}
+    assert stages == {"judge", "sft", "dpo", "reward_model", "rl"}
     assert {("curve", "sft/train/loss"), ("curve", "rl/judge/reward"), ("summary", "failure")} <= logged
     assert len(logged) > 400
 

@@ -29,7 +29,7 @@ from tests.support.jobs import run
 # Ten operations a second, of which sampling reaches a half and training a fifth.
 ESTIMATE = CostEstimate(
     gpu_tflops=10e-12, gpu_memory_gb=80, sampling_share=0.5, training_share=0.2, gpu_hour_price=3.0, prompt_price=1e6,
-    response_price=2e6, characters_per_token=2,
+    response_price=2e6, characters_per_token=2, cpu_sampling_share=0.5, cpu_training_share=0.2,
 )  # fmt: skip
 SAMPLED = Work("teacher, first pass", "4 × 5", "teacher", 10, [(4, Sampling(1.0, 5, 10))])
 TRAINED = Work("rl", "8 responses", "student", 10, [(2, Sampling(1.0, 4, 10))], trained=8, group_size=4)

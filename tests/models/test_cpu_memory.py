@@ -15,10 +15,10 @@ BLOCKS = 40
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc returns large blocks at once")
 def test_a_freed_block_is_lent_again_without_new_pages():
     def pages_of_repeated_blocks() -> int:
-        torch.empty(64 * MB, dtype=torch.uint8).fill_(1)  # the first one is new in any case
+        torch.empty(16 * MB, dtype=torch.uint8).fill_(1)  # the first one is new in any case
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         for _ in range(BLOCKS):
-            torch.empty(64 * MB, dtype=torch.uint8).fill_(1)
+            torch.empty(16 * MB, dtype=torch.uint8).fill_(1)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     outside = pages_of_repeated_blocks()

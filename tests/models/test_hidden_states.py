@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rkd.models import prefix_trees as trees
+from rkd.models import hidden_states
 from rkd.models.attention import attends_plainly
 from rkd.models.batches import collate
 from rkd.models.hidden_states import head_values, last_states, response_states
@@ -32,7 +32,7 @@ def test_a_shared_prompt_gives_the_states_and_gradients_of_separate_ones(build: 
 
 @families
 def test_rows_read_together_have_the_states_that_each_has_alone(build: Build, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(trees, "PRODUCTS_PER_WIDTH", 10**6)
+    monkeypatch.setattr(hidden_states, "PAIRS_PER_WIDTH", 10**6)
     backbone, read = build().base_model, []
     rows = [prompt + response for prompt in PROMPTS for response in RESPONSES]
     alone = [backbone(input_ids=torch.tensor([row]), use_cache=False).last_hidden_state[0, -1] for row in rows]
@@ -76,3 +76,19 @@ def test_a_head_keeps_differences_that_bfloat16_would_round_away(dtype: torch.dt
     with torch.autocast("cpu", torch.bfloat16):
         values = head_values(head, torch.tensor([[2.0, 1.0], [2.0, 0.0]], dtype=dtype))
     assert values.tolist() == [[3.001953125], [3.0]]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "trees_read"),
+    [(torch.float32, False, 1), (torch.float32, True, 2), (torch.bfloat16, False, 2)],
+)
+def test_in_16_bits_rows_share_less_since_attention_gains_less_than_reading(dtype, autocast, trees_read):
+    backbone, read = llama().to(dtype).base_model, []
+    assert backbone.config.hidden_size == 16
+    backbone.register_forward_pre_hook(lambda *called: read.append(called[2]["input_ids"].shape), with_kwargs=True)
+    # Together 24 tokens, 14 in each row: 24² − 2 · 14² = 184 pairs more. Four common tokens save 4 · 16 · 6 = 384
+    # pairs, or 4 · 16 · 2 = 128.
+    rows = [[3, 4, 5, 6] + [own] * 10 for own in (7, 8)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        last_states(backbone, rows)
+    assert read == [(trees_read, 24 if trees_read == 1 else 14)]

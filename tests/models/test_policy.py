@@ -95,3 +95,22 @@ def test_the_value_head_starts_at_zero():
     values = policy(collate(PROMPTS, RESPONSES, PAD)).values
     assert values.shape == (5, 4)
     assert (values == 0).all()
+
+
+@pytest.mark.parametrize("chunk", [1, 1000])
+def test_logits_of_half_precision_are_read_as_their_float32_copies(chunk: int, monkeypatch: pytest.MonkeyPatch):
+    policy, batch = Policy(llama().float()), collate(PROMPTS, RESPONSES, PAD)
+    outputs, gradients = [], []
+    for half, elements in (((), 2**26), (models.HALF, chunk * VOCABULARY)):
+        monkeypatch.setattr(models, "HALF", half)  # without it, all logits are converted as a whole
+        monkeypatch.setattr(models, "CHUNK_ELEMENTS", elements)
+        policy.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+            output = policy(batch, with_entropy=True)
+        output.logprobs.sum().backward()
+        outputs.append(output)
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in policy.parameters()]))
+    torch.testing.assert_close(outputs[1].logprobs, outputs[0].logprobs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(outputs[1].entropy, outputs[0].entropy, rtol=0, atol=1e-5)
+    # Gradients are rounded to bfloat16, chunk by chunk.
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.9999

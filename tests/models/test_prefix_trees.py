@@ -7,8 +7,8 @@ import torch
 
 from rkd.models.prefix_trees import Pass, passes
 
-WIDTH = 16
-TOGETHER = {"width": 10**6, "most_tokens": 10**6}  # of a model so wide that all sharing pays
+TOKEN_PAIRS = 96
+TOGETHER = {"token_pairs": 10**6, "most_tokens": 10**6}  # all sharing pays
 
 
 def sizes(read: list[Pass]) -> list[tuple[int, ...]]:
@@ -44,11 +44,13 @@ def test_equal_rows_are_one():
 
 
 @pytest.mark.parametrize("most_tokens", [1, 40, None])
-@pytest.mark.parametrize("width", [None, 1, WIDTH, 10**6])
+@pytest.mark.parametrize("token_pairs", [None, 6, TOKEN_PAIRS, 10**6])
 @pytest.mark.parametrize("seed", range(4))
-def test_every_row_is_on_its_way_and_attends_to_nothing_else(seed: int, width: int | None, most_tokens: int | None):
+def test_every_row_is_on_its_way_and_attends_to_nothing_else(
+    seed: int, token_pairs: int | None, most_tokens: int | None
+):
     rows, found = random_rows(seed), set()
-    for one in passes(rows, width, most_tokens):
+    for one in passes(rows, token_pairs, most_tokens):
         trees, size = one.ids.shape
         causal = torch.ones(size, size, dtype=torch.bool).tril().expand(trees, 1, size, size)
         attended = causal if one.attended is None else one.attended
@@ -70,12 +72,12 @@ def test_a_model_that_cannot_read_trees_gets_rows():
     assert (one.positions, one.attended) == (None, None)
 
 
-@pytest.mark.parametrize(("width", "trees"), [(6, 2), (7, 1)])
-def test_rows_share_their_beginning_where_comparing_with_each_others_tokens_costs_less(width: int, trees: int):
+@pytest.mark.parametrize(("token_pairs", "trees"), [(40, 2), (41, 1)])
+def test_rows_share_their_beginning_where_comparing_with_each_others_tokens_costs_less(token_pairs: int, trees: int):
     short, long = [1, 2, 3, 4, 5, 5, 5], [1, 2, 3, 4, *[6] * 30]
-    # 37 tokens compared with each other are 1369 pairs, 7 and 34 by themselves 1205: 164 more. Reading 4 tokens less
-    # saves as much as 24 pairs for each unit of the width.
-    (one,) = passes([short, long], width, None)
+    # 37 tokens compared with each other are 1369 pairs, 7 and 34 by themselves 1205: 164 more, 41 for each of the 4
+    # tokens that are read once.
+    (one,) = passes([short, long], token_pairs, None)
     assert len(one.ids) == trees
 
 
@@ -95,7 +97,7 @@ def test_rows_are_read_with_those_of_alike_length(
 ):
     monkeypatch.setattr("rkd.models.prefix_trees.SMALLEST_PASS_TOKENS", smallest_pass)
     # 5 is more than three quarters of 6, and 3 is not. The pass of 6, 5 and 5 takes 3 × 6 = 18 tokens.
-    assert sizes(list(passes(lengths(5, 6, 3, 5), WIDTH, 10**6))) == expected
+    assert sizes(list(passes(lengths(5, 6, 3, 5), TOKEN_PAIRS, 10**6))) == expected
 
 
 @pytest.mark.parametrize(
@@ -103,8 +105,8 @@ def test_rows_are_read_with_those_of_alike_length(
     [(24, [(4, 6)]), (23, [(3, 6), (1, 5)]), (12, [(2, 6), (2, 5)]), (5, [(1, 6), (1, 6), (1, 5), (1, 5)])],
 )
 def test_a_pass_takes_so_many_tokens_or_one_tree(most_tokens: int, expected: list[tuple[int, int]]):
-    assert sizes(list(passes(lengths(5, 6, 6, 5), WIDTH, most_tokens))) == expected
+    assert sizes(list(passes(lengths(5, 6, 6, 5), TOKEN_PAIRS, most_tokens))) == expected
 
 
 def test_all_is_one_pass_where_it_has_to_be():
-    assert sizes(list(passes(lengths(400, 1, 1, 400), WIDTH, None))) == [(4, 400)]
+    assert sizes(list(passes(lengths(400, 1, 1, 400), TOKEN_PAIRS, None))) == [(4, 400)]

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from rkd.evaluation.results import CategoryResult, Comparison, ModelResult, RunResult, write_result
+from rkd.evaluation.results import CategoryResult, Comparison, ModelResult, Overlap, RunResult, write_result
 from rkd.reporting.learning_curves import learning_curves
 from rkd.reporting.report import (
     category_tables,
@@ -305,3 +305,18 @@ def test_command_compares_two_rows_and_writes_only_where_it_is_told(tmp_path):
     assert done.returncode == 2
     assert "Theirs" in done.stderr
     assert not (tmp_path / "report.md").exists()
+
+
+def test_accuracy_without_near_duplicates_is_told_for_every_model():
+    # The first ten of 20 questions are near duplicates, and the first 18, 4, 10 and 14 are right: 8, 0, 0 and 4 of ten.
+    told = (
+        "On the 10 questions of math that are no near duplicate of a training question: "
+        "teacher 80.0, student few-shot 0.0, SFT 0.0, Ours 40.0."
+    )
+    assert told in final_table_markdown(run(overlaps={"math": Overlap(20, 0.1, 0.1, 0, list(range(10)))}))
+
+
+@pytest.mark.parametrize("places", [[], list(range(20)), None])
+def test_nothing_is_told_where_no_question_or_every_one_is_a_near_duplicate(places):
+    overlaps = {"math": Overlap(20, 0.1, 0.1, 0, places)}
+    assert "near duplicate" not in final_table_markdown(run(overlaps=overlaps))

@@ -32,8 +32,13 @@ def llama(kind: type = LlamaForCausalLM, *, seed: int = 0, hidden: int = 16, **o
     """A Llama of two layers; `options` are further ones of `LlamaConfig`, as `vocab_size`."""
     config = LlamaConfig(
         hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        **{"num_hidden_layers": 2, "num_attention_heads": 2, "bos_token_id": None, **options},
+        **{
+            "intermediate_size": 2 * hidden,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "bos_token_id": None,
+            **options,
+        },
     )
     return _random(kind, config, seed)
 
