@@ -173,6 +173,7 @@ def test_help_is_shown_without_loading_torch():
         (["judge=endpoint", "judge/server=provider"], "judge.server.api_key_variable", "OPENAI_API_KEY"),
         (["teacher=endpoint", "teacher/server=provider"], "teacher.server.api_key_variable", "OPENAI_API_KEY"),
         (["student/options=lora"], "student.options.lora.rank", 16),
+        (["student/calculator=equations"], "student.calculator._target_", "rkd.data.calculator.Equations"),
         (["student/options@teacher.options=lora"], "teacher.options.lora.rank", 16),
         (["dataset/prompt@student.prompt=choice"], "student.prompt._target_", "rkd.data.prompts.PromptTemplate"),
         (["dataset/prompt=from_folder"], "dataset.prompt._target_", "rkd.data.prompts.read_template"),

@@ -46,6 +46,7 @@ def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: boo
         *s.teacher_samples.planned_work(sizes),
         *_trained_judge_work(s, sizes),
         *_judged_labels_work(s, sizes),
+        *s.arithmetic.planned_work(sizes),
         *s.sft.planned_work(sizes),
         *s.student_samples.planned_work(sizes),
         *s.dpo.planned_work(sizes),

@@ -16,6 +16,7 @@ from rkd.judges.base import ConfiguredJudge, NoJudge
 from rkd.models.loading import count_weights
 from rkd.rl.reward_mix import RewardMix
 from rkd.rl.stage import RL, NoRL
+from rkd.stages.arithmetic import Arithmetic, NoArithmetic
 from rkd.stages.dpo import DPO, NoDPO
 from rkd.stages.judge_training import TrainedJudge
 from rkd.stages.labels import Labels, RubricGrades
@@ -57,6 +58,7 @@ class Stages:
     labels: Labels | RubricGrades
     judge: ConfiguredJudge | NoJudge
     student: LocalModel
+    arithmetic: Arithmetic | NoArithmetic
     sft: SFT | NoSFT
     student_samples: StudentSamples
     pairs: Pairs | OneSourcePairs | MatchedPairs | StoredPairs
@@ -100,6 +102,15 @@ class Stages:
             raise ValueError(
                 "student/calculator=equations writes into a response while it is sampled, which only generation=local "
                 "can do. Take `python run.py generation=local`, or student/calculator=none."
+            )
+        if not (self.student.calculator.is_left_out or self.arithmetic.is_left_out):
+            raise ValueError(
+                "arithmetic=small teaches results, and with student/calculator=equations a calculator writes them. "
+                "Take one of the two: arithmetic=none or student/calculator=none."
+            )
+        if self.sft.is_left_out and not self.arithmetic.is_left_out:
+            raise ValueError(
+                "arithmetic=small is a warm-up of data distillation, and sft=none has none. Take arithmetic=none."
             )
         self._check_task()
         if self.teacher.is_recorded != self.teacher_samples.is_recorded:

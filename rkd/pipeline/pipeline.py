@@ -59,7 +59,7 @@ def run_experiment(stages: Stages, runner: StageRunner, config: Mapping[str, Any
     fitting = Fitting(stages, runner, notes)
     judging.note_judge(training)
     # 3: data distillation.
-    sft = fitting.fit_sft(training, validation)
+    sft = fitting.fit_sft(fitting.fit_arithmetic(), training, validation)
     judging.note_trained_judge(sft, validation)
     # 4, 5: student samples, and pairs of teacher and student responses.
     queries, pairs = pairing.pair(sft, training)
@@ -140,7 +140,8 @@ def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Sourc
         models: the sources of teacher and student; other weights in the same folder make another job.
     """
     parts = {field.name: getattr(s, field.name) for field in dataclasses.fields(s)}
-    for without_effect in ("tracking", "trainer"):
+    unused = ["arithmetic"] if s.arithmetic.is_left_out else []
+    for without_effect in ("tracking", "trainer", *unused):
         del parts[without_effect]
     parts |= s.training_fingerprint
     # The fingerprints of these two stages leave out parts that the whole job depends on.

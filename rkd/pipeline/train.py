@@ -39,6 +39,14 @@ class Fitting:
         self.stages, self.runner, self.notes = stages, runner, notes
         self.student = stages.student.source()
 
+    def fit_arithmetic(self) -> Checkpoint:
+        """Arithmetic warm-up: train the student on drawn equations; without it, the student as it is."""
+        stage = self.stages.arithmetic
+        if stage.is_left_out:
+            return self.student
+        examples = stage.examples()
+        return self._fit("arithmetic", stage, examples, self.student, {"examples": digest_of_examples(examples)})
+
     def fit_judge(self, training: Labelled, validation: Labelled) -> ConfiguredJudge | NoJudge:
         """The row's judge: the trained one, if the job has to train it on the row's labels."""
         judge, seed = self.stages.judge, self.stages.seed
@@ -58,7 +66,7 @@ class Fitting:
         }
         return judge.trained(self._fit("judge", judge, sets, judge.source(), inputs, options=judge.options))
 
-    def fit_sft(self, training: Labelled, validation: Labelled) -> Checkpoint:
+    def fit_sft(self, start: Checkpoint, training: Labelled, validation: Labelled) -> Checkpoint:
         """Data distillation: train the student on the SFT data."""
         s = self.stages
         chosen = s.sft.data.select(training.scored)
@@ -72,7 +80,7 @@ class Fitting:
             "examples": digest_of_examples(examples),
             "validation": self._validation_fingerprint(validation),
         }
-        return self._fit("sft", self.stages.sft, examples, self.student, inputs, validation)
+        return self._fit("sft", self.stages.sft, examples, start, inputs, validation)
 
     def fit_dpo(self, sft: Checkpoint, pairs: list[PreferencePair], validation: Labelled) -> Checkpoint:
         """Direct preference optimisation: train the SFT student on the pairs."""

@@ -72,6 +72,22 @@ def stored_teacher(root: Path, *splits: tuple[int, int]) -> list[str]:
     return ["teacher=stored", f"teacher.path={root / 'responses.jsonl'}"]
 
 
+def test_a_calculator_leaves_wrong_calculations_out_of_what_is_taught(world, tmp_path):
+    queries = [*tiny_world.queries(200, 40), *tiny_world.queries(300, 12)]
+    rows = [
+        {"query": query.id, "response": f"So 1 + {number % 2} = 1. {tiny_world.response(query.gold_answer)}"}
+        for number, query in enumerate(queries)
+    ]
+    (tmp_path / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    teacher = ["teacher=stored", f"teacher.path={tmp_path / 'responses.jsonl'}"]
+    more = ["student/calculator=equations", "reward_model=none", "rl=none"]
+    run(world, tmp_path, *teacher, *more, stages=SFT, without=WITHOUT_MODEL)
+    counts = only_result(tmp_path)[0].notes.counts
+    training = counts["training_queries"]
+    assert counts["sft_examples"] + counts["sft_examples_miscalculated"] == training == 36
+    assert 0 < counts["sft_examples_miscalculated"] <= 20  # every second of the 40 questions
+
+
 WITHOUT_MODEL = ("teacher.", "teacher_samples.")
 
 
@@ -258,3 +274,12 @@ def test_the_samples_of_the_store_know_no_gold_answer(finished):
     for folder in Store(root / "artifacts").folders():
         if folder.parent.name != "evaluation":
             assert "gold" not in json.dumps(open_artifact(folder).manifest["fingerprint"]), folder
+
+
+def test_a_job_warms_its_student_up_with_equations(world, finished, tmp_path):
+    warm_up = ["arithmetic=small", "arithmetic.equations=16", "arithmetic.batch_size=8"]
+    run(world, tmp_path, *warm_up, "reward_model=none", "rl=none", stages=SFT)
+    counts = only_result(tmp_path)[0].notes.counts
+    assert (counts["arithmetic/examples"], counts["arithmetic/steps"]) == (16, 2)
+    before, after = weights(finished[0], "sft"), weights(tmp_path, "sft")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
