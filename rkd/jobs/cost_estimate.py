@@ -115,7 +115,8 @@ class CostEstimate:
         )
         return [
             f"  here     about {hours:.1f} hours on {said}",
-            f"           of which sampling reaches {self.cpu_sampling_share:.0%}, training {self.cpu_training_share:.0%}",
+            f"           of which sampling reaches {self.cpu_sampling_share:.0%}, training "
+            f"{self.cpu_training_share:.0%}",
         ]
 
     def _prompt_tokens(self, s: Stages, model: str) -> float:
