@@ -121,7 +121,7 @@ KINDS_OF_JOBS = [
     ["teacher=endpoint", "judge=endpoint", "experiments=noisy_labels"],
     ["dataset=gsm_plus"],
     ["teacher=stored", "pairs=stored", "sft/data=all", "evaluation/bound=sampled"],
-    ["teacher=recorded", "dataset=asdiv_multiarith"],
+    ["teacher=recorded", "dataset=asdiv_multiarith", "arithmetic=small"],
     ["sweeps=fig7"],
 ]
 NO_KEYS = {"model.generate"}  # a method of transformers' models
