@@ -114,7 +114,7 @@ class CostEstimate:
             f"{torch.get_num_threads()} cores: products of matrices reach {peak / 1e12:.2f} TFLOPS in {name} just now,"
         )
         return [
-            f"  here     about {hours:.1f} hours on {said}",
+            f"  here     about {hours:,.1f} hours on {said}",
             f"           of which sampling reaches {self.cpu_sampling_share:.0%}, training "
             f"{self.cpu_training_share:.0%}",
         ]

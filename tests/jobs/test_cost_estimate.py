@@ -1,6 +1,7 @@
 """The cost_estimate of a dry run, worked by hand."""
 
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -54,6 +55,17 @@ def parts(teacher_parameters=36.0, **teacher):
     own = {"student": student, "zero_shot": prompt, "dataset": Data(), "judge": judge}
     own["evaluation"] = Evaluation(max_response_tokens=10, annotator=annotator)
     return SimpleNamespace(teacher=teacher.get("teacher", local), **own)
+
+
+def test_hours_on_this_processor_are_those_of_its_products_just_now():
+    own = parts()
+    assert "  here  " not in "\n".join(ESTIMATE.lines(own, [TRAINED]))  # a job measures a small student itself
+    own.student = dataclasses.replace(own.student, parameters=1e8)
+    trained = dataclasses.replace(TRAINED, trained=8 * 10**7)
+    said = re.search(r"about ([\d,.]+) hours on .* reach (\d+\.\d+) TFLOPS", "\n".join(ESTIMATE.lines(own, [trained])))
+    # 6 operations for each of 10⁸ weights and 8 · 10⁷ · (10 + 3 / 4) tokens; sampling is nothing beside them.
+    hours = 6e8 * 8e7 * 10.75 / (float(said[2]) * 1e12 * ESTIMATE.cpu_training_share) / 3600
+    assert float(said[1].replace(",", "")) == pytest.approx(hours, rel=0.1)
 
 
 def test_tokens_and_hours_of_each_stage():
