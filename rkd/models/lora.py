@@ -63,9 +63,13 @@ class LoRA:
 
 
 def merge(model: nn.Module) -> None:
-    """Add the adapters, if there are any, to the weights of their layers, and remove them."""
+    """Add the adapters, if there are any, to the weights of their layers, and remove them.
+
+    The sums are in float32: weights of 16 bits would round small changes away.
+    """
     for name, layer in list(model.named_modules()):
         if _is_adapted(layer):
+            layer.get_base_layer().float()
             layer.merge()
             parent, _, own = name.rpartition(".")
             setattr(model.get_submodule(parent), own, layer.get_base_layer())

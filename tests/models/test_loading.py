@@ -149,6 +149,20 @@ def test_adapters_switched_off_leave_the_model_that_was_loaded(student):
 
 
 @needs_peft
+def test_a_change_that_weights_of_16_bits_would_round_away_is_merged(student):
+    lm = load_causal_lm(student.folder, ADAPTED).to(torch.bfloat16)
+    before = {name: parameter.detach().float().clone() for name, parameter in lm.named_parameters()}
+    ADAPTED.prepare(lm)
+    for name, parameter in lm.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.constant_(parameter, 1e-5)
+    merge(lm)
+    changed = [name for name, parameter in lm.named_parameters() if not torch.equal(parameter.float(), before[name])]
+    assert len(changed) == 7 * lm.config.num_hidden_layers
+    assert all(lm.get_parameter(name).dtype == torch.float32 for name in changed)
+
+
+@needs_peft
 def test_only_adapters_and_the_head_of_a_reward_model_have_gradients(student):
     reward_model = new_reward_model(student.folder)
     ADAPTED.prepare(reward_model.model, trained_whole=["score"])
