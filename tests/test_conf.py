@@ -66,7 +66,7 @@ def _groups() -> dict[str, list[str]]:
 
 
 GROUPS = _groups()
-MOST_GROUPS = 22
+MOST_GROUPS = 23
 HYDRA_GROUPS = {group for group in GROUPS if group.startswith("hydra/")}
 RECORDED = {
     "teacher=stored": "teacher.path=responses.jsonl",

@@ -10,11 +10,9 @@ import platform
 from collections.abc import Iterator
 
 # Parameters of `mallopt`, by their numbers in glibc's malloc.h, with the value that keeps memory and the usual one.
-# Blocks above the largest threshold that glibc takes are still mapped one by one: in a heap of blocks of every size, a
-# training of 135 M weights was seen to grow from 8 to 15 GB, since few free places fit the next batch.
 MALLOPT = {
-    "M_MMAP_THRESHOLD": (-3, 32 * 2**20, 128 * 1024),  # bytes of a block above which it is mapped alone
-    "M_TRIM_THRESHOLD": (-1, 2**30, 128 * 1024),  # free bytes at the end of the heap above which it shrinks
+    "M_MMAP_MAX": (-4, 0, 65536),  # blocks that are mapped one by one
+    "M_TRIM_THRESHOLD": (-1, -1, 128 * 1024),  # free bytes above which the heap shrinks; -1: never
     "M_TOP_PAD": (-2, 64 * 2**20, 128 * 1024),  # bytes by which the heap grows beyond what is asked
 }
 
@@ -33,4 +31,10 @@ def kept_memory() -> Iterator[None]:
     finally:
         for parameter, _, usual in MALLOPT.values():
             libc.mallopt(parameter, usual)
-        libc.malloc_trim(0)
+        give_back()
+
+
+def give_back() -> None:
+    """Return all free memory to the system now. Free places that fit no later block would otherwise add up."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -15,6 +15,7 @@ from rich.text import Text
 from torch.optim import Optimizer
 
 from rkd.errors import TrainingDivergedError
+from rkd.models.cpu_memory import give_back
 
 
 class StopOnNaN(Callback):
@@ -43,6 +44,22 @@ class StopOnNaN(Callback):
                     f"{self.stage}: {name} is {number} at step {step}. Lower `{self.lr_key}` (a third of it is a good "
                     f"next try), or clip gradients harder; the log shows which metric of {self.stage} went first."
                 )
+
+
+class GiveBackMemory(Callback):
+    """Returns memory that large models keep (`rkd.models.cpu_memory`) to the system from time to time.
+
+    Batches of other shapes leave free places that fit no later block: without this, a training of 135 M weights was
+    seen to grow from 8 to 15 GB within a hundred steps.
+    """
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self.seconds, self.last = seconds, time.monotonic()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if time.monotonic() - self.last > self.seconds:
+            give_back()
+            self.last = time.monotonic()
 
 
 class StageProgress(Callback):

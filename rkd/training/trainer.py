@@ -27,7 +27,7 @@ from rkd.config import AT_LEAST_1, NOT_NEGATIVE, check_ranges
 from rkd.models.cpu_workers import is_small
 from rkd.models.low_precision import cpu_prefers_bfloat16
 from rkd.store.partial_results import PartialResults
-from rkd.training.callbacks import StageProgress, StopOnNaN
+from rkd.training.callbacks import GiveBackMemory, StageProgress, StopOnNaN
 from rkd.training.checkpointing import Checkpoints, PlainFiles
 from rkd.training.curves import Curves
 from rkd.training.fsdp import sharded
@@ -147,6 +147,7 @@ class Training:
             callbacks=[
                 StopOnNaN(stage, learning_rate_key or f"{stage}.learning_rate"),
                 StageProgress(stage, shown_metrics=shown_metrics),
+                GiveBackMemory(),
                 *callbacks,
                 *(make() for make in self.callbacks.values()),
                 *curves,

@@ -26,6 +26,7 @@ from rkd.rl.kl_controller import FixedKL
 from rkd.rl.reward_mix import Check, Judged, Learned, RewardMix
 from rkd.rl.settings import KLPenalty, Optimisation, Rollouts
 from rkd.rl.stage import RL, NoRL
+from rkd.stages.arithmetic import NoArithmetic
 from rkd.stages.dpo import DPO, NoDPO
 from rkd.stages.labels import AllResponses, MajorityVote, RubricGrades
 from rkd.stages.preferences import Pairs, ValidationPairs
@@ -85,6 +86,7 @@ def parts(models, **others) -> SimpleNamespace:
         "validation_pairs": ValidationPairs(max_pairs_per_kind=1),
         "dpo": NoDPO(),
         "judge": NoJudge(),
+        "arithmetic": NoArithmetic(),
         "labels": MajorityVote(),
         "reward_model": RewardModelTraining(learning_rate=1e-3, epochs=2, batch_size=8, max_tokens=64),
         "reward_mix": RewardMix(lambda_=0.0, mu=0.0, rho=1.0, learned=Learned(queries="balanced", check=Check())),
