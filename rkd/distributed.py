@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from rkd.processes import with_import_path
 
 RANK, COUNT, LEADER = "LOCAL_RANK", "RKD_PROCESSES", "RKD_LEADER"  # environment variables; the first is Lightning's
 CONFIG = "config.json"  # in the folder of a job with followers
+REAPED = 10.0  # seconds that the system may need to end a process
 GRACE = 20.0  # seconds that a process has to notice by itself that another one has died
 
 Item = TypeVar("Item")
@@ -108,7 +110,9 @@ def followers(processes: int, folder: Path, config: Mapping[str, Any]) -> Iterat
             with contextlib.suppress(subprocess.TimeoutExpired):  # the job is done already
                 process.wait(GRACE)
     except Exception as error:
-        if isinstance(error, FollowerError) or (words := _last_words()) is None:
+        # A broken connection is seen before the system has ended the process behind it.
+        within = REAPED if isinstance(error, RuntimeError) else 0.0
+        if isinstance(error, FollowerError) or (words := _last_words(within)) is None:
             raise
         raise FollowerError(words) from error
     finally:
@@ -171,8 +175,11 @@ def _log(folder: Path, number: int) -> Path:
     return folder / f"process{number}.log"
 
 
-def _last_words() -> str | None:
-    """How a failed follower ended; None if none has failed."""
+def _last_words(within: float = 0.0) -> str | None:
+    """How a failed follower ended; None if none has failed, or fails within so many seconds."""
+    deadline = time.monotonic() + within
+    while all(process.poll() is None for process in _started.values()) and time.monotonic() < deadline:
+        time.sleep(0.1)
     for log, process in _started.items():
         if code := process.poll():
             said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
