@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import AttentionInterface, PreTrainedModel
 
 from rkd.models.attention import takes_masks
@@ -47,12 +48,14 @@ class Line:
 
 
 def reads_lines(backbone: PreTrainedModel) -> bool:
-    """Whether a backbone reads packed rows: it is large, on a CPU, and attends plainly, without dropout.
+    """Whether a backbone reads packed rows: it is large, whole and on a CPU, and attends plainly, without dropout.
 
     A backbone that computes its activations a second time, for the gradient, chooses its attention again at that time.
     """
-    is_large = not is_small(sum(parameter.numel() for parameter in backbone.parameters()))
-    if not is_large or backbone.device.type != "cpu" or not takes_masks(backbone.config):
+    weights = list(backbone.parameters())
+    is_whole = not any(isinstance(weight, DTensor) for weight in weights)
+    is_large = not is_small(sum(weight.numel() for weight in weights))
+    if not is_large or not is_whole or backbone.device.type != "cpu" or not takes_masks(backbone.config):
         return False
     return not (backbone.training and (backbone.is_activation_checkpointing or _drops(backbone)))
 
