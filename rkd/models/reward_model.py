@@ -41,6 +41,11 @@ class RewardModel(nn.Module):
             pooled = last_states(self.model.base_model, batch.rows())
         return _scores(self.model, pooled).float().squeeze(-1)
 
+    @property
+    def head(self) -> nn.Linear:
+        """The linear head."""
+        return _head(self.model)
+
     def save_pretrained(self, folder: Path) -> None:
         """Write it as a plain `AutoModelForSequenceClassification`."""
         self.model.save_pretrained(folder)
@@ -59,7 +64,7 @@ def new_reward_model(
     """A reward model on the student's backbone, its head at zero: all responses start at R = 0."""
     reward_model = load_reward_model(student_folder, options)
     reward_model.model.config.reward_pooling = pooling
-    nn.init.zeros_(_head(reward_model.model).weight)
+    nn.init.zeros_(reward_model.head.weight)
     return reward_model
 
 

@@ -86,8 +86,12 @@ class PolicyModule(LightningModule):
         """AdamW; `training_step` sets its learning rate for each rollout."""
         options = self.optimisation
         first, second = options.adam_betas
-        groups = [{"params": _trained(self.policy), "weight_decay": options.weight_decay}]
-        return adamw(groups, lr=options.learning_rate, betas=(first, second))
+        trained, head, rate = _trained(self.policy), self.policy.value_head, options.value_learning_rate
+        own = set() if head is None or rate is None else set(head.parameters())
+        groups = [{"params": [one for one in trained if one not in own], "peak": options.learning_rate}]
+        if own:
+            groups.append({"params": [one for one in trained if one in own], "peak": rate})
+        return adamw(groups, lr=options.learning_rate, weight_decay=options.weight_decay, betas=(first, second))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ARG002
         """Return the batch unchanged: it holds queries, not tensors."""
@@ -234,7 +238,7 @@ class PolicyModule(LightningModule):
         if self.rollouts_done < options.warmup_rollouts:
             factor *= (self.rollouts_done + 1) / options.warmup_rollouts
         for group in self._optimizer.param_groups:
-            group["lr"] = options.learning_rate * factor
+            group["lr"] = group["peak"] * factor
 
 
 def rollout_seed(seed: int, rollout: int, term: int = 0) -> int:

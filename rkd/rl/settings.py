@@ -117,6 +117,7 @@ OPTIMISATION_RANGES = {
     "minibatches_per_epoch": AT_LEAST_1,
     "clip_range": ABOVE_0,
     "clip_range_high": ABOVE_0,
+    "value_learning_rate": ABOVE_0,
     "value_clip_range": ABOVE_0,
     "value_coefficient": NOT_NEGATIVE,
     "gradient_clip": ABOVE_0,
@@ -135,6 +136,8 @@ class Optimisation:
         reduction: what a loss is the mean over. Eq. 12 and DAPO use "tokens"; GRPO as published uses "responses";
             "constant" divides the sum over each response by `rollouts.max_response_tokens` (Dr. GRPO).
         adam_betas: AdamW's β₁ and β₂, each in [0, 1).
+        value_learning_rate: of the value heads, which start at zero; it falls as the other. None takes `learning_rate`,
+            by which the heads of a large model, whose rates are small, hardly leave zero.
     """
 
     learning_rate: float
@@ -150,6 +153,7 @@ class Optimisation:
     gradient_clip: float | None = 1.0
     weight_decay: float = 0.0
     adam_betas: Sequence[float] = (0.9, 0.95)
+    value_learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         check_ranges("rl.optimisation", self, OPTIMISATION_RANGES)

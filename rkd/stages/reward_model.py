@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from rkd.config import ABOVE_0, check_ranges
 from rkd.data.preference_files import write_pairs
 from rkd.distributed import share_of_weight
 from rkd.losses import reward_model_loss
@@ -112,7 +113,8 @@ class RewardModelModule(ShardableModule):
         self.log_dict({f"validation/{name}": value for name, value in metrics.items()}, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        return self.settings.adamw(self)
+        rate = self.settings.head_learning_rate
+        return self.settings.adamw(self, None if rate is None else {self.reward_model.head.weight: rate})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,8 @@ class RewardModelTraining(SupervisedTraining):
         preference_weight: weight of L_pref: 1 in Eq. 9, 0 for the rows ORM-T and ORM-S (L_cls alone).
         pooling: the hidden state that R reads: of the response's "last" token, or the "mean" over all its tokens.
         criterion: the validation metric that decides which weights are kept, one of `CRITERIA`.
+        head_learning_rate: peak rate of the head, which starts at zero; None takes `learning_rate`. The gradient of the
+            backbone is proportional to the head, so both stand still where the head grows slowly.
     """
 
     stage = "reward_model"
@@ -132,9 +136,11 @@ class RewardModelTraining(SupervisedTraining):
     preference_weight: float = 1.0
     pooling: Pooling = "last"
     criterion: str = "right_over_wrong_accuracy"
+    head_learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_ranges(self.stage, self, {"head_learning_rate": ABOVE_0})
         weights = (self.preference_weight, self.classification_weight)
         if min(weights) < 0 or not any(weights):
             raise ValueError(

@@ -4,7 +4,7 @@ Fine-tuning and the reward model pass over a fixed set of examples in the same w
 optimiser, this schedule and these settings.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, ClassVar, Literal, TypeVar
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
 
 from rkd.config import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, SHARE, check_ranges
 from rkd.distributed import count, own_share
@@ -166,15 +167,22 @@ class SupervisedTraining:
             raise ValueError(f"{self.stage}: {len(whole[-1])} examples are too few for {count()} processes.")
         return [own_share(batch) for batch in whole]
 
-    def adamw(self, module: LightningModule) -> OptimizerLRSchedulerConfig:
+    def adamw(
+        self, module: LightningModule, own_rates: Mapping[Tensor, float] | None = None
+    ) -> OptimizerLRSchedulerConfig:
         """What `configure_optimizers` returns: AdamW, its rate by `learning_rate_factor` over the trainer's own steps.
 
         Vectors (biases and norms) are not decayed.
+
+        Args:
+            own_rates: peak rates of parameters that do not have `learning_rate`.
         """
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        groups = [
+        rates = own_rates or {}
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad and parameter not in rates]
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+            *({"params": [p], "weight_decay": self.weight_decay, "lr": rate} for p, rate in rates.items()),
         ]
         optimizer = adamw(groups, lr=self.learning_rate)
         total, final = int(module.trainer.estimated_stepping_batches), self.final_learning_rate_fraction
