@@ -23,6 +23,9 @@ from rkd.training.lightning_private import is_validated_next
 BEST = "best"  # the weights of the best validations, numbered
 HISTORY_FILE = "history.jsonl"  # beside a trained model: the metrics of its validations
 
+# Most of the time that checkpoints between validations may take: 1.6 GB, of 10⁸ weights, took 3 to 6 s.
+SAVING_SHARE = 0.02
+
 Raw = TypeVar("Raw")
 Batch = TypeVar("Batch")
 
@@ -154,13 +157,15 @@ class Checkpoints(Callback):
 
     Args:
         partial: where the state is saved.
-        seconds: least time between a save after a batch and the save before it.
+        seconds: least time between a save after a batch and the save before it; longer where saves after batches would
+            take more than `SAVING_SHARE` of the time. 0 saves after every batch.
         seed: of the stage. Each batch gets a seed of its own from it, so that dropout is the same in every attempt.
     """
 
     def __init__(self, partial: PartialResults, seconds: float, seed: int) -> None:
         self.partial, self.seconds, self.seed = partial, seconds, seed
         self._last = time.monotonic()
+        self._pause = seconds
         self._place: dict[str, int] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
@@ -180,7 +185,7 @@ class Checkpoints(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         # If a validation follows, an attempt that resumes from a checkpoint before it would skip that validation.
-        is_due = time.monotonic() - self._last >= self.seconds and not is_validated_next(trainer)
+        is_due = time.monotonic() - self._last >= self._pause and not is_validated_next(trainer)
         if trainer.strategy.broadcast(is_due):  # the clocks of two processes differ
             self._save(trainer)
 
@@ -189,11 +194,13 @@ class Checkpoints(Callback):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
+        start = time.monotonic()
         if trainer.is_global_zero:
             self.partial.save(state_of(trainer), lambda path: trainer.save_checkpoint(path))
         else:
             trainer.save_checkpoint(self.partial.folder / "unused")  # all processes take part, one writes
         self._last = time.monotonic()
+        self._pause = max(self.seconds, (self._last - start) / SAVING_SHARE) if self.seconds else 0.0
 
 
 def batches_of(trainer: Trainer) -> Batches[Any, Any]:

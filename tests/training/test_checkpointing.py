@@ -1,6 +1,7 @@
 """Training that goes on: from wherever it was interrupted, it ends as an attempt without interruption does."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -8,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from rkd.store.partial_results import PartialResults
+from rkd.training import checkpointing
 from rkd.training.checkpointing import Batches, KeepBest, fit
 from rkd.training.trainer import Training, one_validation
 
@@ -158,3 +160,25 @@ def test_an_epoch_begun_before_goes_on_and_the_next_has_the_order_it_would_have_
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert started + list(second) == epochs[1]
     assert list(second) == epochs[2]
+
+
+@pytest.mark.parametrize(("seconds", "saves"), [(0.0, 4), (1.0, 2), (60.0, 1)])
+def test_saves_after_batches_take_a_small_share_of_the_time(seconds, saves, tmp_path, monkeypatch):
+    clock, saved = [100.0], []
+    monkeypatch.setattr(checkpointing.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(checkpointing, "is_validated_next", lambda _: False)
+
+    def save(*_):
+        clock[0] += 1  # a save takes a second, so that the next one is due after 50
+        saved.append(clock[0])
+
+    partial = PartialResults(tmp_path)
+    monkeypatch.setattr(partial, "save", save)
+    trainer = SimpleNamespace(
+        strategy=SimpleNamespace(broadcast=lambda value: value), is_global_zero=True, save_checkpoint=None
+    )
+    checkpoints = checkpointing.Checkpoints(partial, seconds, 0)
+    for _ in range(4):
+        clock[0] += 26
+        checkpoints.on_train_batch_end(trainer)
+    assert len(saved) == saves
