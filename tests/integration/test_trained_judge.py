@@ -92,7 +92,9 @@ def test_a_judge_without_responses_to_validation_questions_keeps_its_last_weight
     result, _ = only_result(tmp_path)
     assert result.notes.counts["judge/validation_verdicts"] == 0
     assert set(result.notes.judge_tests) == {"student"}
-    assert "the judge is not tested on responses of mixed: there are none to the validation questions" in " ".join(seen.split())
+    assert "the judge is not tested on responses of mixed: there are none to the validation questions" in " ".join(
+        seen.split()
+    )
 
 
 def test_a_teacher_whose_texts_are_not_taught_gives_a_judge_nothing_to_judge(world, recorded, tmp_path):
