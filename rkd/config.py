@@ -171,7 +171,9 @@ def _refuse_unknown(key: str, node: DictConfig, part: Any) -> None:
 
 def without_value(key: str) -> str:
     """The message for a key that needs a value and has none."""
-    return f"{key} has no value of its own: give it one, `python run.py {key}=...`."
+    group, _, within = key.partition(".")
+    said = f" The comments in conf/{group}/ say what it takes." if within else ""
+    return f"{key} has no value of its own: give it one, `python run.py {key}=...`.{said}"
 
 
 def _parameters(part: Any) -> dict[str, bool] | None:

@@ -126,12 +126,16 @@ class RecordedModel:
         Raises:
             ValueError: a query has none, or several are wanted.
         """
-        place, responses = self.voters.index(self.tested), self.recorded(queries)
-        lacking = [query.id for query, own in zip(queries, responses, strict=True) if not own]
-        if lacking or sampling.samples_per_query > 1:
+        if sampling.samples_per_query > 1:
             raise ValueError(
-                f"{self.name} was asked once with each prompt: {sampling.samples_per_query} samples were wanted, and "
-                f"{len(lacking)} of {len(queries)} queries have none (first: {lacking[0] if lacking else 'none'})."
+                f"{sampling.samples_per_query} samples of {self.name} are wanted, but it was asked once with each "
+                "prompt. Choose another teacher=."
+            )
+        place, responses = self.voters.index(self.tested), self.recorded(queries)
+        if lacking := [query.id for query, own in zip(queries, responses, strict=True) if not own]:
+            raise ValueError(
+                f"{self.path} has no answer of {self.name} to {len(lacking)} of {len(queries)} queries (first: "
+                f"{lacking[0]}). {self.matching}"
             )
         return [[own[place]] for own in responses]
 

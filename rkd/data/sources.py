@@ -22,6 +22,7 @@ from rkd.records import Query
 HUB = "hub"
 READ_BY_DATASETS = (".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".json.gz", ".jsonl.gz", ".jsonl.zst")
 SHOWN_FILES = 10  # in an error message
+WHERE = "docs/datasets.md says where it comes from"  # of a dataset that the hub lacks
 STORAGE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR)
 
 
@@ -190,7 +191,8 @@ def _not_found(dataset: StoredDataset, split: str, folder: Path, why: str) -> Fi
         f"dataset={dataset.name}, split {split}: dataset.source={folder} {why}"
         f"{f'; present: {shown}' if shown else ''}. Give the folder that holds {split}.jsonl, {split}.jsonl.gz, "
         f"{split}.parquet or {split}.csv, the output of `save_to_disk`, or {dataset.name}/ with one of them. "
-        f"`dataset.source=hub` fetches the dataset, and `splits` in conf/dataset/queries names other splits."
+        f"{'`dataset.source=hub` fetches the dataset' if dataset.hub_path else WHERE}, and `splits` in "
+        "conf/dataset/queries names other splits."
     )
 
 
@@ -199,7 +201,7 @@ def _hub_rows(dataset: StoredDataset, split: str) -> Iterable[tuple[str, Row]]:
     if dataset.hub_path is None:
         raise FileNotFoundError(
             f"dataset={dataset.name} is not on the hub in this form: set `dataset.source` to the folder that holds "
-            f"{dataset.name}/{split}.jsonl."
+            f"{dataset.name}/{split}.jsonl or {split}.jsonl.gz. {WHERE}."
         )
     from datasets import load_dataset
 

@@ -110,11 +110,10 @@ class CostEstimate:
             return []
         name, peak = _speed_of_products(weights)
         hours = sum(_hours(one, peak * self.cpu_sampling_share, peak * self.cpu_training_share) for one in entries)
-        said = (
-            f"{torch.get_num_threads()} cores: products of matrices reach {peak / 1e12:.2f} TFLOPS in {name} just now,"
-        )
+        cores = torch.get_num_threads()
+        said = f"products of matrices reach {peak / 1e12:#.3g} TFLOPS in {name} just now,"
         return [
-            f"  here     about {hours:,.1f} hours on {said}",
+            f"  here     about {hours:,.1f} hours on {cores} core{'s' * (cores > 1)}: {said}",
             f"           of which sampling reaches {self.cpu_sampling_share:.0%}, training "
             f"{self.cpu_training_share:.0%}",
         ]

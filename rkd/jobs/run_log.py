@@ -159,6 +159,12 @@ def summary_of(result: RunResult) -> dict[str, float]:
         for name, test in tests.items()
         for measure in MEASURES
     }
+    without_near = {
+        f"{role}/{name}/without_near_duplicates": result.overlaps[name].accuracy_without_near_duplicates(test)
+        for role, tests in tested
+        for name, test in tests.items()
+        if name in result.overlaps
+    }
     compared = {
         f"{role}/{name}/win_rate/{measure}": value
         for role, tests in tested
@@ -172,4 +178,8 @@ def summary_of(result: RunResult) -> dict[str, float]:
     }
     others: dict[str, float | None] = {name.replace(".", "/"): value for name, value in numbers(result).items()}
     others["validation_accuracy"] = result.validation_accuracy
-    return {key: value for key, value in (accuracies | compared | totals | others).items() if value is not None}
+    return {
+        key: value
+        for key, value in (accuracies | without_near | compared | totals | others).items()
+        if value is not None
+    }

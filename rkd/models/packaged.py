@@ -161,9 +161,16 @@ def get_model(
 
 
 def origin_of(folder: Path) -> str | None:
-    """Where the weights of a model folder come from, as results name it; None: the folder does not say."""
-    path = folder / ORIGIN
-    return str(json.loads(path.read_text(encoding="utf-8"))["origin"]) if path.is_file() else None
+    """Where the weights of a model folder come from, as results name it; None: the folder does not say.
+
+    A file of this name that somebody else wrote says nothing.
+    """
+    try:
+        content = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    told = content.get("origin") if isinstance(content, dict) else None
+    return told if isinstance(told, str) else None
 
 
 def _convert(file: Path, model: PackagedModel, folder: Path) -> None:

@@ -115,9 +115,9 @@ class Stages:
         self._check_task()
         if self.teacher.is_recorded != self.teacher_samples.is_recorded:
             raise ValueError(
-                f"teacher={self.teacher.name} does not go with these teacher_samples: a stored teacher needs "
-                "teacher_samples=recorded, which `teacher=stored` and `teacher=recorded` choose, and no other teacher "
-                "takes it."
+                f"teacher={self.teacher.name} does not go with these teacher_samples: the responses of a recorded "
+                "teacher are taken as they are (teacher_samples=recorded), and any other teacher is asked. Take "
+                f"`python run.py teacher_samples={'recorded' if self.teacher.is_recorded else 'mini'}`."
             )
 
     def _check_mix(self) -> None:

@@ -66,6 +66,9 @@ class Judging(Labelling):
         self, name: str, what: str, gold: list[Query], validation: Labelled, responses: Sequence[Sequence[Response]]
     ) -> None:
         groups = score(gold, responses, validation.labels[: len(gold)])
+        if not any(groups):
+            self.runner.warn(f"the judge is not tested on {what}: there are none to the validation questions.")
+            return
         quality = self.notes.judge_tests[name] = self._quality(name, what, gold, groups)
         auc, error = quality.area_under_curve, quality.expected_calibration_error
         if auc is not None and error is not None:

@@ -238,6 +238,8 @@ class Labelling(Step):
     def _judged(self, name: str, what: str, asked: Sequence[tuple[Query, Response]]) -> dict[str, Any]:
         """The judge's scores of these responses and the probability masses of its tokens, in their order."""
         judge = self.stages.judge
+        if not asked:
+            return {"scores": [], "masses": []}
 
         def read(partial: PartialResults) -> dict[str, Any]:
             with self.runner.progress(f"judging {what}", len(asked)) as advance:

@@ -85,6 +85,5 @@ def _equation(rng: random.Random, largest: int) -> tuple[str, str]:
 
 
 def _operand(rng: random.Random, largest: int) -> int:
-    """A number from 1 to `largest`; small ones are as frequent as in word problems: each length is as likely."""
-    smallest = 10 ** rng.randrange(len(str(largest)))
-    return rng.randint(smallest, min(10 * smallest - 1, largest))
+    """A number from 1 to `largest`, uniform in its logarithm: one digit is as likely as two or three."""
+    return min(largest, int((largest + 1) ** rng.random()))

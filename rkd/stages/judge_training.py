@@ -129,10 +129,11 @@ class TrainedJudge(YesNoJudge, SupervisedTraining):
         """The responses of all `teachers` to each query.
 
         Raises:
-            FileNotFoundError, ValueError: they cannot be read.
+            FileNotFoundError, ValueError: they, or those of `held_out`, cannot be read.
         """
         sources = [replace(self.held_out, name=model, model=model) for model in self.teachers]
         with _said_of_judge():
+            self.held_out.recorded(queries)  # read now, because it is used hours later
             by_model = [source.recorded(queries) for source in sources]
         return [[one for own in of_query for one in own] for of_query in zip(*by_model, strict=True)]
 

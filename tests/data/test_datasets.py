@@ -193,8 +193,17 @@ def test_a_hub_that_cannot_be_reached_points_to_a_local_folder():
 
 
 def test_a_dataset_that_the_hub_lacks_asks_for_a_folder():
-    with pytest.raises(FileNotFoundError, match="not on the hub in this form"):
+    with pytest.raises(FileNotFoundError, match=r"not on the hub in this form: .*docs/datasets\.md says where"):
         stored("hub").queries()
+
+
+def test_the_hub_is_a_way_out_for_a_dataset_that_it_has_only(tmp_path):
+    with pytest.raises(FileNotFoundError) as lacking:
+        stored(str(tmp_path / "none")).queries()
+    assert "docs/datasets.md says where it comes from" in str(lacking.value)
+    assert "source=hub" not in str(lacking.value)
+    with pytest.raises(FileNotFoundError, match=r"`dataset\.source=hub` fetches the dataset"):
+        stored(str(tmp_path / "none"), hub_path="someone/sums").queries()
 
 
 def test_too_few_questions_for_a_validation_share_are_refused(tmp_path):

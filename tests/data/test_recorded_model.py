@@ -68,6 +68,10 @@ def test_the_keys_choose_who_votes_what_is_taught_and_what_is_tested(tmp_path):
     (own,) = model.recorded([QUERY])
     assert [(one.text, one.recorded_answer) for one in own] == [("", "9"), ("7 + 2 = 8. The answer is 8.", "8")]
     assert model.generate([QUERY], Sampling(0.0, 1, 8), 0) == [[own[1]]]
+    with pytest.raises(ValueError, match=r"4 samples .*asked once with each prompt\. Choose another teacher="):
+        model.generate([QUERY], Sampling(1.0, 4, 8), 0)
+    with pytest.raises(ValueError, match=r"to 1 of 2 queries \(first: other\)\. The columns `id` and `question`"):
+        model.generate([QUERY, Query("other", "asdiv", "Who?")], Sampling(0.0, 1, 8), 0)
     assert model.count == 2
 
 

@@ -51,12 +51,20 @@ def test_a_wrong_value_of_the_job_itself_is_refused_at_once(world, tmp_path, ove
 
 
 @pytest.mark.parametrize(
-    ("option", "key"), [("teacher=stored", "teacher.path"), ("student=hf", "student.name_or_path")]
+    ("option", "key"),
+    [("teacher=stored", "teacher.path"), ("teacher=recorded", "teacher.model"), ("student=hf", "student.name_or_path")],
 )
 def test_a_value_that_only_the_user_knows_is_asked_for(world, tmp_path, option, key):
     role = option.partition("=")[0]
-    with pytest.raises(JobError, match=rf"^{key} has no value of its own: give it one, `python run\.py {key}=\.\.\.`"):
+    with pytest.raises(
+        JobError, match=rf"^{key} has no value of its own: give it one, `python run\.py {key}=\.\.\.`\. .*conf/{role}/"
+    ):
         run(world, tmp_path, option, without=(f"{role}.", "teacher_samples."))
+
+
+def test_a_teacher_that_is_asked_and_samples_that_are_recorded_name_the_samples_to_take(world, tmp_path):
+    with pytest.raises(JobError, match=r"any other teacher is asked\. Take `python run\.py teacher_samples=mini`"):
+        run(world, tmp_path, "teacher_samples=recorded", without=("teacher_samples.",))
 
 
 def test_an_open_ended_dataset_is_refused_before_anything_is_made(world, tmp_path):

@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
+from rkd.pipeline.pipeline import build_stages
 from rkd.store.artifact_store import open_artifact
 from tests.support import tiny_world
 from tests.support.jobs import JUDGE_WORDS, failure, fingerprint_of, line_of, only_result, run
 from tests.support.recorded_models import recorded_by_three
+from tests.support.tiny_world import composed, overrides
 
 JUDGE = ["judge=small_judge", "judge.held_out.model=mixed", "judge.teachers=[right,wrong]", *JUDGE_WORDS]
 SETTINGS = ["judge.learning_rate=1e-2", "judge.batch_size=4", "judge.max_tokens=128"]
@@ -73,6 +76,39 @@ def test_a_dry_pass_trains_the_judge_and_a_dry_run_counts_its_work(world, record
     assert only_result(tmp_path / "pass")[0].notes.counts["judge/steps"] == 1
     _, seen = run(world, tmp_path / "run", recorded, "dry_run=true", stages=stages_of(*YON))
     assert [line for line in seen.splitlines() if line.strip().startswith("judge  ") and "verdicts, 1 epoch" in line]
+
+
+def test_a_judge_without_responses_to_validation_questions_keeps_its_last_weights_and_is_not_tested(
+    world, recorded, tmp_path
+):
+    own = tmp_path / "recorded"
+    shutil.copytree(recorded.partition("=")[2], own)
+    asked = build_stages(composed(overrides(world, tmp_path))).dataset.validation_queries()
+    (file,) = own.iterdir()
+    rows = map(json.loads, file.read_text().splitlines())
+    left = [row for row in rows if row["question"] not in {query.question for query in asked}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in left))
+    _, seen = run(world, tmp_path, f"judge.held_out.path={own}", stages=stages_of(*YON))
+    result, _ = only_result(tmp_path)
+    assert result.notes.counts["judge/validation_verdicts"] == 0
+    assert set(result.notes.judge_tests) == {"student"}
+    assert "the judge is not tested on responses of mixed: there are none to the validation questions" in " ".join(
+        seen.split()
+    )
+
+
+def test_a_teacher_whose_texts_are_not_taught_gives_a_judge_nothing_to_judge(world, recorded, tmp_path):
+    folder = recorded.partition("=")[2]
+    teacher = ["teacher=recorded", "teacher.model=right", f"teacher.path={folder}", "teacher.exact_answers=false"]
+    votes = ["teacher.voters=[chain_of_thought]", "teacher.taught=[]", "teacher.tested=chain_of_thought"]
+    stages = ["sft=none", "reward_model=none", "rl=none"]
+    run(
+        world, tmp_path, *teacher, *votes, recorded, *JUDGE, *SETTINGS, stages=stages,
+        without=("teacher.", "teacher_samples.", "labels"),
+    )  # fmt: skip
+    result, _ = only_result(tmp_path)
+    assert result.notes.labels.precision == 1
+    assert (sum(dataclasses.astuple(result.notes.judge.verdicts)), result.notes.judge.attacked_queries) == (0, 36)
 
 
 def test_it_is_refused_where_there_are_no_labels_or_no_responses(world, recorded, tmp_path):

@@ -1,5 +1,6 @@
 """What a dashboard shows of a job: tiny jobs run with W&B offline, and the files of their runs are read back."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -7,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from rkd.errors import JobError
-from rkd.evaluation.results import read_result
+from rkd.evaluation.results import Overlap, read_result
 from rkd.io import read_rows
 from rkd.jobs.job import run_job
-from rkd.jobs.run_log import SAMPLES_LOGGED, input_digests, thinned
+from rkd.jobs.run_log import SAMPLES_LOGGED, input_digests, summary_of, thinned
 from rkd.store.artifact_store import Store, open_artifact
 from rkd.training.curves import CURVES_FILE
 from tests.support.offline_runs import OfflineRun, offline_folders, read_run
@@ -72,6 +73,10 @@ def test_the_summary_holds_what_the_result_says(job):
     assert own.summary["labels/precision"] == result.notes.labels.precision
     assert own.summary["costs/rl/seconds"] == result.costs["rl"]["seconds"]
     assert own.summary["costs/tokens"] == sum(cost["tokens"] for cost in result.costs.values())
+    # A column of a table may show it, and the table's W&B view looks for it here.
+    near = dataclasses.replace(result, overlaps={"svamp": Overlap(12, 0.0, 0.0, 0, [0, 5])})
+    others = [outcome for place, outcome in enumerate(tested.outcomes) if place not in (0, 5)]
+    assert summary_of(near)["test/svamp/without_near_duplicates"] == sum(others) / 10
 
 
 def test_tokens_are_those_of_the_responses_that_were_sampled(job):

@@ -156,7 +156,11 @@ def test_the_origin_is_told_and_is_no_part_of_the_digest_or_of_a_copy(known, tmp
     before = model.source().digest
     copy_model(folder, tmp_path / "copy")  # a stage trains it further
     assert origin_of(tmp_path / "copy") is None
+    for of_another in ('{"url": "somewhere"}', "[1]", "{", '{"origin": 5}'):
+        (folder / "origin.json").write_text(of_another)
+        assert model.origin() is None
     (folder / "origin.json").unlink()
+    assert model.origin() is None
     assert model.source().digest == before
     hub = LocalModel(name="tiny", name_or_path="some-org/tiny", prompt=PROMPT)
     assert hub.origin() == "some-org/tiny, the hub's weights"

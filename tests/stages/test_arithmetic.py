@@ -32,11 +32,19 @@ def test_every_equation_is_right_and_its_operands_are_in_their_range(seed: int, 
         assert 1 <= int(b) <= (largest if sign in "+-" else LARGEST_FACTOR)
 
 
-def test_all_operators_and_lengths_occur_and_a_seed_decides_the_equations():
+def test_all_operators_occur_and_a_seed_decides_the_equations():
     questions = [query.question.split() for query, _ in stage(400).examples()]
     assert {sign for _, sign, _ in questions} == set("+-*/")
-    assert {len(a) for a, sign, _ in questions if sign == "+"} == {1, 2, 3, 4}
     assert stage(400).examples() == stage(400).examples() != stage(400, equations_seed=1).examples()
+
+
+def test_operands_of_one_two_and_three_digits_are_as_frequent_and_the_largest_one_is_rare():
+    questions = [query.question.split() for query, _ in stage(8000, largest_operand=1000).examples()]
+    operands = [int(b) for _, sign, b in questions if sign == "+"]
+    # log 10 / log 1001 = 0.333 of each length; about 2,000 sums, so that 0.05 is over four standard deviations.
+    shares = [sum(len(str(one)) == length for one in operands) / len(operands) for length in (1, 2, 3)]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.05)
+    assert operands.count(1000) < 10
 
 
 def test_the_student_learns_the_equations(tmp_path):

@@ -200,6 +200,9 @@ def test_a_missing_model_or_folder_is_named(judge, tmp_path):
     unknown = dataclasses.replace(judge, teachers=["right", "gpt-5"])
     with pytest.raises(ValueError, match=r"judge\.teachers.*`gpt-5` is missing \(present: right, wrong"):
         unknown.recorded(QUERIES)
+    untested = dataclasses.replace(judge, held_out=dataclasses.replace(judge.held_out, model="gpt-5"))
+    with pytest.raises(ValueError, match=r"judge\.held_out.*`gpt-5` is missing \(present: right, wrong"):
+        untested.judged(QUERIES, LABELS, 0, balanced=True)
     nowhere = dataclasses.replace(judge, held_out=dataclasses.replace(judge.held_out, path=str(tmp_path)))
     with pytest.raises(FileNotFoundError, match=r"judge\.held_out.*holds no recorded answers"):
         nowhere.recorded(QUERIES)
