@@ -26,6 +26,7 @@ from common import LAYERS, Clock, random_smollm2, ratio, resident, smollm2_shape
 ROWS, STEPS, ROUNDS, LEARNING_RATE = 16, 2, 3, 1e-5
 PROMPT, RESPONSE = (50, 70), (35, 50)  # fewest and most tokens
 
+
 def rows() -> tuple[list[list[int]], list[list[int]]]:
     """Prompts and responses of random tokens."""
     draw = random.Random(0)

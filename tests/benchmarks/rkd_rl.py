@@ -1,8 +1,9 @@
-"""Some iterations of `rkd.rl.stage` on a CPU, by Lightning's trainer as a job runs them; `rl.py` runs this and compares.
+"""Some iterations of `rkd.rl.stage` on a CPU, by Lightning's trainer as in a job; `rl.py` runs this and compares.
 
     python tests/benchmarks/rkd_rl.py JOB.json RESULT.json
 
-The job is that of `trl_rl.py`, but for `settings`, which it does not read, and for `precision`, as `Training` takes it.
+The job is that of `trl_rl.py` without its `settings`, with `precision` as `Training` takes it, and with `small_models` as
+`rkd.models.cpu_workers.cores` does. The result is the same, without versions.
 """
 
 import copy

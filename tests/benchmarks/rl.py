@@ -1,32 +1,34 @@
-"""One iteration of reinforcement learning (collect and train), ours against TRL's PPO and GRPO: time and memory (Linux).
+"""One iteration of reinforcement learning (collect and train), ours against TRL's PPO and GRPO, on a CPU (Linux).
 
     python -m venv .venv-trl-ppo && .venv-trl-ppo/bin/pip install -r tests/benchmarks/requirements-trl-ppo.txt
     python -m venv .venv-trl-grpo && .venv-trl-grpo/bin/pip install -r tests/benchmarks/requirements-trl-grpo.txt
     python tests/benchmarks/rl.py .venv-trl-ppo/bin/python .venv-trl-grpo/bin/python
     python tests/benchmarks/rl.py --scale small .venv-trl-grpo/bin/python
 
-Both sides: the same model, the same prompts each iteration, 8 responses to each, four minibatches, the reference's KL in
-reward (PPO) or loss (GRPO), a cheap reward, nothing logged, validated or saved. Each side runs in a process of its own
-(`rkd_rl.py`, `trl_rl.py`), one after the other in turn; its first iteration is not counted. Peaks of memory are those of
-whole processes, from their start on; the forks that sample a small model on our side are not in them.
+Both sides: the same model, the same prompts each iteration, 8 responses to each, four minibatches, the reference's KL
+in reward (PPO) or loss (GRPO), a cheap reward, nothing logged, validated or saved. Each side runs in a process of its
+own (`rkd_rl.py`, `trl_rl.py`), one after the other in turn; its first iteration is not counted. Peaks of memory are
+those of whole processes. The forks that sample a small model on our side are not in them.
 
-`mini`: `mini_1` (0.29 M weights), 64 queries, float32, PPO and GRPO. A response has 30 tokens, none of which can end it,
-or ends by itself, after 120 tokens at most.
+`mini`: `mini_1` (0.29 M weights), 64 queries, float32, PPO and GRPO. A response has 30 tokens, none of which can end
+it, or ends by itself, after 120 tokens at most.
+
 `small`: a random model of SmolLM2-135M's shape, 32 queries of 45 to 60 tokens, GRPO, 50 tokens at temperature 0.7; ours
-in bf16-mixed as a job trains it. Its responses have nothing in common but their prompts.
+in bf16-mixed as a job trains it. The responses to a prompt have nothing else in common.
 
 TRL's settings are searched first, one after the other, on responses of fixed length; all that was tried is in the
 result. What differs: TRL's PPO has a value model beside the policy, ours a value head on it, so its ratio is also
-measured against a value model of 14 thousand weights (`tiny_value`); TRL's PPO scores tokens, the others text. At the
-scale `small` TRL may be fastest with weights in bfloat16, in which small updates are lost, so its ratio is also measured
-against the precision in which ours trains (`mixed`). Ours keeps the memory that it frees (`rkd.models.cpu_memory`);
-that TRL does so too is a setting that is searched.
+measured against a value model of 14 thousand weights (`trl_tiny_value`); TRL's PPO scores tokens, the others text. At
+`small`, TRL may be fastest with weights in bfloat16, which lose small updates, so its ratio is also measured in the
+precision in which ours trains (`trl_mixed`). Ours keeps the memory that it frees (`rkd.models.cpu_memory`); that TRL
+does so too is one of the settings that are searched (`keeps_memory`).
 """
 
 import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -34,6 +36,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from string import ascii_lowercase
 from typing import Any
 
 from common import (  # first: it makes rkd importable
@@ -69,6 +72,7 @@ class Scale:
     """What is compared, and which settings of TRL are tried.
 
     Args:
+        result: the name of its result file.
         algorithms: those of TRL, in the order of their Pythons.
         world: makes it in a folder, with so many layers if the model is random.
         job: what every job says.
@@ -81,6 +85,7 @@ class Scale:
         beside: changes of the best settings that are compared too, by algorithm and name.
     """
 
+    result: str
     algorithms: Sequence[str]
     world: Callable[[Path, int], World]
     job: Mapping[str, Any]
@@ -108,12 +113,15 @@ def small_world(folder: Path, layers: int) -> World:
     """A random model of SmolLM2-135M's shape, and prompts of random words of one token."""
     from tests.gpu.world import tokenizer_of
 
-    draw, letters = random.Random(0), "abcdefghijklmnopqrstuvwxyz"
-    prompts = [
-        " ".join("".join(draw.choices(letters, k=2)) for _ in range(draw.randint(45, 60))) for _ in range(32)
-    ]
     tokenizer = tokenizer_of(smollm2_shape()["vocab_size"])
-    return World(prompts, {False: without_end(random_smollm2(layers), tokenizer, folder / "endless")})
+    return World(small_prompts(), {False: without_end(random_smollm2(layers), tokenizer, folder / "endless")})
+
+
+def small_prompts() -> list[str]:
+    """32 prompts of 45 to 60 random words; any two letters behind a blank are a token of `tokenizer_of`."""
+    draw = random.Random(0)
+    words = [["".join(draw.choices(ascii_lowercase, k=2)) for _ in range(draw.randint(45, 60))] for _ in range(32)]
+    return [" ".join(own) for own in words]
 
 
 def without_end(model: Any, tokenizer: Any, folder: Path) -> Path:
@@ -128,6 +136,7 @@ def without_end(model: Any, tokenizer: Any, folder: Path) -> Path:
 # Several processes share out the responses, one thread each.
 SCALES = {
     "mini": Scale(
+        result="rl",
         algorithms=("ppo", "grpo"),
         world=mini_world,
         job={
@@ -156,6 +165,7 @@ SCALES = {
         ),
     ),
     "small": Scale(
+        result="rl_small",
         algorithms=("grpo",),
         world=small_world,
         job={
@@ -228,7 +238,7 @@ class Comparison:
             capture_output=True, text=True, timeout=self.scale.limit_seconds, check=False,
         )  # fmt: skip
         if done.returncode:
-            raise RuntimeError(done.stderr[-2000:])
+            raise RuntimeError(reason(done.stderr))
         return json.loads(result_file.read_text(encoding="utf-8"))
 
     def search(self, algorithm: str) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
@@ -242,7 +252,7 @@ class Comparison:
                     found = medians(self.trl(case, self.scale.searched, setting))
                     tried.append({"settings": setting, **found})
                 except (RuntimeError, subprocess.TimeoutExpired) as error:
-                    tried.append({"settings": setting, "seconds": None, "error": str(error).strip()[-200:]})
+                    tried.append({"settings": setting, "seconds": None, "error": str(error)})
                 print(json.dumps(rounded(tried[-1])), flush=True)
             best = min(tried, key=lambda one: one["seconds"] or float("inf"))["settings"]
         return tried, best
@@ -250,7 +260,10 @@ class Comparison:
     def compare(self, case: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
         """Both sides in turn, and TRL with the settings of `Scale.beside` where no response ends by itself."""
         beside = {} if case["natural_end"] else self.scale.beside[case["algorithm"]]
-        variants = {"trl": settings, **{name: {**settings, **change} for name, change in beside.items()}}
+        changed = {
+            name: {**settings, **change} for name, change in beside.items() if not change.items() <= settings.items()
+        }
+        variants = {"trl": settings, **changed}
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in ("ours", *variants)}
         for _ in range(self.scale.rounds):
             results["ours"].append(self.ours(case, self.scale.compared))
@@ -283,11 +296,19 @@ def medians(found: Mapping[str, Any]) -> dict[str, float]:
     return {kind: median(found[kind]) if isinstance(found[kind], list) else found[kind] for kind in MEASURED}
 
 
+def reason(stderr: str) -> str:
+    """The last exception with a message in what a process printed; of several processes each prints its own."""
+    found = re.findall(r"^(?:\[rank\d+\]: )?([\w.]*(?:Error|Exception): \S.*)", stderr, re.MULTILINE)
+    return (found or [stderr.strip()])[-1][-300:]
+
+
 def main() -> None:
     """Search, compare, write; cases and settings that the result file holds already are taken from there."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--scale", choices=SCALES, default="mini")
-    parser.add_argument("--layers", type=int, default=LAYERS, help="of the random model; fewer write a file of their own")
+    parser.add_argument(
+        "--layers", type=int, default=LAYERS, help="of the random model; fewer write a file of their own"
+    )
     parser.add_argument("pythons", nargs="+", metavar="PYTHON", help="one with TRL for each algorithm of the scale")
     asked = parser.parse_args()
     scale = SCALES[asked.scale]
@@ -296,8 +317,7 @@ def main() -> None:
             f"--scale {asked.scale} compares {' and '.join(scale.algorithms)}: give one Python with TRL for each, in "
             f"this order ({len(asked.pythons)} given)."
         )
-    name = {"mini": "rl", "small": "rl_small"}[asked.scale]
-    name += "" if asked.layers == LAYERS else f"_{asked.layers}_layers"
+    name = scale.result + ("" if asked.layers == LAYERS else f"_{asked.layers}_layers")
     file = FOLDER / "results" / f"{name}.json"
     measured: dict[str, Any] = {"compared": [], "trl_settings": {}, "tried_with_trl": {}}
     if file.exists():

@@ -33,6 +33,7 @@ PROMPTS, SAMPLES, PROMPT_TOKENS = 32, 8, (45, 60)
 BATCHES = (32, 128, 256)  # responses, for `generate`
 JUDGED_PROMPTS, JUDGED_PROMPT_TOKENS, JUDGED_TOKENS = 8, (80, 180), (20, 60)
 
+
 def random_rows(count: int, lengths: tuple[int, int], seed: int) -> list[list[int]]:
     """Rows of random tokens."""
     draws, vocabulary = torch.Generator().manual_seed(seed), smollm2_shape()["vocab_size"]
