@@ -2,8 +2,8 @@
 
     python tests/benchmarks/rkd_rl.py JOB.json RESULT.json
 
-The job is that of `trl_rl.py` without its `settings`, with `precision` as `Training` takes it, and with `small_models` as
-`rkd.models.cpu_workers.cores` does. The result is the same, without versions.
+The job is that of `trl_rl.py` without its `settings`, with `precision` as `Training` takes it, and with `small_models`
+as `rkd.models.cpu_workers.cores` does. The result is the same, without versions.
 """
 
 import copy

@@ -43,7 +43,7 @@ def test_peak_of_a_process_does_not_include_its_parents() -> None:
 
 
 def test_prompts_of_the_small_scale_have_45_to_60_tokens() -> None:
-    prompts = json.loads(run("-c", "import json, rl; print(json.dumps(rl.small_prompts()))"))
+    prompts = json.loads(run("-c", "import json, rl_scales; print(json.dumps(rl_scales.small_prompts()))"))
     lengths = [len(row) for row in tokenizer_of(SMOLLM2_135M["vocab_size"])(prompts)["input_ids"]]
     assert (len(lengths), min(lengths), max(lengths)) == (32, 45, 60)
 
@@ -51,6 +51,34 @@ def test_prompts_of_the_small_scale_have_45_to_60_tokens() -> None:
 def test_reason_of_a_failed_trial_is_the_exception_and_not_the_launchers() -> None:
     stderr = "[rank1]: RuntimeError: no such cache\ntorch.ChildFailedError: \n====\nexitcode  : 1\n"
     assert run("-c", f"import rl; print(rl.reason({stderr!r}))").strip() == "RuntimeError: no such cache"
+
+
+SEARCH = """
+import json, rl
+
+class Scripted(rl.Comparison):
+    def trl(self, case, settings):
+        calls.append(settings)
+        if settings["cache"] == "static":
+            raise RuntimeError("no static cache")
+        seconds = settings["threads"] + 6 * (settings["attention"] == "eager")
+        return {"seconds": [seconds, seconds + 2], "processor_seconds": [1], "peak_mb": 1, "response_tokens": 1}
+
+calls, tried, kept = [], [], []
+comparison = Scripted(rl.SCALES["mini"], None, {}, None)
+best = [comparison.search("grpo", tried, lambda: kept.append(len(tried))) for _ in range(2)]
+print(json.dumps([calls, tried, kept, best]))
+"""
+
+
+def test_search_varies_the_best_settings_so_far_and_repeats_no_trial() -> None:
+    calls, tried, kept, best = json.loads(run("-c", SEARCH))
+    start = {"processes": 1, "threads": 2, "attention": "sdpa", "cache": None}
+    fastest = {**start, "processes": 2, "threads": 1}
+    assert calls == [start, fastest, {**fastest, "attention": "eager"}, {**fastest, "cache": "static"}]
+    assert [one["seconds"] for one in tried] == [3, 2, 8, None]  # medians of two iterations
+    assert tried[-1]["error"] == "no static cache"
+    assert (kept, best) == ([1, 2, 3, 4], [fastest, fastest])
 
 
 def test_a_scale_asks_for_the_python_of_each_algorithm() -> None:
