@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import PretrainedConfig
+from transformers import PreTrainedModel
 
 from rkd.models.attention import takes_masks
 from rkd.models.batches import ResponseBatch
 from rkd.models.cpu_workers import is_small
+from rkd.models.packed_rows import lines, read_line, reads_lines
 from rkd.models.prefix_trees import passes
 
 # Most tokens in a pass of several rows. On a CPU, the outputs of a small model's layer for more tokens do not stay in
@@ -72,8 +73,12 @@ def head_values(head: nn.Linear, states: Tensor) -> Tensor:
 def _read(backbone: nn.Module, rows: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, dict[int, list[int]]]]:
     """States of the tokens in each pass over the rows, (K · N, D), and the places of each row's tokens in them."""
     weight = next(backbone.parameters())
-    config: object = backbone.config
-    assert isinstance(config, PretrainedConfig)
+    assert isinstance(backbone, PreTrainedModel)
+    if reads_lines(backbone):
+        for line in lines(rows, LARGE_CPU_PASS_TOKENS):
+            yield read_line(backbone, line), line.ways
+        return
+    config = backbone.config
     token_pairs = _pairs_per_width(weight) * config.hidden_size if takes_masks(config) else None
     most_tokens: int | None = PASS_TOKENS
     if isinstance(weight, DTensor):  # all processes gather weights together in each pass

@@ -47,7 +47,7 @@ def passes(rows: Sequence[Sequence[int]], token_pairs: int | None, most_tokens: 
             row joins a tree if it saves more than it adds. None if the model cannot read trees: rows share nothing.
         most_tokens: in a pass of more than one tree, padding included; None to read all in a single pass.
     """
-    trees = sorted(_grow(rows, token_pairs), key=lambda tree: -len(tree.ids))
+    trees = sorted(grow(rows, token_pairs), key=lambda tree: -len(tree.ids))
     start = 0
     for end in range(1, len(trees) + 1):
         if end == len(trees) or (most_tokens and _ends(end - start, trees[start], trees[end], most_tokens)):
@@ -55,18 +55,21 @@ def passes(rows: Sequence[Sequence[int]], token_pairs: int | None, most_tokens: 
             start = end
 
 
+Run = tuple[list[int], int, int]
+"""Consecutive tokens that one row added to a tree: the way to them, place of the first, how many."""
+
+
 @dataclass(slots=True)
-class _Tree:
+class Tree:
     """Rows that are read together. A token stands after all others on its way from the root.
 
     Args:
-        runs: runs of consecutive tokens, as (the way to them, place of the first, how many).
         ways: for each row, by its number, the places of its tokens.
     """
 
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    runs: list[tuple[list[int], int, int]] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
     ways: dict[int, list[int]] = field(default_factory=dict)
 
     def add(self, number: int, row: Sequence[int], way: list[int]) -> list[int]:
@@ -80,15 +83,16 @@ class _Tree:
         return self.ways[number]
 
 
-def _grow(rows: Sequence[Sequence[int]], token_pairs: int | None) -> list[_Tree]:
-    trees: list[_Tree] = []
+def grow(rows: Sequence[Sequence[int]], token_pairs: float | None) -> list[Tree]:
+    """Trees of the rows; the arguments are those of `passes`."""
+    trees: list[Tree] = []
     before: Sequence[int] = []
     way: list[int] = []
     for number in sorted(range(len(rows)), key=lambda number: list(rows[number])):  # sorted neighbours share the most
         row = rows[number]
         shared = _shared_tokens(before, row) if token_pairs else 0
         if not token_pairs or not shared or not _pays(len(trees[-1].ids), len(row), shared, token_pairs):
-            trees.append(_Tree())
+            trees.append(Tree())
             shared = 0
         before, way = row, trees[-1].add(number, row, way[:shared])
     return trees
@@ -100,13 +104,13 @@ def _shared_tokens(one: Sequence[int], other: Sequence[int]) -> int:
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def _pays(tree: int, row: int, shared: int, token_pairs: int) -> bool:
+def _pays(tree: int, row: int, shared: int, token_pairs: float) -> bool:
     """Whether a row of `row` tokens is read faster with a tree of `tree` tokens than by itself."""
     together = tree + row - shared
     return together <= LARGEST_TREE and together**2 - tree**2 - row**2 <= token_pairs * shared
 
 
-def _ends(count: int, largest: _Tree, following: _Tree, most_tokens: int) -> bool:
+def _ends(count: int, largest: Tree, following: Tree, most_tokens: int) -> bool:
     """Whether a pass ends after `count` trees."""
     is_smaller = len(following.ids) <= ALIKE * len(largest.ids)
     return (count + 1) * len(largest.ids) > most_tokens or (
@@ -114,7 +118,7 @@ def _ends(count: int, largest: _Tree, following: _Tree, most_tokens: int) -> boo
     )
 
 
-def _pass(trees: Sequence[_Tree]) -> Pass:
+def _pass(trees: Sequence[Tree]) -> Pass:
     has_branches = any(len(tree.runs) > 1 for tree in trees)
     size = len(trees[0].ids)  # the largest
     return Pass(
@@ -136,7 +140,7 @@ def _padded(rows: Sequence[Sequence[int]], size: int) -> Tensor:
     return torch.from_numpy(padded)
 
 
-def _attended(trees: Sequence[_Tree], size: int) -> Tensor:
+def _attended(trees: Sequence[Tree], size: int) -> Tensor:
     mask = np.zeros((len(trees), 1, size, size), dtype=bool)
     mask[..., 0] = True  # the root is on every way, and padding has to attend to something
     for tree, (own,) in zip(trees, mask, strict=True):
