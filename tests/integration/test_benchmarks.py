@@ -53,7 +53,7 @@ def test_reason_of_a_failed_trial_is_the_exception_and_not_the_launchers() -> No
     assert run("-c", f"import rl; print(rl.reason({stderr!r}))").strip() == "RuntimeError: no such cache"
 
 
-SEARCH = """
+SCRIPTED = """
 import json, rl
 
 class Scripted(rl.Comparison):
@@ -62,12 +62,26 @@ class Scripted(rl.Comparison):
         if settings["cache"] == "static":
             raise RuntimeError("no static cache")
         seconds = settings["threads"] + 6 * (settings["attention"] == "eager")
-        return {"seconds": [seconds, seconds + 2], "processor_seconds": [1], "peak_mb": 1, "response_tokens": 1}
+        return {**found(seconds), "versions": {"trl": "1"}}
+
+    def ours(self, case):
+        return found(1)
+
+def found(seconds):
+    return {"seconds": [seconds, seconds + 2], "processor_seconds": [seconds], "peak_mb": 100 * seconds,
+            "response_tokens": 9}
 
 calls, tried, kept = [], [], []
-comparison = Scripted(rl.SCALES["mini"], None, {}, None)
+"""
+SEARCH = f"""{SCRIPTED}
+comparison = Scripted(rl.SCALES["mini"], None, {{}}, None)
 best = [comparison.search("grpo", tried, lambda: kept.append(len(tried))) for _ in range(2)]
 print(json.dumps([calls, tried, kept, best]))
+"""
+COMPARE = f"""{SCRIPTED}
+scale = rl.SCALES["small"]
+fastest = {{**scale.defaults["grpo"], "precision": "bf16", "cache": "dynamic", "attention": "eager"}}
+print(json.dumps([Scripted(scale, None, {{}}, None).compare(scale.cases[0], fastest), calls]))
 """
 
 
@@ -79,6 +93,16 @@ def test_search_varies_the_best_settings_so_far_and_repeats_no_trial() -> None:
     assert [one["seconds"] for one in tried] == [3, 2, 8, None]  # medians of two iterations
     assert tried[-1]["error"] == "no static cache"
     assert (kept, best) == ([1, 2, 3, 4], [fastest, fastest])
+
+
+def test_comparison_gives_times_and_memory_of_each_side_and_their_ratios() -> None:
+    found, calls = json.loads(run("-c", COMPARE))
+    # Ours takes 1 and 3 s, so 2, and 100 MB. TRL: eager, two threads: 8 and 10 s, so 9, and 800 MB.
+    assert found["seconds_per_iteration"] == {"ours": 2, "trl": 9, "trl_mixed": 9}
+    assert found["peak_mb"] == {"ours": 100, "trl": 800, "trl_mixed": 800}
+    assert found["times_faster"]["trl"] == {"median": 4.5, "smallest": 4.5, "largest": 4.5}
+    assert found["times_less_memory"]["trl_mixed"]["median"] == 8.0
+    assert [(one["precision"], one["cache"]) for one in calls] == [("bf16", "dynamic"), ("bf16-mixed", None)] * 3
 
 
 def test_a_scale_asks_for_the_python_of_each_algorithm() -> None:
