@@ -1,9 +1,13 @@
-"""What the benchmarks share: the repository's modules and data, two things measured in turn, results as JSON."""
+"""What the benchmarks share: the repository's modules and models, clocks, two things measured in turn, results as JSON.
+
+It imports the standard library alone, so that TRL's own Python can import it.
+"""
 
 import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +21,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 PACKAGES = ("numpy", "pytorch-lightning", "tokenizers", "torch", "transformers")
+LAYERS = 30  # of SmolLM2-135M
 
 
 def checkpoint(name: str) -> Path:
@@ -32,6 +37,50 @@ def mini_stages(*overrides: str) -> Any:
 
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         return build_stages(compose("config", overrides=list(overrides)))
+
+
+def smollm2_shape(layers: int = LAYERS) -> dict[str, int]:
+    """The shape of SmolLM2-135M, as arguments of `LlamaConfig`; with fewer layers to try a benchmark."""
+    from tests.gpu.world import SMOLLM2_135M
+
+    return {**SMOLLM2_135M, "num_hidden_layers": layers}
+
+
+def random_smollm2(layers: int = LAYERS, dtype: str = "float32") -> Any:
+    """A random Llama of that shape; no token ends what it generates."""
+    import torch
+
+    from tests.gpu.world import random_model
+
+    model = random_model(smollm2_shape(layers), torch.device("cpu"), getattr(torch, dtype))
+    model.config.eos_token_id = model.generation_config.eos_token_id = None
+    return model
+
+
+class Clock:
+    """Seconds of the wall clock and of the processor between marks; those of processes that ended are included."""
+
+    def __init__(self) -> None:
+        self.marks: list[tuple[float, float]] = []
+
+    def mark(self, *_: object) -> None:
+        """Note the time."""
+        self.marks.append((time.perf_counter(), sum(os.times()[:4])))
+
+    def steps(self, *, warm_up: int) -> dict[str, list[float]]:
+        """The time from each mark to the next, without the first `warm_up` of them."""
+        pairs = list(zip(self.marks, self.marks[1:], strict=False))[warm_up:]
+        kinds = ("seconds", "processor_seconds")
+        return {kind: [after[place] - before[place] for before, after in pairs] for place, kind in enumerate(kinds)}
+
+
+def resident(field: str) -> int:
+    """Bytes that this process holds (`VmRSS`), or has held at most (`VmHWM`); Linux.
+
+    `resource.getrusage` would not do: its peak includes that of the process which started this one.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split(f"{field}:")[1].split()[0]) * 1024
 
 
 def in_turn(

@@ -13,31 +13,18 @@ import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import ratio, write_result
+from common import LAYERS, Clock, random_smollm2, ratio, resident, smollm2_shape, write_result
 
 ROWS, STEPS, ROUNDS, LEARNING_RATE = 16, 2, 3, 1e-5
 PROMPT, RESPONSE = (50, 70), (35, 50)  # fewest and most tokens
-SHAPE = {
-    "vocab_size": 49152, "hidden": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-    "num_key_value_heads": 3, "tie_word_embeddings": True, "max_position_embeddings": 8192,
-}  # fmt: skip
-
-
-def model(layers: int) -> Any:
-    """A random model of SmolLM2's shape."""
-    from tests.support import tiny_models
-
-    return tiny_models.llama(**SHAPE | {"num_hidden_layers": layers})
 
 
 def rows() -> tuple[list[list[int]], list[list[int]]]:
@@ -50,27 +37,11 @@ def rows() -> tuple[list[list[int]], list[list[int]]]:
     return [some(*PROMPT) for _ in range(ROWS)], [some(*RESPONSE) for _ in range(ROWS)]
 
 
-class Clock:
-    """Seconds of the clock and of the processor between marks."""
-
-    def __init__(self) -> None:
-        self.marks: list[tuple[float, float]] = []
-
-    def mark(self, *_: object) -> None:
-        """Note the time."""
-        self.marks.append((time.perf_counter(), time.process_time()))
-
-    def steps(self) -> list[tuple[float, float]]:
-        """Differences of neighbours, without the first one."""
-        pairs = zip(self.marks[1:], self.marks[2:], strict=False)
-        return [(after[0] - before[0], after[1] - before[1]) for before, after in pairs]
-
-
 def plain(layers: int, clock: Clock, *, lean: bool = False) -> None:
     """Steps of a loop over transformers' own model."""
     import torch
 
-    lm, (prompts, responses) = model(layers).train(), rows()
+    lm, (prompts, responses) = random_smollm2(layers).train(), rows()
     optimizer = torch.optim.AdamW(lm.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     width = max(len(a) + len(b) for a, b in zip(prompts, responses, strict=True))
     ids, labels = torch.full((ROWS, width), 2), torch.full((ROWS, width), -100)
@@ -112,7 +83,7 @@ def ours(layers: int, clock: Clock, *, lora: bool = False) -> None:
 
     settings = SFT(learning_rate=LEARNING_RATE, epochs=1, batch_size=ROWS, max_tokens=256)
     with cores(None, small_models=False), tempfile.TemporaryDirectory() as folder:
-        lm = ModelOptions(lora=LoRA() if lora else None).prepare(model(layers))
+        lm = ModelOptions(lora=LoRA() if lora else None).prepare(random_smollm2(layers))
         trainer = Training(accelerator="cpu", precision="bf16-mixed").trainer(
             "sft", logger=False, folder=Path(folder), max_epochs=1, gradient_clip=1.0,
             callbacks=[LambdaCallback(on_train_start=clock.mark, on_train_batch_end=clock.mark)],
@@ -140,7 +111,7 @@ def main() -> None:
     """All sides in turn, or the one that a parent process asks for."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--side", choices=SIDES)
-    parser.add_argument("--layers", type=int, default=SHAPE["num_hidden_layers"])
+    parser.add_argument("--layers", type=int, default=LAYERS)
     asked = parser.parse_args()
     if asked.side:
         import torch
@@ -149,9 +120,8 @@ def main() -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
         clock = Clock()
         SIDES[asked.side](asked.layers, clock)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        seconds, of_processor = zip(*clock.steps(), strict=True)
-        print(json.dumps({"seconds": min(seconds), "processor_seconds": min(of_processor), "peak_mb": peak}))
+        fastest = {kind: min(steps) for kind, steps in clock.steps(warm_up=1).items()}
+        print(json.dumps({**fastest, "peak_mb": resident("VmHWM") / 2**20}))
         return
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for _ in range(ROUNDS):
@@ -166,7 +136,7 @@ def main() -> None:
         for kind in ("seconds", "processor_seconds")
     }  # fmt: skip
     settings = {
-        "shape": SHAPE | {"num_hidden_layers": asked.layers}, "rows": ROWS, "prompt_tokens": PROMPT,
+        "shape": smollm2_shape(asked.layers), "rows": ROWS, "prompt_tokens": PROMPT,
         "response_tokens": RESPONSE, "steps": STEPS, "rounds": ROUNDS, "precision": "bf16-mixed",
     }  # fmt: skip
     write_result("large", settings, {"sides": measured, "times_faster": times_faster})

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import checkpoint, mini_stages, write_result
+from common import checkpoint, mini_stages, resident, write_result
 
 MB = 2**20
 MODEL = {"hidden": 320, "num_hidden_layers": 8, "num_attention_heads": 8, "max_position_embeddings": 1024}
@@ -25,12 +25,6 @@ PROMPT_TOKENS, RESPONSE_TOKENS = 40, 30
 SFT_BATCH, PAIRS, RL_QUERIES, SAMPLES = 128, 64, 32, 8
 WIDE = {"vocab_size": 2**17, "hidden": 64, "batch": 8, "tokens": 512}
 CHUNKS = {"one_piece": 2**40, "default": None, "2**24": 2**24}
-
-
-def resident(field: str) -> int:
-    """Bytes that this process holds (`VmRSS`), or has held at most (`VmHWM`)."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split(f"{field}:")[1].split()[0]) * 1024
 
 
 class Peak:

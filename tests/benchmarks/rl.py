@@ -1,234 +1,196 @@
-"""One iteration of reinforcement learning (collect and train), ours against TRL's PPO and GRPO.
+"""One iteration of reinforcement learning (collect and train), ours against TRL's PPO and GRPO, on a CPU (Linux).
 
     python -m venv .venv-trl-ppo && .venv-trl-ppo/bin/pip install -r tests/benchmarks/requirements-trl-ppo.txt
     python -m venv .venv-trl-grpo && .venv-trl-grpo/bin/pip install -r tests/benchmarks/requirements-trl-grpo.txt
     python tests/benchmarks/rl.py .venv-trl-ppo/bin/python .venv-trl-grpo/bin/python
+    python tests/benchmarks/rl.py --scale small .venv-trl-grpo/bin/python
 
-Both sides: `mini_1` (0.29 M weights), 64 queries × 8 responses, the same prompts each iteration, float32, four
-minibatches, the reference's KL in reward (PPO) or loss (GRPO), a cheap reward, nothing logged, validated or saved.
-A response has 30 tokens, none of which can end it, or ends by itself, after 120 tokens at most. Each side runs in a
-process of its own, one after the other in turn; the first iteration of each process is not counted.
+Both sides: the same model, the same prompts each iteration, 8 responses to each, four minibatches, the reference's KL
+in reward (PPO) or loss (GRPO), a cheap reward, nothing logged, validated or saved. Each side runs in a process of its
+own (`rkd_rl.py`, `trl_rl.py`), one after the other in turn; its first iteration is not counted. Peaks of memory are
+those of whole processes. The forks that sample a small model on our side are not in them.
+
+`mini`: `mini_1` (0.29 M weights), 64 queries, float32, PPO and GRPO. A response has 30 tokens, none of which can end
+it, or ends by itself, after 120 tokens at most.
+
+`small`: a random model of SmolLM2-135M's shape, 32 queries of 45 to 60 tokens, GRPO, 50 tokens at temperature 0.7; ours
+in bf16-mixed as a job trains it. The responses to a prompt have nothing else in common.
 
 TRL's settings are searched first, one after the other, on responses of fixed length; all that was tried is in the
 result. What differs: TRL's PPO has a value model beside the policy, ours a value head on it, so its ratio is also
-measured against a value model of 14 thousand weights (`tiny_value`); TRL's PPO scores tokens, the others text.
+measured against a value model of 14 thousand weights (`trl_tiny_value`); TRL's PPO scores tokens, the others text. At
+`small`, TRL may be fastest with weights in bfloat16, which lose small updates, so its ratio is also measured in the
+precision in which ours trains (`trl_mixed`). Ours keeps the memory that it frees (`rkd.models.cpu_memory`); that TRL
+does so too is one of the settings that are searched (`keeps_memory`).
 """
 
-import itertools
+import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import FOLDER, checkpoint, mini_stages, ratio, rounded, write_result  # first: it makes rkd importable
+from common import FOLDER, LAYERS, ratio, write_result  # first: it makes rkd importable
+from rl_scales import SCALES, Scale, World
 
+from rkd.models.cpu_memory import MALLOPT
 from rkd.store.provenance import code_revision
 
-QUERIES, SAMPLES, ITERATIONS, ROUNDS, TEMPERATURE = 64, 8, 3, 3, 1.0
-COMMON = {"samples": SAMPLES, "minibatches": 4, "temperature": TEMPERATURE, "iterations": ITERATIONS}
-FIXED, NATURAL = {"tokens": 30, "natural_end": False}, {"tokens": 120, "natural_end": True}
-# By algorithm, in the order of their variation; several processes share out the responses, one thread each.
-VARIED = {
-    "ppo": (
-        [{"processes": 2, "threads": 1}],
-        [{"rows": 64}],
-        [{"attention": "eager"}],
-    ),
-    "grpo": ([{"processes": 2, "threads": 1}], [{"attention": "eager"}], [{"cache": "static"}]),
-}
-DEFAULTS = {
-    "ppo": {"processes": 1, "threads": 2, "rows": 512, "attention": "sdpa", "tiny_value": False},
-    "grpo": {"processes": 1, "threads": 2, "attention": "sdpa", "cache": None},
-}
-CASES = (
-    {"algorithm": "ppo", "epochs": 1, **FIXED},
-    {"algorithm": "grpo", "epochs": 1, **FIXED},
-    {"algorithm": "ppo", "epochs": 1, **NATURAL},
-    {"algorithm": "grpo", "epochs": 1, **NATURAL},
-    {"algorithm": "ppo", "epochs": 4, **FIXED},
-)
+MEASURED = ("seconds", "processor_seconds", "peak_mb", "response_tokens")
+KEEPS_MEMORY = {f"MALLOC_{name.removeprefix('M_')}_": str(keeping) for name, (_, keeping, _) in MALLOPT.items()}
 
 
-def run(python: str, script: Path, job: dict[str, Any], folder: Path, processes: int = 1) -> dict[str, Any]:
-    """The result of a job in a process of its own, or in several."""
-    job_file, result_file = folder / "job.json", folder / "result.json"
-    job_file.write_text(json.dumps(job), encoding="utf-8")
-    launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
-    environment = {**os.environ, "OMP_NUM_THREADS": str(job["settings"].get("threads", os.cpu_count()))}
-    command = [python, *launch, str(script), str(job_file), str(result_file)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    return json.loads(result_file.read_text(encoding="utf-8"))
-
-
-def run_ours(job: dict[str, Any]) -> dict[str, Any]:
-    """Some iterations of `rkd.rl.stage`, by Lightning's trainer as a job runs them."""
-    import copy
-
-    import torch
-    from pytorch_lightning import Callback
-    from torch.utils.data import DataLoader
-
-    from rkd.models.cpu_workers import cores
-    from rkd.models.loading import load_causal_lm, load_tokenizer
-    from rkd.protocols import Rewards
-    from rkd.rl.advantages import GAE, GroupRelative
-    from rkd.rl.kl_controller import FixedKL
-    from rkd.rl.reward_mix import Term
-    from rkd.rl.settings import KLPenalty, Optimisation, Rollouts
-    from rkd.rl.stage import RL
-    from rkd.training.trainer import Training
-
-    times: list[float] = []
-
-    class Clock(Callback):
-        def on_train_batch_end(self, *_: Any) -> None:
-            times.append(time.perf_counter())
-
-    def reward(_: Any, responses: Any) -> Rewards:
-        texts = [response.text for response in responses]
-        shares = torch.tensor([sum(letter.isdigit() for letter in text) / max(1, len(text)) for text in texts])
-        return Rewards(shares, {"digits": shares})
-
-    stages = mini_stages()
-    queries = stages.dataset.training_queries()[:QUERIES]
-    is_ppo, count = job["algorithm"] == "ppo", job["iterations"]
-    stage = RL(
-        rollouts=Rollouts(
-            episodes=count * len(queries) * job["samples"],
-            queries_per_rollout=len(queries),
-            responses_per_query=job["samples"],
-            max_response_tokens=job["tokens"],
-            temperature=job["temperature"],
-        ),
-        optimisation=Optimisation(
-            learning_rate=1e-4, epochs_per_rollout=job["epochs"], minibatches_per_epoch=job["minibatches"]
-        ),
-        kl=KLPenalty(
-            controller=FixedKL(0.02), place="reward" if is_ppo else "loss", estimator="k1" if is_ppo else "k3"
-        ),
-        advantages=GAE(discount=1.0, gae_lambda=1.0) if is_ppo else GroupRelative(group_size=job["samples"]),
-    )
-    terms = [Term(name="digits", weight=1.0, queries=queries, reward=reward)]
-    tokenizer, reference = load_tokenizer(Path(job["folder"])), load_causal_lm(job["folder"])
-    module = stage.module(
-        copy.deepcopy(reference), reference, tokenizer, stages.zero_shot, terms, validate=None, seed=0
-    )
-    with cores(None, small_models=True), tempfile.TemporaryDirectory() as folder:  # as a job does
-        trainer = Training(accelerator="cpu").trainer(
-            "rl", logger=False, folder=Path(folder), max_epochs=1, callbacks=[Clock()], limit_val_batches=0
-        )
-        trainer.fit(module, DataLoader([[queries]] * count, batch_size=None, collate_fn=lambda rows: rows))
-    tokens = [row["response_tokens"] * len(queries) * job["samples"] for row in module.history]
-    return {
-        "seconds": [after - before for before, after in itertools.pairwise(times)],
-        "response_tokens": sum(tokens) / count,
-        "updates": stage.optimisation.epochs_per_rollout * stage.optimisation.minibatches_per_epoch,
-    }
-
-
-def without_end(folder: Path) -> Path:
-    """`mini_1` with an end-of-sequence token beyond its vocabulary, so that no response ends by itself."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model, tokenizer = (kind.from_pretrained(checkpoint("mini_1")) for kind in (AutoModelForCausalLM, AutoTokenizer))
-    tokenizer.add_special_tokens({"eos_token": "<never>"})
-    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
+@dataclass(frozen=True)
 class Comparison:
-    """Jobs on both sides, with the same prompts and models."""
+    """Jobs on both sides, with the same prompts and models; a job's files are written to the folder."""
 
-    def __init__(self, pythons: dict[str, str], folder: Path) -> None:
-        stages = mini_stages()
-        queries = stages.dataset.training_queries()[:QUERIES]
-        self.pythons, self.folder = pythons, folder
-        self.prompts = [stages.zero_shot.render(query) for query in queries]
-        self.models = {False: without_end(folder / "endless"), True: checkpoint("mini_1")}
+    scale: Scale
+    world: World
+    pythons: Mapping[str, str]
+    folder: Path
 
-    def ours(self, case: dict[str, Any]) -> dict[str, Any]:
-        """Seconds and tokens of our side."""
-        return run(sys.executable, Path(__file__).resolve(), self._job(case, {}), self.folder)
+    def ours(self, case: Mapping[str, Any]) -> dict[str, Any]:
+        """What our side takes."""
+        return self._run(sys.executable, "rkd_rl.py", case, {"processes": 1, "threads": os.cpu_count()})
 
-    def trl(self, case: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-        """Seconds and tokens of TRL's side."""
-        job = self._job(case, settings)
-        return run(self.pythons[case["algorithm"]], FOLDER / "trl_rl.py", job, self.folder, settings["processes"])
+    def trl(self, case: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What TRL's side takes."""
+        return self._run(self.pythons[case["algorithm"]], "trl_rl.py", case, settings)
 
-    def _job(self, case: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-        model = str(self.models[case["natural_end"]])
-        return {**COMMON, **case, "folder": model, "prompts": self.prompts, "settings": settings}
+    def _run(self, python: str, script: str, case: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The result of a job in a process of its own, or in several."""
+        job_file, result_file = self.folder / "job.json", self.folder / "result.json"
+        model = str(self.world.models[case["natural_end"]])
+        job = {**self.scale.job, **case, "folder": model, "prompts": self.world.prompts}
+        job_file.write_text(json.dumps({**job, "settings": settings}), encoding="utf-8")
+        several = settings["processes"] > 1
+        launch = ["-m", "torch.distributed.run", f"--nproc_per_node={settings['processes']}"] if several else []
+        keeps = KEEPS_MEMORY if settings.get("keeps_memory") else {}
+        try:
+            done = subprocess.run(
+                [python, *launch, str(FOLDER / script), str(job_file), str(result_file)],
+                env={**os.environ, **keeps, "OMP_NUM_THREADS": str(settings["threads"])},
+                capture_output=True, text=True, timeout=self.scale.limit_seconds, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"no result after {self.scale.limit_seconds} seconds") from None
+        if done.returncode:
+            raise RuntimeError(reason(done.stderr))
+        return json.loads(result_file.read_text(encoding="utf-8"))
 
-    def search(self, algorithm: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """TRL's settings that were tried, with the median of their iterations, and the best."""
-        best, tried = DEFAULTS[algorithm], []
-        case = {"algorithm": algorithm, "epochs": 1, **FIXED}
-        for choices in ([{}], *VARIED[algorithm]):
-            for choice in choices:
-                setting = {**best, **choice}
-                try:
-                    tried.append({"settings": setting, "seconds": median(self.trl(case, setting)["seconds"])})
-                except (RuntimeError, subprocess.TimeoutExpired) as error:
-                    tried.append({"settings": setting, "seconds": None, "error": str(error).strip()[-200:]})
-                print(tried[-1], flush=True)
-            best = min(tried, key=lambda one: one["seconds"] or float("inf"))["settings"]
-        return tried, best
+    def search(self, algorithm: str, tried: list[dict[str, Any]], keep: Callable[[], None]) -> Mapping[str, Any]:
+        """The best of TRL's settings. Trials are added to `tried`, and kept, with the medians of their iterations."""
+        best, walked = self.scale.defaults[algorithm], []
+        case = next(one for one in self.scale.cases if one["algorithm"] == algorithm and not one["natural_end"])
+        for choices in ([{}], *self.scale.varied[algorithm]):
+            for setting in [{**best, **choice} for choice in choices]:
+                trial = next((one for one in tried if one["settings"] == setting), None)
+                if trial is None:
+                    trial = self._trial({**case, **self.scale.searched}, setting)
+                    tried.append(trial)
+                    keep()
+                walked.append(trial)
+            best = min(walked, key=lambda one: one["seconds"] or float("inf"))["settings"]
+        return best
 
-    def compare(self, case: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-        """Both sides in turn; for PPO TRL without the cost of its value model as well."""
-        sides = {"ours": lambda: self.ours(case), "trl": lambda: self.trl(case, settings)}
-        if case["algorithm"] == "ppo" and not case["natural_end"]:
-            sides["trl_tiny_value"] = lambda: self.trl(case, {**settings, "tiny_value": True})
-        results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
-        for _ in range(ROUNDS):
-            for name, measure in sides.items():
-                results[name].append(measure())
-        seconds = {name: [median(one["seconds"]) for one in found] for name, found in results.items()}
-        found = {
-            **case,
-            "seconds_per_iteration": {name: median(values) for name, values in seconds.items()},
-            "response_tokens": {name: median(one["response_tokens"] for one in results[name]) for name in sides},
-            "times_faster": {name: ratio(seconds["ours"], seconds[name]) for name in sides if name != "ours"},
-            "versions": results["trl"][0]["versions"],
+    def _trial(self, case: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return {"settings": setting, **medians(self.trl(case, setting))}
+        except RuntimeError as error:
+            return {"settings": setting, "seconds": None, "error": str(error)}
+
+    def compare(self, case: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Both sides in turn, and TRL with the settings of `Scale.beside` where no response ends by itself."""
+        beside = {} if case["natural_end"] else self.scale.beside[case["algorithm"]]
+        changed = {
+            name: {**settings, **change} for name, change in beside.items() if not change.items() <= settings.items()
         }
-        print(json.dumps(rounded(found)), flush=True)
-        return found
+        variants = {"trl": settings, **changed}
+        job = {**case, **self.scale.compared}
+        results: dict[str, list[dict[str, Any]]] = {name: [] for name in ("ours", *variants)}
+        for _ in range(self.scale.rounds):
+            results["ours"].append(self.ours(job))
+            for name, own in variants.items():
+                results[name].append(self.trl(job, own))
+        rounds = {name: [medians(one) for one in found] for name, found in results.items()}
+
+        def of_rounds(name: str, kind: str) -> list[float]:
+            return [one[kind] for one in rounds[name]]
+
+        return {
+            **case,
+            "seconds_per_iteration": {name: median(of_rounds(name, "seconds")) for name in rounds},
+            **{kind: {name: median(of_rounds(name, kind)) for name in rounds} for kind in MEASURED[1:]},
+            **{
+                key: {name: ratio(of_rounds("ours", kind), of_rounds(name, kind)) for name in variants}
+                for key, kind in (
+                    ("times_faster", "seconds"), ("times_fewer_processor_seconds", "processor_seconds"),
+                    ("times_less_memory", "peak_mb"),
+                )
+            },
+            "versions": results["trl"][0]["versions"],
+        }  # fmt: skip
 
 
-def main(ppo_python: str, grpo_python: str) -> None:
-    """Search, compare, write; cases and settings that the result file holds already are taken from there."""
-    file = FOLDER / "results" / "rl.json"
+def medians(found: Mapping[str, Any]) -> dict[str, float]:
+    """What a process measured, with the medians of its iterations."""
+    return {kind: median(found[kind]) if isinstance(found[kind], list) else found[kind] for kind in MEASURED}
+
+
+def reason(stderr: str) -> str:
+    """The last exception with a message in what a process printed; of several processes each prints its own."""
+    found = re.findall(r"^(?:\[rank\d+\]: )?([\w.]*(?:Error|Exception): \S.*)", stderr, re.MULTILINE)
+    return (found or [stderr.strip()])[-1][-300:]
+
+
+def main() -> None:
+    """Search, compare, write; trials and cases that the result file holds already are taken from there."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--scale", choices=SCALES, default="mini")
+    parser.add_argument(
+        "--layers", type=int, default=LAYERS, help="of the random model; fewer write a file of their own"
+    )
+    parser.add_argument("pythons", nargs="+", metavar="PYTHON", help="one with TRL for each algorithm of the scale")
+    asked = parser.parse_args()
+    scale = SCALES[asked.scale]
+    if len(asked.pythons) != len(scale.algorithms):
+        parser.error(
+            f"--scale {asked.scale} compares {' and '.join(scale.algorithms)}: give one Python with TRL for each, in "
+            f"this order ({len(asked.pythons)} given)."
+        )
+    name = scale.result + ("" if asked.layers == LAYERS else f"_{asked.layers}_layers")
+    file = FOLDER / "results" / f"{name}.json"
     measured: dict[str, Any] = {"compared": [], "trl_settings": {}, "tried_with_trl": {}}
     if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
-        measured = {name: before[name] for name in measured}
-    settings = {"model": "mini_1", "queries": QUERIES, "rounds": ROUNDS, "kl_coefficient": 0.02, **COMMON}
-    with tempfile.TemporaryDirectory() as folder:
-        comparison = Comparison({"ppo": ppo_python, "grpo": grpo_python}, Path(folder))
-        for case in CASES:
+        measured = {key: before[key] for key in measured}
+    settings = {**scale.job, **scale.compared, "rounds": scale.rounds}
+
+    def keep() -> None:  # each time: a trial takes minutes
+        write_result(name, settings, measured)
+
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        pythons = dict(zip(scale.algorithms, asked.pythons, strict=True))
+        comparison = Comparison(scale, scale.world(folder, asked.layers), pythons, folder)
+        for case in scale.cases:
             if any(case.items() <= done.items() for done in measured["compared"]):
                 continue
             algorithm = case["algorithm"]
             if algorithm not in measured["trl_settings"]:
-                tried, best = comparison.search(algorithm)
-                measured["trl_settings"][algorithm], measured["tried_with_trl"][algorithm] = best, tried
+                tried = measured["tried_with_trl"].setdefault(algorithm, [])
+                measured["trl_settings"][algorithm] = comparison.search(algorithm, tried, keep)
             compared = comparison.compare(case, measured["trl_settings"][algorithm])
             measured["compared"].append({**compared, "revision": code_revision()})
-            write_result("rl", settings, measured)  # each time: a comparison takes minutes
+            keep()
 
 
 if __name__ == "__main__":
-    if sys.argv[1].endswith(".json"):  # one of the processes of `Comparison.ours`
-        result = run_ours(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-        Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
-    else:
-        main(*sys.argv[1:])
+    main()

@@ -18,9 +18,9 @@ from functools import partial
 from statistics import median
 
 import torch
-from common import in_turn, ratio, write_result  # first: it makes rkd importable
+from common import in_turn, random_smollm2, ratio, smollm2_shape, write_result  # first: it makes rkd importable
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rkd.generation.decoding import sample_tokens
 from rkd.models.batches import pad
@@ -32,25 +32,13 @@ from rkd.protocols import Sampling
 PROMPTS, SAMPLES, PROMPT_TOKENS = 32, 8, (45, 60)
 BATCHES = (32, 128, 256)  # responses, for `generate`
 JUDGED_PROMPTS, JUDGED_PROMPT_TOKENS, JUDGED_TOKENS = 8, (80, 180), (20, 60)
-VOCABULARY = 49_152
-SHAPE = {
-    "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-    "num_key_value_heads": 3, "vocab_size": VOCABULARY, "tie_word_embeddings": True, "eos_token_id": None,
-    "bos_token_id": None,
-}  # fmt: skip
-
-
-def random_model(dtype: torch.dtype) -> PreTrainedModel:
-    """A Llama of SmolLM2-135M's shape."""
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**SHAPE)).to(dtype).eval()
 
 
 def random_rows(count: int, lengths: tuple[int, int], seed: int) -> list[list[int]]:
     """Rows of random tokens."""
-    draws = torch.Generator().manual_seed(seed)
+    draws, vocabulary = torch.Generator().manual_seed(seed), smollm2_shape()["vocab_size"]
     sizes = torch.randint(lengths[0], lengths[1] + 1, (count,), generator=draws).tolist()
-    return [torch.randint(10, VOCABULARY, (size,), generator=draws).tolist() for size in sizes]
+    return [torch.randint(10, vocabulary, (size,), generator=draws).tolist() for size in sizes]
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -133,11 +121,11 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     settings = {
         "prompts": PROMPTS, "samples_per_prompt": SAMPLES, "prompt_tokens": PROMPT_TOKENS, **vars(asked),
-        "judged_prompts": JUDGED_PROMPTS, "judged_tokens": JUDGED_TOKENS, "model": SHAPE,
+        "judged_prompts": JUDGED_PROMPTS, "judged_tokens": JUDGED_TOKENS, "model": smollm2_shape(),
     }  # fmt: skip
     measured: dict[str, dict[str, object]] = {}
     for name in asked.dtypes:
-        model = random_model(getattr(torch, name))
+        model = random_smollm2(dtype=name)
         by_prompt = {f"prompt_{size}": judging(model, size, asked.rounds) for size in JUDGED_PROMPT_TOKENS}
         measured[name] = {"judging": by_prompt, "sampling": sampling(model, asked.tokens, asked.rounds)}
         write_result("small_scale", settings, measured)

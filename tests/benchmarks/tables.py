@@ -12,6 +12,7 @@ from common import FOLDER  # first: it makes rkd importable
 from rkd.markdown import markdown_table
 
 RESULTS = FOLDER / "results"
+MEASURED = ("seconds", "processor_seconds", "peak_mb")
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
@@ -51,6 +52,29 @@ def rl(found: dict[str, Any]) -> str:
             seconds = one["seconds_per_iteration"]
             rows.append((f"{one['algorithm'].upper()}, {length}: {side}", seconds["ours"], seconds[name], times(ratio)))
     return table(("iteration", "ours, s", "TRL, s", "times faster"), rows)
+
+
+def rl_small(found: dict[str, Any]) -> str:
+    """Ours against TRL at SmolLM2's size: time, memory, and TRL's settings that were tried."""
+    rows = []
+    for one in found["compared"]:
+        for name, ratio in one["times_faster"].items():
+            side = f"TRL {one['versions']['trl']}" + {"trl": "", "trl_mixed": ", bf16-mixed"}[name]
+            seconds, peaks = one["seconds_per_iteration"], one["peak_mb"]
+            rows.append((
+                f"{one['algorithm'].upper()}, {one['tokens']} tokens: {side}",
+                seconds["ours"], seconds[name], times(ratio), times(one["times_fewer_processor_seconds"][name]),
+                round(peaks["ours"]), round(peaks[name]), times(one["times_less_memory"][name]),
+            ))  # fmt: skip
+    header = ("iteration", "ours, s", "TRL, s", "times faster", "times fewer seconds of the processor")
+    compared = table((*header, "ours, MB", "TRL, MB", "times less memory"), rows)
+    tried = [one for trials in found["tried_with_trl"].values() for one in trials]
+    names = {name: None for one in tried for name in one["settings"]}
+    measured = [
+        (*(str(one["settings"][name]) for name in names), *(one.get(kind) or "fails" for kind in MEASURED))
+        for one in tried
+    ]
+    return f"{compared}\n{table((*names, 's', 's of the processor', 'MB'), measured)}"
 
 
 def judging(found: dict[str, Any]) -> str:
@@ -117,7 +141,7 @@ def false_positives(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    for show in (sampling, rl, judging, memory, shares, cost, false_positives):
+    for show in (sampling, rl, rl_small, judging, memory, shares, cost, false_positives):
         path = RESULTS / f"{show.__name__}.json"
         if path.exists():
             print(f"{show.__name__}\n\n{show(json.loads(path.read_text(encoding='utf-8')))}")
