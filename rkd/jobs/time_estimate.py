@@ -181,7 +181,7 @@ def _batch(prompts: Sequence[list[int]], responses: Sequence[list[int]], group_s
 
 def _training_seconds(policy: Policy, batch: ResponseBatch) -> float:
     """Seconds of a forward and backward pass per response of the batch, after a warm-up pass."""
-    parts = in_parts(batch, part_count(policy))
+    parts = in_parts(batch, part_count(policy, batch.tokens))
 
     def train() -> None:
         mean_loss(policy, lambda part: (policy(part).logprobs.sum(), {}), parts)[0].backward()

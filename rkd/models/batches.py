@@ -50,6 +50,11 @@ class ResponseBatch:
         """Number of tokens that the policy chose, over which a loss is a mean."""
         return int(self.chosen_mask.sum())
 
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of prompts and responses."""
+        return int(self.prompt_mask.sum() + self.response_mask.sum())
+
     def to(self, device: torch.device) -> "ResponseBatch":
         """The same batch on another device."""
         return ResponseBatch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
@@ -109,6 +114,11 @@ class Divisible(Protocol):
     @property
     def weight(self) -> int:
         """Number of items that a loss is a mean over."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens that a model reads."""
         ...
 
     def select_prompts(self, indices: Tensor) -> Self:

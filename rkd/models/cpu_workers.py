@@ -7,6 +7,8 @@ another process needs a core, since each operation then waits for the slower thr
 import contextlib
 import copy
 import ctypes
+import functools
+import math
 import multiprocessing
 import os
 import pickle
@@ -32,6 +34,7 @@ Measured = Mapping[str, Tensor]
 
 SMALL = 50_000_000  # parameters up to which a model is copied
 PARTS = 2  # parts of a small model's batch on any number of cores: how a sum is split decides its last digits
+LARGE_PART_TOKENS = 2**11  # in a part of a large model's batch; with fewer, products take longer for each token
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 
 
@@ -127,7 +130,9 @@ def _work_in_fork(index: int) -> bytes:
 def mean_loss(
     model: nn.Module, loss: Callable[[Item], tuple[Tensor, Measured]], parts: Sequence[tuple[float, Item]]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted means of the losses and the metrics of a batch's parts, each computed on a thread of its own.
+    """The weighted means of the losses and the metrics of a batch's parts.
+
+    The parts of a small model are computed at the same time, on a thread each.
 
     The mean loss is differentiable by the model's parameters, as if it were computed in one piece.
 
@@ -137,22 +142,32 @@ def mean_loss(
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
-    def run(weighted: tuple[float, Item]) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
+    def run(weighted: tuple[float, Item]) -> _Loss:
         weight, part = weighted
         with torch.enable_grad():  # set for each thread
             value, measured = loss(part)
             # `backward` on two threads would add to the same gradients at once.
             gradients = torch.autograd.grad(weight * value, parameters, materialize_grads=True)
-        return weight * value.detach(), {name: weight * each for name, each in measured.items()}, gradients
+        return weight * value.detach(), {name: weight * each for name, each in measured.items()}, list(gradients)
 
     if len(parts) == 1:
         value, measured_whole = loss(parts[0][1])
         return value, dict(measured_whole)
     workers = min(worker_count(model), len(parts))
     done = _on_threads(run, parts, workers) if workers > 1 else map(run, parts)
-    values, measured, gradients = zip(*done, strict=True)
-    means = {name: sum(own[name] for own in measured) for name in measured[0]}
-    return _KnownGradients.apply(sum(values), [sum(own) for own in zip(*gradients, strict=True)], *parameters), means
+    total, means, gradients = functools.reduce(_sum, done)
+    return _KnownGradients.apply(total, gradients, *parameters), means
+
+
+_Loss = tuple[Tensor, dict[str, Tensor], list[Tensor]]
+"""The loss of a part, its metrics and its gradients, by its share of the weight."""
+
+
+def _sum(one: _Loss, other: _Loss) -> _Loss:
+    (value, measured, gradients), (other_value, others, added) = one, other
+    for place, gradient in enumerate(added):  # one by one, so that no third set of gradients exists
+        gradients[place] = gradients[place] + gradient
+    return value + other_value, {name: each + others[name] for name, each in measured.items()}, gradients
 
 
 class _KnownGradients(torch.autograd.Function):
@@ -173,9 +188,17 @@ def worker_count(model: nn.Module) -> int:
     return _cores if _is_shared_out(model) else 1
 
 
-def part_count(model: nn.Module) -> int:
-    """In how many parts a batch of the model is processed; neither this nor the result depends on the cores."""
-    return PARTS if _is_shared_out(model) else 1
+def part_count(model: nn.Module, tokens: int = 0) -> int:
+    """In how many parts a batch of `tokens` tokens is processed; neither this nor the result depends on the cores.
+
+    A small model's parts share out its cores. A large model on a CPU trains on one part after the other, whose
+    activations need less memory: those of 135 M weights take about 1.5 MB a token.
+    """
+    if _is_shared_out(model):
+        return PARTS
+    first = next(model.parameters())
+    is_whole_on_cpu = first.device.type == "cpu" and not isinstance(first, DTensor)
+    return max(1, math.ceil(tokens / LARGE_PART_TOKENS)) if is_whole_on_cpu else 1
 
 
 def _is_shared_out(model: nn.Module) -> bool:

@@ -169,7 +169,7 @@ class PolicyModule(LightningModule):
 
     def _add_gradient(self, weight: float, part: Rollout) -> dict[str, float]:
         """Add the gradient of a term's weighted loss on a minibatch; return its metrics, weighted alike."""
-        parts = in_parts(part, part_count(self.policy))
+        parts = in_parts(part, part_count(self.policy, part.tokens))
         loss, measured = mean_loss(self.policy, self.loss, parts)
         share = weight * share_of_weight(sum(one.weight for _, one in parts), self.device)
         self.manual_backward(share * loss)

@@ -58,6 +58,11 @@ class Rollout:
         """Number of items that a loss is the mean over: response tokens, or responses."""
         return self.batch.weight if self.reduction == "tokens" else len(self.responses)
 
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of prompts and responses."""
+        return self.batch.tokens
+
     def select_prompts(self, indices: Tensor) -> "Rollout":
         """The part of the prompts at `indices`, padded to its own longest response."""
         batch, rows = self.batch.select_prompts(indices), self.batch.rows_of(indices)

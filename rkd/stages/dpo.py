@@ -74,7 +74,7 @@ class DPOModule(ShardableModule):
         self.reference_logprobs = sum_over_processes(own)  # each process has read its share
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        loss, measured = mean_loss(self.policy, self.loss, in_parts(batch, part_count(self.policy)))
+        loss, measured = mean_loss(self.policy, self.loss, in_parts(batch, part_count(self.policy, batch.tokens)))
         share = share_of_weight(batch.weight, self.device)
         self.log_dict({f"train/{name}": share * value for name, value in measured.items()}, sync_dist=True)
         return share * loss

@@ -70,6 +70,11 @@ class PairBatch:
         """Number of pairs, over which a loss is averaged."""
         return self.prompt_count
 
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of prompts and responses."""
+        return self.responses.tokens
+
     def select_prompts(self, indices: Tensor) -> "PairBatch":
         """The pairs at `indices`."""
         rows = self.responses.rows_of(indices)

@@ -94,7 +94,9 @@ class RewardModelModule(ShardableModule):
         self.validate = validate
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        loss, measured = mean_loss(self.reward_model, self._loss, in_parts(batch, part_count(self.reward_model)))
+        loss, measured = mean_loss(
+            self.reward_model, self._loss, in_parts(batch, part_count(self.reward_model, batch.tokens))
+        )
         share = share_of_weight(batch.weight, self.device)
         self.log_dict({f"train/{name}": share * value for name, value in measured.items()}, sync_dist=True)
         return share * loss

@@ -78,7 +78,7 @@ class SFTModule(ShardableModule):
         def loss_of(part: ResponseBatch) -> tuple[Tensor, dict[str, Tensor]]:
             return sft_loss(self.policy(part).logprobs, part.chosen_mask), {}
 
-        loss, _ = mean_loss(self.policy, loss_of, in_parts(batch, part_count(self.policy)))
+        loss, _ = mean_loss(self.policy, loss_of, in_parts(batch, part_count(self.policy, batch.tokens)))
         loss = loss * share_of_weight(batch.weight, self.device)
         self.log("train/loss", loss, sync_dist=True)
         return loss

@@ -84,7 +84,7 @@ def train(module: Any, loss: Callable[[Any], Any], parts: Any) -> None:
 
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
     for _ in range(3):
-        value, _ = mean_loss(module, lambda part: (loss(part), {}), in_parts(parts, part_count(module)))
+        value, _ = mean_loss(module, lambda part: (loss(part), {}), in_parts(parts, part_count(module, parts.tokens)))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()

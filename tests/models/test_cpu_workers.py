@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from rkd.models import cpu_workers
 from rkd.models.cpu_workers import (
     SMALL,
     cores,
@@ -199,6 +200,27 @@ def test_work_under_autocast_is_not_shared_out(model):
         assert (worker_count(model), part_count(model)) == (2, 2)
         with torch.autocast("cpu", torch.bfloat16):
             assert (worker_count(model), part_count(model)) == (1, 1)
+
+
+def test_a_large_model_on_a_cpu_trains_on_parts_of_its_batch_one_after_the_other(batch, monkeypatch):
+    model, rows = batch
+    monkeypatch.setattr(cpu_workers, "is_small", lambda _: False)
+    assert [part_count(model, tokens) for tokens in (0, 2048, 2049, 6000)] == [1, 1, 2, 3]
+    assert part_count(model.to("meta"), 6000) == 1
+    model, running = nn.Linear(3, 2), []
+
+    def loss(part):
+        running.append(threading.current_thread())
+        return squares(model)(part)
+
+    with cores(2, small_models=False), torch.autocast("cpu", torch.bfloat16):
+        whole, _ = mean_loss(model, squares(model), [(1.0, rows)])
+        own, _ = mean_loss(model, loss, [(0.5, rows[:3]), (0.5, rows[3:])])
+    torch.testing.assert_close(own, whole)
+    expected, found = (torch.autograd.grad(of, list(model.parameters())) for of in (whole, own))
+    for gradient, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient, right, rtol=0.02, atol=0.02)
+    assert running == [threading.current_thread()] * 2
 
 
 def test_the_parts_of_a_batch_are_as_many_on_one_core_as_on_eight(model):
