@@ -78,7 +78,7 @@ class CostEstimate:
             "",
             *self._totals(s, entries),
             *self._here(s, entries),
-            *self._assumptions(hours),
+            *self._assumptions(hours, is_recorded=s.teacher.is_recorded),
         ]
 
     def _entry(self, s: Stages, work: Work) -> "Entry":
@@ -111,7 +111,7 @@ class CostEstimate:
         name, peak = _speed_of_products(weights)
         hours = sum(_hours(one, peak * self.cpu_sampling_share, peak * self.cpu_training_share) for one in entries)
         cores = torch.get_num_threads()
-        said = f"products of matrices reach {peak / 1e12:#.3g} TFLOPS in {name} just now,"
+        said = f"products of matrices reach {peak / 1e12:#.3g} TFLOPS in {name},"
         return [
             f"  here     about {hours:,.1f} hours on {cores} core{'s' * (cores > 1)}: {said}",
             f"           of which sampling reaches {self.cpu_sampling_share:.0%}, training "
@@ -172,12 +172,13 @@ class CostEstimate:
         )
         return [" " * 11 + line for line in said]
 
-    def _assumptions(self, hours: float) -> list[str]:
+    def _assumptions(self, hours: float, *, is_recorded: bool) -> list[str]:
+        unknown = "balanced queries and pairs" if is_recorded else "queries keep a label, and how many texts and pairs"
         return [
             f"  cost     {hours * self.gpu_hour_price:,.0f} at {self.gpu_hour_price:g} for a GPU hour",
             f"  assumed  GPUs of {self.gpu_tflops:g} TFLOPS, of which sampling reaches {self.sampling_share:.0%} and "
             f"training and judging {self.training_share:.0%} (cost_estimate.*);",
-            "           responses as long as their limit; how many queries keep a label, and how many texts and pairs",
+            f"           responses as long as their limit; how many {unknown}",
             "           there are, as on mini_math; what another job has made already is free",
         ]
 
@@ -205,12 +206,15 @@ def _hours(entry: Entry, sampling_rate: float, passes_rate: float) -> float:
 
 
 def _speed_of_products(weights: int) -> tuple[str, float]:
-    """The format in which a model of so many weights is trained here, and operations a second of products in it."""
+    """The format in which a model of so many weights is trained here, and operations a second of products in it.
+
+    Seconds are those of the processor, for each thread: what other processes use at the moment does not count.
+    """
     dtype, name = (torch.bfloat16, "bfloat16") if cpu_prefers_bfloat16(weights) else (torch.float32, "float32")
     rows, matrix = torch.ones(MEASURED_ROWS, MEASURED_WIDTH, dtype=dtype), torch.ones(MEASURED_WIDTH, 2048, dtype=dtype)
     rows @ matrix  # a warm-up
-    begun, products = time.perf_counter(), 0
-    while (seconds := time.perf_counter() - begun) < MEASURED_SECONDS:
+    begun, products, threads = time.process_time(), 0, torch.get_num_threads()
+    while (seconds := (time.process_time() - begun) / threads) < MEASURED_SECONDS:
         rows @ matrix
         products += 1
     return name, 2 * rows.numel() * matrix.shape[1] * products / seconds

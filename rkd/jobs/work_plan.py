@@ -1,10 +1,13 @@
 """The plan of a job: the parts of a row enter, its stages and their sizes leave.
 
 Sizes are expectations: only the stages find out which queries keep a label and which pairs there are. The shares that
-one job of the mini world found are used instead (`EXPECTED`). `rkd.jobs.time_estimate` measures the stages' time.
-`rkd.jobs.cost_estimate` estimates their cost without loading a model.
+one job of the mini world found are used instead (`EXPECTED`). Recorded responses are voted on and counted.
+`rkd.jobs.time_estimate` measures the stages' time. `rkd.jobs.cost_estimate` estimates their cost without loading a
+model.
 """
 
+import dataclasses
+import math
 from collections.abc import Sequence
 
 from rkd.data.datasets import Data
@@ -22,6 +25,7 @@ from rkd.protocols import Sampling
 from rkd.records import Query
 from rkd.rl.query_schedule import shares
 from rkd.stages.judge_training import JUDGED_QUERIES, TrainedJudge
+from rkd.stages.labels import Labels, score
 from rkd.work import (
     ANNOTATOR,
     EXPECTED,
@@ -35,6 +39,8 @@ from rkd.work import (
     Work,
     about,
 )
+
+CHARACTERS_PER_TOKEN = 4  # of recorded texts, which are not tokenized for a plan; for English text
 
 
 def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: bool = False) -> list[Work]:
@@ -60,6 +66,12 @@ def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: boo
 def _sizes(s: Stages, expected: Expected) -> Sizes:
     """The sizes of the stages, from the sizes of the splits and the expected results of earlier stages."""
     training, validation = s.dataset.training_queries(), len(s.dataset.validation_queries())
+    examples = s.sft.data.expected_examples(len(training), expected)
+    example_tokens = s.teacher_samples.max_response_tokens
+    if s.teacher.is_recorded and needs_labels(s, "training") and not s.labels.is_graded:
+        expected, texts = _recorded_examples(s, s.labels, training, expected)
+        examples = len(texts)
+        example_tokens = math.ceil(sum(map(len, texts)) / CHARACTERS_PER_TOKEN / max(1, len(texts)))
     splits = {"training": len(training), "validation": validation}
     sampled = len(training) + (0 if s.reward_model.is_left_out else validation)
     balanced = validation * expected.labelled * expected.balanced
@@ -68,8 +80,8 @@ def _sizes(s: Stages, expected: Expected) -> Sizes:
         answered=sum(size for split, size in splits.items() if needs_labels(s, split)),
         validated=min(s.validation_queries, expected.labelled * validation),
         greedy=s.evaluation.greedy,
-        examples=s.sft.data.expected_examples(len(training), expected),
-        example_tokens=s.teacher_samples.max_response_tokens,
+        examples=examples,
+        example_tokens=example_tokens,
         sampled=expected.labelled * sampled if samples_student(s) else 0.0,
         # A file of pairs is read only if a stage trains on it.
         pairs=s.pairs.expected_count(training, s.zero_shot, expected) if learns_from_pairs(s) else 0.0,
@@ -81,6 +93,18 @@ def _sizes(s: Stages, expected: Expected) -> Sizes:
         if isinstance(s.judge, TrainedJudge)
         else 0.0,
     )
+
+
+def _recorded_examples(
+    s: Stages, labels: Labels, queries: Sequence[Query], expected: Expected
+) -> tuple[Expected, list[str]]:
+    """The texts to train on, and the expectations with the share of labelled queries: no model is asked for them."""
+    assert s.teacher.is_recorded
+    responses = s.teacher.recorded(queries)
+    found = labels.label(queries, responses)
+    chosen = s.sft.data.select(score(queries, responses, found))
+    labelled = sum(label.answer is not None for label in found) / max(1, len(queries))
+    return dataclasses.replace(expected, labelled=labelled), [one.response.text for own in chosen for one in own]
 
 
 def first_pass_sampling(s: Stages) -> Sampling:

@@ -21,6 +21,7 @@ from rkd.judges.single_token import YesNoJudge
 from rkd.models.loading import count_weights, load_causal_lm
 from rkd.pipeline import experiment as stages
 from rkd.protocols import Sampling
+from rkd.records import Response
 from rkd.rl.advantages import GAE
 from rkd.rl.kl_controller import FixedKL
 from rkd.rl.reward_mix import Check, Judged, Learned, RewardMix
@@ -33,7 +34,7 @@ from rkd.stages.preferences import Pairs, ValidationPairs
 from rkd.stages.reward_model import NoRewardModel, RewardModelTraining
 from rkd.stages.sft import SFT, NoSFT
 from rkd.stages.student_samples import StudentSamples
-from rkd.stages.teacher import Schedule, TeacherSamples
+from rkd.stages.teacher import RecordedSamples, Schedule, TeacherSamples
 from tests.support import tiny_world
 
 EXPECTED = plan.Expected(
@@ -141,6 +142,20 @@ def test_each_stage_counts_what_it_does(models):
     assert [one.sampled for one in evaluated.values()] == [130, 130, 3 * 130]
     assert [one.queries for one in evaluated.values()] == [60, 60, 3 * 60]
     assert work["student samples"].tokens == 768 * 12
+
+
+def test_recorded_responses_are_voted_on_and_counted(models):
+    queries = FixedData().training_queries()
+    # Three quarters of the queries have three equal texts, which are one example; the others have no answer.
+    texts = [["The answer is 1."] * 3 if at % 4 else ["?", "??", "???"] for at in range(100)]
+    recorded = [
+        [Response(query.id, "tape", place, text, True) for place, text in enumerate(own)]
+        for query, own in zip(queries, texts, strict=True)
+    ]
+    teacher = SimpleNamespace(name="tape", is_recorded=True, prompt=None, recorded=lambda _: recorded)
+    work = work_of(parts(models | {"teacher": teacher}, teacher_samples=RecordedSamples()))
+    assert (work["sft"].trained, work["sft"].max_response_tokens) == (2 * 75, 4)
+    assert work["student samples"].queries == 0.75 * 120
 
 
 def judge_of(models, **words) -> YesNoJudge:
