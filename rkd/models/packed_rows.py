@@ -31,7 +31,7 @@ GROUP_PAIRS, PADDING, SMALL_GROUP_PAIRS = 2**17, 1.3, 2**13
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PackedLine:
     """Tokens that a model reads in one pass.
 
     Args:
@@ -60,7 +60,7 @@ def reads_lines(backbone: PreTrainedModel) -> bool:
     return not (backbone.training and (backbone.is_activation_checkpointing or _drops(backbone)))
 
 
-def lines(rows: Sequence[Sequence[int]], most_tokens: int) -> Iterator[Line]:
+def lines(rows: Sequence[Sequence[int]], most_tokens: int) -> Iterator[PackedLine]:
     """The rows in lines of at most `most_tokens` tokens; a tree of more tokens has a line of its own."""
     kept: list[Tree] = []
     for tree in grow(rows, token_pairs=math.inf):
@@ -71,7 +71,7 @@ def lines(rows: Sequence[Sequence[int]], most_tokens: int) -> Iterator[Line]:
     yield _line(kept)
 
 
-def read_line(backbone: PreTrainedModel, line: Line) -> Tensor:
+def read_line(backbone: PreTrainedModel, line: PackedLine) -> Tensor:
     """The states of the tokens of a line, (N, width)."""
     before = backbone.config._attn_implementation
     backbone.set_attn_implementation(RUNS)
@@ -91,7 +91,7 @@ def _drops(backbone: nn.Module) -> bool:
     )
 
 
-def _line(trees: Sequence[Tree]) -> Line:
+def _line(trees: Sequence[Tree]) -> PackedLine:
     ids: list[int] = []
     positions: list[int] = []
     runs: list[Run] = []
@@ -102,7 +102,7 @@ def _line(trees: Sequence[Tree]) -> Line:
         positions += tree.positions
         runs += [([start + place for place in way], start + first, length) for way, first, length in tree.runs]
         ways |= {row: [start + place for place in way] for row, way in tree.ways.items()}
-    return Line(torch.tensor([ids]), torch.tensor([positions]), RunAttention(_groups(runs), len(ids)), ways)
+    return PackedLine(torch.tensor([ids]), torch.tensor([positions]), RunAttention(_groups(runs), len(ids)), ways)
 
 
 @dataclass(frozen=True, slots=True)

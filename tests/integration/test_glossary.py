@@ -24,6 +24,7 @@ ANY_NAME = {"TEST_SET": r"[\w.-]+", "N": r"\d+", "REASON": r"\w+"}  # the others
 NOT_IN_TINY_JOBS = {
     "reward_model/validation/pos_pos_accuracy": "all right responses of the tiny world have one text",
     "MODEL/TEST_SET/win_rate/even": "needs an annotator that grades",
+    "MODEL/TEST_SET/without_near_duplicates": "all test questions of the tiny world are near duplicates",
     "counts/SPLIT_without_response": "needs recorded responses that leave queries out",
     "counts/SPLIT_unread_responses": "needs a teacher whose answers cannot be read",
     "counts/SPLIT_withheld_responses": "needs a teacher whose texts are cut or withheld",
@@ -207,6 +208,7 @@ def test_what_no_tiny_job_logs_stands_in_the_code():
     assert words == [
         "pos_pos_accuracy",
         "even",
+        "without_near_duplicates",
         "without_response",
         "unread_responses",
         "withheld_responses",
