@@ -36,6 +36,10 @@ class EndpointError(UserError):
     """A server cannot be used, or its budget is spent; the message says what to do, and holds no key."""
 
 
+class EngineError(UserError):
+    """An engine in a process of its own cannot be used; the message has its last words."""
+
+
 class ModelError(UserError):
     """A model or its tokenizer does not fit what it is asked; the message says what to do."""
 

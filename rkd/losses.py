@@ -262,13 +262,14 @@ def clipped_surrogate_loss(
     *,
     clip_range: float,
     clip_range_high: float | None = None,
+    importance: Tensor | None = None,
     reduce: Reduce | None = None,
 ) -> Tensor:
     """Clipped policy-gradient loss: first term of Eq. (12); PPO, arXiv:1707.06347, Eq. 7.
 
-        L(θ) = −mean_t min(ρ_t A_t, clip(ρ_t, 1 − ε, 1 + ε) A_t),    ρ_t = π_θ(y_t) / π_old(y_t)
+        L(θ) = −mean_t w_t min(ρ_t A_t, clip(ρ_t, 1 − ε, 1 + ε) A_t),    ρ_t = π_θ(y_t) / π_old(y_t)
 
-    Eq. (12) prints the objective, which is maximised; the loss is its negative.
+    Eq. (12) prints the objective, which is maximised, with w_t = 1; the loss is its negative.
 
     Args:
         logprobs: log π_θ(y_t | x, y_<t), (B, T); gradients flow through this one only.
@@ -277,6 +278,7 @@ def clipped_surrogate_loss(
         response_mask: True where y_t is a token the policy sampled, (B, T).
         clip_range: ε, dimensionless, 0 < ε < 1.
         clip_range_high: ε of the upper bound where it differs from the lower one, > 0 (DAPO, arXiv:2503.14476).
+        importance: w_t, (B, T), of a sampler that is not quite π_old (`truncated_importance`); None is 1.
         reduce: the reduction mean_t; None is the mean over all selected tokens of the batch.
 
     Returns:
@@ -293,7 +295,30 @@ def clipped_surrogate_loss(
     clipped = ratio.clamp(1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high))
     advantages = advantages.detach()
     objective = torch.minimum(ratio * advantages, clipped * advantages)
+    if importance is not None:
+        check_same_shape(logprobs=logprobs, importance=importance)
+        objective = importance.detach() * objective
     return -(reduce or masked_mean)(objective, response_mask)
+
+
+def truncated_importance(old_logprobs: Tensor, sampler_logprobs: Tensor, response_mask: Tensor, cap: float) -> Tensor:
+    """Truncated importance weights, (B, T): min(π_old(y_t) / μ(y_t), cap), 1 outside the mask.
+
+    μ is the distribution that y was drawn from. An engine computes it with other kernels and in another precision than
+    the trainer computes π_old, so that the two differ although their weights are the same (Yao et al. 2025, "Your
+    efficient RL framework secretly brings you off-policy RL training"; the truncation is IMPALA's, arXiv:1802.01561).
+
+    Args:
+        old_logprobs: log π_old(y_t | x, y_<t), as the trainer computes it, (B, T).
+        sampler_logprobs: log μ(y_t | x, y_<t), as the sampler states it, (B, T).
+        response_mask: True where y_t is a token that was drawn, (B, T).
+        cap: the largest weight, > 0; it bounds the variance and leaves a bias.
+
+    Raises:
+        ValueError: the shapes above do not hold.
+    """
+    check_same_shape(old_logprobs=old_logprobs, sampler_logprobs=sampler_logprobs, response_mask=response_mask)
+    return torch.exp((old_logprobs - sampler_logprobs).masked_fill(~response_mask, 0)).clamp(max=cap)
 
 
 def value_loss(

@@ -25,6 +25,7 @@ from rkd.losses import (
     sft_loss,
     token_entropy,
     token_logprobs,
+    truncated_importance,
     value_loss,
 )
 
@@ -251,6 +252,24 @@ def test_clipped_surrogate_loss_takes_the_smaller_objective():
     loss = clipped_surrogate_loss(logprobs, torch.zeros(1, 4), advantages, mask([1, 1, 1, 0]), clip_range=0.2)
     # min(1.5, 1.2) = 1.2;  min(−0.5, −0.8) = −0.8;  min(−1.5, −1.2) = −1.5.
     close(loss, -(1.2 - 0.8 - 1.5) / 3)
+
+
+def test_importance_weights_the_objective_and_gets_no_gradient():
+    logprobs = torch.tensor([[log(1.5), log(0.5)]])
+    importance = torch.tensor([[0.5, 2.0]], requires_grad=True)
+    advantages = torch.tensor([[1.0, -1.0]])
+    loss = clipped_surrogate_loss(
+        logprobs, torch.zeros(1, 2), advantages, mask([1, 1]), clip_range=0.2, importance=importance
+    )
+    close(loss, -(0.5 * 1.2 + 2 * -0.8) / 2)
+    assert not loss.requires_grad
+
+
+def test_importance_is_truncated_and_one_outside_the_mask():
+    trainer = torch.tensor([[log(0.3), log(0.6), log(0.1), 0.0]], requires_grad=True)
+    sampler = torch.tensor([[log(0.6), log(0.2), log(0.1), -float("inf")]])
+    weights = truncated_importance(trainer, sampler, mask([1, 1, 1, 0]), cap=2.0)
+    close(weights, [[0.5, 2.0, 1.0, 1.0]])  # 0.3 / 0.6; 0.6 / 0.2 = 3, at most 2; equal
 
 
 def test_the_upper_clip_bound_can_be_wider():

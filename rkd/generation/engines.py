@@ -8,23 +8,22 @@
 A policy in training is always sampled by the loop: its weights change from rollout to rollout.
 """
 
-import importlib.util
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import GENERATION_CONFIG_NAME
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rkd.config import AT_LEAST_1, check_ranges
 from rkd.data.prompts import PromptTemplate
 from rkd.generation.local import LocalGenerator, end_ids, open_generator, seed_of
 from rkd.models.batches import decode, pad
-from rkd.models.loading import ModelOptions, existing_model, load_causal_lm, load_tokenizer
+from rkd.models.loading import ModelOptions, load_causal_lm, load_tokenizer
 from rkd.protocols import Sampling, TextGenerator
 from rkd.records import Checkpoint, Query, Response
 
@@ -53,6 +52,11 @@ class Engine(Protocol):
     takes_calculator: ClassVar[bool]
     """Whether a calculator can write into the responses."""
 
+    @property
+    def samples_policy(self) -> bool:
+        """Whether it samples the rollouts of a policy in training, and tells the log-probabilities of its tokens."""
+        ...
+
     def check(self) -> None:
         """Refuse what cannot be used here, before a job begins."""
         ...
@@ -61,6 +65,10 @@ class Engine(Protocol):
         self, model: Checkpoint, prompt: PromptTemplate, name: str, advance: Advance, options: ModelOptions
     ) -> LocalTextGenerator:
         """A generator over the model; `name` is recorded with each response."""
+        ...
+
+    def over(self, policy: LocalGenerator) -> AbstractContextManager[LocalGenerator]:
+        """The generator of a policy in training, by this engine if it `samples_policy`."""
         ...
 
 
@@ -76,6 +84,7 @@ class LocalEngine:
     batches_decide: ClassVar[bool] = False
     is_measured: ClassVar[bool] = True
     takes_calculator: ClassVar[bool] = True
+    samples_policy: ClassVar[bool] = False
 
     batch_responses: int | None = None
 
@@ -95,6 +104,10 @@ class LocalEngine:
         """See `Engine`."""
         return replace(open_generator(model, prompt, name, advance, options), batch_responses=self.batch_responses)
 
+    def over(self, policy: LocalGenerator) -> AbstractContextManager[LocalGenerator]:
+        """See `Engine`."""
+        return nullcontext(policy)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HFEngine:
@@ -107,6 +120,7 @@ class HFEngine:
     batches_decide: ClassVar[bool] = True
     is_measured: ClassVar[bool] = False
     takes_calculator: ClassVar[bool] = False
+    samples_policy: ClassVar[bool] = False
 
     batch_responses: int = 256
 
@@ -123,62 +137,9 @@ class HFEngine:
         lm = load_causal_lm(model.folder, options, placed=True)
         return HFGenerator(name, load_tokenizer(model.folder), prompt, advance, lm, self.batch_responses)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VLLMEngine:
-    """The vLLM engine.
-
-    Args:
-        tensor_parallel_size: GPUs that a model is spread over.
-        gpu_memory_utilization: share of a GPU's memory that it takes.
-        max_model_len: tokens of prompt and response together; None: as the model's configuration says.
-    """
-
-    batches_decide: ClassVar[bool] = False
-    is_measured: ClassVar[bool] = False
-    takes_calculator: ClassVar[bool] = False
-
-    tensor_parallel_size: int = 1
-    gpu_memory_utilization: float = 0.9
-    max_model_len: int | None = None
-
-    def __post_init__(self) -> None:
-        share = (lambda value: 0 < value <= 1, "in (0, 1]")
-        ranges = {"tensor_parallel_size": AT_LEAST_1, "gpu_memory_utilization": share, "max_model_len": AT_LEAST_1}
-        check_ranges("generation", self, ranges)
-
-    def check(self) -> None:
-        """See `Engine`.
-
-        Raises:
-            ModuleNotFoundError: vLLM is not installed.
-        """
-        if importlib.util.find_spec("vllm") is None:
-            raise ModuleNotFoundError(
-                "generation=vllm needs vLLM, which is not installed. It brings a torch and a transformers of its own "
-                "and wants a GPU: make an environment with `pip install -r requirements-vllm.txt`, or take "
-                "generation=local."
-            )
-
-    def open(
-        self, model: Checkpoint, prompt: PromptTemplate, name: str, advance: Advance, options: ModelOptions
-    ) -> "VLLMGenerator":
+    def over(self, policy: LocalGenerator) -> AbstractContextManager[LocalGenerator]:
         """See `Engine`."""
-        import vllm  # here, not above: an optional package, which takes seconds and starts CUDA
-
-        folder = existing_model(model.folder)
-        llm = vllm.LLM(
-            str(folder),
-            dtype=options.dtype,
-            tensor_parallel_size=self.tensor_parallel_size,
-            gpu_memory_utilization=self.gpu_memory_utilization,
-            max_model_len=self.max_model_len,
-            trust_remote_code=False,
-        )
-        tokenizer = load_tokenizer(folder)
-        has_config = (folder / GENERATION_CONFIG_NAME).is_file()
-        ends = end_ids(prompt, tokenizer, GenerationConfig.from_pretrained(folder) if has_config else None)
-        return VLLMGenerator(name, tokenizer, prompt, advance, llm, vllm.SamplingParams, ends)
+        return nullcontext(policy)
 
 
 @dataclass(frozen=True)
@@ -266,38 +227,3 @@ class HFGenerator(ByTemperature):
         texts = list(zip(decode(self.tokenizer, rows.tolist(), ends), finished, strict=True))
         per_prompt = samples // drawn_alike
         return [texts[at : at + per_prompt] * drawn_alike for at in range(0, len(texts), per_prompt)]
-
-
-@dataclass(frozen=True)
-class VLLMGenerator(ByTemperature):
-    """A `TextGenerator` over `vllm.LLM`; each query has a seed of its own, from which vLLM makes one for each sample.
-
-    Args:
-        llm: the engine.
-        sampling_params: the class `vllm.SamplingParams`.
-        ends: tokens that end a response.
-    """
-
-    llm: Any
-    sampling_params: Callable[..., Any]
-    ends: Sequence[int]
-
-    def draw(
-        self, queries: Sequence[Query], prompts: Sequence[list[int]], sampling: Sampling, seed: int
-    ) -> list[list[Drawn]]:
-        """See `ByTemperature`."""
-        asked = [
-            self.sampling_params(
-                n=sampling.samples_per_query,
-                temperature=sampling.temperatures[0],
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                seed=seed_of(seed, query.id, 0),
-                max_tokens=sampling.max_response_tokens,
-                stop=[self.prompt.stop] if self.prompt.stop else None,
-                stop_token_ids=list(self.ends),
-            )
-            for query in queries
-        ]
-        outputs = self.llm.generate([{"prompt_token_ids": own} for own in prompts], asked, use_tqdm=False)
-        return [[(one.text, one.finish_reason == "stop") for one in output.outputs] for output in outputs]

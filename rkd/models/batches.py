@@ -26,7 +26,8 @@ class ResponseBatch:
 
     `prompt_ids`, `prompt_mask` are (Q, P); `response_ids`, `response_mask`, `chosen_mask` (B, T). The end-of-sequence
     token of a finished response counts as one of its tokens. `chosen_mask` leaves out the tokens of a response that a
-    calculator wrote: losses and log-probabilities are about the others.
+    calculator wrote: losses and log-probabilities are about the others. `sampler_logprobs`, (B, T), are the
+    log-probabilities by which the tokens were drawn, from a sampler that tells them.
     """
 
     prompt_ids: Tensor
@@ -34,6 +35,7 @@ class ResponseBatch:
     response_ids: Tensor
     response_mask: Tensor
     chosen_mask: Tensor
+    sampler_logprobs: Tensor | None = None
 
     @property
     def group_size(self) -> int:
@@ -57,7 +59,8 @@ class ResponseBatch:
 
     def to(self, device: torch.device) -> "ResponseBatch":
         """The same batch on another device."""
-        return ResponseBatch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return ResponseBatch(**{name: None if one is None else one.to(device) for name, one in own.items()})
 
     def rows(self) -> list[list[int]]:
         """For every response, the tokens of its prompt and then its own."""
@@ -80,6 +83,7 @@ class ResponseBatch:
             self.response_ids[rows, :response_length],
             response_mask[:, :response_length],
             self.chosen_mask[rows, :response_length],
+            None if self.sampler_logprobs is None else self.sampler_logprobs[rows, :response_length],
         )
 
     def with_chosen(self, is_chosen: Sequence[Sequence[bool]]) -> "ResponseBatch":
@@ -174,6 +178,7 @@ def join(batches: Sequence[ResponseBatch], pad_id: int = FILL) -> ResponseBatch:
         joined("response_ids", pad_id, left=False),
         joined("response_mask", False, left=False),
         joined("chosen_mask", False, left=False),
+        None if batches[0].sampler_logprobs is None else joined("sampler_logprobs", 0, left=False),
     )
 
 

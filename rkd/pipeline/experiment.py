@@ -98,6 +98,16 @@ class Stages:
                 "evaluation/inference=best_of_n needs a reward model, and reward_model=none makes none. Take "
                 "`python run.py reward_model=mini`, or greedy responses, `python run.py evaluation/inference=as_asked`."
             )
+        if (
+            not self.rl.is_left_out
+            and self.rl.rollouts.importance_cap is not None
+            and not self.generation.samples_policy
+        ):
+            raise ValueError(
+                f"rl.rollouts.importance_cap={self.rl.rollouts.importance_cap} weights what another engine draws, and "
+                "here the policy draws its rollouts itself. Take `generation=vllm generation.samples_policy=true`, or "
+                "`rl.rollouts.importance_cap=null`."
+            )
         if not (self.student.calculator.is_left_out or self.generation.takes_calculator):
             raise ValueError(
                 "student/calculator=equations writes into a response while it is sampled, which only generation=local "

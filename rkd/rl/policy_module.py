@@ -187,6 +187,7 @@ class PolicyModule(LightningModule):
             mask,
             clip_range=options.clip_range,
             clip_range_high=options.clip_range_high,
+            importance=part.importance,
             reduce=reduce,
         )
         loss = policy_loss

@@ -14,7 +14,7 @@ from rkd.data.answers import extract_answer
 from rkd.distributed import sum_over_processes
 from rkd.generation.local import LocalGenerator, sample_indices
 from rkd.judges.attacks import KINDS, kind_of, repetition
-from rkd.losses import explained_variance, masked_mean, scale
+from rkd.losses import explained_variance, masked_mean, scale, truncated_importance
 from rkd.models.batches import ResponseBatch, join
 from rkd.models.cpu_workers import map_over_copies
 from rkd.models.policy import Policy, PolicyOutput
@@ -47,6 +47,7 @@ class Rollout:
     values: Tensor | None
     advantages: Tensor
     returns: Tensor
+    importance: Tensor | None = None  # weights of the policy loss
 
     @property
     def prompt_count(self) -> int:
@@ -83,6 +84,7 @@ class Rollout:
             values=None if self.values is None else self.values[rows, :width],
             advantages=self.advantages[rows, :width],
             returns=self.returns[rows, :width],
+            importance=None if self.importance is None else self.importance[rows, :width],
         )
 
     def metrics(self) -> dict[str, float]:
@@ -111,6 +113,23 @@ class Rollout:
         }
         if self.values is not None:
             metrics["explained_variance"] = float(explained_variance(self.values, self.returns, mask))
+        if self.batch.sampler_logprobs is not None:
+            metrics |= self._sampler_metrics(self.batch.sampler_logprobs)
+        return metrics
+
+    def _sampler_metrics(self, sampler_logprobs: Tensor) -> dict[str, float]:
+        """How far the trainer's log-probabilities of the tokens are from the sampler's, in nats."""
+        mask = self.batch.chosen_mask
+        difference = (self.old_logprobs - sampler_logprobs) * mask
+        metrics = {
+            "sampler_difference": float(masked_mean(difference.abs(), mask)),
+            "sampler_largest_difference": float(difference.abs().max()),
+            "sampler_kl": float(-difference.sum(1).mean()),
+        }
+        if self.importance is not None:
+            is_capped = self.importance < torch.exp(difference)
+            metrics["importance"] = float(masked_mean(self.importance, mask))
+            metrics["importance_capped"] = float(masked_mean(is_capped.float(), mask))
         return metrics
 
     def _share_without_answer(self) -> float:
@@ -221,6 +240,10 @@ class Collector:
             adjustments["kl_penalty"] = -self.kl.controller.coefficient * penalty.sum(1).cpu()
         assert old.entropy is not None
         advantages, returns = self.estimate_advantages(token_rewards, old.values, batch.chosen_mask)
+        importance, cap = None, self.rollouts.importance_cap
+        if cap is not None:
+            assert batch.sampler_logprobs is not None  # `Stages` refuses an engine that does not state them
+            importance = truncated_importance(old.logprobs, batch.sampler_logprobs, batch.chosen_mask, cap)
         return Rollout(
             value_head=self.value_head,
             reduction=self.reduction,
@@ -237,6 +260,7 @@ class Collector:
             values=old.values,
             advantages=advantages,
             returns=returns,
+            importance=importance,
         )
 
     def _draw(self, queries: Sequence[Query], seed: int) -> tuple[Drawn, int]:

@@ -28,6 +28,7 @@ RANGES = {
     "missing_eos_penalty": NOT_NEGATIVE,
     "temperature": ABOVE_0,
     "dynamic_sampling": NOT_NEGATIVE,
+    "importance_cap": ABOVE_0,
 }
 
 
@@ -46,6 +47,8 @@ class Rollouts:
         dynamic_sampling: how often queries whose responses all have the same reward are replaced by others. Such
             queries give group-relative advantages of 0 (DAPO, arXiv:2503.14476). If too few queries remain, the first
             of the replaced ones fill the rollout. Responses that are not used do not count as episodes.
+        importance_cap: the policy loss of a token is weighted by how much likelier the trainer finds it than the engine
+            that drew it, at most by this (`truncated_importance`). None does not weight.
     """
 
     episodes: int
@@ -55,6 +58,7 @@ class Rollouts:
     missing_eos_penalty: float = 0.0
     temperature: float = 1.0
     dynamic_sampling: int = 0
+    importance_cap: float | None = None
 
     def __post_init__(self) -> None:
         check_ranges("rl.rollouts", self, RANGES)

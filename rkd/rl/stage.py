@@ -6,6 +6,7 @@ PPO and GRPO are one stage with different parts. `rkd.rl.policy_module` trains o
 import copy
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Literal
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rkd.config import AT_LEAST_1, check_ranges
 from rkd.data.prompts import PromptTemplate
 from rkd.distributed import count, own_share
+from rkd.generation.engines import Engine, LocalEngine
 from rkd.generation.local import LocalGenerator
 from rkd.io import write_rows
 from rkd.models.cpu_workers import is_small
@@ -41,6 +43,19 @@ SAMPLES_FILE = "samples.jsonl"
 
 BuildTerms = Callable[[PartialResults], Sequence[Term]]
 """Makes the terms of the loss; the partial results keep the paid replies of a judge behind a server."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLInputs:
+    """What a training needs besides its context.
+
+    Args:
+        build_terms: makes the terms of the loss; a function, so that a row without this stage needs no reward.
+        engine: samples the rollouts if it can take over the policy's weights; else the policy samples them itself.
+    """
+
+    build_terms: BuildTerms
+    engine: Engine = field(default_factory=LocalEngine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,24 +109,22 @@ class RL:
                 f"set it to rl.rollouts.responses_per_query={per_query}."
             )
 
-    def fit(self, build_terms: BuildTerms, context: TrainingContext) -> RLReport:
+    def fit(self, data: RLInputs, context: TrainingContext) -> RLReport:
         """Train under the terms; write the best policy, `history.jsonl` and `samples.jsonl` to the folder.
-
-        Args:
-            build_terms: makes the terms of the loss; a function, so that a row without this stage needs no reward.
 
         Raises:
             ValueError: processes, terms and minibatches do not divide the queries of a rollout evenly.
         """
         partial, folder, seed, options = context.partial, context.folder, context.seed, context.options
-        terms = build_terms(partial)
+        terms = data.build_terms(partial)
         self.check_processes(count(), len(terms))
         tokenizer = load_tokenizer(context.start.folder)
-        with seeded(seed):
+        with seeded(seed), ExitStack() as stack:
             reference = load_causal_lm(context.start.folder, options)
             # With adapters, the reference is the policy without them.
             lm = options.prepare(reference if options.lora else copy.deepcopy(reference))
-            module = self.module(lm, reference, tokenizer, context.prompt, terms, validate=context.validate, seed=seed)
+            sampler = stack.enter_context(data.engine.over(self.sampler(lm, tokenizer, context.prompt)))
+            module = self.module(sampler, reference, terms, validate=context.validate, seed=seed)
             best = KeepBest("validation_accuracy", "max", partial, self.patience)
             trainer = self._trainer(best, context)
             if partial.find(state_of(trainer)) is None:
@@ -166,22 +179,28 @@ class RL:
             )
         ]  # fmt: skip
 
+    def sampler(
+        self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: PromptTemplate
+    ) -> LocalGenerator:
+        """The policy's own sampler of rollouts."""
+        at_once = SAMPLED_AT_ONCE[is_small(lm.num_parameters())]
+        return LocalGenerator("policy", lm, tokenizer, prompt, batch_responses=at_once)
+
     def module(
         self,
-        lm: PreTrainedModel,
+        sampler: LocalGenerator,
         reference: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        prompt: PromptTemplate,
         terms: Sequence[Term],
         *,
         validate: Validate | None,
         seed: int,
     ) -> PolicyModule:
-        """The module with all its parts. `lm` is trained; it gets one value head per term if the advantages need them.
+        """The module with all its parts. It trains the model of the sampler, which draws the rollouts.
 
-        If `reference` is `lm` itself, the reference policy is `lm` without its adapters.
+        The policy gets one value head per term if the advantages need them. If `reference` is the same model, the
+        reference policy is the model without its adapters.
         """
-        temperature, at_once = self.rollouts.temperature, SAMPLED_AT_ONCE[is_small(lm.num_parameters())]
+        lm, temperature = sampler.model, self.rollouts.temperature
         without_dropout(lm)
         heads = len(terms) if self.advantages.needs_values else 0
         policy = Policy(lm, value_heads=heads, temperature=temperature)
@@ -189,7 +208,7 @@ class RL:
             Collector,
             policy=policy,
             reference=(AdaptersOff if reference is lm else Policy)(reference, temperature=temperature).eval(),
-            generator=LocalGenerator("policy", lm, tokenizer, prompt, batch_responses=at_once),
+            generator=sampler,
             estimate_advantages=self.advantages,
             rollouts=self.rollouts,
             kl=copy.deepcopy(self.kl),  # its controller changes, and the next row must start from the initial one
@@ -230,7 +249,7 @@ class NoRL:
         """Return no work."""
         return []
 
-    def fit(self, build_terms: BuildTerms, context: TrainingContext) -> RLReport:  # noqa: ARG002
+    def fit(self, data: RLInputs, context: TrainingContext) -> RLReport:  # noqa: ARG002
         """Copy the student."""
         copy_model(context.start.folder, context.folder)
         return RLReport(0, 0, None)

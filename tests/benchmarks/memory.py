@@ -187,9 +187,8 @@ def rl() -> tuple[int, dict[str, float]]:
     terms = [Term(name="length", weight=1.0, queries=queries, reward=reward)]
     with Peak() as peak, tempfile.TemporaryDirectory() as folder:
         reference = model()
-        module = stage.module(
-            copy.deepcopy(reference), reference, tokenizer, stages.zero_shot, terms, validate=None, seed=0
-        )
+        sampler = stage.sampler(copy.deepcopy(reference), tokenizer, stages.zero_shot)
+        module = stage.module(sampler, reference, terms, validate=None, seed=0)
         trainer = Training(accelerator="cpu").trainer(
             "rl", logger=False, folder=Path(folder), max_epochs=1, limit_val_batches=0
         )

@@ -68,10 +68,10 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     clock, count = Clock(), job["iterations"]
     tokenizer, reference = load_tokenizer(Path(job["folder"])), load_causal_lm(job["folder"])
     with cores(None, small_models=job["small_models"]), tempfile.TemporaryDirectory() as folder:
-        module = stage_of(job).module(
-            copy.deepcopy(reference), reference, tokenizer, PromptTemplate(template="{question}", is_chat=False),
-            [Term(name="digits", weight=1.0, queries=queries, reward=reward)], validate=None, seed=0,
-        )  # fmt: skip
+        stage, prompt = stage_of(job), PromptTemplate(template="{question}", is_chat=False)
+        terms = [Term(name="digits", weight=1.0, queries=queries, reward=reward)]
+        sampler = stage.sampler(copy.deepcopy(reference), tokenizer, prompt)
+        module = stage.module(sampler, reference, terms, validate=None, seed=0)
         trainer = Training(accelerator="cpu", precision=job["precision"]).trainer(
             "rl", logger=False, folder=Path(folder), max_epochs=1, limit_val_batches=0,
             callbacks=[LambdaCallback(on_train_start=clock.mark, on_train_batch_end=clock.mark)],

@@ -1,12 +1,11 @@
 """Engines: whatever samples from a model, greedy responses are the same and every query has its samples."""
 
-import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
-from rkd.generation.engines import HFEngine, LocalEngine, VLLMEngine
+from rkd.generation.engines import HFEngine, LocalEngine
+from rkd.generation.vllm_engine import VLLMEngine
 from rkd.models.loading import ModelOptions
 from rkd.protocols import Sampling
 from rkd.store.fingerprint import as_fingerprint
@@ -74,53 +73,12 @@ def test_a_response_ends_where_the_next_question_begins(model):
     assert all(own[0].is_finished for own in of_hf)
 
 
-def test_without_vllm_the_choice_is_refused_with_what_to_install(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ModuleNotFoundError, match=r"requirements-vllm\.txt.*generation=local"):
-        VLLMEngine().check()
-
-
-def test_vllm_is_asked_with_a_seed_for_each_query_and_its_answers_are_read(model, monkeypatch):
-    asked = []
-
-    class LLM:
-        def __init__(self, folder, **options):
-            asked.append((folder, options))
-
-        def generate(self, prompts, params, **_):
-            asked.append((prompts, params))
-            return [
-                SimpleNamespace(
-                    outputs=[
-                        SimpleNamespace(text=f" {p.temperature} {i}", finish_reason="stop" if i else "length")
-                        for i in range(p.n)
-                    ]
-                )
-                for p in params
-            ]
-
-    monkeypatch.setitem(
-        sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=lambda **options: SimpleNamespace(**options))
-    )
-    engine = VLLMEngine(tensor_parallel_size=2)
-    drawn = opened(engine, model).generate(QUERIES[:2], Sampling((0.0, 0.7, 0.7), 3, 12), seed=0)
-    assert [one.text for one in drawn[1]] == ["0.0 0", "0.7 0", "0.7 1"]
-    assert [one.is_finished for one in drawn[1]] == [False, False, True]
-    folder, options = asked[0]
-    assert folder == str(model.folder)
-    assert options["tensor_parallel_size"] == 2
-    assert options["trust_remote_code"] is False
-    prompts, params = asked[2]
-    assert all(prompt["prompt_token_ids"] for prompt in prompts)
-    assert params[0].seed != params[1].seed
-    assert params[0].max_tokens == 12
-
-
 @pytest.mark.parametrize(
     ("engine", "options", "words"),
     [
         (HFEngine, {"batch_responses": 0}, "generation.batch_responses=0"),
         (VLLMEngine, {"gpu_memory_utilization": 1.5}, "gpu_memory_utilization=1.5"),
+        (VLLMEngine, {"kv_cache_gb": 0}, "generation.kv_cache_gb=0"),
     ],
 )
 def test_a_setting_outside_its_range_is_refused(engine, options, words):

@@ -178,8 +178,8 @@ class Steps:
         for device in ("cpu", GPU):
             lm, reference = (load_causal_lm(self.folder) for _ in range(2))
             terms = [tiny_rl.term(reward=reward)]
-            prompt = tiny_rl.tiny_world.PROMPT
-            module = stage.module(lm, reference, self.tokenizer, prompt, terms, validate=None, seed=0).to(device)
+            sampler = stage.sampler(lm, self.tokenizer, tiny_rl.tiny_world.PROMPT)
+            module = stage.module(sampler, reference, terms, validate=None, seed=0).to(device)
             if of_reward is not None:
                 of_reward.to(device)
             count = 8 * (1 + stage.rollouts.dynamic_sampling)

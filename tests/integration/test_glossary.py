@@ -31,6 +31,11 @@ NOT_IN_TINY_JOBS = {
     "counts/SPLIT_withheld/REASON": "needs a teacher whose texts are cut or withheld",
     "counts/SPLIT_student_cut": "needs a student that does not stop",
     "counts/SPLIT_student_empty": "needs a student that says nothing",
+    "rl/sampler_difference": "needs an engine that samples the policy",
+    "rl/sampler_largest_difference": "needs an engine that samples the policy",
+    "rl/sampler_kl": "needs an engine that samples the policy",
+    "rl/importance": "needs an engine that samples the policy",
+    "rl/importance_capped": "needs an engine that samples the policy",
 }
 
 
@@ -215,5 +220,10 @@ def test_what_no_tiny_job_logs_stands_in_the_code():
         "withheld",
         "student_cut",
         "student_empty",
+        "sampler_difference",
+        "sampler_largest_difference",
+        "sampler_kl",
+        "importance",
+        "importance_capped",
     ]
     assert [word for word in words if not re.search(rf"(\b|_){word}\b", code)] == []

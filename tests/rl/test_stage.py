@@ -14,7 +14,7 @@ from rkd.rl.advantages import GAE, GroupRelative
 from rkd.rl.kl_controller import AdaptiveKL, FixedKL
 from rkd.rl.query_schedule import queries_of_rollouts
 from rkd.rl.settings import KLPenalty
-from rkd.rl.stage import NoRL
+from rkd.rl.stage import NoRL, RLInputs
 from rkd.training.tracking import RunDescription
 from rkd.training.tracking_files import CsvTracker
 from tests.support import tiny_world
@@ -203,10 +203,10 @@ def test_a_guard_ends_the_training_and_what_was_best_is_kept(student, tmp_path):
 
 
 def test_no_rl_hands_the_student_on_and_needs_no_reward(student, tmp_path):
-    def refuse():
+    def refuse(_):
         raise AssertionError("no reward is needed")
 
-    report = NoRL().fit(refuse, context(student, tmp_path))
+    report = NoRL().fit(RLInputs(build_terms=refuse), context(student, tmp_path))
     assert dataclasses.astuple(report) == (0, 0, None, None)
     before, after = weights(student.folder), weights(tmp_path)
     assert all(before[name].equal(after[name]) for name in before)
@@ -246,7 +246,7 @@ def test_a_training_that_is_killed_after_each_rollout_ends_like_one_that_was_not
 def test_a_policy_with_a_calculator_is_trained(calculating_student, tmp_path, advantages):
     stage, scores = changed(STAGE, episodes=32, queries_per_rollout=4, max_response_tokens=40), iter([0.1, 0.2, 0.3])
     report = dataclasses.replace(stage, advantages=advantages).fit(
-        lambda _: [term(queries=SUM_QUERIES)],
+        RLInputs(build_terms=lambda _: [term(queries=SUM_QUERIES)]),
         context(calculating_student, tmp_path, prompt=CALCULATING, validate=lambda _: next(scores)),
     )
     assert report.rollouts == 2

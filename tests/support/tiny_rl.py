@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 
 from rkd.data.prompts import PromptTemplate
+from rkd.generation.engines import LocalEngine
 from rkd.models.loading import load_causal_lm, load_tokenizer
 from rkd.protocols import Rewards
 from rkd.rl.advantages import GAE, GroupRelative
@@ -15,7 +16,7 @@ from rkd.rl.policy_module import PolicyModule
 from rkd.rl.reward_mix import Term
 from rkd.rl.rollout import Rollout
 from rkd.rl.settings import KLPenalty, Optimisation, Rollouts
-from rkd.rl.stage import RL
+from rkd.rl.stage import RL, RLInputs
 from rkd.training.trainer import Training
 from tests.support import tiny_world
 from tests.support.fakes import context
@@ -29,6 +30,8 @@ STAGE = RL(
     advantages=PPO,
     rollouts_between_validations=1,
 )
+
+LOCAL = LocalEngine()
 
 
 def says_two(_, responses) -> Rewards:
@@ -61,7 +64,8 @@ def module_of(
     student, terms, stage=STAGE, *, reference=None, prompt: PromptTemplate = tiny_world.PROMPT
 ) -> PolicyModule:
     lm, reference_lm = (load_causal_lm(one.folder) for one in (student, reference or student))
-    return stage.module(lm, reference_lm, load_tokenizer(student.folder), prompt, terms, validate=None, seed=0)
+    sampler = stage.sampler(lm, load_tokenizer(student.folder), prompt)
+    return stage.module(sampler, reference_lm, terms, validate=None, seed=0)
 
 
 def collect(own: PolicyModule, queries=QUERIES[:8]) -> Rollout:
@@ -80,9 +84,10 @@ def fit(
     terms=None,
     logger=False,
     seconds=30,
+    engine=LOCAL,
 ):
     return stage.fit(
-        lambda _: terms or [term(queries=queries, reward=reward)],
+        RLInputs(build_terms=lambda _: terms or [term(queries=queries, reward=reward)], engine=engine),
         context(
             student,
             folder,
