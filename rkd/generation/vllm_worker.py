@@ -27,7 +27,8 @@ class Engine:
         from vllm.platforms import current_platform
 
         given = {name: value for name, value in options.items() if value is not None}
-        if current_platform.is_cpu():
+        self.on_cpu = current_platform.is_cpu()
+        if self.on_cpu:
             given.pop("gpu_memory_utilization", None)
             given["kv_cache_memory_bytes"] = int(kv_cache_gb * GIB)
             # A prompt that is read in two parts moves the generator of its seed back, which those of CPUs cannot.
@@ -48,8 +49,18 @@ class Engine:
     def load(self, folder: str) -> None:
         """Take the weights of a folder in place of the model's own; what is remembered of prompts is forgotten."""
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        if self.on_cpu:
+            self.llm.apply_model(_pack_tied_head)
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("vLLM keeps states of the old weights: its cache of prefixes could not be emptied.")
+
+
+def _pack_tied_head(model: Any) -> None:
+    """Take the new embeddings into the output layer that shares them: on CPUs it has a packed copy of its own."""
+    head, body = getattr(model, "lm_head", None), getattr(model, "model", None)
+    if model.config.tie_word_embeddings and head is not None and hasattr(body, "embed_tokens"):
+        head.tie_weights(body.embed_tokens)
+        head.quant_method.process_weights_after_loading(head)
 
 
 def _sample(output: Any, *, with_logprobs: bool) -> dict[str, Any]:

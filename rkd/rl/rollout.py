@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rkd.data.answers import extract_answer
 from rkd.distributed import sum_over_processes
+from rkd.errors import EngineError
 from rkd.generation.local import LocalGenerator, sample_indices
 from rkd.judges.attacks import KINDS, kind_of, repetition
 from rkd.losses import explained_variance, masked_mean, scale, truncated_importance
@@ -22,6 +23,8 @@ from rkd.protocols import RewardFunction, Rewards
 from rkd.records import Query, Response
 from rkd.rl.advantages import AdvantageEstimator
 from rkd.rl.settings import KLPenalty, Reduction, RewardScaling, Rollouts
+
+MOST_DIFFERENCE = 0.2  # nats a token between the policy and the engine that samples; some 0.01 are seen in bfloat16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,9 +244,10 @@ class Collector:
         assert old.entropy is not None
         advantages, returns = self.estimate_advantages(token_rewards, old.values, batch.chosen_mask)
         importance, cap = None, self.rollouts.importance_cap
-        if cap is not None:
-            assert batch.sampler_logprobs is not None  # `Stages` refuses an engine that does not state them
-            importance = truncated_importance(old.logprobs, batch.sampler_logprobs, batch.chosen_mask, cap)
+        if batch.sampler_logprobs is not None:
+            _check_sampler(old.logprobs, batch.sampler_logprobs, batch.chosen_mask)
+            if cap is not None:
+                importance = truncated_importance(old.logprobs, batch.sampler_logprobs, batch.chosen_mask, cap)
         return Rollout(
             value_head=self.value_head,
             reduction=self.reduction,
@@ -338,6 +342,21 @@ def in_minibatches(policy: Policy, batch: ResponseBatch, prompts_per_pass: int, 
     )
     assert logprobs is not None
     return PolicyOutput(logprobs, values, entropy)
+
+
+def _check_sampler(logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> None:
+    """Check that the engine which drew the tokens has the policy's weights.
+
+    Raises:
+        EngineError: its log-probabilities are too far from the policy's.
+    """
+    difference = float(masked_mean((logprobs - sampler_logprobs).masked_fill(~mask, 0).abs(), mask))
+    if not difference <= MOST_DIFFERENCE:
+        raise EngineError(
+            f"the log-probabilities of the engine that samples are {difference:.2g} nats a token from those of the "
+            f"policy, on average; formats of numbers explain {MOST_DIFFERENCE} at most. It has other weights, or "
+            "computes this model otherwise. generation.samples_policy=false lets the policy sample itself."
+        )
 
 
 def _has_signal(rewards: Rewards, prompts: int) -> Tensor:

@@ -54,7 +54,7 @@ def opened(own, name, prompt):
 
 @pytest.mark.parametrize(("name", "queries", "tokens"), [("mini_large", 100, 120), ("smollm2_135m", 24, 48)])
 def test_greedy_responses_are_those_of_the_loop(stages, name, queries, tokens):
-    asked, greedy = stages.dataset.tests["mini_math"][:queries], Sampling(0.0, 1, tokens)
+    asked, greedy = stages.dataset.training_queries()[:queries], Sampling(0.0, 1, tokens)
     prompt = stages.zero_shot if name == "mini_large" else dataclasses.replace(stages.zero_shot, is_chat=False)
     of_loop, of_vllm = (opened(own, name, prompt).generate(asked, greedy, 0) for own in (LocalEngine(), engine()))
     texts = [(one[0].text, other[0].text) for one, other in zip(of_loop, of_vllm, strict=True)]
@@ -63,7 +63,7 @@ def test_greedy_responses_are_those_of_the_loop(stages, name, queries, tokens):
 
 
 def test_sampled_accuracy_is_that_of_the_loop(stages):
-    asked, sampling = stages.dataset.tests["mini_math"][:250], Sampling(0.7, 4, 120)
+    asked, sampling = stages.dataset.test_sets()["mini_math"][:250], Sampling(0.7, 4, 120)
 
     def right(own, seed: int) -> int:
         responses = opened(own, "mini_large", stages.zero_shot).generate(asked, sampling, seed)

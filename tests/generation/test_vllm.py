@@ -17,7 +17,7 @@ import torch
 from rkd.errors import EngineError
 from rkd.generation.engines import LocalEngine
 from rkd.generation.local import LocalGenerator
-from rkd.generation.vllm_engine import VLLMEngine
+from rkd.generation.vllm_engine import VLLMEngine, VLLMPolicy
 from rkd.models.loading import ModelOptions, load_causal_lm, load_tokenizer
 from rkd.models.lora import LoRA
 from rkd.models.policy import Policy
@@ -63,6 +63,12 @@ def policy_of(student, lora=None) -> LocalGenerator:
     options = dataclasses.replace(OPTIONS, lora=lora)
     lm = options.prepare(load_causal_lm(student.folder, options))
     return LocalGenerator("policy", lm, load_tokenizer(student.folder), tiny_world.PROMPT)
+
+
+def first_weights_alone(policy, once=VLLMPolicy._hand_over):
+    """An engine that says it has taken new weights, and has not."""
+    if "process" not in policy.state:
+        once(policy)
 
 
 def test_greedy_responses_are_those_of_the_loop_and_each_sample_has_its_temperature(student):
@@ -143,6 +149,14 @@ def test_training_logs_how_far_the_sampler_is_from_the_trainer_and_resumes(stude
     attempt(1)
     for file in ("model.safetensors", "history.jsonl", "samples.jsonl"):
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_an_engine_that_keeps_old_weights_is_found_out(student, tmp_path, monkeypatch):
+    monkeypatch.setattr("rkd.generation.vllm_engine.VLLMPolicy._hand_over", first_weights_alone)
+    stage = tiny_rl.changed(tiny_rl.STAGE, episodes=320)
+    stage = dataclasses.replace(stage, optimisation=dataclasses.replace(stage.optimisation, learning_rate=0.05))
+    with pytest.raises(EngineError, match="It has other weights"):
+        tiny_rl.fit(stage, student, tmp_path, engine=BOTH)
 
 
 def test_the_process_ends_with_its_generator(student):

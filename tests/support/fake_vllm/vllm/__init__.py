@@ -47,6 +47,10 @@ class LLM:
         assert method == "reload_weights"
         self._load(kwargs["weights_path"])
 
+    def apply_model(self, function):
+        """Run a function on the model."""
+        function(self.model)
+
     def reset_prefix_cache(self):
         """Forget the prompts."""
         return True
