@@ -3,9 +3,9 @@
     local   the decode loop of `rkd.generation.decoding`: each (query, sample) draws noise of its own, small models
             use all cores
     hf      `generate` of transformers, for comparison and for models that the loop does not know
-    vllm    the vLLM engine, for large models on GPUs, in an environment of its own (requirements-vllm.txt)
+    vllm    the vLLM engine, in an environment of its own (`rkd.generation.vllm_engine`, requirements-vllm.txt)
 
-A policy in training is always sampled by the loop: its weights change from rollout to rollout.
+A policy in training is sampled by the loop, unless the engine takes over its weights after each update.
 """
 
 from abc import ABC, abstractmethod

@@ -124,7 +124,10 @@ class UnionSweeper(Sweeper):
         finished = sum(job.is_finished for job in jobs.values())
         print(f"{len(jobs)} jobs, {finished} of them finished before.", flush=True)
         returned = self._launch(missing)
-        failed = [job for job, one in zip(missing, returned, strict=True) if one.status is not JobStatus.COMPLETED]
+        failed = [one for one in zip(missing, returned, strict=True) if one[1].status is not JobStatus.COMPLETED]
+        for job, one in failed:  # where a cluster runs them, their own messages stand in its logs
+            reason = str(one._return_value).strip() or type(one._return_value).__name__
+            print(f"failed: {' '.join(job.overrides)}: {reason}", file=sys.stderr)
         if failed or refused:
             raise JobError(f"Of {len(jobs)} jobs {len(failed)} failed and {refused.total()} could not be run.")
         return returned

@@ -1,0 +1,9 @@
+"""The Slurm launcher under the name that Hydra looks for plugins by; submitit is optional."""
+
+from importlib.util import find_spec
+
+if find_spec("submitit") is not None:
+    from rkd.jobs.slurm_launcher import ResumingLauncher
+
+    class SlurmLauncher(ResumingLauncher):
+        """See `rkd.jobs.slurm_launcher`."""

@@ -1,0 +1,1 @@
+"""Tests with launchers of clusters; each is skipped where its cluster is absent."""
