@@ -42,6 +42,7 @@ from rkd.reporting.learning_curves import learning_curves
 from rkd.reporting.report import final_table, final_table_markdown
 from rkd.reporting.table_files import update_tables
 from rkd.store.provenance import code_revision, package_versions
+from rkd.store.shared_disk import check_disk
 from rkd.training.checkpointing import HISTORY_FILE
 from rkd.training.tracking import NoTracker, RunDescription
 
@@ -139,8 +140,9 @@ def _run(stages: Stages, config: DictConfig, plain: dict[str, Any], place: Place
     for model in place.models:
         runner.note_model(model)  # it may be an artifact of another job
     try:
-        for warning in check_models(stages, evaluate_only=config.evaluate_only):
-            runner.warn(warning)
+        for warning in [check_disk(root), *check_models(stages, evaluate_only=config.evaluate_only)]:
+            if warning is not None:
+                runner.warn(warning)
         if not config.evaluate_only:
             _announce(stages, console)
         described = _run_description(stages, row, config.paper, table.get("name"))
