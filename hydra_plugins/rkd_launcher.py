@@ -1,8 +1,8 @@
-"""The Slurm launcher under the name that Hydra looks for plugins by; submitit is optional."""
+"""The Slurm launcher under the name that Hydra looks for plugins by; submitit's plugin is optional."""
 
 from importlib.util import find_spec
 
-if find_spec("submitit") is not None:
+if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:
     from rkd.jobs.slurm_launcher import ResumingLauncher
 
     class SlurmLauncher(ResumingLauncher):

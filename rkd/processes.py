@@ -22,8 +22,8 @@ def with_import_path(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, "PYTHONPATH": os.pathsep.join([str(FOLDER), *others])}
 
 
-INTERRUPTED = 130
-"""The exit code of a process that Ctrl-C has ended, as shells give it."""
+INTERRUPTED, TERMINATED = 130, 143
+"""The exit codes of a process that Ctrl-C or SIGTERM has ended, as shells give them."""
 
 
 class _LastingFile(io.FileIO):

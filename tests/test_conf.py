@@ -380,6 +380,15 @@ def test_tracking_callbacks_and_hardware_do_not_change_the_digest(digests):
     assert job_digest(build_stages(other)) == digests["ours"]
 
 
+def test_who_samples_the_rollouts_is_in_the_digest_of_a_job_that_has_some():
+    def digest(*more):
+        return job_digest(build_stages(compose("config", [UNLABELLED, "generation=vllm", *more])))
+
+    assert digest("generation.samples_policy=true") != digest()
+    assert digest("generation.samples_policy=true", "rl=none") == digest("rl=none")
+    assert digest("generation.python=elsewhere", "generation.kv_cache_gb=4") == digest()
+
+
 @pytest.mark.parametrize("short", ["fast_dev_run=true", "overfit_batches=1", "max_epochs=20"])
 def test_a_job_cut_short_has_a_digest_of_its_own(digests, short):
     assert job_digest(build_stages(compose("config", [UNLABELLED, f"trainer.{short}"]))) != digests["ours"]

@@ -154,12 +154,11 @@ class ByTemperature(ABC):
     def generate(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> list[list[Response]]:
         """See `TextGenerator`."""
         prompts = self.prompt.encode(queries, self.tokenizer)
-        drawn = {
-            temperature: self.draw(
-                queries, prompts, replace(sampling, temperature=temperature, samples_per_query=count), seed
-            )
-            for temperature, count in Counter(sampling.temperatures).items()
-        }
+        drawn = {}
+        for temperature, count in Counter(sampling.temperatures).items():
+            own = replace(sampling, temperature=temperature, samples_per_query=count)
+            # Each temperature draws noise of its own: samples with the same would be alike, and their vote worth less.
+            drawn[temperature] = self.draw(queries, prompts, own, seed, sampling.temperatures.index(temperature))
         responses = []
         for place, query in enumerate(queries):
             of_query = {temperature: iter(own[place]) for temperature, own in drawn.items()}
@@ -170,9 +169,9 @@ class ByTemperature(ABC):
 
     @abstractmethod
     def draw(
-        self, queries: Sequence[Query], prompts: Sequence[list[int]], sampling: Sampling, seed: int
+        self, queries: Sequence[Query], prompts: Sequence[list[int]], sampling: Sampling, seed: int, first: int
     ) -> list[list[Drawn]]:
-        """The samples of each query; `sampling` has one temperature."""
+        """The samples of each query; `sampling` has one temperature, `first` is the index of its first sample."""
 
     def _response(self, query: Query, index: int, generated: str, is_finished: bool) -> Response:
         # A response that goes on to the next question is complete, even if that question was cut.
@@ -188,7 +187,7 @@ class HFGenerator(ByTemperature):
     batch_responses: int
 
     def draw(
-        self, queries: Sequence[Query], prompts: Sequence[list[int]], sampling: Sampling, seed: int
+        self, queries: Sequence[Query], prompts: Sequence[list[int]], sampling: Sampling, seed: int, first: int
     ) -> list[list[Drawn]]:
         """See `ByTemperature`."""
         order = sorted(range(len(queries)), key=lambda index: len(prompts[index]))
@@ -196,7 +195,7 @@ class HFGenerator(ByTemperature):
         drawn: list[list[Drawn]] = [[] for _ in queries]
         for start in range(0, len(order), per_batch):
             chosen = order[start : start + per_batch]
-            own = self._batch([prompts[i] for i in chosen], sampling, seed_of(seed, queries[chosen[0]].id, 0))
+            own = self._batch([prompts[i] for i in chosen], sampling, seed_of(seed, queries[chosen[0]].id, first))
             for place, texts in zip(chosen, own, strict=True):
                 drawn[place] = texts
         return drawn

@@ -6,6 +6,7 @@ prompts and texts are made here, as for every engine.
 
 import contextlib
 import copy
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,8 @@ from rkd.models.lora import merge
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint, Query
 
-IN_MEMORY = Path("/dev/shm")  # where weights are handed over, on systems that have it
+# Where weights are handed over, if there is room for so many times their size; in a container it may be small.
+IN_MEMORY, NEEDED_IN_MEMORY = Path("/dev/shm"), 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,7 @@ class VLLMEngine:
         """See `Engine`."""
         folder = existing_model(model.folder)
         dtype = options.load(count_weights(folder), placed=True)["dtype"]
-        process = self._process(folder, dtype, options.device_of_samples)
+        process = self.started(folder, dtype, options.device_of_samples)
         tokenizer = load_tokenizer(folder)
         has_config = (folder / GENERATION_CONFIG_NAME).is_file()
         ends = end_ids(prompt, tokenizer, GenerationConfig.from_pretrained(folder) if has_config else None)
@@ -103,16 +105,25 @@ class VLLMEngine:
             yield policy
             return
         own = {one.name: getattr(policy, one.name) for one in fields(policy)}
-        with tempfile.TemporaryDirectory(prefix="rkd-vllm-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as folder:
+        needed = NEEDED_IN_MEMORY * sum(weight.numel() * weight.itemsize for weight in policy.model.parameters())
+        has_room = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > needed
+        with tempfile.TemporaryDirectory(prefix="rkd-vllm-", dir=IN_MEMORY if has_room else None) as folder:
             shown = VLLMPolicy(**own, engine=self, folder=Path(folder))
             try:
                 yield shown
             finally:
                 shown.close()
 
-    def _process(self, folder: Path, dtype: torch.dtype, device: torch.device) -> VLLMProcess:
-        """A process that has loaded the model."""
-        process = VLLMProcess(self._python, gpu=device.index if device.type == "cuda" else None)
+    def started(
+        self, folder: Path, dtype: torch.dtype, device: torch.device, left_behind: Sequence[Path] = ()
+    ) -> VLLMProcess:
+        """A process that has loaded the model; it uses the GPU of the device, or several of its own choice.
+
+        Args:
+            left_behind: folders that it removes if this process is killed.
+        """
+        is_on_one_gpu = device.type == "cuda" and self.tensor_parallel_size == 1
+        process = VLLMProcess(self._python, gpu=device.index if is_on_one_gpu else None, left_behind=left_behind)
         process.ask(
             "open",
             model=str(folder),
@@ -141,9 +152,11 @@ def _ask(
     with_logprobs: bool = False,
 ) -> list[list[dict[str, Any]]]:
     """The samples of each prompt, as `vllm_worker.Engine.generate` gives them; `sampling` has one temperature."""
+    temperature, count = sampling.temperatures[0], sampling.samples_per_query
+    drawn = count if temperature else 1  # greedy samples are equal
     shared = {
-        "n": sampling.samples_per_query,
-        "temperature": sampling.temperatures[0],
+        "n": drawn,
+        "temperature": temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
         "max_tokens": sampling.max_response_tokens,
@@ -153,7 +166,7 @@ def _ask(
     }
     asked = {"prompts": prompts, "seeds": seeds, "shared": shared, "with_logprobs": with_logprobs}
     samples: list[list[dict[str, Any]]] = process.ask("generate", **asked)
-    return samples
+    return [own * (count // drawn) for own in samples]
 
 
 @dataclass(frozen=True)
@@ -169,10 +182,10 @@ class VLLMGenerator(ByTemperature):
     ends: Sequence[int]
 
     def draw(
-        self, queries: Sequence[Query], prompts: Sequence[list[int]], sampling: Sampling, seed: int
+        self, queries: Sequence[Query], prompts: Sequence[list[int]], sampling: Sampling, seed: int, first: int
     ) -> list[list[Drawn]]:
         """See `ByTemperature`."""
-        seeds = [seed_of(seed, query.id, 0) for query in queries]
+        seeds = [seed_of(seed, query.id, first) for query in queries]
         samples = _ask(self.process, prompts, seeds, sampling, self.ends, stop=self.prompt.stop)
         texts = iter(decode(self.tokenizer, [one["tokens"] for own in samples for one in own], self.ends))
         return [[(next(texts), one["ended"]) for one in own] for own in samples]
@@ -182,16 +195,17 @@ class VLLMGenerator(ByTemperature):
 class VLLMPolicy(LocalGenerator):
     """A policy in training whose rollouts vLLM samples; its greedy answers are those of the loop.
 
-    vLLM starts with the first rollout. Before each one it gets the weights, if they have changed since the last.
+    vLLM starts with the first rollout, and gets the policy's weights before each one.
 
     Args:
         engine: the options of vLLM.
         folder: where the weights are handed over.
+        running: the process, once there is one.
     """
 
     engine: VLLMEngine
     folder: Path
-    state: dict[str, Any] = field(default_factory=dict)  # the process, and the versions of the weights it has
+    running: list[VLLMProcess] = field(default_factory=list)
 
     def sample(self, queries: Sequence[Query], sampling: Sampling, seed: int) -> ResponseBatch:
         """See `LocalGenerator`; the batch has the log-probabilities by which vLLM drew."""
@@ -199,7 +213,7 @@ class VLLMPolicy(LocalGenerator):
         prompts = self.prompt.encode(queries, self.tokenizer)
         ids = [query.id for query in queries]
         seeds = [seed_of(seed, query_id, index) for query_id, index in zip(ids, sample_indices(ids), strict=True)]
-        drawn = _ask(self.state["process"], prompts, seeds, sampling, self.eos_ids, with_logprobs=True)
+        drawn = _ask(self.running[0], prompts, seeds, sampling, self.eos_ids, with_logprobs=True)
         samples = [one for own in drawn for one in own]
         prompt_ids, prompt_mask = pad(prompts, left=True)
         response_ids, response_mask = pad([one["tokens"] for one in samples], left=False)
@@ -211,24 +225,20 @@ class VLLMPolicy(LocalGenerator):
 
     def close(self) -> None:
         """End the process."""
-        if (process := self.state.pop("process", None)) is not None:
+        for process in self.running:
             process.close()
 
     def _hand_over(self) -> None:
-        """Give vLLM the weights of the policy, its adapters merged, unless it has them."""
-        versions = [parameter._version for parameter in self.model.parameters()]
-        if self.state.get("versions") == versions:
-            return
+        """Give vLLM the weights of the policy, its adapters merged."""
         device = self.model.device
         mixed = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if mixed else self.model.dtype
         _write(self.model, self.folder, dtype)
-        if "process" in self.state:
-            self.state["process"].ask("load", folder=str(self.folder))
+        if self.running:
+            self.running[0].ask("load", folder=str(self.folder))
         else:
             self.tokenizer.save_pretrained(self.folder)
-            self.state["process"] = self.engine._process(self.folder, dtype, device)
-        self.state["versions"] = versions
+            self.running.append(self.engine.started(self.folder, dtype, device, left_behind=[self.folder]))
 
 
 def _write(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:

@@ -12,13 +12,12 @@ import socket
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
-
 from rkd.errors import EngineError
+from rkd.models.cpu_workers import core_count
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 LAST_WORDS = 12  # lines of its log that a message shows
@@ -34,14 +33,15 @@ class VLLMProcess:
     Args:
         python: the interpreter of an environment with vLLM.
         gpu: the GPU that it uses, by its number here; None: it chooses.
+        left_behind: folders that it removes if this process is killed.
     """
 
-    def __init__(self, python: str, *, gpu: int | None = None) -> None:
+    def __init__(self, python: str, *, gpu: int | None = None, left_behind: Sequence[Path] = ()) -> None:
         ours, theirs = socket.socketpair()
         with tempfile.NamedTemporaryFile(prefix="rkd-vllm-", suffix=".log", delete=False) as log, theirs:
-            self._log = Path(log.name)
+            self.log = Path(log.name)
             process = subprocess.Popen(
-                [python, str(WORKER), str(theirs.fileno())],
+                [python, str(WORKER), str(theirs.fileno()), *map(str, (log.name, *left_behind))],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -52,7 +52,7 @@ class VLLMProcess:
         self.pid = process.pid
         self._lines = ours.makefile("rw", encoding="utf-8")
         ours.close()
-        self.close = weakref.finalize(self, _end, process, self._lines, self._log, os.getpid())
+        self.close = weakref.finalize(self, _end, process, self._lines, self.log, os.getpid())
 
     def ask(self, do: str, **arguments: Any) -> Any:
         """The result of a method of `vllm_worker.Engine`.
@@ -66,17 +66,21 @@ class VLLMProcess:
             line = self._lines.readline()
         except OSError:
             line = ""
-        if not line:
-            said = self._last_words()
-            self.close()
-            raise EngineError(f"the process of vLLM has ended. The last lines of its log:\n{said}")
+        if not line.endswith("\n"):
+            raise self._failure("the process of vLLM has ended.")
         reply: Mapping[str, Any] = json.loads(line)
         if "error" in reply:
-            raise EngineError(f"vLLM refused: {reply['error']}\nThe last lines of its log:\n{self._last_words()}")
+            raise self._failure(f"vLLM refused: {reply['error']}")
         return reply["result"]
 
+    def _failure(self, what: str) -> EngineError:
+        """The error with the last words of its log; the process ends, and with it what it holds of a GPU."""
+        said = self._last_words()
+        self.close()
+        return EngineError(f"{what}\nThe last lines of its log:\n{said}")
+
     def _last_words(self) -> str:
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(f"    {line[:200]}" for line in lines[-LAST_WORDS:])
 
 
@@ -99,7 +103,7 @@ def has_vllm(python: str) -> bool:
 def _environment(gpu: int | None) -> dict[str, str]:
     """The variables of the process: it is no member of a distributed job, and has as many threads as this one."""
     environment = {name: value for name, value in os.environ.items() if name not in OF_LAUNCHERS}
-    environment |= {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment |= {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(core_count())}
     if gpu is not None:
         visible = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
         environment["CUDA_VISIBLE_DEVICES"] = visible[gpu] if visible else str(gpu)

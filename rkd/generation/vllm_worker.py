@@ -4,13 +4,16 @@
 nothing but vLLM and the standard library. It ends when the other end does, with all that it has started.
 """
 
+import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 GIB = 1024**3
@@ -57,10 +60,18 @@ class Engine:
 
 def _pack_tied_head(model: Any) -> None:
     """Take the new embeddings into the output layer that shares them: on CPUs it has a packed copy of its own."""
-    head, body = getattr(model, "lm_head", None), getattr(model, "model", None)
-    if model.config.tie_word_embeddings and head is not None and hasattr(body, "embed_tokens"):
-        head.tie_weights(body.embed_tokens)
-        head.quant_method.process_weights_after_loading(head)
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+
+    layers = [layer for layer in model.modules() if isinstance(layer, VocabParallelEmbedding)]
+    heads = [layer for layer in layers if isinstance(layer, ParallelLMHead)]
+    if not model.config.tie_word_embeddings or not heads:
+        return  # a layer that is both embeddings and head was loaded like any other
+    (head,), shape = heads, heads[0].weight.shape
+    embeddings = [layer for layer in layers if layer is not head and layer.weight.shape == shape]
+    if len(embeddings) != 1:
+        raise RuntimeError("the embeddings that the output layer shares are not found, so it would keep old weights.")
+    head.tie_weights(embeddings[0])
+    head.quant_method.process_weights_after_loading(head)
 
 
 def _sample(output: Any, *, with_logprobs: bool) -> dict[str, Any]:
@@ -71,18 +82,33 @@ def _sample(output: Any, *, with_logprobs: bool) -> dict[str, Any]:
     return sample
 
 
-def _read(lines: TextIO, requests: "queue.Queue[dict[str, Any]]") -> None:
+def _read(lines: TextIO, requests: "queue.Queue[dict[str, Any]]", left_behind: Sequence[str]) -> None:
     """Pass on the requests; when the other end is gone, kill this process and its children, whatever they do."""
-    for line in lines:
-        requests.put(json.loads(line))
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    try:
+        for line in lines:
+            requests.put(json.loads(line))
+    finally:  # also if the other end was killed within a line
+        for path in left_behind:
+            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def serve(connection: socket.socket) -> None:
-    """Answer requests until the other end is gone; this process must lead a group of its own."""
+def serve(connection: socket.socket, left_behind: Sequence[str] = ()) -> None:
+    """Answer requests until the other end is gone; this process must lead a group of its own.
+
+    A cluster tells all processes of a job that it will end. This one waits for the other end.
+
+    Args:
+        left_behind: files and folders of the other end, which are removed with this process.
+    """
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     requests: queue.Queue[dict[str, Any]] = queue.Queue()
     lines, engine = connection.makefile("rw", encoding="utf-8"), Engine()
-    threading.Thread(target=_read, args=(connection.makefile("r", encoding="utf-8"), requests), daemon=True).start()
+    arguments = (connection.makefile("r", encoding="utf-8"), requests, left_behind)
+    threading.Thread(target=_read, args=arguments, daemon=True).start()
     while True:
         request = requests.get()
         try:
@@ -94,4 +120,4 @@ def serve(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])

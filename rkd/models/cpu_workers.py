@@ -62,6 +62,11 @@ def cores(count: int | None, *, small_models: bool, processes: int = 1) -> Itera
         torch.set_num_threads(before[1])
 
 
+def core_count() -> int:
+    """How many cores this process uses."""
+    return _cores
+
+
 def is_small(parameters: int) -> bool:
     """Whether a model with this number of parameters is copied."""
     return parameters <= SMALL
@@ -116,6 +121,7 @@ def _begin_fork(work: Callable[[Any], Any], items: Sequence[Any], parent: int) -
     # Only the first process handles interrupts by the user; its forks end when it is killed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # by which a cluster announces the end to all processes of a job
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

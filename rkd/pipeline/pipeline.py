@@ -146,6 +146,8 @@ def job_digest(s: Stages, *, evaluate_only: bool = False, models: Sequence[Sourc
     parts |= s.training_fingerprint
     # The fingerprints of these two stages leave out parts that the whole job depends on.
     parts |= {"sft.data": s.sft.data} | {f"evaluation.{name}": getattr(s.evaluation, name) for name in PARTS}
+    if s.generation.samples_policy and not s.rl.is_left_out:
+        parts["sampler"] = "generation"
     if evaluate_only:
         kept = ("dataset", "student", "evaluation", "evaluation.annotator", "generation", "sampling_seed")
         parts = {name: parts[name] for name in kept}

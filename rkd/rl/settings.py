@@ -3,10 +3,11 @@
 Shapes: Q queries of a rollout, B = Q × G responses of T tokens.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -59,6 +60,11 @@ class Rollouts:
     temperature: float = 1.0
     dynamic_sampling: int = 0
     importance_cap: float | None = None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Its fields; a cap that is not set is left out, as in what was stored before there was one."""
+        own = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        return {name: value for name, value in own.items() if name != "importance_cap" or value is not None}
 
     def __post_init__(self) -> None:
         check_ranges("rl.rollouts", self, RANGES)

@@ -8,6 +8,7 @@ share a disk, the lock must hold among hosts. NFS does this by default, and so d
 import contextlib
 import errno
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -96,7 +97,7 @@ def _option_within_a_host(folder: Path) -> str | None:
         before, _, after = line.partition(" - ")
         _, _, _, _, point, options, *_ = before.split(" ")
         kind, _, more = after.split(" ", 2)
-        path = Path(point.encode().decode("unicode_escape"))
+        path = Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point))
         if own.is_relative_to(path) and len(path.parts) >= length:  # of mounts over each other the last one counts
             length = len(path.parts)
             found = next(iter(sorted({*options.split(","), *more.split(",")} & WITHIN_A_HOST.get(kind, set()))), None)

@@ -67,7 +67,7 @@ def policy_of(student, lora=None) -> LocalGenerator:
 
 def first_weights_alone(policy, once=VLLMPolicy._hand_over):
     """An engine that says it has taken new weights, and has not."""
-    if "process" not in policy.state:
+    if not policy.running:
         once(policy)
 
 
@@ -80,6 +80,11 @@ def test_greedy_responses_are_those_of_the_loop_and_each_sample_has_its_temperat
     assert first == same != other
     assert [own[0].text for own in first] == [own[0].text for own in of_loop]
     assert any(own[1].text != own[2].text for own in first)
+
+
+def test_each_temperature_draws_noise_of_its_own(student):
+    drawn = opened(ENGINE, student).generate(QUERIES, Sampling((1.5, 1.5 + 1e-9), 2, 12), 0)
+    assert [own[0].text for own in drawn] != [own[1].text for own in drawn]
 
 
 def test_a_sample_does_not_depend_on_the_other_queries(student):
@@ -100,10 +105,12 @@ def test_rollouts_follow_the_weights_of_the_policy(student, lora):
             assert len(batch.response_ids) == 4 * len(QUERIES)
             expected = in_minibatches(of_trainer, batch, 4).logprobs
             assert torch.allclose(batch.sampler_logprobs * batch.chosen_mask, expected, atol=1e-4)
-            with torch.no_grad():  # an update that moves all probabilities
+            with (
+                torch.no_grad()
+            ):  # an update that moves all probabilities, as fused optimisers make it: unseen by torch
                 for parameter in policy.model.parameters():
                     if parameter.requires_grad:
-                        parameter.add_(
+                        parameter.data.add_(
                             0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
                         )
         stale = in_minibatches(of_trainer, batch, 4).logprobs
@@ -167,21 +174,28 @@ def test_the_process_ends_with_its_generator(student):
     assert ends(process)
 
 
-def test_the_process_ends_when_this_one_is_killed(student):
+def test_the_process_ends_when_this_one_is_killed_and_leaves_nothing(student, tmp_path):
+    left_behind = tmp_path / "weights"
+    left_behind.mkdir()
+    (left_behind / "model.safetensors").write_bytes(b"")
     code = (
         "import sys, time\n"
+        "from pathlib import Path\n"
         "from rkd.generation.vllm_process import VLLMProcess\n"
-        f"own = VLLMProcess(sys.executable)\n"
+        f"own = VLLMProcess(sys.executable, left_behind=[Path({str(left_behind)!r})])\n"
         f"own.ask('open', model={str(student.folder)!r}, kv_cache_gb=1, dtype='float32')\n"
-        "print(own.pid, flush=True)\n"
+        "print(own.pid, own.log, flush=True)\n"
         "own.ask('generate', prompts=[[5]] * 1000, seeds=list(range(1000)), with_logprobs=False, shared=dict(\n"
         "    n=100, temperature=1.0, top_p=1.0, top_k=0, max_tokens=100))\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
-        process = int(parent.stdout.readline())
-        assert is_alive(process)
+        process, log = parent.stdout.readline().split()
+        assert is_alive(int(process))
+        assert Path(log).exists()
         os.kill(parent.pid, signal.SIGKILL)
-    assert ends(process)
+    assert ends(int(process))
+    assert not left_behind.exists()
+    assert not Path(log).exists()
 
 
 def test_what_vllm_refuses_is_told_in_its_words(tmp_path, student):
@@ -189,6 +203,10 @@ def test_what_vllm_refuses_is_told_in_its_words(tmp_path, student):
     broken.symlink_to(student.folder)
     with pytest.raises(EngineError, match="vLLM refused: ValueError: no such architecture"):
         opened(ENGINE, dataclasses.replace(student, folder=broken))
+    generator = opened(ENGINE, student)
+    with pytest.raises(EngineError, match="vLLM refused: TypeError"):
+        generator.process.ask("generate", prompts=[[5]], seeds=[0], shared={}, with_logprobs=False)
+    assert ends(generator.process.pid)  # what it holds is free for the next
     with pytest.raises(EngineError, match=r"(?s)the process of vLLM has ended.*the engine has died"):
         opened(ENGINE, student).generate(QUERIES, Sampling(0.0, 1, 666), 0)
 

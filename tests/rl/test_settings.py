@@ -63,3 +63,8 @@ def test_more_minibatches_than_queries_are_refused():
 def test_a_group_that_mixes_queries_is_refused():
     with pytest.raises(ValueError, match=r"set it to rl\.rollouts\.responses_per_query=4"):
         dataclasses.replace(STAGE, advantages=GroupRelative(group_size=8))
+
+
+def test_a_cap_that_is_not_set_leaves_the_fingerprint_as_it_was_before_there_were_caps():
+    assert "importance_cap" not in as_fingerprint(STAGE)["rollouts"]
+    assert as_fingerprint(changed(STAGE, importance_cap=2.0))["rollouts"]["importance_cap"] == 2.0
