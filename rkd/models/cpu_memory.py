@@ -7,6 +7,7 @@ lends it again. A training step of 135 M weights spends a quarter of its time on
 import contextlib
 import ctypes
 import platform
+import time
 from collections.abc import Iterator
 
 # Parameters of `mallopt`, by their numbers in glibc's malloc.h, with the value that keeps memory and the usual one.
@@ -15,6 +16,9 @@ MALLOPT = {
     "M_TRIM_THRESHOLD": (-1, -1, 128 * 1024),  # free bytes above which the heap shrinks; -1: never
     "M_TOP_PAD": (-2, 64 * 2**20, 128 * 1024),  # bytes by which the heap grows beyond what is asked
 }
+SECONDS_BETWEEN = 60.0  # what is given back is cleared again when it is needed, so this is not done at each step
+
+_last = time.monotonic()  # when memory was given back
 
 
 @contextlib.contextmanager
@@ -35,6 +39,17 @@ def kept_memory() -> Iterator[None]:
 
 
 def give_back() -> None:
-    """Return all free memory to the system now. Free places that fit no later block would otherwise add up."""
+    """Return all free memory to the system now. Free places that fit no later block would otherwise add up.
+
+    That happens where blocks of many sizes follow each other, as in sampling, or where another work begins.
+    """
+    global _last
+    _last = time.monotonic()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def give_back_at_times() -> None:
+    """As `give_back`, if that was not done in the last `SECONDS_BETWEEN`; to be called often in long work."""
+    if time.monotonic() - _last >= SECONDS_BETWEEN:
+        give_back()

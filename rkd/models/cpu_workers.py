@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from rkd.models.cpu_memory import kept_memory
+from rkd.models.cpu_memory import give_back_at_times, kept_memory
 
 Model = TypeVar("Model", bound=nn.Module)
 Item = TypeVar("Item")
@@ -76,7 +76,9 @@ def map_over_copies(work: Callable[[Model, Item], Result], model: Model, items: 
     """`work(copy of the model, item)` for each item, in order; `work` must not change the model."""
     workers = min(worker_count(model), len(items))
     if workers < 2:
-        yield from (work(model, item) for item in items)
+        for item in items:
+            yield work(model, item)
+            give_back_at_times()
         return
     copies: queue.SimpleQueue[Model] = queue.SimpleQueue()
     for _ in range(workers):
