@@ -185,15 +185,34 @@ def _read_prompts(
     # The remaining columns hold the rest of each prompt, aligned to the right: the padding keeps its width.
     rest = torch.arange(prompt_mask.shape[1] - beginning, device=prompt_ids.device) >= padding
     mask = torch.cat([rest.new_ones(len(rest), beginning), rest], 1)
-    logits = model(
-        input_ids=prompt_ids[:, beginning:],
-        attention_mask=mask.long(),
-        position_ids=(mask.long().cumsum(1) - 1).clamp(min=0)[:, beginning:],
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
+    with _states_side_by_side(model):
+        logits = model(
+            input_ids=prompt_ids[:, beginning:],
+            attention_mask=mask.long(),
+            position_ids=(mask.long().cumsum(1) - 1).clamp(min=0)[:, beginning:],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
     return cache, mask, logits
+
+
+@contextlib.contextmanager
+def _states_side_by_side(model: PreTrainedModel) -> Iterator[None]:
+    """Let the output layer read the last states of the prompts from memory of their own.
+
+    Where the weights are frozen, a CPU multiplies a slice of states of 16 bits by a copy of them for each prompt.
+    With 49,152 tokens and states of 576 numbers, that is 56 MB and 0.2 s of one core for a prompt.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    hook = head.register_forward_pre_hook(lambda _, states: tuple(one.contiguous() for one in states))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None, temperatures: Tensor) -> Tensor:

@@ -16,7 +16,9 @@ MALLOPT = {
     "M_TRIM_THRESHOLD": (-1, -1, 128 * 1024),  # free bytes above which the heap shrinks; -1: never
     "M_TOP_PAD": (-2, 64 * 2**20, 128 * 1024),  # bytes by which the heap grows beyond what is asked
 }
-SECONDS_BETWEEN = 60.0  # what is given back is cleared again when it is needed, so this is not done at each step
+# What is given back is cleared again when it is needed, so this is not done at each step. Training steps need nearly
+# all of it again; batches of sampling and of scoring are of many sizes.
+SECONDS_BETWEEN_STEPS, SECONDS_BETWEEN_BATCHES = 60.0, 10.0
 
 _last = time.monotonic()  # when memory was given back
 
@@ -49,7 +51,7 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def give_back_at_times() -> None:
-    """As `give_back`, if that was not done in the last `SECONDS_BETWEEN`; to be called often in long work."""
-    if time.monotonic() - _last >= SECONDS_BETWEEN:
+def give_back_at_times(seconds: float) -> None:
+    """As `give_back`, if that was not done in the last `seconds`; to be called often in long work."""
+    if time.monotonic() - _last >= seconds:
         give_back()

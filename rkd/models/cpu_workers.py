@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from rkd.models.cpu_memory import give_back_at_times, kept_memory
+from rkd.models.cpu_memory import SECONDS_BETWEEN_BATCHES, give_back_at_times, kept_memory
 
 Model = TypeVar("Model", bound=nn.Module)
 Item = TypeVar("Item")
@@ -78,7 +78,7 @@ def map_over_copies(work: Callable[[Model, Item], Result], model: Model, items: 
     if workers < 2:
         for item in items:
             yield work(model, item)
-            give_back_at_times()
+            give_back_at_times(SECONDS_BETWEEN_BATCHES)
         return
     copies: queue.SimpleQueue[Model] = queue.SimpleQueue()
     for _ in range(workers):

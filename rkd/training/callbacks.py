@@ -15,7 +15,7 @@ from rich.text import Text
 from torch.optim import Optimizer
 
 from rkd.errors import TrainingDivergedError
-from rkd.models.cpu_memory import give_back, give_back_at_times
+from rkd.models.cpu_memory import SECONDS_BETWEEN_BATCHES, SECONDS_BETWEEN_STEPS, give_back, give_back_at_times
 
 
 class StopOnNaN(Callback):
@@ -54,7 +54,10 @@ class GiveBackMemory(Callback):
     """
 
     def on_train_batch_end(self, *_: Any) -> None:
-        give_back_at_times()
+        give_back_at_times(SECONDS_BETWEEN_STEPS)
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        give_back_at_times(SECONDS_BETWEEN_BATCHES)
 
     def on_validation_start(self, *_: Any) -> None:
         give_back()

@@ -256,6 +256,8 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
     # A stage without validation examples keeps its last weights, and says so in its report.
     warnings.filterwarnings("ignore", message=r"You defined a `validation_step` but have no `val_dataloader`")
+    # A job starts its own processes, also where there is Slurm.
+    warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used")
     # Reinforcement learning keeps dropout off in both passes, or the first ratio would not be 1.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
     # A short stage has fewer batches than `log_every_n_steps`.

@@ -244,3 +244,20 @@ def test_a_row_is_decoded_no_further_than_its_stop_tokens(build: Build):
     tokens = draw(eos_ids=[-1])[0][0].tolist()
     first = next(place for place in range(2, 12) if tokens[place - 2 : place] == tokens[3:5])
     assert draw(eos_ids=[-1], stop_ids=tokens[3:5])[0][0].tolist() == tokens[:first]
+
+
+@families
+def test_the_output_layer_reads_states_that_lie_side_by_side(build: Build):
+    """A CPU would copy frozen weights of 16 bits for each prompt: gigabytes at a real vocabulary."""
+    model, side_by_side = build(), []
+    head = model.get_output_embeddings()
+    own = head.forward
+
+    def forward(states: Tensor) -> Tensor:
+        side_by_side.append(states.is_contiguous())
+        return own(states)
+
+    head.forward = forward
+    greedy(model, tokens=3, ends=())
+    assert side_by_side == [True] * 3
+    assert not head._forward_pre_hooks

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from rkd.models import cpu_memory, cpu_workers
+from rkd.models import cpu_workers
 from rkd.models.cpu_memory import give_back, kept_memory
 from rkd.training import callbacks
 
@@ -68,7 +68,7 @@ def test_free_memory_is_given_back_within_the_block_too():
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can give memory back")
 @pytest.mark.parametrize(("seconds", "returns"), [(0.0, True), (3600.0, False)])
 def test_work_on_many_items_gives_memory_back_between_them_but_not_each_time(monkeypatch, seconds, returns):
-    monkeypatch.setattr(cpu_memory, "SECONDS_BETWEEN", seconds)
+    monkeypatch.setattr(cpu_workers, "SECONDS_BETWEEN_BATCHES", seconds)
     monkeypatch.setattr(cpu_workers, "worker_count", lambda _: 1)  # as of a large model
 
     def work(_, blocks: int) -> int:
@@ -85,11 +85,11 @@ def test_work_on_many_items_gives_memory_back_between_them_but_not_each_time(mon
 def test_a_training_gives_memory_back_before_and_after_other_work(monkeypatch):
     given = []
     monkeypatch.setattr(callbacks, "give_back", lambda: given.append("now"))
-    monkeypatch.setattr(callbacks, "give_back_at_times", lambda: given.append("at times"))
+    monkeypatch.setattr(callbacks, "give_back_at_times", lambda seconds: given.append(seconds))
     data = DataLoader(torch.ones(2, 1), batch_size=1)
     trainer = Trainer(
         max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
         callbacks=[callbacks.GiveBackMemory()], num_sanity_val_steps=0, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(Weight(), data, data)
-    assert given == ["at times", "at times", "now", "now", "now"]
+    assert given == [60.0, 60.0, "now", 10.0, 10.0, "now", "now"]
