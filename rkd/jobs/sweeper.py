@@ -26,8 +26,8 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from rkd.config import plain_values
-from rkd.errors import JobError
+from rkd.config import REFUSALS, plain_values
+from rkd.errors import JobError, UserError
 from rkd.jobs.search import Search
 
 # Groups whose choices decide the result of a stage, in the order of the stages. Jobs with equal choices in the first
@@ -147,12 +147,23 @@ class UnionSweeper(Sweeper):
             raise HydraException(str(error)) from error
 
     def _launch(self, jobs: Sequence[Job]) -> list[JobReturn]:
-        """Run the jobs, batch by batch."""
+        """Run the jobs, batch by batch.
+
+        Raises:
+            JobError: the launcher gave up, for instance because one of its processes was killed.
+        """
         size = self.max_batch_size or max(len(jobs), 1)
         returned: list[JobReturn] = []
         for first in range(0, len(jobs), size):
             batch = [job.overrides for job in jobs[first : first + size]]
-            returned += self.launcher.launch(batch, initial_job_idx=first)
+            try:
+                returned += self.launcher.launch(batch, initial_job_idx=first)
+            except (*REFUSALS, UserError, ValueError, OSError):
+                raise
+            except Exception as error:  # each library has its own; those of the jobs are in what they returned
+                told = f"The launcher gave up before its jobs were finished: {type(error).__name__}: {error}"
+                print(told.strip(), file=sys.stderr)
+                raise JobError(told) from error
         return returned
 
     def _sweeps(self, given: Sequence[Override]) -> Iterator[Sweep]:
