@@ -66,7 +66,7 @@ def words_of(text: str) -> str:
     plain = said if isinstance(said, str) and said.strip() else page
     line = " ".join(writable(plain[:4000]).split()) or "nothing"
     line = "".join(character if character.isprintable() else "\ufffd" for character in line)
-    return line if len(line) <= SHOWN else line[:SHOWN] + " …"
+    return line.removesuffix(".") if len(line) <= SHOWN else line[:SHOWN] + " …"
 
 
 def ending_in(choice: Mapping[str, Any]) -> str:
