@@ -38,6 +38,10 @@ class Watcher(Protocol):
         """Receive records that no artifact holds; `inputs` are the digests of their inputs, by name."""
         ...
 
+    def rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Receive rows of a stage that is being made; the first call holds those of its earlier attempts, if any."""
+        ...
+
 
 class StageRunner:
     """The store, the console and the costs of one job.
@@ -144,6 +148,11 @@ class StageRunner:
         self._digests[name] = digest
         if self.watcher is not None:
             self.watcher.records(name, records, digest, inputs)
+
+    def note_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Notify the watcher of rows that a stage logs while it is made."""
+        if self.watcher is not None:
+            self.watcher.rows(name, rows)
 
     def note_use(self, label: str) -> None:
         """Record in the job's folder, before the use, that it uses this artifact: unused ones may be removed."""

@@ -132,16 +132,30 @@ class Rollout:
             "reward_from_attacks": float(torch.where(is_attack, rewards, torch.zeros_like(rewards)).mean()),
         }
 
-    def samples(self, count: int) -> list[dict[str, Any]]:
-        """About `count` responses with their rewards, for people to read."""
+    def samples(self, count: int, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+        """About `count` responses, evenly spaced, for people to read; docs/tracking.md defines the fields.
+
+        Args:
+            labels: y* by query id; the label of another query is None.
+        """
+        step = max(1, len(self.responses) // count)
+        mask, parts = self.batch.chosen_mask, {**self.rewards.components, **self.adjustments}
+        advantages = (self.advantages * mask).sum(1) / mask.sum(1).clamp(min=1)
         return [
             {
-                "question": self.queries[row].question,
-                "response": self.responses[row].text,
+                "query_id": query.id,
+                "question": query.question,
+                "response": response.text,
+                "is_finished": response.is_finished,
+                "tokens": int(self.batch.response_mask[row].sum()),
+                "answer": extract_answer(response.text, query.dataset),
+                "label": labels.get(query.id),
                 "reward": round(float(self.rewards.total[row]), 4),
-                **{name: round(float(part[row]), 4) for name, part in self.rewards.components.items()},
+                "parts": {name: round(float(part[row]), 4) for name, part in parts.items()},
+                "advantage": round(float(advantages[row]), 4),
             }
-            for row in range(0, len(self.responses), max(1, len(self.responses) // count))
+            for row, (query, response) in enumerate(zip(self.queries, self.responses, strict=True))
+            if row % step == 0
         ]
 
 

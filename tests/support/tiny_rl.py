@@ -14,8 +14,9 @@ from rkd.rl.kl_controller import FixedKL
 from rkd.rl.policy_module import PolicyModule
 from rkd.rl.reward_mix import Term
 from rkd.rl.rollout import Rollout
-from rkd.rl.settings import KLPenalty, Optimisation, Rollouts
+from rkd.rl.settings import KLPenalty, Optimisation, ResponseLog, Rollouts
 from rkd.rl.stage import RL
+from rkd.training.stage import log_nothing
 from rkd.training.trainer import Training
 from tests.support import tiny_world
 from tests.support.fakes import context
@@ -28,6 +29,7 @@ STAGE = RL(
     kl=KLPenalty(controller=FixedKL(0.01)),
     advantages=PPO,
     rollouts_between_validations=1,
+    log_responses=ResponseLog(every=1, rows=4),
 )
 
 
@@ -47,8 +49,8 @@ class Recording:
         return torch.zeros_like(token_rewards), torch.zeros_like(token_rewards)
 
 
-def term(name="two", weight=1.0, queries=QUERIES, reward=says_two) -> Term:
-    return Term(name=name, weight=weight, queries=queries, reward=reward)
+def term(name="two", weight=1.0, queries=QUERIES, reward=says_two, **more) -> Term:
+    return Term(name=name, weight=weight, queries=queries, reward=reward, **more)
 
 
 def module(
@@ -80,6 +82,7 @@ def fit(
     terms=None,
     logger=False,
     seconds=30,
+    log_rows=log_nothing,
 ):
     return stage.fit(
         lambda _: terms or [term(queries=queries, reward=reward)],
@@ -91,6 +94,7 @@ def fit(
             training=Training(accelerator="cpu", seconds_between_checkpoints=seconds),
             logger=logger,
             seed=seed,
+            log_rows=log_rows,
         ),
     )
 
