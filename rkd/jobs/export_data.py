@@ -4,6 +4,7 @@ Labels and pairs are no artifacts: they are computed again from the responses in
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from rkd.data.licences import PASSED_ON
 from rkd.data.preference_files import write_pairs
-from rkd.errors import ExportError
+from rkd.errors import ExportError, UsageError
 from rkd.evaluation.results import Notes
 from rkd.generation.local import LocalModel
 from rkd.io import write_rows
@@ -27,6 +28,11 @@ from rkd.work import STUDENT
 
 SPLITS = {"training": "train", "validation": "validation"}  # by their names in a dataset of the hub
 RECIPE = ("teacher_samples", "labels", "arithmetic", "sft", "student_samples", "pairs")
+# By whether the labels are gold answers.
+MADE_BY = {
+    True: "The labels are the dataset's own answers.",
+    False: "Labels and scores are those of a model, not of people.",
+}
 HOW = "`--licence ID` passes it on under a licence that you have checked"
 
 
@@ -34,17 +40,21 @@ def export_data(job: FinishedJob, folder: Path, licence: str | None = None) -> N
     """Labels and pairs, without what may not be passed on, and a card that says what is left out.
 
     Args:
-        licence: of what has no known one.
+        licence: of what has no known one, one of `PASSED_ON`.
 
     Raises:
+        UsageError: the licence is another one.
         ExportError: nothing may be passed on.
         ArtifactError: the store lacks responses.
     """
+    if licence is not None and licence not in PASSED_ON:
+        raise UsageError(f"--licence {licence}: data are passed on under one of {', '.join(PASSED_ON)}.")
     labelled, pairs = _computed(job)
-    _, questions, texts = ingredients = job.ingredients()
-    may_ask = (questions.licence or licence) in PASSED_ON
-    # The texts of a model that sampled here were made by the job itself, under no licence of somebody else's record.
-    may_teach = isinstance(job.stages.teacher, LocalModel) or (texts.licence or licence) in PASSED_ON
+    weights, *others = job.ingredients()
+    questions, texts = (replace(one, licence=one.licence or licence) for one in others)
+    may_ask = questions.licence in PASSED_ON
+    # The texts of a model that sampled here are the job's own, and no record of somebody else.
+    may_teach = isinstance(job.stages.teacher, LocalModel) or texts.licence in PASSED_ON
     left_out = []
     if not may_ask:
         left_out.append(f"The questions of {questions.name}, and with them all pairs: {_why(questions.licence)}.")
@@ -70,15 +80,15 @@ def export_data(job: FinishedJob, folder: Path, licence: str | None = None) -> N
     facts = Facts(
         title=f"Labels and pairs of {job.result.row} on {job.stages.dataset.name}",
         summary=[
-            "`labels`: the label of each question, and its share of the teacher's votes (`consensus`). The label is "
-            "null where no answer reached the threshold. `pairs`: two responses to a question, of which `chosen` has "
-            "the higher score.",
+            "`labels`: the label of each question, and its share of the votes (`consensus`). The label is null where "
+            "no answer reached the threshold. `pairs`: two responses to a question, of which `chosen` has the higher "
+            "score.",
             *(f"**Left out.** {one} {HOW}." for one in left_out),
         ],
         usage=data_usage(list(files)),
-        ingredients=[questions, texts, ingredients[0]],
+        ingredients=[questions, texts, weights],
         recipe=shown_recipe(job.result.config, RECIPE),
-        limits=[f"Labels and scores are those of the teacher {texts.name}, not of people.", *job.label_limits()],
+        limits=[MADE_BY[job.stages.labels.uses_gold], *job.label_limits()],
         numbers=("labels.", "verdicts."),
     )
     dataset_card(job.result, facts, files).save(folder / CARD)

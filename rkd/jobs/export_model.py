@@ -7,6 +7,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 from rkd.data.chat_templates import render_chat
 from rkd.data.licences import licence_of_texts
 from rkd.data.prompts import QUESTION, RESPONSE
+from rkd.data.sources import StoredDataset
 from rkd.generation.local import ModelFolder
 from rkd.jobs.finished_job import FinishedJob, licence_of
 from rkd.models.loading import copy_model, load_tokenizer
@@ -58,7 +59,7 @@ def export_student(job: FinishedJob, folder: Path) -> None:
         ingredients=job.ingredients(),
         recipe=shown_recipe(job.result.config, OF_STUDENT),
         limits=limits,
-        front={"pipeline_tag": "text-generation", **_base(s.student)},
+        front={"pipeline_tag": "text-generation", **_of_hub(job, s.student)},
     )
     model_card(job.result, facts, is_evaluated=True).save(folder / CARD)
 
@@ -82,7 +83,7 @@ def export_reward_model(job: FinishedJob, folder: Path) -> None:
         recipe=shown_recipe(job.result.config, OF_STUDENT[: OF_STUDENT.index("reward_mix")]),
         limits=["Its numbers have no unit: compare those of responses to one question.", *job.limits()],
         numbers=("reward_model.",),
-        front={"pipeline_tag": "text-classification", **_base(s.student)},
+        front={"pipeline_tag": "text-classification", **_of_hub(job, s.student)},
     )
     model_card(job.result, facts, is_evaluated=False).save(folder / CARD)
 
@@ -113,7 +114,7 @@ def export_judge(job: FinishedJob, folder: Path) -> None:
         recipe=shown_recipe(job.result.config, ("teacher_samples", "labels", "judge")),
         limits=["Break the delimiters of the prompt in a response before it is judged, as rkd does.", *job.limits()],
         numbers=("judge.", "judge_tests."),
-        front={"pipeline_tag": "text-generation", **_base(judge)},
+        front={"pipeline_tag": "text-generation", **_of_hub(job, judge)},
     )
     model_card(job.result, facts, is_evaluated=False).save(folder / CARD)
 
@@ -140,8 +141,13 @@ def _prompt(job: FinishedJob, tokenizer: PreTrainedTokenizerBase) -> tuple[str, 
     return prompt.render(ASKED), True
 
 
-def _base(model: ModelFolder) -> dict[str, str]:
-    """The front matter's name of the model at the start, if it is one of the hub."""
+def _of_hub(job: FinishedJob, model: ModelFolder) -> dict[str, str]:
+    """What the front matter names on the hub: the model at the start and the training questions, if they are there."""
+    named, training = {}, job.stages.dataset.training
     if (packaged := packaged_at(model.name_or_path)) is not None:
-        return {"base_model": PACKAGED[packaged].hub}
-    return {} if model.local_folder() is not None else {"base_model": model.name_or_path}
+        named["base_model"] = PACKAGED[packaged].hub
+    elif model.local_folder() is None:
+        named["base_model"] = model.name_or_path
+    if isinstance(training, StoredDataset) and training.hub_path is not None:
+        named["datasets"] = training.hub_path
+    return named

@@ -50,12 +50,18 @@ class FinishedJob:
         """The artifact of a stage, every checksum compared.
 
         Raises:
-            ExportError: the store lacks it.
+            ExportError: the job does not name it, or the store lacks it.
             ArtifactError: it is damaged.
         """
-        labels: list[str] = json.loads((self.folder / ARTIFACTS_FILE).read_text(encoding="utf-8"))
+        try:
+            labels: list[str] = json.loads((self.folder / ARTIFACTS_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ExportError(
+                f"{self.folder} does not say which artifacts its job uses ({error}). Remove the folder and run the job "
+                "again, which notes them and reuses what is stored."
+            ) from error
         folders = [self.root / label for label in labels if label.startswith(f"{stage}/")]
-        if missing := [folder for folder in folders if not folder.is_dir()]:
+        if missing := [folder for folder in folders or [self.root / stage] if not folder.is_dir()]:
             raise ExportError(
                 f"{missing[0]}, which {self.folder} uses, is not there. Name the job's store with --root, or run the "
                 "job again, which makes what was removed."
@@ -67,12 +73,15 @@ class FinishedJob:
 
     def ingredients(self) -> list[Ingredient]:
         """What its models are made from: weights, questions and texts."""
-        s = self.stages
-        teacher = s.teacher
+        s, teacher, data = self.stages, self.stages.teacher, self.stages.dataset
         of_texts = licence_of(teacher) if isinstance(teacher, LocalModel) else licence_of_texts(teacher)
+        sources = [data.training, *([] if data.validation is None else [data.validation])]
+        of_questions = {licence_of_questions(source) for source in sources}
         return [
             Ingredient(what="weights at the start", name=s.student.name, licence=licence_of(s.student)),
-            Ingredient(what="questions", name=s.dataset.name, licence=licence_of_questions(s.dataset.training)),
+            Ingredient(
+                what="questions", name=data.name, licence=of_questions.pop() if len(of_questions) == 1 else None
+            ),
             Ingredient(what="texts of the teacher", name=teacher.name, licence=of_texts),
         ]
 
@@ -103,13 +112,19 @@ def finished_job(folder: Path, root: Path | None = None) -> FinishedJob:
 
     Raises:
         FileNotFoundError: the folder holds no result.
-        ExportError: the job failed, or it only tried its stages.
-        ValueError: its config is not one of this version.
+        ExportError: the job failed, it only tried its stages, or its config is not one of this version.
     """
     result = read_result(folder)
     if result.failure is not None:
         raise ExportError(f"{folder} is not finished: {result.failure} Run it again; what it has made is reused.")
-    stages = build_stages(config := OmegaConf.create(result.config))
+    config = OmegaConf.create(result.config)
+    try:
+        stages = build_stages(config)
+    except Exception as error:  # Hydra wraps a constructor's error in its own exception
+        raise ExportError(
+            f"the config of {folder} is not one of this version of the code ({error.__cause__ or error}). Run the job "
+            "again; what it has made is reused where the code still makes the same."
+        ) from error
     if stages.shortened:
         raise ExportError(
             f"{folder} only tried its stages ({', '.join(stages.shortened)}): it has nothing to hand over."
