@@ -14,7 +14,6 @@ from rkd.data.licences import PASSED_ON
 from rkd.data.preference_files import write_pairs
 from rkd.errors import ExportError, UsageError
 from rkd.evaluation.results import Notes
-from rkd.generation.local import LocalModel
 from rkd.io import write_rows
 from rkd.jobs.finished_job import FinishedJob
 from rkd.pipeline.experiment import learns_from_pairs
@@ -23,7 +22,7 @@ from rkd.pipeline.pair import Pairing
 from rkd.pipeline.stage_runner import StageRunner
 from rkd.pipeline.train import Fitting
 from rkd.records import PreferencePair
-from rkd.reporting.cards import CARD, Facts, data_usage, dataset_card, shown_recipe
+from rkd.reporting.cards import CARD, Facts, Ingredient, data_usage, dataset_card, shown_recipe
 from rkd.work import STUDENT
 
 SPLITS = {"training": "train", "validation": "validation"}  # by their names in a dataset of the hub
@@ -50,17 +49,19 @@ def export_data(job: FinishedJob, folder: Path, licence: str | None = None) -> N
     if licence is not None and licence not in PASSED_ON:
         raise UsageError(f"--licence {licence}: data are passed on under one of {', '.join(PASSED_ON)}.")
     labelled, pairs = _computed(job)
-    weights, *others = job.ingredients()
-    questions, texts = (replace(one, licence=one.licence or licence) for one in others)
-    may_ask = questions.licence in PASSED_ON
-    # The texts of a model that sampled here are the job's own, and no record of somebody else.
-    may_teach = isinstance(job.stages.teacher, LocalModel) or texts.licence in PASSED_ON
+    made = job.ingredients()
+    weights, questions, *texts = [
+        replace(one, licence=one.licence or licence) if one.is_record else one for one in made
+    ]
     left_out = []
-    if not may_ask:
-        left_out.append(f"The questions of {questions.name}, and with them all pairs: {_why(questions.licence)}.")
+    if not questions.may_be_passed_on:
+        left_out.append(f"The questions of {questions.name}, and with them all pairs: {_why(questions)}.")
         pairs = {}
-    elif not may_teach and (dropped := sum(not _is_of_student(one) for own in pairs.values() for one in own)):
-        left_out.append(f"{dropped:,} pairs with texts of {texts.name}: {_why(texts.licence)}.")
+    elif kept_back := [one for one in texts if not one.may_be_passed_on]:
+        dropped = sum(not _is_of_student(one) for own in pairs.values() for one in own)
+        left_out += [
+            f"{dropped:,} pairs with other texts than the student's: {_why(one)}." for one in kept_back if dropped
+        ]
         pairs = {split: [one for one in own if _is_of_student(one)] for split, own in pairs.items()}
     files: dict[str, dict[str, str]] = {}
 
@@ -72,7 +73,7 @@ def export_data(job: FinishedJob, folder: Path, licence: str | None = None) -> N
             files.setdefault(config, {})[SPLITS[split]] = path.relative_to(folder).as_posix()
 
     for split, own in labelled.items():
-        write("labels", split, _label_rows(own, with_questions=may_ask), write_rows)
+        write("labels", split, _label_rows(own, with_questions=questions.may_be_passed_on), write_rows)
     for split, of_split in pairs.items():
         write("pairs", split, of_split, lambda path, own: write_pairs(path, own, job.stages.zero_shot))
     if not files:
@@ -86,7 +87,7 @@ def export_data(job: FinishedJob, folder: Path, licence: str | None = None) -> N
             *(f"**Left out.** {one} {HOW}." for one in left_out),
         ],
         usage=data_usage(list(files)),
-        ingredients=[questions, texts, weights],
+        ingredients=[questions, *texts, weights],
         recipe=shown_recipe(job.result.config, RECIPE),
         limits=[MADE_BY[job.stages.labels.uses_gold], *job.label_limits()],
         numbers=("labels.", "verdicts."),
@@ -108,8 +109,8 @@ def _computed(job: FinishedJob) -> tuple[dict[str, Labelled], dict[str, list[Pre
 
 
 def _label_rows(labelled: Labelled, *, with_questions: bool) -> list[Mapping[str, Any]]:
-    """A row for each query; none for graded responses, which have no labels."""
-    if labelled.highest is not None:
+    """A row for each query; none for graded responses, and for queries that nothing answered."""
+    if labelled.highest is not None or not any(labelled.scored):
         return []
     return [
         {
@@ -126,5 +127,8 @@ def _is_of_student(pair: PreferencePair) -> bool:
     return pair.chosen.response.generator == pair.rejected.response.generator == STUDENT
 
 
-def _why(licence: str | None) -> str:
-    return "their licence is not known" if licence is None else f"their licence, {licence}, does not allow it"
+def _why(made_from: Ingredient) -> str:
+    what = f"{made_from.what} ({made_from.name})"
+    if made_from.licence is None:
+        return f"the licence of the {what} is not known"
+    return f"the licence of the {what}, {made_from.licence}, does not allow it"

@@ -15,6 +15,7 @@ from rkd.pipeline.pipeline import build_stages
 from rkd.pipeline.stage_runner import ARTIFACTS_FILE
 from rkd.reporting.cards import Ingredient
 from rkd.stages.judge_training import TrainedJudge
+from rkd.stages.preferences import StoredPairs
 from rkd.store.artifact_store import Artifact, open_artifact
 
 PARTS = ("student", "reward_model", "judge", "data")
@@ -74,16 +75,21 @@ class FinishedJob:
     def ingredients(self) -> list[Ingredient]:
         """What its models are made from: weights, questions and texts."""
         s, teacher, data = self.stages, self.stages.teacher, self.stages.dataset
-        of_texts = licence_of(teacher) if isinstance(teacher, LocalModel) else licence_of_texts(teacher)
         sources = [data.training, *([] if data.validation is None else [data.validation])]
         of_questions = {licence_of_questions(source) for source in sources}
-        return [
+        questions = of_questions.pop() if len(of_questions) == 1 else None
+        made = [
             Ingredient(what="weights at the start", name=s.student.name, licence=licence_of(s.student)),
-            Ingredient(
-                what="questions", name=data.name, licence=of_questions.pop() if len(of_questions) == 1 else None
-            ),
-            Ingredient(what="texts of the teacher", name=teacher.name, licence=of_texts),
+            Ingredient(what="questions", name=data.name, licence=questions, is_record=True),
         ]
+        if isinstance(teacher, LocalModel):
+            made.append(Ingredient(what="weights of the teacher", name=teacher.name, licence=licence_of(teacher)))
+        else:
+            texts = licence_of_texts(teacher)
+            made.append(Ingredient(what="texts of the teacher", name=teacher.name, licence=texts, is_record=True))
+        if isinstance(s.pairs, StoredPairs):
+            made.append(Ingredient(what="pairs", name=Path(s.pairs.path).name, licence=None, is_record=True))
+        return made
 
     def limits(self) -> list[str]:
         """What a user of its models should know, in sentences."""

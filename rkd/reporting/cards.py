@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
+from rkd.data.licences import PASSED_ON
 from rkd.evaluation.results import EvaluationResult, RunResult
 from rkd.markdown import markdown_table
 from rkd.reporting.job_summary import numbers, origin_notes
@@ -26,11 +27,20 @@ VERSIONS = ("torch", "transformers", "datasets")  # named beside the revision
 
 @dataclass(frozen=True, kw_only=True)
 class Ingredient:
-    """A part that something was made from: what it is, its name, and its licence; None: that is not known."""
+    """A part that something was made from: what it is, its name, and its licence; None: that is not known.
+
+    `is_record` says that it is text that others wrote or sampled: it needs a licence to be passed on.
+    """
 
     what: str
     name: str
     licence: str | None
+    is_record: bool = False
+
+    @property
+    def may_be_passed_on(self) -> bool:
+        """Whether its texts may be part of a dataset."""
+        return not self.is_record or self.licence in PASSED_ON
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,7 +170,7 @@ def test_a_card_says_what_a_model_was_made_from_and_how_good_it_is(job, exported
     for said in (
         "| weights at the start | mini_1 | not known: ask its source before you pass it on |",
         "| questions | svamp | mit |",
-        "| texts of the teacher | mini_large |",
+        "| weights of the teacher | mini_large |",
         f"| Ours | svamp | {100 * test.accuracy:.1f} | {interval} | 12 |",
         "learning_rate: 0.001",
         f"Revision of the code: {job.result.revision}",
@@ -207,7 +207,7 @@ def test_recorded_texts_without_a_known_licence_are_left_out_and_told(of_record,
     generators = {row[f"{side}_generator"] for row in pairs for side in ("chosen", "rejected")}
     assert generators == ({"student", "stored"} if is_kept else {"student"})
     said = DatasetCard.load(tmp_path / "exported" / "README.md").text
-    assert ("pairs with texts of stored: their licence is not known." in said) != is_kept
+    assert ("student's: the licence of the texts of the teacher (stored) is not known." in said) != is_kept
     assert f"| texts of the teacher | stored | {licence or 'not known: ask its source before you pass it on'} |" in said
     assert len(labels) == 36  # answers are no texts of the record
 
