@@ -5,11 +5,13 @@ from pathlib import Path
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from rkd.data.chat_templates import render_chat
+from rkd.data.judge_prompts import VerdictPrompt
 from rkd.data.licences import licence_of_texts
-from rkd.data.prompts import QUESTION, RESPONSE
+from rkd.data.prompts import QUESTION, RESPONSE, PromptTemplate
 from rkd.data.sources import StoredDataset
 from rkd.generation.local import ModelFolder
 from rkd.jobs.finished_job import FinishedJob, licence_of
+from rkd.models.batches import encode
 from rkd.models.loading import copy_model, load_tokenizer
 from rkd.models.packaged import PACKAGED, packaged_at
 from rkd.records import Query
@@ -55,7 +57,7 @@ def export_student(job: FinishedJob, folder: Path) -> None:
             f"A student of {s.teacher.name}: {s.student.name} was trained on {s.dataset.name} by reward knowledge "
             "distillation (arXiv 2502.19557, arXiv 2604.02621). It is a causal language model."
         ],
-        usage=student_usage(*_prompt(job, tokenizer), s.evaluation.max_response_tokens),
+        usage=student_usage(*asked_of_student(s.zero_shot, tokenizer), s.evaluation.max_response_tokens),
         ingredients=job.ingredients(),
         recipe=shown_recipe(job.result.config, OF_STUDENT),
         limits=limits,
@@ -78,7 +80,9 @@ def export_reward_model(job: FinishedJob, folder: Path) -> None:
             "`AutoModelForSequenceClassification` with one label.",
             HEAD_OF_LAST if pooling == "last" else HEAD_OF_MEAN,
         ],
-        usage=reward_usage(*_prompt(job, tokenizer), tokenizer.eos_token_id if end is None else end, pooling),
+        usage=reward_usage(
+            *asked_of_student(s.zero_shot, tokenizer), tokenizer.eos_token_id if end is None else end, pooling
+        ),
         ingredients=job.ingredients(),
         recipe=shown_recipe(job.result.config, OF_STUDENT[: OF_STUDENT.index("reward_mix")]),
         limits=["Its numbers have no unit: compare those of responses to one question.", *job.limits()],
@@ -93,9 +97,6 @@ def export_judge(job: FinishedJob, folder: Path) -> None:
     s, judge = job.stages, job.stages.judge
     assert isinstance(judge, TrainedJudge)  # the job has this part
     tokenizer, prompt = _copied(job, "judge", folder), judge.prompt
-    text, is_chat = prompt.render(ASKED, RESPONSE), prompt.is_chat and bool(tokenizer.chat_template)
-    if is_chat:  # as `encode` of the prompt does
-        text = render_chat(tokenizer, [{"role": "user", "content": text}], prompt.date, enable_thinking=False)
     yes, no = (prompt.spellings(word, tokenizer) for word in (prompt.yes_word, prompt.no_word))
     names = ", ".join(judge.teachers)
     facts = Facts(
@@ -105,7 +106,7 @@ def export_judge(job: FinishedJob, folder: Path) -> None:
             "token is its verdict, in [0, 1] (arXiv 2604.02621). It was trained on recorded responses, which the row's "
             "labels call right or wrong. It is a causal language model."
         ],
-        usage=judge_usage(text, not is_chat, yes, no),
+        usage=judge_usage(*asked_of_judge(prompt, tokenizer), yes, no),
         ingredients=[
             Ingredient(what="weights at the start", name=judge.name, licence=licence_of(judge)),
             *job.ingredients()[1:],
@@ -133,12 +134,25 @@ def _write_ends(folder: Path, tokens: list[int | None]) -> None:
     config.save_pretrained(folder)
 
 
-def _prompt(job: FinishedJob, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:
-    """The student's prompt with the question's place, and whether the tokenizer has to add special tokens."""
-    prompt = job.stages.zero_shot
+def asked_of_student(prompt: PromptTemplate, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
+    """The text of a prompt with the question's place, and the special tokens before it, as `prompt.encode` has them."""
     if prompt.is_chat and tokenizer.chat_template:
-        return prompt.render_chat(ASKED, tokenizer), False
-    return prompt.render(ASKED), True
+        return prompt.render_chat(ASKED, tokenizer), []
+    return _with_beginning(prompt.render(ASKED), tokenizer)
+
+
+def asked_of_judge(prompt: VerdictPrompt, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
+    """The same of a judge's prompt, with the places of question and response."""
+    text = prompt.render(ASKED, RESPONSE)
+    if prompt.is_chat and tokenizer.chat_template:
+        turn = {"role": "user", "content": text}
+        return render_chat(tokenizer, [turn], prompt.date, enable_thinking=False), []
+    return _with_beginning(text, tokenizer)
+
+
+def _with_beginning(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
+    (whole,), plain = encode(tokenizer, [text]), tokenizer(text, add_special_tokens=False)["input_ids"]
+    return text, whole[: len(whole) - len(plain)]
 
 
 def _of_hub(job: FinishedJob, model: ModelFolder) -> dict[str, str]:

@@ -175,25 +175,26 @@ def _shown(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def student_usage(prompt: str, adds_special_tokens: bool, max_response_tokens: int) -> str:
-    """How the student is asked."""
+def student_usage(prompt: str, before: Sequence[int], max_response_tokens: int) -> str:
+    """How the student is asked; `before` are the special tokens before the prompt."""
     return f"""
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 model = AutoModelForCausalLM.from_pretrained(FOLDER)
-PROMPT = {prompt!r}
+PROMPT, BEFORE = {prompt!r}, {list(before)}
 
 
 def respond(question):
     text = PROMPT.replace("{{question}}", question)
-    ids = tokenizer(text, add_special_tokens={adds_special_tokens}, return_tensors="pt")["input_ids"]
+    ids = torch.tensor([BEFORE + tokenizer(text, add_special_tokens=False)["input_ids"]])
     written = model.generate(ids, max_new_tokens={max_response_tokens}, do_sample=False)
     return tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
 """
 
 
-def reward_usage(prompt: str, adds_special_tokens: bool, end_id: int, pooling: str) -> str:
+def reward_usage(prompt: str, before: Sequence[int], end_id: int, pooling: str) -> str:
     """How the reward model is asked; only with the pooling "last" does the class itself read the right state."""
     states = "model.base_model(input_ids=ids).last_hidden_state[0, len(asked) :]"
     read = "model(input_ids=ids).logits" if pooling == "last" else f"model.score({states}.mean(0))"
@@ -203,20 +204,20 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 model = AutoModelForSequenceClassification.from_pretrained(FOLDER)
-PROMPT, END = {prompt!r}, {end_id}
+PROMPT, BEFORE, END = {prompt!r}, {list(before)}, {end_id}
 
 
 @torch.no_grad()
 def reward(question, response):
     text = PROMPT.replace("{{question}}", question)
-    asked = tokenizer(text, add_special_tokens={adds_special_tokens})["input_ids"]
-    answered = tokenizer(response, add_special_tokens=False)["input_ids"] + [END]
+    asked = BEFORE + tokenizer(text, add_special_tokens=False)["input_ids"]
+    answered = tokenizer(response, add_special_tokens=False, split_special_tokens=True)["input_ids"] + [END]
     ids = torch.tensor([asked + answered])
     return float({read})
 """
 
 
-def judge_usage(prompt: str, adds_special_tokens: bool, yes: Sequence[int], no: Sequence[int]) -> str:
+def judge_usage(prompt: str, before: Sequence[int], yes: Sequence[int], no: Sequence[int]) -> str:
     """How the judge is asked."""
     return f"""
 import torch
@@ -224,13 +225,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 model = AutoModelForCausalLM.from_pretrained(FOLDER)
-PROMPT, YES, NO = {prompt!r}, {list(yes)}, {list(no)}  # the tokens of the two verdicts
+PROMPT, BEFORE = {prompt!r}, {list(before)}
+YES, NO = {list(yes)}, {list(no)}  # the tokens of the two verdicts
 
 
 @torch.no_grad()
 def verdict(question, response):
     text = PROMPT.replace("{{question}}", question).replace("{{response}}", response)
-    ids = tokenizer(text, add_special_tokens={adds_special_tokens}, return_tensors="pt")["input_ids"]
+    ids = torch.tensor([BEFORE + tokenizer(text, add_special_tokens=False)["input_ids"]])
     logits = model(ids).logits[0, -1].float()
     return float(torch.sigmoid(logits[YES].logsumexp(0) - logits[NO].logsumexp(0)))
 """

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from huggingface_hub import DatasetCard, ModelCard
 from huggingface_hub.errors import OfflineModeIsEnabled
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from rkd.data.judge_prompts import JudgePrompt
 from rkd.data.licences import STORED, licence_of_questions, licence_of_texts, licence_of_weights
 from rkd.data.sources import GeneratedDataset, StoredDataset
 from rkd.errors import ArtifactError, ExportError, UsageError
 from rkd.jobs.export import TOKEN, export, push
+from rkd.jobs.export_model import asked_of_judge, asked_of_student
 from rkd.jobs.finished_job import FinishedJob, finished_job
 from rkd.judges.single_token import LocalYesNo
 from rkd.mini.math import queries as mini_queries
@@ -28,6 +31,7 @@ from tests.support import tiny_world
 from tests.support.jobs import JUDGE_WORDS, failure, run
 from tests.support.recorded_models import recorded_by_three
 from tests.support.rkd_command import rkd_command
+from tests.support.tiny_tokenizers import LAYOUTS
 
 NO_RL = [*tiny_world.SFT_SETTINGS, *tiny_world.REWARD_MODEL_SETTINGS]
 QUERIES = tiny_world.queries(300, 6)
@@ -132,6 +136,18 @@ def test_the_judge_gives_the_same_verdicts_in_plain_transformers(world, tmp_path
     assert "| judge_tests.student.area_under_curve |" in card
     assert ".reliability." not in card
     assert "| texts judged in training | right, wrong | mit |" in card
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_the_prompt_of_a_card_has_the_tokens_of_the_jobs_prompt(layout):
+    tokenizer, (query, *_) = layout(), QUERIES
+    prompts = [tiny_world.PROMPT, replace(tiny_world.PROMPT, is_chat=False)]
+    for (text, before), tokens in [
+        *((asked_of_student(one, tokenizer), one.encode([query], tokenizer)) for one in prompts),
+        (asked_of_judge(JudgePrompt(), tokenizer), JudgePrompt().encode([query], ["It is 1."], tokenizer)),
+    ]:
+        asked = text.replace("{question}", query.question).replace("{response}", "It is 1.")
+        assert [*before, *tokenizer(asked, add_special_tokens=False)["input_ids"]] == tokens[0]
 
 
 def test_labels_and_pairs_are_datasets(job, exported, tmp_path):
