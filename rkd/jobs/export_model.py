@@ -1,8 +1,10 @@
 """The export of a model: a finished job and a folder enter; a model of plain transformers and its card leave."""
 
+import json
 from pathlib import Path
 
-from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from rkd.data.chat_templates import render_chat
 from rkd.data.judge_prompts import VerdictPrompt
@@ -128,10 +130,11 @@ def _copied(job: FinishedJob, stage: str, folder: Path) -> PreTrainedTokenizerBa
 
 def _write_ends(folder: Path, tokens: list[int | None]) -> None:
     """Let `generate` end at these tokens too."""
-    config = GenerationConfig.from_pretrained(folder)
-    own = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    config.eos_token_id = sorted({token for token in (*own, *tokens) if token is not None})
-    config.save_pretrained(folder)
+    path = folder / GENERATION_CONFIG_NAME
+    config = json.loads(path.read_text(encoding="utf-8"))
+    own = config.get("eos_token_id")
+    ends = {*(own if isinstance(own, list) else [own]), *tokens} - {None}
+    path.write_text(json.dumps({**config, "eos_token_id": sorted(ends)}, indent=2) + "\n", encoding="utf-8")
 
 
 def asked_of_student(prompt: PromptTemplate, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:

@@ -3,6 +3,7 @@
 Shapes: Q queries of a rollout, B = Q × G responses of T tokens.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -150,9 +151,9 @@ class Rollout:
                 "tokens": int(self.batch.response_mask[row].sum()),
                 "answer": extract_answer(response.text, query.dataset),
                 "label": labels.get(query.id),
-                "reward": round(float(self.rewards.total[row]), 4),
-                "parts": {name: round(float(part[row]), 4) for name, part in parts.items()},
-                "advantage": round(float(advantages[row]), 4),
+                "reward": _shown(self.rewards.total[row]),
+                "parts": {name: _shown(part[row]) for name, part in parts.items()},
+                "advantage": _shown(advantages[row]),
             }
             for row, (query, response) in enumerate(zip(self.queries, self.responses, strict=True))
             if row % step == 0
@@ -334,6 +335,12 @@ def _has_signal(rewards: Rewards, prompts: int) -> Tensor:
     """Whether the responses to each prompt differ in their rewards, (Q,)."""
     groups = rewards.total.view(prompts, -1)
     return groups.amax(1) > groups.amin(1)
+
+
+def _shown(number: Tensor) -> float | None:
+    """A number for people to read; None if it is not finite, for which JSON has no form."""
+    value = float(number)
+    return round(value, 4) if math.isfinite(value) else None
 
 
 def _rows_of(rewards: Rewards, rows: Tensor) -> Rewards:

@@ -158,6 +158,8 @@ def test_a_sample_has_its_answer_its_label_and_the_mean_advantage_of_its_tokens(
         # A group-relative advantage is the same for all tokens of a response.
         assert sample["advantage"] == pytest.approx(float(rollout.advantages[row, 0]), abs=1e-4)
     assert any(sample["answer"] for sample in samples)
+    broken = dataclasses.replace(rollout, advantages=rollout.advantages * float("nan"))
+    assert [sample["advantage"] for sample in broken.samples(2, {})] == [None, None]
     assert len({sample["advantage"] for sample in samples}) > 1
 
 
