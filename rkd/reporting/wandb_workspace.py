@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rkd.errors import UsageError
+from rkd.errors import TrackingError, UsageError
 from rkd.reporting.table_files import MANIFEST
 from rkd.reporting.tables import Column
 
@@ -63,6 +63,7 @@ def save_view(view_of: Callable[..., Any], path: Path, *, entity: str, project: 
     Raises:
         UsageError: there is no manifest at `path`.
         ModuleNotFoundError: wandb-workspaces is not installed.
+        TrackingError: W&B cannot be reached, or refuses.
     """
     if not path.is_file() or not path.name.endswith(MANIFEST):
         raise UsageError(f"{path}: give a file NAME{MANIFEST}, as `python run.py -m sweeps=NAME` writes it.")
@@ -70,7 +71,14 @@ def save_view(view_of: Callable[..., Any], path: Path, *, entity: str, project: 
     if dry_run:
         content = view._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
         return json.dumps(content, indent=1, ensure_ascii=False)
-    return str(view.save().url)
+    try:
+        return str(view.save().url)
+    except Exception as error:  # of W&B, of its client and of the network
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise TrackingError(
+            f"W&B did not save it ({said}). Log in with `wandb login`, check the network and --entity {entity}, or "
+            "look at the contents with --dry-run."
+        ) from error
 
 
 def run_id(job: str) -> str:

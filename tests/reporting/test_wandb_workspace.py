@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rkd.__main__ import main
+from rkd.errors import TrackingError
 from rkd.reporting.table_files import name_of
 from rkd.reporting.wandb_report import report_of
 from rkd.reporting.wandb_workspace import save_view
@@ -157,6 +158,31 @@ def test_without_the_package_it_says_what_to_install(tmp_path, capsys, monkeypat
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     assert main(["workspace", str(manifest(tmp_path, "table3")), "--entity", "me", "--dry-run", *view]) == 1
     assert "pip install -r requirements-workspaces.txt" in capsys.readouterr().err
+
+
+class View:
+    """In the place of a workspace or a report: it is saved, or W&B refuses it."""
+
+    url = "https://wandb.ai/me/rkd"
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def save(self) -> "View":
+        if self.error is not None:
+            raise self.error
+        return self
+
+
+def test_a_view_is_saved_and_its_address_told(tmp_path):
+    told = save_view(lambda *_, **__: View(), manifest(tmp_path, "table3"), entity="me", project="rkd", dry_run=False)
+    assert told == "https://wandb.ai/me/rkd"
+
+
+def test_a_view_that_wandb_refuses_is_told_in_plain_words(tmp_path):
+    refused = View(RuntimeError("api_key not configured (no-tty)\nmore"))
+    with pytest.raises(TrackingError, match=r"did not save it \(api_key not configured \(no-tty\)\). Log in"):
+        save_view(lambda *_, **__: refused, manifest(tmp_path, "table3"), entity="me", project="rkd", dry_run=False)
 
 
 def test_what_is_no_manifest_is_refused(tmp_path, capsys):
