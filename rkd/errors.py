@@ -44,5 +44,9 @@ class ModelError(UserError):
     """A model or its tokenizer does not fit what it is asked; the message says what to do."""
 
 
+class ExportError(UserError):
+    """A job cannot be handed over, or the hub does not take it; the message says what to do."""
+
+
 class UsageError(UserError):
     """A command was given arguments that do not fit; the message says what to give."""

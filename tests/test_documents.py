@@ -134,7 +134,7 @@ def test_every_class_that_a_document_names_is_there():
     named = {span for path in DOCUMENTS for span in spans(path.read_text("utf-8")) if re.fullmatch(CLASS, span)}
     assert len(named) > 15
     wrong = {name for name in named if not re.search(rf"^class {name.partition('.')[0]}\b", code, re.MULTILINE)}
-    assert wrong == {"LightningModule"}
+    assert wrong == {"LightningModule", "AutoModelForSequenceClassification"}  # of libraries
 
 
 def test_the_page_of_the_architecture_has_every_package_on_its_floor():

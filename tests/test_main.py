@@ -13,7 +13,7 @@ from tests.support.rkd_command import rkd_command
 
 REPOSITORY = Path(__file__).parents[1]
 TABLES = REPOSITORY / "experiments" / "results" / "mini" / "tables"
-COMMANDS = ["report", "compare", "artifacts", "pretrain", "models", "tables", "workspace", "alpaca-eval"]
+COMMANDS = ["report", "compare", "artifacts", "pretrain", "models", "tables", "workspace", "export", "alpaca-eval"]
 
 
 def test_help_names_every_command():

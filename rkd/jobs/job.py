@@ -27,7 +27,7 @@ from rkd.generation.local import LocalModel
 from rkd.io import read_rows
 from rkd.jobs.cost_estimate import CostEstimate
 from rkd.jobs.model_checks import check_models
-from rkd.jobs.run_log import RunLog
+from rkd.jobs.run_log import RunLog, samples_file
 from rkd.jobs.time_estimate import measure, plan_lines
 from rkd.jobs.work_plan import describe, planned_work
 from rkd.judges.base import ModelJudge, asks_model
@@ -132,7 +132,7 @@ def follow_job(config: DictConfig) -> None:
 
 def _run(stages: Stages, config: DictConfig, plain: dict[str, Any], place: Place, console: Console) -> float | None:
     folder, table = place.folder, plain.pop("table") or {}  # the table has no effect on the job
-    run_log = RunLog(stages.tracking, stages.dataset, console)
+    run_log = RunLog(stages.tracking, stages.dataset, console, folder)
     root, per_shard = Path(config.artifacts.root), config.artifacts.responses_per_shard
     runner = StageRunner(root, console, job=folder, watcher=run_log, responses_per_shard=per_shard)
     failure: str | None = "It was interrupted."
@@ -210,6 +210,8 @@ def _leave_behind(result: RunResult, stages: Stages, runner: StageRunner, run_lo
         learning_curves(history, figure, sft_accuracy=start[0] if start else None)
         stages.tracking.log_image("learning_curves", figure)
         places["figure"] = str(figure)
+    if (samples := samples_file(folder, "rl")).is_file():
+        places["samples"] = str(samples)
     run_log.result(result)
     places |= {"table": str(table), "tracking": stages.tracking.where()}
     write_result(result, folder)  # last, because it marks the job as finished

@@ -3,6 +3,7 @@
 Curves: `<stage>/<metric>` against `<stage>/step`, replayed if the stage is reused or resumed.
 Tables: `samples/<stage>`, some of the responses sampled for training; `labels/statistics` and `labels/consensus`, the
     quality of the pseudo-labels (Tables 5 and 10); `results`, every model on every test set, with its 95 % interval.
+    Responses of reinforcement learning are logged as they are sampled; `samples_rl.jsonl` has them whole.
 Summary: `test/<test set>/...` of the row's own model, `<model>/<test set>/...` of all models, `labels/...`, `costs/...`
     and every other number of the result.
 Outputs: responses, labels, pairs and models, each with its digest and the digests of its inputs.
@@ -12,6 +13,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,18 +21,20 @@ from rich.console import Console
 from rkd.data.datasets import Data
 from rkd.evaluation.results import RunResult
 from rkd.evaluation.verdict_counts import LabelStatistics
-from rkd.io import read_rows
+from rkd.io import read_rows, readable, write_rows
 from rkd.pipeline.stage_runner import RECORDS_FILE
 from rkd.records import Response, read_jsonl, to_json_line
 from rkd.reporting.job_summary import numbers
 from rkd.rl.stage import SAMPLES_FILE
 from rkd.store.artifact_store import DIGEST, Artifact
 from rkd.store.fingerprint import fingerprint_digest
+from rkd.store.journal import Journal
 from rkd.training.checkpointing import HISTORY_FILE
 from rkd.training.curves import CURVES_FILE, replay
 from rkd.training.tracking import Output, Tracker
 
 SAMPLES_LOGGED = 500  # responses per stage
+CHARACTERS_SHOWN = 2000  # of a text in a table; longer ones are cut
 MODELS = ("sft", "dpo", "reward_model", "rl")  # the stages that train a model
 MEASURES = ("accuracy", "interval_low", "interval_high", "n", "pass_at_8", "maj_at_8")
 OF_MANIFEST = ("seconds", "tokens", "created", "revision", "files")
@@ -42,10 +46,12 @@ class RunLog:
     Args:
         tracker: a tracker with an open run.
         dataset: the dataset whose questions are shown with the responses.
+        folder: of the job.
     """
 
-    def __init__(self, tracker: Tracker, dataset: Data, console: Console) -> None:
-        self.tracker, self.dataset, self.console = tracker, dataset, console
+    def __init__(self, tracker: Tracker, dataset: Data, console: Console, folder: Path) -> None:
+        self.tracker, self.dataset, self.console, self.folder = tracker, dataset, console, folder
+        self._columns: dict[str, list[str]] = {}
 
     def artifact(self, artifact: Artifact, *, was_made: bool) -> None:
         """See `Watcher`."""
@@ -54,14 +60,28 @@ class RunLog:
             self._replay(stage, artifact)
         if stage in MODELS or RECORDS_FILE in files:
             self.tracker.log_output(artifact_output(artifact, was_made=was_made))
-        if SAMPLES_FILE in files:
-            self._log_samples(stage, read_rows(artifact.folder / SAMPLES_FILE))
+        if SAMPLES_FILE in files and not was_made:
+            self.rows(stage, read_rows(artifact.folder / SAMPLES_FILE))
         if RECORDS_FILE in files and stage.endswith("_training"):
             self._log_samples(stage, self._with_questions(artifact))
 
     def records(self, name: str, records: Sequence[Any], digest: str, inputs: Mapping[str, str]) -> None:
         """See `Watcher`."""
         self.tracker.log_output(records_output(name, records, digest, inputs))
+
+    def rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See `Watcher`; the first rows of a stage replace those of an earlier attempt of the job."""
+        if not rows:
+            return
+        path, flat = samples_file(self.folder, name), [columns_of(row) for row in rows]
+        if name not in self._columns:
+            self._columns[name] = list(dict.fromkeys(column for row in flat for column in row))
+            write_rows(path, rows)
+        else:
+            for row in rows:
+                Journal(path).append(row)
+        columns = self._columns[name]
+        self.tracker.extend_table(f"samples/{name}", columns, [[row.get(one) for one in columns] for row in flat])
 
     def result(self, result: RunResult) -> None:
         """Log the result of a finished job."""
@@ -96,8 +116,24 @@ class RunLog:
 
     def _log_samples(self, stage: str, samples: Sequence[Mapping[str, Any]]) -> None:
         if samples:
-            shown = thinned(samples)
+            shown = [columns_of(sample) for sample in thinned(samples)]
             self.tracker.log_table(f"samples/{stage}", list(shown[0]), [list(sample.values()) for sample in shown])
+
+
+def samples_file(job: Path, stage: str) -> Path:
+    """Where a job keeps the rows that a stage logs while it runs."""
+    return job / f"samples_{stage}.jsonl"
+
+
+def columns_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row for a table: texts that are safe to show, and a column for each value of an inner mapping."""
+    columns: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            columns |= {f"{name}/{inner}": one for inner, one in value.items()}
+        else:
+            columns[name] = readable(value, CHARACTERS_SHOWN) if isinstance(value, str) else value
+    return columns
 
 
 def thinned(items: Sequence[Any]) -> Sequence[Any]:

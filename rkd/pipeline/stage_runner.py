@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from rkd import distributed as parallel
+from rkd.errors import ArtifactError
 from rkd.generation.resumable import RESPONSES_PER_SHARD
 from rkd.io import read_rows, write_whole
 from rkd.records import Checkpoint, Query, Record, Response, digest_of, read_jsonl, write_jsonl
@@ -38,6 +39,10 @@ class Watcher(Protocol):
         """Receive records that no artifact holds; `inputs` are the digests of their inputs, by name."""
         ...
 
+    def rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Receive rows of a stage that is being made; the first call holds those of its earlier attempts, if any."""
+        ...
+
 
 class StageRunner:
     """The store, the console and the costs of one job.
@@ -48,6 +53,7 @@ class StageRunner:
         watcher: is notified of everything that is made; None notifies no watcher.
         responses_per_shard: number of responses after which they are saved, for a resumed stage.
         seconds_between_lines: interval between lines of progress on a console that is not a terminal.
+        makes: False refuses to make what the store does not have.
     """
 
     def __init__(
@@ -59,9 +65,11 @@ class StageRunner:
         watcher: Watcher | None = None,
         responses_per_shard: int = RESPONSES_PER_SHARD,
         seconds_between_lines: float = 20.0,
+        makes: bool = True,
     ) -> None:
         self.store, self.console, self.job, self.watcher = Store(root, self.say), console, job, watcher
         self.responses_per_shard, self.seconds_between_lines = responses_per_shard, seconds_between_lines
+        self.makes = makes
         self.costs: dict[str, dict[str, float]] = {}
         self.made: dict[str, Artifact] = {}
         self._digests: dict[str, str] = {}  # of artifacts, and of records that no artifact holds, by name
@@ -145,6 +153,11 @@ class StageRunner:
         if self.watcher is not None:
             self.watcher.records(name, records, digest, inputs)
 
+    def note_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Notify the watcher of rows that a stage logs while it is made."""
+        if self.watcher is not None:
+            self.watcher.rows(name, rows)
+
     def note_use(self, label: str) -> None:
         """Record in the job's folder, before the use, that it uses this artifact: unused ones may be removed."""
         if self.job is None or label in self._used:
@@ -225,7 +238,13 @@ class StageRunner:
             with parallel.together() if together else contextlib.nullcontext():
                 make(folder, partial)
 
-        self.note_use(label_of(self.store.folder_of(name, fingerprint)))
+        label = label_of(self.store.folder_of(name, fingerprint))
+        if not self.makes and not (self.store.root / label).exists():
+            raise ArtifactError(
+                f"{label} is not in {self.store.root}: it was removed, or the job ran with other data, models or code "
+                "than those that are here now. Run the job again, which makes what is missing."
+            )
+        self.note_use(label)
         artifact = self.store.get_or_make(name, fingerprint, timed)
         seconds = float(artifact.manifest["seconds"])
         cost = self.costs.setdefault(name, {"seconds": 0.0, "seconds_this_job": 0.0})

@@ -3,6 +3,7 @@
 A step's fingerprint names everything that decides its result, so that rows and seeds share equal results.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -173,6 +174,7 @@ class Fitting:
                 seed=s.seed,
                 options=options or s.student.options,
                 validate=None if validation is None else self._validator(validation, partial),
+                log_rows=functools.partial(self.runner.note_rows, name),
             )
             with interruptible():
                 return stage.fit(data, context)

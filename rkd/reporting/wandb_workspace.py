@@ -1,6 +1,7 @@
 """A W&B workspace for one table: the table's manifest enters, a saved view of its runs leaves.
 
     python -m rkd workspace tables/table3.jobs.json --entity NAME              make the view, and print its address
+    python -m rkd workspace tables/table3.jobs.json --entity NAME --report     a report (`rkd.reporting.wandb_report`)
     python -m rkd workspace tables/table3.jobs.json --entity NAME --dry-run    print what would be saved
 
 It shows only the runs of the table's jobs, by row: the columns of the table, curves of all stages, costs, samples.
@@ -9,11 +10,11 @@ tables may share jobs, whose runs are then grouped under the name of one table o
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rkd.errors import UsageError
+from rkd.errors import TrackingError, UsageError
 from rkd.reporting.table_files import MANIFEST
 from rkd.reporting.tables import Column
 
@@ -28,69 +29,92 @@ COSTS = ("costs/seconds", "costs/tokens")
 TABLES = ("results", "labels/statistics", "samples/teacher_first_training", "samples/rl")
 
 
-def workspace_of(manifest: Mapping[str, Any], *, entity: str, project: str) -> Any:
-    """The workspace of the table that a manifest (`rkd.reporting.table_files`) describes; makes no network request.
+def workspace_of(path: Path, *, entity: str, project: str) -> Any:
+    """The workspace of the table whose manifest (`rkd.reporting.table_files`) lies at `path`; needs no network.
 
     Raises:
         ModuleNotFoundError: wandb-workspaces is not installed.
     """
-    workspaces, panels = _wandb_workspaces()
-    table = manifest["table"]
-    digests = [folder.rpartition("-")[2] for folder in manifest["jobs"]]
-    columns = list(dict.fromkeys(_summary_key(Column(**column)) for column in table["columns"]))
-
-    def bars(keys: Sequence[str]) -> list[Any]:
-        return [panels.BarPlot(title=key, metrics=[key], orientation="h") for key in keys]
-
-    def lines(stage: str) -> list[Any]:
-        keys = [f"{stage}/{name}" for name in CURVES[stage]]
-        return [panels.LinePlot(title=key, x=f"{stage}/step", y=[key]) for key in keys]
-
-    section = workspaces.Section
+    workspaces, panels = wandb_workspaces()
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    table, section = manifest["table"], workspaces.Section
+    columns = summary_keys([Column(**column) for column in table["columns"]])
     return workspaces.Workspace(
         entity=entity,
         project=project,
         name=table["title"],
         sections=[
-            section(name=table["name"], panels=bars(columns), is_open=True),
-            *(section(name=stage, panels=lines(stage), is_open=stage == "rl") for stage in CURVES),
-            section(name="costs", panels=bars(COSTS)),
+            section(name=table["name"], panels=bars(panels, columns), is_open=True),
+            *(section(name=stage, panels=lines(panels, stage), is_open=stage == "rl") for stage in CURVES),
+            section(name="costs", panels=bars(panels, COSTS)),
             section(name="tables", panels=[panels.WeavePanelSummaryTable(table_name=name) for name in TABLES]),
         ],
         runset_settings=workspaces.RunsetSettings(
-            filters=[workspaces.Metric("ID").isin(digests)],
+            filters=[workspaces.Metric("ID").isin([run_id(Path(folder).name) for folder in manifest["jobs"]])],
             groupby=[workspaces.Metric("JobType")],
             pinned_columns=[f"summary:{key}" for key in columns],
         ),
     )
 
 
-def save_workspace(path: Path, *, entity: str, project: str, dry_run: bool) -> str:
-    """Save the workspace of the manifest at `path`; return its address, or for a dry run its contents.
+def save_view(view_of: Callable[..., Any], path: Path, *, entity: str, project: str, dry_run: bool) -> str:
+    """Save what `view_of` makes of the manifest at `path`; return its address, or for a dry run its contents.
 
     Raises:
         UsageError: there is no manifest at `path`.
         ModuleNotFoundError: wandb-workspaces is not installed.
+        TrackingError: W&B cannot be reached, or refuses.
     """
     if not path.is_file() or not path.name.endswith(MANIFEST):
         raise UsageError(f"{path}: give a file NAME{MANIFEST}, as `python run.py -m sweeps=NAME` writes it.")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    workspace = workspace_of(manifest, entity=entity, project=project)
+    view = view_of(path, entity=entity, project=project)
     if dry_run:
-        content = workspace._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
+        content = view._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
         return json.dumps(content, indent=1, ensure_ascii=False)
-    return str(workspace.save().url)
+    try:
+        return str(view.save().url)
+    except Exception as error:  # of W&B, of its client and of the network
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise TrackingError(
+            f"W&B did not save it ({said}). Log in with `wandb login`, check the network and --entity {entity}, or "
+            "look at the contents with --dry-run."
+        ) from error
+
+
+def run_id(job: str) -> str:
+    """The id of a job's run: the digest that ends the name of its folder."""
+    return job.rpartition("-")[2]
+
+
+def bars(panels: Any, keys: Sequence[str]) -> list[Any]:
+    """A bar chart for each key of the summary."""
+    return [panels.BarPlot(title=key, metrics=[key], orientation="h") for key in keys]
+
+
+def lines(panels: Any, stage: str) -> list[Any]:
+    """A chart of each of a stage's most informative curves."""
+    keys = [f"{stage}/{name}" for name in CURVES[stage]]
+    return [panels.LinePlot(title=key, x=f"{stage}/step", y=[key]) for key in keys]
+
+
+def summary_keys(columns: Sequence[Column]) -> list[str]:
+    """The keys in a run's summary (`rkd.jobs.run_log`) of the numbers that the columns show, each once."""
+    return list(dict.fromkeys(map(_summary_key, columns)))
 
 
 def _summary_key(column: Column) -> str:
-    """The key in a run's summary (`rkd.jobs.run_log`) of the number that a column shows."""
     if column.test_set:
         return f"test/{column.test_set}/{column.shows.replace('.', '/')}"
     assert column.value is not None  # a column shows a test set or a value
     return column.value.replace(".", "/")
 
 
-def _wandb_workspaces() -> tuple[Any, Any]:
+def wandb_workspaces() -> tuple[Any, Any]:
+    """The modules of workspaces and of reports, which has the panels.
+
+    Raises:
+        ModuleNotFoundError: they are not installed.
+    """
     try:
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as workspaces

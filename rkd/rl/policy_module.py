@@ -9,7 +9,7 @@ Shapes: B responses of T tokens.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -34,19 +34,19 @@ from rkd.models.policy import Policy
 from rkd.records import Query
 from rkd.rl.collapse_guard import Guard, NoGuard
 from rkd.rl.rollout import Collector, Rollout
-from rkd.rl.settings import Optimisation
+from rkd.rl.settings import Optimisation, ResponseLog
+from rkd.training.stage import LogRows, log_nothing
 from rkd.training.trainer import Validate, adamw
-
-SAMPLES_SHOWN = 4  # sampled responses kept of each rollout, for people to read
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossTerm:
-    """A term of the loss: its name, its weight and the collector of its rollouts."""
+    """A term of the loss: its name, its weight, the collector of its rollouts, and y* by query id, to be logged."""
 
     name: str
     weight: float
     collector: Collector
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class PolicyModule(LightningModule):
@@ -55,6 +55,8 @@ class PolicyModule(LightningModule):
     Args:
         terms: the terms of the loss; they share policy, reference and KL controller.
         guard: decides whether to stop before the end.
+        response_log: which responses `log_rows` gets, as soon as they are sampled. An attempt that continues an earlier
+            one hands on the rows of that attempt first.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class PolicyModule(LightningModule):
         validate: Validate | None,
         seed: int,
         guard: Guard | NoGuard,
+        response_log: ResponseLog,
+        log_rows: LogRows = log_nothing,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -72,6 +76,7 @@ class PolicyModule(LightningModule):
         self.terms, self.optimisation = terms, optimisation
         self.rollouts, self.kl = first.rollouts, first.kl
         self.validate, self.seed, self.guard = validate, seed, guard
+        self.response_log, self.log_rows = response_log, log_rows
         self.rollouts_done = 0
         self.stopped: str | None = None
         self.history: list[dict[str, float]] = []
@@ -104,9 +109,8 @@ class PolicyModule(LightningModule):
             term.collector.collect(own, rollout_seed(self.seed, self.rollouts_done, place))
             for place, (term, own) in enumerate(zip(self.terms, queries, strict=True))
         ]
-        for rollout in rollouts:
-            shown = rollout.samples(math.ceil(SAMPLES_SHOWN / len(rollouts)))
-            self.samples += [{"episodes": self.episodes, **sample} for sample in shown]
+        if self.response_log.is_due(self.rollouts_done, self.rollouts.count):
+            self._log_responses(rollouts)
         of_terms = {term.name: one.metrics() for term, one in zip(self.terms, rollouts, strict=True)}
         weights = {term.name: term.weight for term in self.terms}
         measured = mean_over_processes({**joined_metrics(of_terms, weights), **self.train_on(rollouts)}, self.device)
@@ -132,15 +136,17 @@ class PolicyModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the state that Lightning does not save."""
-        state = {"rollouts_done": self.rollouts_done, "history": self.history, "samples": self.samples}
+        state = {"rollouts_done": self.rollouts_done, "history": self.history, "responses": self.samples}
         checkpoint["rollouts"] = state | {"kl_controller": self.kl.controller.state_dict(), "stopped": self.stopped}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the state after the last rollout."""
         state = checkpoint["rollouts"]
-        self.rollouts_done, self.history, self.samples = state["rollouts_done"], state["history"], state["samples"]
+        self.rollouts_done, self.history = state["rollouts_done"], state["history"]
+        self.samples = state.get("responses", [])  # an older checkpoint has samples of another form
         self.kl.controller.load_state_dict(state["kl_controller"])
         self.stopped = state["stopped"]
+        self.log_rows(self.samples)
 
     def on_fit_start(self) -> None:
         """Stop at once if the guard had stopped the training before an interruption."""
@@ -220,6 +226,16 @@ class PolicyModule(LightningModule):
                 return partial(mean_of_response_sums, divisor=self.rollouts.max_response_tokens)
             case _:
                 return masked_mean
+
+    def _log_responses(self, rollouts: Sequence[Rollout]) -> None:
+        count = math.ceil(self.response_log.rows / len(rollouts))
+        rows = [
+            {"rollout": self.rollouts_done, "episodes": self.episodes, "term": term.name, **sample}
+            for term, rollout in zip(self.terms, rollouts, strict=True)
+            for sample in rollout.samples(count, term.labels)
+        ]
+        self.samples += rows
+        self.log_rows(rows)
 
     def _stop_if_collapsed(self) -> None:
         if self.stopped is None and (reason := self.guard.reason(self.history)):

@@ -80,12 +80,16 @@ class Source(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """A term of the loss: its weight, its training queries, and the reward of responses to them."""
+    """A term of the loss: its weight, its training queries, the reward of responses to them, and y* by query id.
+
+    The labels are logged beside the responses; the reward has its own.
+    """
 
     name: str
     weight: float
     queries: Sequence[Query]
     reward: RewardFunction
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.queries:
@@ -258,15 +262,17 @@ class RewardMix:
         Args:
             queries: the queries of each stream that the mix uses.
         """
+        labels = inputs.labels or {}
         own = [
-            Term(name=name, weight=weight, queries=queries[source.queries], reward=source.build(inputs))
+            Term(name=name, weight=weight, queries=queries[source.queries], reward=source.build(inputs), labels=labels)
             for name, (weight, source) in self.used.items()
         ]
         if self.level == "loss" or len(own) == 1:
             return own
         asked = {query.id: query for term in own for query in term.queries}
         parts = {term.name: (term.weight, term.reward, frozenset(query.id for query in term.queries)) for term in own}
-        return [Term(name="mixed", weight=1.0, queries=list(asked.values()), reward=WeightedReward(parts))]
+        reward = WeightedReward(parts)
+        return [Term(name="mixed", weight=1.0, queries=list(asked.values()), reward=reward, labels=labels)]
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the training: the level and the rewards whose weight is not 0."""

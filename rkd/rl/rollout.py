@@ -3,6 +3,7 @@
 Shapes: Q queries of a rollout, B = Q × G responses of T tokens.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -154,16 +155,30 @@ class Rollout:
             "reward_from_attacks": float(torch.where(is_attack, rewards, torch.zeros_like(rewards)).mean()),
         }
 
-    def samples(self, count: int) -> list[dict[str, Any]]:
-        """About `count` responses with their rewards, for people to read."""
+    def samples(self, count: int, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+        """About `count` responses, evenly spaced, for people to read; docs/tracking.md defines the fields.
+
+        Args:
+            labels: y* by query id; the label of another query is None.
+        """
+        step = max(1, len(self.responses) // count)
+        mask, parts = self.batch.chosen_mask, {**self.rewards.components, **self.adjustments}
+        advantages = (self.advantages * mask).sum(1) / mask.sum(1).clamp(min=1)
         return [
             {
-                "question": self.queries[row].question,
-                "response": self.responses[row].text,
-                "reward": round(float(self.rewards.total[row]), 4),
-                **{name: round(float(part[row]), 4) for name, part in self.rewards.components.items()},
+                "query_id": query.id,
+                "question": query.question,
+                "response": response.text,
+                "is_finished": response.is_finished,
+                "tokens": int(self.batch.response_mask[row].sum()),
+                "answer": extract_answer(response.text, query.dataset),
+                "label": labels.get(query.id),
+                "reward": _shown(self.rewards.total[row]),
+                "parts": {name: _shown(part[row]) for name, part in parts.items()},
+                "advantage": _shown(advantages[row]),
             }
-            for row in range(0, len(self.responses), max(1, len(self.responses) // count))
+            for row, (query, response) in enumerate(zip(self.queries, self.responses, strict=True))
+            if row % step == 0
         ]
 
 
@@ -363,6 +378,12 @@ def _has_signal(rewards: Rewards, prompts: int) -> Tensor:
     """Whether the responses to each prompt differ in their rewards, (Q,)."""
     groups = rewards.total.view(prompts, -1)
     return groups.amax(1) > groups.amin(1)
+
+
+def _shown(number: Tensor) -> float | None:
+    """A number for people to read; None if it is not finite, for which JSON has no form."""
+    value = float(number)
+    return round(value, 4) if math.isfinite(value) else None
 
 
 def _rows_of(rewards: Rewards, rows: Tensor) -> Rewards:

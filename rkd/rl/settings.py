@@ -22,6 +22,8 @@ from rkd.rl.kl_controller import KLController
 Reduction = Literal["tokens", "responses", "constant"]
 """What a loss is the mean over: tokens; the means of the responses; or their sums divided by a constant."""
 
+MOST_LOGGED = 50  # rollouts whose responses are logged; W&B shows the last 100 additions to a table
+
 RANGES = {
     "queries_per_rollout": AT_LEAST_1,
     "responses_per_query": AT_LEAST_1,
@@ -117,6 +119,27 @@ class RewardScaling:
 
     clip: float | None = None  # rewards are clipped to ± this
     whiten: bool = False  # divide token rewards by their standard deviation; the mean is kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseLog:
+    """Which responses are logged while the policy trains, for people to read; no number of the training depends on it.
+
+    Args:
+        every: rollouts from one that is logged to the next. None: the smallest number by which at most `MOST_LOGGED`
+            rollouts are logged.
+        rows: responses of such a rollout, shared out to the terms of the loss.
+    """
+
+    every: int | None = None
+    rows: int = 16
+
+    def __post_init__(self) -> None:
+        check_ranges("rl.log_responses", self, {"every": AT_LEAST_1, "rows": AT_LEAST_1})
+
+    def is_due(self, rollout: int, rollouts: int) -> bool:
+        """Whether the responses of this rollout are logged, of so many in the training."""
+        return rollout % (self.every or math.ceil(rollouts / MOST_LOGGED)) == 0
 
 
 OPTIMISATION_RANGES = {

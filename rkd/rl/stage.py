@@ -7,9 +7,9 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pytorch_lightning import Trainer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,10 +30,10 @@ from rkd.rl.policy_module import LossTerm, PolicyModule
 from rkd.rl.query_schedule import queries_of_rollouts, shares
 from rkd.rl.reward_mix import Term
 from rkd.rl.rollout import Collector
-from rkd.rl.settings import KLPenalty, Optimisation, RewardScaling, Rollouts
+from rkd.rl.settings import KLPenalty, Optimisation, ResponseLog, RewardScaling, Rollouts
 from rkd.store.partial_results import PartialResults
 from rkd.training.checkpointing import HISTORY_FILE, Batches, KeepBest, fit, state_of
-from rkd.training.stage import TrainingContext
+from rkd.training.stage import LogRows, TrainingContext, log_nothing
 from rkd.training.trainer import Validate, one_validation, seeded
 from rkd.work import FORWARD, STUDENT, Sizes, Work
 
@@ -81,6 +81,7 @@ class RL:
             the start included, is kept.
         patience: validations without improvement before training stops; None never stops early.
         guard: ends a training whose policy collapses.
+        log_responses: which responses are logged.
     """
 
     is_left_out: ClassVar[Literal[False]] = False
@@ -93,6 +94,11 @@ class RL:
     rollouts_between_validations: int = 10
     patience: int | None = None
     guard: Guard | NoGuard = field(default_factory=NoGuard)
+    log_responses: ResponseLog = field(default_factory=ResponseLog)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Its fields but `log_responses`, which decides nothing."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "log_responses"}
 
     def __post_init__(self) -> None:
         check_ranges("rl", self, {"rollouts_between_validations": AT_LEAST_1, "patience": AT_LEAST_1})
@@ -124,7 +130,9 @@ class RL:
             # With adapters, the reference is the policy without them.
             lm = options.prepare(reference if options.lora else copy.deepcopy(reference))
             sampler = stack.enter_context(data.engine.over(self.sampler(lm, tokenizer, context.prompt)))
-            module = self.module(sampler, reference, terms, validate=context.validate, seed=seed)
+            module = self.module(
+                sampler, reference, terms, validate=context.validate, seed=seed, log_rows=context.log_rows
+            )
             best = KeepBest("validation_accuracy", "max", partial, self.patience)
             trainer = self._trainer(best, context)
             if partial.find(state_of(trainer)) is None:
@@ -194,6 +202,7 @@ class RL:
         *,
         validate: Validate | None,
         seed: int,
+        log_rows: LogRows = log_nothing,
     ) -> PolicyModule:
         """The module with all its parts. It trains the model of the sampler, which draws the rollouts.
 
@@ -220,8 +229,8 @@ class RL:
         for place, (term, size) in enumerate(zip(terms, shares(self.rollouts, len(terms), count()), strict=True)):
             per_pass = math.ceil(size / count() / minibatches)
             own = collector_of(reward=term.reward, value_head=place, prompts_per_pass=per_pass)
-            loss_terms.append(LossTerm(name=term.name, weight=term.weight, collector=own))
-        return PolicyModule(loss_terms, self.optimisation, validate, seed, self.guard)
+            loss_terms.append(LossTerm(name=term.name, weight=term.weight, collector=own, labels=term.labels))
+        return PolicyModule(loss_terms, self.optimisation, validate, seed, self.guard, self.log_responses, log_rows)
 
     def _trainer(self, best: KeepBest, context: TrainingContext) -> Trainer:
         return context.training.trainer(

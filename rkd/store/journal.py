@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rkd.io import json_line
+
 
 class Journal:
     """The rows in a file, each one a line of JSON; the file exists once there is a row.
@@ -31,7 +33,7 @@ class Journal:
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self._write(json_line(row).encode())
 
     def _write(self, line: bytes) -> None:
         with self.path.open("ab", buffering=0) as file:  # one system call, which no other process can split

@@ -1,6 +1,7 @@
 """The protocol of a training stage: data and a `TrainingContext` enter, a trained model in a folder leaves."""
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -13,6 +14,13 @@ from rkd.records import Checkpoint
 from rkd.store.partial_results import PartialResults
 from rkd.training.trainer import Training, Validate
 from rkd.work import Sizes, Work
+
+LogRows = Callable[[Sequence[Mapping[str, Any]]], None]
+"""Takes rows of the table of a training, as it makes them; a value may be a mapping of further columns."""
+
+
+def log_nothing(_: Sequence[Mapping[str, Any]]) -> None:
+    """Keep no rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +37,7 @@ class TrainingContext:
         seed: of all random draws.
         options: how the model is loaded, placed and trained.
         validate: measures how good a student is; None keeps the last weights.
+        log_rows: gets rows for people to read while the training runs.
     """
 
     start: Checkpoint
@@ -40,6 +49,7 @@ class TrainingContext:
     seed: int
     options: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     validate: Validate | None = None
+    log_rows: LogRows = log_nothing
 
 
 Data = TypeVar("Data", contravariant=True)

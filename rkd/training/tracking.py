@@ -76,6 +76,10 @@ class Tracker(Protocol):
         """Keep a table under `key`."""
         ...
 
+    def extend_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Append rows to the table under `key`; all calls of a run give the same columns."""
+        ...
+
     def log_summary(self, values: Mapping[str, Any]) -> None:
         """Set final values of the run."""
         ...
@@ -121,6 +125,8 @@ class NoTracker:
         return False
 
     def log_table(self, *_: Any, **__: Any) -> None: ...
+
+    def extend_table(self, *_: Any, **__: Any) -> None: ...
 
     def log_summary(self, *_: Any, **__: Any) -> None: ...
 

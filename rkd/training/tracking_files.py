@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,20 +24,26 @@ class CsvTracker:
 
     _folder: Path | None = field(default=None, init=False, repr=False)
     _loggers: dict[str, CSVLogger] = field(default_factory=dict, init=False, repr=False)
+    _tables: set[str] = field(default_factory=set, init=False, repr=False)
 
     def start(self, config: dict[str, Any], run: RunDescription, folder: Path, *, run_id: str) -> None:
         refuse_second_start(self._folder)
-        self._folder, self._loggers = folder / "tracking", {}
+        self._folder, self._loggers, self._tables = folder / "tracking", {}, set()
         _write_json(self._folder / "config.json", {**asdict(run), "id": run_id, "config": config})
 
     def logger_for(self, stage: str) -> StageLogger:
         return StageLogger(stage, started(self._folder), self._write)
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        path = started(self._folder) / "tables" / f"{_file_name(key)}.csv"
+        self._tables.discard(key)
+        self.extend_table(key, columns, rows)
+
+    def extend_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        path, is_begun = started(self._folder) / "tables" / f"{_file_name(key)}.csv", key in self._tables
+        self._tables.add(key)
         path.parent.mkdir(exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([columns, *rows])
+        with path.open("a" if is_begun else "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(rows if is_begun else [columns, *rows])
 
     def log_summary(self, values: Mapping[str, Any]) -> None:
         path = started(self._folder) / "summary.json"
@@ -83,9 +90,12 @@ class TensorBoardTracker:
     """TensorBoard events under `<job>/tensorboard/`; a stage's step is the x-axis of its own charts."""
 
     _logger: TensorBoardLogger | None = field(default=None, init=False, repr=False)
+    _increments: Counter[str] = field(default_factory=Counter, init=False, repr=False)
 
     def start(self, config: dict[str, Any], run: RunDescription, folder: Path, *, run_id: str) -> None:
         refuse_second_start(self._logger)
+        self._increments = Counter()
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # each attempt of a job logs the whole job
         self._logger = TensorBoardLogger(folder, name="", version="tensorboard")
         self._add_json("config", {**asdict(run), "id": run_id, "config": config})
 
@@ -93,8 +103,13 @@ class TensorBoardTracker:
         return StageLogger(stage, Path(started(self._logger).log_dir), self._write)
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        text = markdown_table(columns, rows, text_columns=len(columns))
-        started(self._logger).experiment.add_text(key, text)
+        text = markdown_table(columns, [[_cell(one) for one in row] for row in rows], text_columns=len(columns))
+        started(self._logger).experiment.add_text(key, text, self._increments[key])
+
+    def extend_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Log the rows as the next step of the text under `key`: TensorBoard has no tables."""
+        self.log_table(key, columns, rows)
+        self._increments[key] += 1
 
     def log_summary(self, values: Mapping[str, Any]) -> None:
         self._add_json("summary", dict(values))
@@ -127,6 +142,11 @@ class TensorBoardTracker:
 
 def _file_name(key: str) -> str:
     return re.sub(r"[^\w.-]", "_", key)
+
+
+def _cell(value: Any) -> str:
+    """A value in a Markdown table, on one line."""
+    return str(value).replace("|", "\\|").replace("\n", "<br>")
 
 
 def _write_json(path: Path, value: Any) -> None:

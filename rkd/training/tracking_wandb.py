@@ -14,7 +14,7 @@ from rkd.processes import is_writable
 from rkd.training.tracking import Output, RunDescription, StageLogger, refuse_second_start, started
 
 if TYPE_CHECKING:
-    from wandb import Artifact, Run
+    from wandb import Artifact, Run, Table
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class WandbTracker:
 
     def __post_init__(self) -> None:
         check_ranges("tracking", self, {"small_megabytes": NOT_NEGATIVE})
+        self._tables: dict[str, Table] = {}
         self._run: Run | None = None  # no dataclass field: the types of fields are read while a config is checked
 
     def start(self, config: dict[str, Any], run: RunDescription, folder: Path, *, run_id: str) -> None:
@@ -73,7 +74,7 @@ class WandbTracker:
                 f"W&B could not start a run of project {self.project!r} ({error}). Log in with `wandb login`, or go on "
                 "without network: `tracking=wandb`, which is offline, or `tracking=csv`."
             ) from error
-        self._folder, self._stages = folder, set()
+        self._folder, self._stages, self._tables = folder, set(), {}
         log.info("W&B run %s (%s): %s", self._run.id, mode, self.where())
 
     def logger_for(self, stage: str) -> StageLogger:
@@ -85,6 +86,16 @@ class WandbTracker:
 
         table = wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
         started(self._run).log({key: table})
+
+    def extend_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Log the rows as an increment of the table, which costs no new copy of the earlier ones."""
+        import wandb
+
+        if key not in self._tables:
+            self._tables[key] = wandb.Table(columns=list(columns), log_mode="INCREMENTAL", allow_mixed_types=True)
+        for row in rows:
+            self._tables[key].add_data(*row)
+        started(self._run).log({key: self._tables[key]})
 
     def log_summary(self, values: Mapping[str, Any]) -> None:
         started(self._run).summary.update(dict(values))

@@ -186,7 +186,7 @@ class Steps:
             rollout = module.terms[0].collector.collect(tiny_rl.QUERIES[:count], seed=0)
             loss, measured = module.loss(rollout.select_prompts(torch.tensor([0, 3, 5])))
             loss.backward()
-            rollout.samples(2)
+            rollout.samples(2, {})
             found.append({**rollout.metrics(), **{name: float(one) for name, one in measured.items()}})
         assert isinstance(rollout.advantages, OnGPU)
         torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-4, equal_nan=True)

@@ -11,11 +11,11 @@ from rkd.errors import JobError
 from rkd.evaluation.results import Overlap, read_result
 from rkd.io import read_rows
 from rkd.jobs.job import run_job
-from rkd.jobs.run_log import SAMPLES_LOGGED, input_digests, summary_of, thinned
+from rkd.jobs.run_log import CHARACTERS_SHOWN, SAMPLES_LOGGED, columns_of, input_digests, summary_of, thinned
 from rkd.store.artifact_store import Store, open_artifact
 from rkd.training.curves import CURVES_FILE
 from tests.support.offline_runs import OfflineRun, offline_folders, read_run
-from tests.support.tiny_world import composed, overrides
+from tests.support.tiny_world import RL_SETTINGS, SFT_SETTINGS, composed, overrides
 
 WITH_CURVES = ["tracking=wandb", "trainer.log_every_n_steps=1", "threads=1"]
 
@@ -91,12 +91,76 @@ def test_responses_labels_and_results_are_tables(job):
     samples = own.table("samples/teacher_first_training")
     assert set(samples[0]) == {"question", "response", "sample", "finished"}
     assert "say" in samples[0]["question"]
-    assert "reward" in own.table("samples/rl")[0]
     statistics = {row["what"]: row["value"] for row in own.table("labels/statistics")}
     assert (statistics["labels/queries"], statistics["labels/precision"]) == (36, 1)
     assert sum(row["queries"] for row in own.table("labels/consensus")) == 36
     assert [row["model"] for row in own.table("results")][-1] == "Ours"
     assert "samples/student_samples_validation.path" not in own.summary
+
+
+def test_responses_of_reinforcement_learning_are_logged_with_what_each_reward_says(job):
+    root, own = job
+    (folder,) = (root / "outputs").iterdir()
+    rows, shown = read_rows(folder / "samples_rl.jsonl"), own.table("samples/rl")
+    assert rows == read_rows(artifact_of(root, "rl").folder / "samples.jsonl")
+    assert [row["rollout"] for row in rows] == [rollout for rollout in (0, 1) for _ in range(16)]
+    assert shown == [columns_of(row) for row in rows]
+    assert list(shown[0]) == [
+        "rollout", "episodes", "term", "query_id", "question", "response", "is_finished", "tokens", "answer", "label",
+        "reward", "parts/learned", "parts/answered", "parts/consistent", "parts/check", "parts/kl_penalty", "advantage",
+    ]  # fmt: skip
+    for row in rows:
+        assert row["response"] == f"The answer is {row['answer']}."
+        assert row["parts"]["consistent"] == float(row["answer"] == row["label"])
+        assert row["reward"] == pytest.approx(row["parts"]["learned"] + row["parts"]["check"], abs=1e-3)
+    assert len(own.tables["samples/rl"]) == 2  # an increment for each rollout
+
+
+def test_a_table_shows_texts_cut_and_without_control_characters():
+    row = {"response": "\x1b[2J" + "x" * CHARACTERS_SHOWN, "answer": None, "parts": {"learned": 0.5}}
+    shown = columns_of(row)
+    assert shown["response"] == r"\x1b[2J" + "x" * (CHARACTERS_SHOWN - 4) + "… [4 more characters]"
+    assert shown["answer"] is None
+    assert shown["parts/learned"] == 0.5
+
+
+class Broken(BaseException):
+    """Stands for the end of a process."""
+
+
+def breaking(queries, responses) -> list[float]:
+    """A reward of one's own: if the file `calls` is there, the process ends at the second rollout."""
+    assert len(queries) == len(responses)
+    if (calls := Path("calls")).is_file():
+        if calls.read_text():
+            raise Broken
+        calls.write_text("one")
+    return [float(len(response.text)) for response in responses]
+
+
+def test_a_job_that_was_killed_goes_on_with_the_samples_of_the_rollouts_before(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    more = [
+        "reward_model=none", "reward_mix=own", "reward_mix.verifiable.function.path=tests.jobs.test_run_log.breaking",
+        "trainer.seconds_between_checkpoints=0",
+    ]  # fmt: skip
+    stages = [*SFT_SETTINGS, *RL_SETTINGS]
+    Path("calls").touch()
+    with pytest.raises(Broken):
+        run(world, tmp_path / "killed", *more, stages=stages)
+    (folder,) = (tmp_path / "killed" / "outputs").iterdir()
+    assert {row["rollout"] for row in read_rows(folder / "samples_rl.jsonl")} == {0}
+    # As an attempt leaves it that ended while it wrote a line, after its last checkpoint.
+    with (folder / "samples_rl.jsonl").open("a") as file:
+        file.write('{"rollout": 1}\n{"roll')
+    Path("calls").unlink()
+    run(world, tmp_path / "killed", *more, stages=stages)
+    run(world, tmp_path / "whole", *more, stages=stages)
+    (whole,) = (tmp_path / "whole" / "outputs").iterdir()
+    assert (folder / "samples_rl.jsonl").read_bytes() == (whole / "samples_rl.jsonl").read_bytes()
+    tables = [read_run(offline_folders(tmp_path / name)[-1]).table("samples/rl") for name in ("killed", "whole")]
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 32
 
 
 def test_outputs_name_the_digests_of_what_they_were_made_from(job):
@@ -131,6 +195,8 @@ def test_a_reused_stage_has_the_curve_of_the_job_that_trained_it(world, job, tmp
     assert reused.axes == fresh.axes
     assert reused.artifacts == fresh.artifacts
     assert reused.table("samples/rl") == fresh.table("samples/rl")
+    (own,), (before,) = ((folder / "outputs").glob("*/samples_rl.jsonl") for folder in (tmp_path, root))
+    assert own.read_bytes() == before.read_bytes()
 
 
 @pytest.mark.slow

@@ -13,8 +13,9 @@ from rkd.records import Checkpoint
 from rkd.rl.advantages import GAE, GroupRelative
 from rkd.rl.kl_controller import AdaptiveKL, FixedKL
 from rkd.rl.query_schedule import queries_of_rollouts
-from rkd.rl.settings import KLPenalty
+from rkd.rl.settings import KLPenalty, ResponseLog
 from rkd.rl.stage import NoRL, RLInputs
+from rkd.store.fingerprint import fingerprint_digest
 from rkd.training.tracking import RunDescription
 from rkd.training.tracking_files import CsvTracker
 from tests.support import tiny_world
@@ -22,7 +23,20 @@ from tests.support.fakes import context
 from tests.support.tiny_calculations import CALCULATING
 from tests.support.tiny_calculations import QUERIES as SUM_QUERIES
 from tests.support.tiny_models import weights
-from tests.support.tiny_rl import GRPO, PPO, QUERIES, STAGE, changed, fit, read, says_one, says_two, term
+from tests.support.tiny_rl import (
+    GRPO,
+    PPO,
+    QUERIES,
+    STAGE,
+    changed,
+    collect,
+    fit,
+    module,
+    read,
+    says_one,
+    says_two,
+    term,
+)
 
 
 def test_rewards_that_are_all_alike_are_no_divergence(student, tmp_path):
@@ -121,10 +135,65 @@ def test_samples_are_kept_to_be_read(student, tmp_path):
     fit(STAGE, student, tmp_path)
     samples = read(tmp_path / "samples.jsonl")
     assert [sample["episodes"] for sample in samples] == [at for at in (0, 32, 64) for _ in range(4)]
-    questions = {query.question for query in QUERIES}
+    assert [sample["rollout"] for sample in samples] == [at for at in (0, 1, 2) for _ in range(4)]
+    questions = {query.id: query.question for query in QUERIES}
     for sample in samples:
-        assert sample["question"] in questions
-        assert sample["reward"] == float("2" in sample["response"])
+        assert sample["question"] == questions[sample["query_id"]]
+        assert sample["term"] == "two"
+        assert sample["reward"] == sample["parts"]["two"] == float("2" in sample["response"])
+        assert sample["parts"]["length"] == len(sample["response"])
+        assert sample["parts"]["kl_penalty"] == pytest.approx(0, abs=1)
+        assert 0 < sample["tokens"] <= STAGE.rollouts.max_response_tokens
+
+
+def test_a_sample_has_its_answer_its_label_and_the_mean_advantage_of_its_tokens(student):
+    labels = {query.id: "7" for query in QUERIES[:4]}
+    own = module(student, dataclasses.replace(STAGE, advantages=GRPO))
+    rollout = collect(own)
+    samples = rollout.samples(len(rollout.responses), labels)
+    assert [sample["label"] for sample in samples] == ["7"] * 16 + [None] * 16
+    for row, sample in enumerate(samples):
+        if found := re.match(r"The answer is (\d+)\.", sample["response"]):
+            assert sample["answer"] == found[1]
+        # A group-relative advantage is the same for all tokens of a response.
+        assert sample["advantage"] == pytest.approx(float(rollout.advantages[row, 0]), abs=1e-4)
+    assert any(sample["answer"] for sample in samples)
+    broken = dataclasses.replace(rollout, advantages=rollout.advantages * float("nan"))
+    assert [sample["advantage"] for sample in broken.samples(2, {})] == [None, None]
+    assert len({sample["advantage"] for sample in samples}) > 1
+
+
+def test_responses_are_logged_every_few_rollouts_as_they_are_sampled(student, tmp_path):
+    calls, rewarded = [], []
+
+    def reward(queries, responses):
+        rewarded.append(len(responses))
+        return says_two(queries, responses)
+
+    stage = dataclasses.replace(changed(STAGE, episodes=160), log_responses=ResponseLog(every=2, rows=3))
+    fit(stage, student, tmp_path, reward=reward, log_rows=lambda rows: calls.append((len(rewarded), list(rows))))
+    assert [at for at, _ in calls] == [1, 3, 5]  # the first, the third and the fifth rollout, before the next begins
+    assert [{row["rollout"] for row in rows} for _, rows in calls] == [{0}, {2}, {4}]
+    assert [row for _, rows in calls for row in rows] == read(tmp_path / "samples.jsonl")
+
+
+def test_without_a_number_at_most_50_rollouts_are_logged():
+    for rollouts, logged in ((1, 1), (40, 40), (50, 50), (51, 26), (5000, 50)):
+        assert sum(ResponseLog().is_due(rollout, rollouts) for rollout in range(rollouts)) == logged
+
+
+def test_what_is_logged_decides_nothing(student, tmp_path):
+    silent = dataclasses.replace(STAGE, log_responses=ResponseLog(every=1000, rows=1))
+    own, same, other = (
+        fingerprint_digest("rl", {"stage": one}) for one in (STAGE, silent, changed(STAGE, episodes=64))
+    )
+    assert own == same != other
+    for name, stage in (("logged", STAGE), ("silent", silent)):
+        scores = iter([0.1, 0.2, 0.3, 0.4])
+        fit(stage, student, tmp_path / name, validate=lambda _, scores=scores: next(scores))
+    assert (tmp_path / "logged" / "history.jsonl").read_bytes() == (tmp_path / "silent" / "history.jsonl").read_bytes()
+    logged, silent = (weights(tmp_path / name) for name in ("logged", "silent"))
+    assert all(logged[name].equal(silent[name]) for name in logged)
 
 
 def test_the_kept_folder_samples_in_plain_form(student, tmp_path):
@@ -222,15 +291,19 @@ def test_a_training_that_is_killed_after_each_rollout_ends_like_one_that_was_not
     stage = dataclasses.replace(STAGE, kl=kl, advantages=advantages)
     scores = {"whole": iter([0.1, 0.3, 0.2, 0.1]), "killed": iter([0.1, 0.3, 0.2, 0.1])}  # the start, then each rollout
 
+    logged = []
+
     def attempt(name: str, rollouts: int) -> None:
         left = iter(range(rollouts))
+        logged.clear()  # each attempt logs the whole training
 
         def reward(queries, responses):
             if next(left, None) is None:
                 raise Killed
             return says_two(queries, responses)
 
-        fit(stage, student, tmp_path / name, reward=reward, validate=lambda _: next(scores[name]), seconds=0)
+        given = {"validate": lambda _: next(scores[name]), "log_rows": logged.extend}
+        fit(stage, student, tmp_path / name, reward=reward, seconds=0, **given)
 
     attempt("whole", 3)
     for _ in range(2):
@@ -238,6 +311,7 @@ def test_a_training_that_is_killed_after_each_rollout_ends_like_one_that_was_not
             attempt("killed", 1)
     attempt("killed", 1)
     assert next(scores["killed"], None) is None  # no validation twice
+    assert logged == read(tmp_path / "whole" / "samples.jsonl")
     for file in ("model.safetensors", "history.jsonl", "samples.jsonl"):
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 

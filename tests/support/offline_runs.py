@@ -16,6 +16,7 @@ class OfflineRun:
         described: id, name, group, job type and tags.
         history: the rows of metrics, without W&B's own fields; tables and images are not among them.
         axes: the step metric of each pattern of metrics.
+        tables: by key, the file of each time that a table was logged.
         artifacts: by name, their kind, files and metadata.
     """
 
@@ -25,6 +26,7 @@ class OfflineRun:
     history: list[dict[str, float]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     axes: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, list[str]] = field(default_factory=dict)
     artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
     exit_code: int | None = None
 
@@ -33,10 +35,13 @@ class OfflineRun:
         return [row for row in self.history if f"{stage}/step" in row]
 
     def table(self, key: str) -> list[dict[str, Any]]:
-        """The rows of a table."""
-        file = self.folder / "files" / self.summary[f"{key}.path"]
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
+        """The rows of a table: those of all increments, or those that were logged last."""
+        is_incremental = self.summary[f"{key}._type"] == "incremental-table-file"
+        contents = [
+            json.loads((self.folder / "files" / file).read_text(encoding="utf-8"))
+            for file in self.tables[key][0 if is_incremental else -1 :]
+        ]
+        return [dict(zip(own["columns"], row, strict=True)) for own in contents for row in own["data"]]
 
 
 def offline_folders(folder: Path) -> list[Path]:
@@ -64,11 +69,14 @@ def _add(run: OfflineRun, kind: str, content: dict[str, Any]) -> None:
             run.axes[content["glob_name"]] = content["step_metric"]
         case "history":
             row = {name: value for name, value in content["item"].items() if not name.startswith("_")}
+            for name, value in row.items():
+                if name.endswith(".path") and str(value).endswith(".table.json"):
+                    run.tables.setdefault(name.removesuffix(".path"), []).append(value)
             if all(isinstance(value, int | float) for value in row.values()):
                 run.history.append(row)
         case "summary":
             run.summary |= content["update"]
-        case "artifact" if content["type"] != "run_table":
+        case "artifact" if content["type"] not in ("run_table", "wandb-run-incremental-table"):
             run.artifacts[content["name"]] = {
                 "kind": content["type"],
                 "files": [file["path"] for file in content["manifest"].get("contents", [])],

@@ -15,8 +15,9 @@ from rkd.rl.kl_controller import FixedKL
 from rkd.rl.policy_module import PolicyModule
 from rkd.rl.reward_mix import Term
 from rkd.rl.rollout import Rollout
-from rkd.rl.settings import KLPenalty, Optimisation, Rollouts
+from rkd.rl.settings import KLPenalty, Optimisation, ResponseLog, Rollouts
 from rkd.rl.stage import RL, RLInputs
+from rkd.training.stage import log_nothing
 from rkd.training.trainer import Training
 from tests.support import tiny_world
 from tests.support.fakes import context
@@ -29,6 +30,7 @@ STAGE = RL(
     kl=KLPenalty(controller=FixedKL(0.01)),
     advantages=PPO,
     rollouts_between_validations=1,
+    log_responses=ResponseLog(every=1, rows=4),
 )
 
 LOCAL = LocalEngine()
@@ -50,8 +52,8 @@ class Recording:
         return torch.zeros_like(token_rewards), torch.zeros_like(token_rewards)
 
 
-def term(name="two", weight=1.0, queries=QUERIES, reward=says_two) -> Term:
-    return Term(name=name, weight=weight, queries=queries, reward=reward)
+def term(name="two", weight=1.0, queries=QUERIES, reward=says_two, **more) -> Term:
+    return Term(name=name, weight=weight, queries=queries, reward=reward, **more)
 
 
 def module(
@@ -85,6 +87,7 @@ def fit(
     logger=False,
     seconds=30,
     engine=LOCAL,
+    log_rows=log_nothing,
 ):
     return stage.fit(
         RLInputs(build_terms=lambda _: terms or [term(queries=queries, reward=reward)], engine=engine),
@@ -96,6 +99,7 @@ def fit(
             training=Training(accelerator="cpu", seconds_between_checkpoints=seconds),
             logger=logger,
             seed=seed,
+            log_rows=log_rows,
         ),
     )
 

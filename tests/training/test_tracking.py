@@ -104,6 +104,57 @@ def test_stages_of_one_job_share_a_wandb_run_and_keep_their_own_steps(tmp_path, 
     assert run.summary["curve._type"] == "image-file"
 
 
+INCREMENTS = [[[0, "a"], [0, "b"]], [[1, "c"]], [[2, "d\ne|f"]]]
+
+
+def log_increments(tracker, folder: Path, increments=INCREMENTS) -> None:
+    """A run that appends to a table, in as many calls as there are increments."""
+    tracker.start({}, RUN, folder, run_id="0")
+    for rows in increments:
+        tracker.extend_table("samples/rl", ["rollout", "response"], rows)
+    tracker.finish()
+
+
+def test_wandb_appends_to_a_table_and_keeps_every_row(tmp_path, offline):  # noqa: ARG001
+    log_increments(WandbTracker(project="rkd-test"), tmp_path)
+    (folder,) = offline_folders(tmp_path)
+    run = read_run(folder)
+    assert [list(row.values()) for row in run.table("samples/rl")] == [row for rows in INCREMENTS for row in rows]
+    assert (run.summary["samples/rl.nrows"], run.summary["samples/rl.increment_num"]) == (4, 2)
+    assert len(run.summary["samples/rl.previous_increments_paths"]) == 2
+    files = [json.loads((folder / "files" / file).read_text()) for file in run.tables["samples/rl"]]
+    assert [file["data"] for file in files] == INCREMENTS
+
+
+def test_a_tracker_begins_a_table_anew_in_each_run(tmp_path, offline):  # noqa: ARG001
+    tracker = WandbTracker(project="rkd-test")
+    for name in ("first", "second"):
+        log_increments(tracker, tmp_path / name, [[[0, name]]])
+        (folder,) = offline_folders(tmp_path / name)
+        assert read_run(folder).table("samples/rl") == [{"rollout": 0, "response": name}]
+
+
+def test_an_attempt_that_goes_on_doubles_no_row_of_a_csv_file(tmp_path):
+    log_increments(CsvTracker(), tmp_path, INCREMENTS[:2])
+    log_increments(CsvTracker(), tmp_path, [[*INCREMENTS[0], *INCREMENTS[1]], INCREMENTS[2]])
+    with (tmp_path / "tracking" / "tables" / "samples_rl.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["rollout", "response"], ["0", "a"], ["0", "b"], ["1", "c"], ["2", "d\ne|f"]]
+
+
+def test_tensorboard_shows_each_increment_as_a_step_and_one_attempt_alone(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log_increments(TensorBoardTracker(), tmp_path, INCREMENTS[:2])
+    log_increments(TensorBoardTracker(), tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    logged = events.Tensors("samples/rl/text_summary")
+    assert [event.step for event in logged] == [0, 1, 2]
+    texts = [event.tensor_proto.string_val[0].decode().splitlines()[2:] for event in logged]
+    assert texts == [["| 0 | a |", "| 0 | b |"], ["| 1 | c |"], [r"| 2 | d<br>e\|f |"]]
+
+
 def output(folder: Path, *, was_made: bool = True) -> Output:
     """A model of two files, of 10 bytes and of 3,000."""
     folder.mkdir()
