@@ -1,0 +1,57 @@
+// The views, and what is shown of them.
+
+const VIEWS = {
+  jobs: ["Jobs", jobsView],
+  cells: ["Table", cellsView],
+  curves: ["Curves", curvesView],
+  numbers: ["Labels and costs", numbersView],
+  questions: ["Questions", questionsView],
+  rollouts: ["Rollouts", rolloutsView],
+};
+const main = document.getElementById("main");
+const chosen = new Set();
+let jobs = [], waiting = [], drawing = 0;
+
+/** Call a function once the view is in the document: Plotly measures the place of a figure. */
+const afterwards = (call) => waiting.push(call);
+
+/** Open a view, or the page of a job; the address names it, so that the browser's Back leads to the view before. */
+function show(name) {
+  if (location.hash === `#${name}`) draw();
+  else location.hash = name; // its listener draws
+}
+
+async function draw() {
+  const number = ++drawing;
+  waiting = [];
+  const name = location.hash.slice(1);
+  const job = jobs[/^job-(\d+)$/.exec(name)?.[1]];
+  const view = name in VIEWS ? name : "jobs";
+  for (const link of document.querySelectorAll("nav a")) {
+    if (!job && link.hash === `#${view}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  const [title, parts] = job ? [nameOf(job), await jobView(job)] : [VIEWS[view][0], await VIEWS[view][1]()];
+  if (number !== drawing) return; // another view was opened meanwhile
+  const heading = element("h2", { tabindex: "-1" }, title);
+  main.replaceChildren(heading, ...parts);
+  if (number > 1) heading.focus();
+  for (const call of waiting) await call();
+}
+
+async function open() {
+  jobs = await block("overview");
+  const shown = [...jobs].sort(by((job) => (job.rollouts ? 0 : 1))); // at first, two jobs with all there is to see
+  shown.slice(0, 2).forEach((job) => chosen.add(job));
+  sayChosen();
+  document.getElementById("views").append(
+    ...Object.entries(VIEWS).map(([name, [title]]) => element("a", { href: `#${name}` }, title)),
+  );
+  window.addEventListener("hashchange", draw);
+  await draw();
+  document.documentElement.dataset.opened = Math.round(performance.now()); // milliseconds since the page was asked for
+}
+
+open().catch((error) => {
+  main.replaceChildren(element("p", { role: "alert" }, `The data of this page cannot be read: ${error.message}. It needs a browser of 2024 or later.`));
+});
