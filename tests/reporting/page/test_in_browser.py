@@ -109,11 +109,12 @@ def test_the_table_of_jobs_sorts_by_its_heads(opened, address):
 
 def test_the_table_of_jobs_filters_by_words_and_by_row(opened, address):
     page = opened(address)
-    page.get_by_label("Search").fill("sft 1")
-    assert (column(page, "Row"), column(page, "Seed")) == (["SFT"], ["1"])
-    assert "1 of 4 jobs" in page.get_by_role("status").all_inner_texts()
-    page.get_by_label("Search").fill("")
+    page.get_by_label("Search").fill("large sft")
+    assert (column(page, "Row"), column(page, "Seed")) == (["SFT", "SFT"], ["0", "1"])
+    assert "2 of 4 jobs" in page.get_by_role("status").all_inner_texts()
     page.get_by_label("Row").select_option("Ours")
+    assert column(page, "Row") == []
+    page.get_by_label("Search").fill("")
     assert column(page, "Row") == ["Ours"]
 
 
