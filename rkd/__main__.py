@@ -188,12 +188,12 @@ def _asks_for_help(arguments: Sequence[str]) -> bool:
 
 
 def _report(given: argparse.Namespace) -> int:
-    from rkd.reporting.report import read_results, result_files, write_report
+    from rkd.reporting.report import read_results, write_report
 
     if given.html is not None:
         from rkd.reporting.page.page import write_page
 
-        print(f"Written to {write_page(result_files(given.folders), given.html)}; open it in a browser.")
+        print(f"Written to {write_page(given.folders, given.html)}; open it in a browser.")
         return 0
     print(write_report(read_results(given.folders), given.output))
     print(f"\nWritten to {given.output}")

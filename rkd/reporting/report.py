@@ -337,12 +337,7 @@ def _over_seeds(results: Sequence[RunResult], names: Sequence[str]) -> list[str]
 
 
 def read_results(folders: Sequence[Path]) -> list[RunResult]:
-    """The results of all jobs in or below these folders; raises as `result_files`."""
-    return [read_result(path) for path in result_files(folders)]
-
-
-def result_files(folders: Sequence[Path]) -> list[Path]:
-    """The result files of all jobs in or below these folders.
+    """The results of all jobs in or below these folders.
 
     Raises:
         UsageError: there is no result.
@@ -350,7 +345,7 @@ def result_files(folders: Sequence[Path]) -> list[Path]:
     paths = sorted({path for folder in folders for path in folder.rglob(RESULT_FILE)})
     if not paths:
         raise UsageError(f"no {RESULT_FILE} under {', '.join(map(str, folders))}; `python run.py` writes one.")
-    return paths
+    return [read_result(path) for path in paths]
 
 
 def write_report(results: Sequence[RunResult], output: Path) -> str:

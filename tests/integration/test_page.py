@@ -1,6 +1,5 @@
 """The page of a report shows what a real job left behind."""
 
-from rkd.evaluation.results import RESULT_FILE
 from rkd.reporting.page.blocks import Blocks
 from rkd.reporting.page.contents import overview
 from tests.reporting.page.test_blocks import unpacked
@@ -10,7 +9,7 @@ from tests.support.jobs import only_result
 def test_a_real_job_shows_all_that_it_kept(finished):
     made, folder = only_result(finished[0])
     blocks = Blocks()
-    (job,) = overview([folder / RESULT_FILE], blocks)
+    (job,) = overview([folder], blocks)["jobs"]
     assert [model["role"] for model in job["models"]] == [model.role for model in made.models]
     for model in job["models"]:
         test = model["tests"]["svamp"]
@@ -19,6 +18,6 @@ def test_a_real_job_shows_all_that_it_kept(finished):
         said = [text.removeprefix("The answer is ").removesuffix(".") for text in answers["responses"]]
         assert said == answers["answers"]
     metrics = unpacked(blocks, job["curves"])["metrics"]
-    assert {"rl/reward", "rl/entropy", "sft/accuracy", "reward_model/train/loss"} <= set(metrics)
+    assert {"rl/reward", "rl/entropy", "sft/validation/accuracy", "reward_model/validation/auc"} <= set(metrics)
     assert metrics["rl/validation_accuracy"][0] == [0, 32, 64]
     assert {"reward", "learned", "check"} <= set(unpacked(blocks, job["rollouts"])[0]["numbers"])

@@ -16,7 +16,7 @@ from rkd.evaluation.results import (
 from rkd.evaluation.verdict_counts import LabelStatistics
 from rkd.io import write_rows
 from rkd.records import Query
-from rkd.reporting.page.contents import ROLLOUTS_FILE
+from rkd.reporting.page.jobs import ROLLOUTS_FILE
 
 WORDS = ("boxes", "apples", "each", "then", "adds", "gives", "shares", "dollars", "friends", "half")
 
@@ -88,9 +88,9 @@ def write_job(root: Path, made: RunResult, rollouts: list[dict[str, object]], as
     return path
 
 
-def write_many(root: Path, jobs: int, responses: int) -> list[Path]:
+def write_many(root: Path, jobs: int, responses: int) -> None:
     """Write jobs of four rows, each with so many responses to test questions and rollouts, half of each."""
-    draw, paths, asked = random.Random(0), [], queries(responses // 2)
+    draw, asked = random.Random(0), queries(responses // 2)
     for number in range(jobs):
         texts = [_text(draw) for _ in range(responses)]
         answers: list[str | None] = [str(k) if draw.random() < 0.5 else "0" for k in range(len(asked))]
@@ -98,8 +98,7 @@ def write_many(root: Path, jobs: int, responses: int) -> list[Path]:
         rolled = [rollout(f"How much is {k} + 1?", text, episodes=k) for k, text in enumerate(texts[len(asked) :])]
         history = [{"episodes": 64.0 * k, "reward": draw.random(), "kl": draw.random()} for k in range(200)]
         notes = dataclasses.replace(made.notes, histories={"rl": history})
-        paths.append(write_job(root, dataclasses.replace(made, notes=notes), rolled, asked))
-    return paths
+        write_job(root, dataclasses.replace(made, notes=notes), rolled, asked)
 
 
 def _text(draw: random.Random) -> str:

@@ -61,7 +61,15 @@ function sortedTable({ caption, columns, rows, order = null, kind = "cards" }) {
       const direction = order?.place === place ? (order.descending ? "descending" : "ascending") : "none";
       if (columns[place].value) head.setAttribute("aria-sort", direction);
     });
-    body.replaceChildren(...shown.map((row) => element("tr", { role: "row" }, columns.map((one) => cell(one, row)))));
+    body.replaceChildren(
+      ...shown.map((row) =>
+        element(
+          "tr",
+          { role: "row" },
+          columns.map((one) => cell(one, row)),
+        ),
+      ),
+    );
   };
   fill();
   const head = element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, heads));
@@ -87,7 +95,8 @@ function by(value, descending) {
 
 /** A part of a list at a time: `draw(item)` makes an element of each; `what` names the items. */
 function pagedList(items, draw, what, size = 20) {
-  const place = element("div"), status = element("span", { role: "status" });
+  const place = element("div"),
+    status = element("span", { role: "status" });
   const last = Math.max(0, Math.ceil(items.length / size) - 1);
   let page = 0;
   const turn = (wanted) => {
@@ -127,5 +136,7 @@ function withInterval(test) {
 function duration(seconds) {
   const minutes = Math.floor(seconds / 60);
   if (minutes < 1) return `${seconds.toFixed(1)} s`;
-  return minutes < 60 ? `${minutes} min ${Math.floor(seconds % 60)} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  return minutes < 60
+    ? `${minutes} min ${Math.floor(seconds % 60)} s`
+    : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }

@@ -10,7 +10,10 @@ const VIEWS = {
 };
 const main = document.getElementById("main");
 const chosen = new Set();
-let jobs = [], waiting = [], drawing = 0;
+let jobs = [],
+  tables = [],
+  waiting = [],
+  drawing = 0;
 
 /** Call a function once the view is in the document: Plotly measures the place of a figure. */
 const afterwards = (call) => waiting.push(call);
@@ -34,24 +37,32 @@ async function draw() {
   const [title, parts] = job ? [nameOf(job), await jobView(job)] : [VIEWS[view][0], await VIEWS[view][1]()];
   if (number !== drawing) return; // another view was opened meanwhile
   const heading = element("h2", { tabindex: "-1" }, title);
-  main.replaceChildren(heading, ...parts);
+  main.replaceChildren(heading, ...parts.filter(Boolean));
   if (number > 1) heading.focus();
   for (const call of waiting) await call();
 }
 
 async function open() {
-  jobs = await block("overview");
+  ({ jobs, tables } = await block("overview"));
+  for (const job of jobs)
+    job.tables = tables.filter((table) => table.jobs.includes(jobs.indexOf(job))).map(({ name }) => name);
   const shown = [...jobs].sort(by((job) => (job.rollouts ? 0 : 1))); // at first, two jobs with all there is to see
   shown.slice(0, 2).forEach((job) => chosen.add(job));
   sayChosen();
-  document.getElementById("views").append(
-    ...Object.entries(VIEWS).map(([name, [title]]) => element("a", { href: `#${name}` }, title)),
-  );
+  document
+    .getElementById("views")
+    .append(...Object.entries(VIEWS).map(([name, [title]]) => element("a", { href: `#${name}` }, title)));
   window.addEventListener("hashchange", draw);
   await draw();
   document.documentElement.dataset.opened = Math.round(performance.now()); // milliseconds since the page was asked for
 }
 
 open().catch((error) => {
-  main.replaceChildren(element("p", { role: "alert" }, `The data of this page cannot be read: ${error.message}. It needs a browser of 2024 or later.`));
+  main.replaceChildren(
+    element(
+      "p",
+      { role: "alert" },
+      `The data of this page cannot be read: ${error.message}. It needs a browser of 2024 or later.`,
+    ),
+  );
 });

@@ -19,18 +19,19 @@ SOURCES = Path(__file__).parent
 SCRIPTS = ("data", "elements", "jobs", "cells", "curves", "responses", "main")  # in the order in which they are joined
 
 
-def write_page(results: Sequence[Path], folder: Path) -> Path:
-    """Write `folder/index.html` from the result files of jobs; return its path.
+def write_page(folders: Sequence[Path], folder: Path) -> Path:
+    """Write `folder/index.html` from the jobs and tables in or below these folders; return its path.
 
     Raises:
         ModuleNotFoundError: plotly is not installed.
+        UsageError: there is neither a job nor a table.
         ValueError: a result file is of another version.
     """
     figures = _plotly()
     from rkd.reporting.page.contents import overview  # loads PyTorch
 
     blocks = Blocks()
-    blocks.add(overview(results, blocks), "overview")
+    blocks.add(overview(folders, blocks), "overview")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / PAGE_FILE
     path.write_text(page_of(blocks, figures), encoding="utf-8")

@@ -1,15 +1,23 @@
-"""What the page shows of jobs: texts where they were kept, curves of the store where there is one."""
+"""What the page shows: texts of jobs where they were kept, and kept tables with the jobs of their cells."""
 
 import dataclasses
+import json
+import shutil
+import statistics
+from pathlib import Path
 
 import pytest
 
+from rkd.errors import UsageError
 from rkd.evaluation.results import RESPONSES_FILE, failed_result, write_result
+from rkd.io import write_rows
 from rkd.reporting.page.blocks import Blocks
-from rkd.reporting.page.contents import MOST_POINTS, overview
+from rkd.reporting.page.contents import overview
+from rkd.reporting.page.jobs import MOST_POINTS
 from tests.reporting.page.test_blocks import unpacked
 from tests.support.made_up_jobs import answered, queries, result, rollout, write_job
 
+TABLES = Path(__file__).parents[3] / "experiments" / "results" / "mini" / "tables"
 TEST = answered(["0", "7", None], ["It is 0.", "It is 7.", "Who knows?"])  # the answers are 0, 1, 2
 
 
@@ -18,18 +26,18 @@ def shown(tmp_path):
     """Writes a job, and returns what the page shows of it, with its blocks in place of their names."""
 
     def show(made=None, rollouts=(), without=()):
-        path = write_job(tmp_path, made or result("Ours", 0, TEST), list(rollouts))
+        folder = write_job(tmp_path, made or result("Ours", 0, TEST), list(rollouts)).parent
         for name in without:
-            (path.parent / name).unlink()
-        return of(path)
+            (folder / name).unlink()
+        return of(folder)
 
     return show
 
 
-def of(path):
+def of(folder):
     """What the page shows of the one job."""
     blocks = Blocks()
-    (job,) = overview([path], blocks)
+    (job,) = overview([folder], blocks)["jobs"]
     for model in job["models"]:
         for test in model["tests"].values():
             test |= {part: unpacked(blocks, test[part]) for part in ("questions", "answers")}
@@ -98,6 +106,23 @@ def test_curves_are_those_of_the_result_where_there_is_no_store(shown):
     assert set(curves["metrics"]) == {"rl/kl", "rl/reward"}
 
 
+def test_curves_of_the_store_have_every_logged_metric_at_the_steps_of_the_validations(tmp_path):
+    label = f"sft/{'0' * 16}"
+    made = result("Ours", 0, TEST)
+    config = {**made.config, "artifacts": {"root": str(tmp_path / "artifacts")}}
+    notes = dataclasses.replace(made.notes, histories={"sft": [{"step": 2, "accuracy": 0.5, "share": 1.0}]})
+    folder = write_job(tmp_path / "outputs", dataclasses.replace(made, config=config, notes=notes), []).parent
+    (folder / "artifacts.json").write_text(json.dumps([label]), encoding="utf-8")
+    (tmp_path / "artifacts" / label).mkdir(parents=True)
+    # Lightning counts steps from 0: the validation after two steps is logged at step 1.
+    losses = [{"step": step, "metrics": {"train/loss": loss, "epoch": 0}} for step, loss in ((0, 2.0), (1, 1.0))]
+    rows = [*losses, {"step": 1, "metrics": {"validation/accuracy": 0.5, "epoch": 0}}]
+    write_rows(tmp_path / "artifacts" / label / "curves.jsonl", rows)
+    curves = of(folder)["curves"]
+    assert curves["metrics"] == {"sft/validation/accuracy": [[2], [0.5]], "sft/train/loss": [[1, 2], [2.0, 1.0]]}
+    assert curves["axes"] == {"sft": "optimiser steps"}
+
+
 def test_a_long_curve_is_thinned_and_keeps_its_last_point(shown):
     made = result("Ours", 0, TEST)
     history = [{"episodes": k, "reward": k} for k in range(2 * MOST_POINTS + 1)]
@@ -109,13 +134,69 @@ def test_a_long_curve_is_thinned_and_keeps_its_last_point(shown):
 
 
 def test_a_failed_job_is_shown_with_its_reason(tmp_path):
-    job = of(write_result(failed_result("Ours", 3, {}, None, {}, "no memory"), tmp_path))
+    write_result(failed_result("Ours", 3, {}, None, {}, "no memory"), tmp_path)
+    job = of(tmp_path)
     assert (job["row"], job["seed"], job["failure"]) == ("Ours", 3, "no memory")
     assert (job["models"], job["curves"], job["rollouts"]) == ([], None, None)
 
 
 def test_jobs_with_the_same_questions_share_their_block(tmp_path):
-    paths = [write_job(tmp_path, result("Ours", seed, TEST), []) for seed in (0, 1)]
-    first, second = (job["models"][0]["tests"]["sums"] for job in overview(paths, Blocks()))
+    for seed in (0, 1):
+        write_job(tmp_path, result("Ours", seed, TEST), [])
+    first, second = (job["models"][0]["tests"]["sums"] for job in overview([tmp_path], Blocks())["jobs"])
     assert first["questions"] == second["questions"]
     assert first["answers"] == second["answers"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Kept tables
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def headline(tmp_path):
+    """The files of one kept table, as headline.md prints it."""
+    for file in TABLES.glob("headline.*"):
+        shutil.copy(file, tmp_path)
+    return tmp_path
+
+
+def test_a_cell_of_a_kept_table_has_its_values_and_its_jobs(headline):
+    shown = overview([headline], Blocks())
+    (table,) = shown["tables"]
+    assert (table["name"], len(table["jobs"])) == ("headline", 7)
+    (line,) = (one for one in table["lines"] if one["row"] == "Ours")
+    place = [column["test_set"] for column in table["columns"]].index("mini_math")
+    # headline.md: 69.7 ± 1.0 over the seeds 0 to 2
+    values = line["cells"][place]["values"]
+    assert round(100 * statistics.mean(values), 1) == 69.7
+    assert round(100 * statistics.stdev(values), 1) == 1.0
+    jobs = [shown["jobs"][place] for place in line["cells"][place]["jobs"]]
+    assert [(job["row"], job["seed"]) for job in jobs] == [("Ours", 0), ("Ours", 1), ("Ours", 2)]
+
+
+def test_a_kept_job_has_outcomes_and_curves_but_no_texts(headline):
+    blocks = Blocks()
+    job = next(one for one in overview([headline], blocks)["jobs"] if (one["row"], one["seed"]) == ("Ours", 0))
+    assert [model["role"] for model in job["models"]] == ["teacher", "Ours"]
+    test = job["models"][-1]["tests"]["mini_math"]
+    answers, asked = unpacked(blocks, test["answers"]), unpacked(blocks, test["questions"])
+    assert sum(answers["outcomes"]) / test["n"] == test["accuracy"]
+    assert test["low"] < test["accuracy"] < test["high"]
+    assert (answers["answers"], answers["responses"], asked["questions"]) == (None, None, None)
+    assert len(set(asked["ids"])) == test["n"] == 1000
+    assert "rl/reward" in unpacked(blocks, job["curves"])["metrics"]
+    assert (job["dataset"], job["teacher"], job["folder"]) == ("mini_math_svamp", "mini_large", None)
+
+
+def test_a_job_that_has_its_folder_is_not_shown_a_second_time(headline):
+    name = "Ours-mini_math_svamp-seed0-49257f2961fe542d"
+    folder = write_job(headline, result("Ours", 0, TEST), []).parent
+    folder.rename(headline / name)
+    jobs = [job for job in overview([headline], Blocks())["jobs"] if job["name"] == name]
+    assert [job["folder"] for job in jobs] == [str(headline / name)]
+
+
+def test_folders_without_jobs_and_tables_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"no result\.json and no NAME\.jobs\.json under"):
+        overview([tmp_path], Blocks())

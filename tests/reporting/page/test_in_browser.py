@@ -6,6 +6,7 @@ Needs `pip install -r requirements-html.txt -r requirements-browser.txt` and Chr
 import dataclasses
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,7 @@ pytestmark = [
 
 HOSTILE = "</script><script>window.ran = 1</script><img src=x onerror='window.ran = 1'><!-- &lt;b&gt;"
 VIEWS = ["jobs", "cells", "curves", "numbers", "questions", "rollouts"]
+TABLES = Path(__file__).parents[3] / "experiments" / "results" / "mini" / "tables"
 PHONE = {"width": 360, "height": 740}
 
 
@@ -43,13 +45,14 @@ def address(tmp_path_factory):
     half = [*right[:25], *(["?"] * 25)]
     first_ten = [*right[:10], *(["?"] * 40)]
     told = [f"It is {answer}." for answer in right]
-    paths = [
-        write_job(root, result("SFT", 0, answered(first_ten, told)), [rollout("Why?", "So.")], asked),
-        write_job(root, result("SFT", 1, answered(half, told)), [rollout("Why?", "Thus.", episodes=9)], asked),
-        write_job(root, result("Ours", 0, answered(right, told)), [], asked),
-        write_result(failed_result("DPO", 0, {}, None, {}, "no memory"), root / "failed"),
-    ]
-    return f"file://{write_page(paths, root / 'page')}"
+    for made, rollouts in (
+        (result("SFT", 0, answered(first_ten, told)), [rollout("Why?", "So.")]),
+        (result("SFT", 1, answered(half, told)), [rollout("Why?", "Thus.", episodes=9)]),
+        (result("Ours", 0, answered(right, told)), []),
+    ):
+        write_job(root, made, rollouts, asked)
+    write_result(failed_result("DPO", 0, {}, None, {}, "no memory"), root / "failed")
+    return f"file://{write_page([root], root / 'page')}"
 
 
 @pytest.fixture
@@ -164,6 +167,23 @@ def test_a_cell_of_the_table_opens_its_questions_and_a_question_its_response(ope
     assert "It is 10." in page.get_by_role("article").inner_text()
 
 
+def test_a_kept_table_has_published_values_and_its_cells_open(opened, tmp_path):
+    from rkd.reporting.page.page import write_page
+
+    for file in TABLES.glob("table11.*"):
+        shutil.copy(file, tmp_path)
+    page = opened(f"file://{write_page([tmp_path], tmp_path / 'page')}")
+    page.get_by_role("combobox", name="Table").select_option("table11")
+    assert len(column(page, "Row")) == 9  # three rows of three seeds
+    view(page, "cells")
+    page.get_by_role("combobox", name="Table").select_option("table11")
+    ours = page.get_by_role("row").filter(has_text="PPO (Ours)")
+    # table11.md: 57.9 ± 0.4 beside the paper's 66.03, which it prints as 66.0
+    assert ours.get_by_role("cell").all_inner_texts()[2:4] == ["57.9 ± 0.4 (3)", "66.0"]
+    ours.get_by_role("button").first.click()
+    page.get_by_role("button", name="All (1,000)").wait_for()
+
+
 def test_curves_of_the_chosen_jobs_lie_over_each_other(opened, address):
     page = opened(address)
     page.get_by_role("button", name="Choose all shown").click()
@@ -171,6 +191,8 @@ def test_curves_of_the_chosen_jobs_lie_over_each_other(opened, address):
     page.locator(".plot .scatterlayer .trace").nth(2).wait_for(state="attached")
     assert page.locator(".plot .scatterlayer .trace").count() == 3  # the failed job has no curve
     page.get_by_label("Curve").select_option("rl/reward")
+    titles = [button.get_attribute("data-title") for button in page.locator(".modebar-btn").all()]
+    assert titles == ["Download plot as a PNG", "Zoom", "Pan", "Reset axes"]  # none that uploads
     # 0.1 k + 0.01 seed for k of 0 to 4
     assert sorted(column(page, "Last")) == ["0.4", "0.4", "0.41"]
 
@@ -210,8 +232,8 @@ def test_what_a_model_or_a_dataset_wrote_is_shown_as_text_and_does_not_run(opene
     names = {part: {"name": HOSTILE} for part in ("dataset", "student", "teacher")}
     asked = [dataclasses.replace(one, question=HOSTILE, gold_answer=HOSTILE) for one in queries(2)]
     rolled = rollout(HOSTILE, HOSTILE, answer=HOSTILE, label=HOSTILE, parts={HOSTILE: 1.0})
-    path = write_job(tmp_path, dataclasses.replace(made, config=names), [rolled], asked)
-    page = opened(f"file://{write_page([path], tmp_path / 'page')}")
+    write_job(tmp_path, dataclasses.replace(made, config=names), [rolled], asked)
+    page = opened(f"file://{write_page([tmp_path], tmp_path / 'page')}")
     for name in [*VIEWS, "job-0"]:
         page.evaluate("name => { location.hash = name; }", name)
         page.wait_for_timeout(700)
@@ -289,7 +311,8 @@ def test_a_browser_that_cannot_unpack_says_so(browser, address):
 def test_a_hundred_jobs_with_100_000_responses_open_in_under_3_seconds(opened, tmp_path):
     from rkd.reporting.page.page import write_page
 
-    path = write_page(write_many(tmp_path / "jobs", jobs=100, responses=1000), tmp_path / "page")
+    write_many(tmp_path / "jobs", jobs=100, responses=1000)
+    path = write_page([tmp_path / "jobs"], tmp_path / "page")
     started = time.monotonic()
     page = opened(f"file://{path}")
     assert len(column(page, "Row")) == 100

@@ -51,5 +51,5 @@ def test_a_page_and_a_markdown_file_are_not_written_at_once(tmp_path):
 def test_without_jobs_no_page_is_written(tmp_path):
     done = rkd_command("report", str(tmp_path), "--html", str(tmp_path / "page"))
     assert done.returncode == 2
-    assert "no result.json under" in done.stderr
+    assert "no result.json and no NAME.jobs.json under" in done.stderr
     assert not (tmp_path / "page").exists()
