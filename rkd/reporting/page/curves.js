@@ -47,7 +47,7 @@ async function curvesView() {
   const names = unique(curves.flatMap(({ metrics }) => Object.keys(metrics))).sort();
   if (!names.length) return [element("p", {}, "The chosen jobs trained nothing.")];
   if (!names.includes(drawn.curve)) drawn.curve = names[0];
-  const place = element("div", { class: "plot", role: "img" }),
+  const place = element("div", { class: "plot", role: "figure" }),
     values = element("div", { class: "scroll" });
   const draw = async () => {
     const name = drawn.curve;
@@ -85,17 +85,11 @@ async function curvesView() {
     );
     await drawPlot(place, traces, axis, name);
   };
-  const select = selectField(
-    "Curve",
-    names.map((name) => [name, name]),
-    drawn.curve,
-    (name) => {
-      drawn.curve = name;
-      draw();
-    },
-  );
-  afterwards(draw);
-  return [element("div", { class: "controls" }, select), place, values];
+  const select = selectField("Curve", names, drawn.curve, (name) => {
+    drawn.curve = name;
+    draw();
+  });
+  return [element("div", { class: "controls" }, select), place, values, draw];
 }
 
 async function numbersView() {
@@ -132,21 +126,15 @@ async function numbersView() {
     if (drawn.numbers !== "labels" || !traces.length) return;
     const figure = element("div", {
       class: "plot",
-      role: "img",
+      role: "figure",
       "aria-label": "How many queries have a consensus in each tenth",
     });
     plot.append(element("h3", {}, "Consensus of the teacher's answers"), figure);
     await drawPlot(figure, traces, "share of votes for the label", "queries");
   };
-  const select = selectField(
-    "Numbers",
-    groups.map((name) => [name, name]),
-    drawn.numbers,
-    (name) => {
-      drawn.numbers = name;
-      draw();
-    },
-  );
-  afterwards(draw);
-  return [element("div", { class: "controls" }, select), place, plot];
+  const select = selectField("Numbers", groups, drawn.numbers, (name) => {
+    drawn.numbers = name;
+    draw();
+  });
+  return [element("div", { class: "controls" }, select), place, plot, draw];
 }

@@ -12,13 +12,13 @@ function element(tag, attributes, ...children) {
   return made;
 }
 
-/** A labelled field of choices; `options` are pairs of a value and a text. */
+/** A labelled field of choices; an option is a value that is its own text, or a pair of a value and a text. */
 function selectField(label, options, value, change) {
-  const select = element(
-    "select",
-    { onchange: () => change(select.value) },
-    options.map(([one, text]) => element("option", { value: one, selected: String(one) === String(value) }, text)),
-  );
+  const choices = options.map((option) => {
+    const [own, text = own] = [option].flat();
+    return element("option", { value: own, selected: String(own) === String(value) }, text);
+  });
+  const select = element("select", { onchange: () => change(select.value) }, choices);
   return element("label", {}, label, select);
 }
 
@@ -113,6 +113,16 @@ function pagedList(items, draw, what, size = 20) {
   const next = element("button", { type: "button", onclick: () => turn(page + 1) }, "Next");
   turn(0);
   return element("div", {}, element("div", { class: "controls" }, previous, next, status), place);
+}
+
+/** A function that shows in `place` what `make` makes; a result that a later call has overtaken is not shown. */
+function redrawing(place, make) {
+  let last = 0;
+  return async () => {
+    const number = ++last;
+    const made = await make();
+    if (number === last) place.replaceChildren(...made.filter(Boolean));
+  };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

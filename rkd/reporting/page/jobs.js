@@ -79,7 +79,7 @@ function jobsView() {
     said.textContent = `${count(shown.length)} of ${count(jobs.length)} jobs`;
     place.replaceChildren(
       sortedTable({
-        caption: "Accuracy of each row's own model on its main test set",
+        caption: "Accuracy, or win rate, of each row's own model on its main test set",
         columns: JOB_COLUMNS,
         rows: shown,
       }),
@@ -93,7 +93,7 @@ function jobsView() {
     const values = unique(jobs.flatMap((job) => job[key])).sort();
     return (
       values.length > 0 &&
-      selectField(title, [["", "all"], ...values.map((one) => [one, one])], filters[key], (value) => {
+      selectField(title, [["", "all"], ...values], filters[key], (value) => {
         filters[key] = value;
         draw();
       })

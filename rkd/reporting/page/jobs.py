@@ -24,7 +24,7 @@ ROLLOUTS_FILE = "samples_rl.jsonl"  # in a job's folder: rollouts, logged as the
 MOST_POINTS = 400  # of a curve; longer ones are thinned
 NO_METRICS = ("step", "episodes", "epoch", "share")  # of a row of a history: places on an axis
 NAMES = ("dataset", "student", "teacher")
-TEXTS = ("question", "response", "answer", "label")
+TEXTS = ("term", "question", "response", "answer", "label")
 
 Curve = tuple[list[float], list[float]]
 """A curve's x and y."""
@@ -112,15 +112,7 @@ def _test(role: str, test: EvaluationResult, asked: Sequence[Mapping[str, Any]],
         "answers": test.answers,
         "responses": None if None in texts else texts,
     }
-    return {
-        "accuracy": test.accuracy,
-        "low": test.interval_low,
-        "high": test.interval_high,
-        "n": test.n,
-        "measure": "win rate" if test.win_rate else "accuracy",
-        "questions": blocks.add(questions),
-        "answers": blocks.add(answers),
-    }
+    return _shown(test, (test.interval_low, test.interval_high), questions, answers, blocks)
 
 
 def _summarized_test(name: str, test: EvaluationSummary, blocks: Blocks) -> dict[str, Any]:
@@ -128,18 +120,31 @@ def _summarized_test(name: str, test: EvaluationSummary, blocks: Blocks) -> dict
     marks = test.marks
     if test.win_rate:
         margin = NORMAL_95 * standard_error(marks, test.clusters)
-        low, high = max(0.0, test.accuracy - margin), min(1.0, test.accuracy + margin)
+        interval = max(0.0, test.accuracy - margin), min(1.0, test.accuracy + margin)
     else:
-        low, high = accuracy_interval(marks, test.clusters)
+        interval = accuracy_interval(marks, test.clusters)
     ids = [f"{name} {test.questions[:4]}, question {number}" for number in range(1, test.n + 1)]
+    questions = {"ids": ids, "questions": None, "gold_answers": None}
+    answers = {"outcomes": marks, "answers": None, "responses": None}
+    return _shown(test, interval, questions, answers, blocks)
+
+
+def _shown(
+    test: EvaluationResult | EvaluationSummary,
+    interval: tuple[float, float],
+    questions: Mapping[str, Any],
+    answers: Mapping[str, Any],
+    blocks: Blocks,
+) -> dict[str, Any]:
+    low, high = interval
     return {
         "accuracy": test.accuracy,
         "low": low,
         "high": high,
         "n": test.n,
         "measure": "win rate" if test.win_rate else "accuracy",
-        "questions": blocks.add({"ids": ids, "questions": None, "gold_answers": None}),
-        "answers": blocks.add({"outcomes": marks, "answers": None, "responses": None}),
+        "questions": blocks.add(questions),
+        "answers": blocks.add(answers),
     }
 
 
@@ -188,10 +193,8 @@ def _rollouts(folder: Path, artifacts: Mapping[str, Path]) -> list[dict[str, Any
 
 
 def _rollout(row: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {**row, **row.get("parts", {})}
-    values = {
-        name: value for name, value in flat.items() if isinstance(value, int | float) and name not in ("episodes",)
-    }
+    flat = {"reward": row["reward"], **row.get("parts", {}), **row}  # in the order in which they are shown
+    values = {name: value for name, value in flat.items() if isinstance(value, int | float) and name != "episodes"}
     return {**{name: row[name] for name in TEXTS if name in row}, "episodes": row["episodes"], "numbers": values}
 
 

@@ -10,13 +10,8 @@ const VIEWS = {
 };
 const main = document.getElementById("main");
 const chosen = new Set();
-let jobs = [],
-  tables = [],
-  waiting = [],
-  drawing = 0;
-
-/** Call a function once the view is in the document: Plotly measures the place of a figure. */
-const afterwards = (call) => waiting.push(call);
+let jobs, tables;
+let drawing = 0;
 
 /** Open a view, or the page of a job; the address names it, so that the browser's Back leads to the view before. */
 function show(name) {
@@ -26,7 +21,6 @@ function show(name) {
 
 async function draw() {
   const number = ++drawing;
-  waiting = [];
   const name = location.hash.slice(1);
   const job = jobs[/^job-(\d+)$/.exec(name)?.[1]];
   const view = name in VIEWS ? name : "jobs";
@@ -37,15 +31,19 @@ async function draw() {
   const [title, parts] = job ? [nameOf(job), await jobView(job)] : [VIEWS[view][0], await VIEWS[view][1]()];
   if (number !== drawing) return; // another view was opened meanwhile
   const heading = element("h2", { tabindex: "-1" }, title);
-  main.replaceChildren(heading, ...parts.filter(Boolean));
+  // A function among the parts is called when these are in the document: Plotly measures the place of a figure.
+  const [calls, elements] = [true, false].map((is) =>
+    parts.filter((part) => part && (typeof part === "function") === is),
+  );
+  main.replaceChildren(heading, ...elements);
   if (number > 1) heading.focus();
-  for (const call of waiting) await call();
+  for (const call of calls) await call();
 }
 
-async function open() {
+async function start() {
   ({ jobs, tables } = await block("overview"));
-  for (const job of jobs)
-    job.tables = tables.filter((table) => table.jobs.includes(jobs.indexOf(job))).map(({ name }) => name);
+  for (const job of jobs) job.tables = [];
+  for (const table of tables) table.jobs.forEach((place) => jobs[place].tables.push(table.name));
   const shown = [...jobs].sort(by((job) => (job.rollouts ? 0 : 1))); // at first, two jobs with all there is to see
   shown.slice(0, 2).forEach((job) => chosen.add(job));
   sayChosen();
@@ -57,7 +55,7 @@ async function open() {
   document.documentElement.dataset.opened = Math.round(performance.now()); // milliseconds since the page was asked for
 }
 
-open().catch((error) => {
+start().catch((error) => {
   main.replaceChildren(
     element(
       "p",

@@ -16,109 +16,114 @@ const ONE_SIDED = [
   ["wrong", "Wrong", (a) => a <= 0.5],
 ];
 
-const sides = () => finished().flatMap((job) => job.models.map(({ role, tests }) => ({ job, role, tests })));
-
-/** A field that selects a side; its values are places in the list of sides. */
-function sideField(title, all, side, change, mayBeNone) {
+/** A field that selects a side: one of `all`, which have a title. */
+function sideField(label, all, side, change, none = []) {
+  const options = [...none, ...all.map(({ title }, place) => [place, title])];
   const place = all.findIndex((one) => one.job === side?.job && one.role === side?.role);
-  const options = all.map((one, number) => [
-    number,
-    one.role === undefined || one.role === one.job.row ? nameOf(one.job) : `${one.role} (${nameOf(one.job)})`,
-  ]);
-  return selectField(title, mayBeNone ? [[-1, "none"], ...options] : options, place, (value) =>
-    change(all[value] ?? null),
-  );
+  return selectField(label, options, place, (value) => change(all[value] ?? null));
 }
 
+const NONE = [[-1, "none"]];
+
 async function questionsView() {
-  const all = sides();
+  const all = finished().flatMap((job) =>
+    job.models.map(({ role }) => ({
+      job,
+      role,
+      title: role === own(job).role ? nameOf(job) : `${role} (${nameOf(job)})`,
+    })),
+  );
   if (!all.length) return [element("p", {}, "No job has finished.")];
-  const first = chosenJobs().filter((job) => job.models.length);
-  const ownSide = (job) => ({ job, role: own(job).role });
   if (!compared.a) {
-    compared.a = ownSide(first[0] ?? finished()[0]);
-    compared.b = first[1] ? ownSide(first[1]) : null;
+    const [a = finished()[0], b] = chosenJobs().filter((job) => job.models.length);
+    compared.a = { job: a, role: own(a).role };
+    compared.b = b ? { job: b, role: own(b).role } : null;
   }
   const place = element("div"),
-    fields = element("div", { class: "controls" });
-  const testsOf = (side) => side.job.models.find(({ role }) => role === side.role).tests;
-  const draw = async () => {
-    const tests = testsOf(compared.a);
-    if (!(compared.test in tests)) compared.test = Object.keys(tests)[0];
-    const [a, b] = [compared.a, compared.b && compared.test in testsOf(compared.b) ? compared.b : null];
-    const asked = await block(tests[compared.test].questions);
-    const [ofA, ofB] = await Promise.all([a, b].map((side) => side && block(testsOf(side)[compared.test].answers)));
-    const placesInB =
-      b && new Map((await block(testsOf(b)[compared.test].questions)).ids.map((id, number) => [id, number]));
-    const rows = asked.ids
-      .map((id, number) => ({
-        id,
-        question: asked.questions?.[number],
-        gold: asked.gold_answers?.[number],
-        a: responseOf(ofA, number),
-        b: b && placesInB.has(id) ? responseOf(ofB, placesInB.get(id)) : null,
-      }))
-      .filter((row) => !b || row.b);
-    drawQuestions(place, rows, b);
-    if (!asked.questions || [ofA, ofB].some((side) => side && !side.responses)) {
-      place.prepend(
-        element("p", {}, "Jobs of earlier versions did not keep the texts of test questions or responses."),
-      );
-    }
+    tests = element("div");
+  const drawRows = redrawing(place, comparedQuestions);
+  const draw = () => {
+    const names = Object.keys(testsOf(compared.a));
+    if (!names.includes(compared.test)) compared.test = names[0];
+    const change = (name) => {
+      compared.test = name;
+      drawRows();
+    };
+    tests.replaceChildren(selectField("Test set", names, compared.test, change));
+    drawRows();
   };
-  const change = (key) => (value) => {
-    compared[key] = value;
-    redraw();
-  };
-  const redraw = () => {
-    const names = Object.keys(testsOf(compared.a)).map((name) => [name, name]);
-    testField.replaceWith((testField = selectField("Test set", names, compared.test, change("test"))));
+  const change = (key) => (side) => {
+    compared[key] = side;
     draw();
   };
-  let testField = element("span");
-  fields.append(
-    sideField("Model A", all, compared.a, change("a")),
-    sideField("Model B", all, compared.b, change("b"), true),
-    testField,
-  );
-  redraw();
+  draw();
+  const fields = element("div", { class: "controls" });
+  fields.append(sideField("Model A", all, compared.a, change("a")));
+  fields.append(sideField("Model B", all, compared.b, change("b"), NONE), tests);
   return [fields, place];
+}
+
+const testsOf = ({ job, role }) => job.models.find((model) => model.role === role).tests;
+
+/** The questions that both sides answered, and what is missing of them. */
+async function comparedQuestions() {
+  const { a, b, test } = compared;
+  const [ofA, ofB] = [testsOf(a)[test], b && testsOf(b)[test]];
+  const [asked, answersA] = await Promise.all([block(ofA.questions), block(ofA.answers)]);
+  const [askedB, answersB] = ofB ? await Promise.all([block(ofB.questions), block(ofB.answers)]) : [];
+  const places = askedB && new Map(askedB.ids.map((id, number) => [id, number]));
+  const all = asked.ids.map((id, number) => ({
+    id,
+    question: asked.questions?.[number],
+    gold: asked.gold_answers?.[number],
+    a: responseOf(answersA, number),
+    b: places?.has(id) ? responseOf(answersB, places.get(id)) : null,
+  }));
+  const rows = ofB ? all.filter((row) => row.b) : all;
+  const lacksTexts = [asked.questions, answersA.responses, ofB ? answersB.responses : true].includes(null);
+  return [
+    b && !ofB && element("p", {}, `Model B was not tested on ${test}.`),
+    rows.length < all.length && element("p", {}, `Model B answered ${count(rows.length)} of these questions.`),
+    lacksTexts && element("p", {}, "Some texts were not kept: by jobs of earlier versions, and in kept tables."),
+    ...questionsList(rows, Boolean(ofB)),
+  ];
 }
 
 function responseOf({ outcomes, answers, responses }, number) {
   return { outcome: outcomes[number], answer: answers?.[number], text: responses?.[number] ?? null };
 }
 
-function drawQuestions(place, rows, b) {
+/** Buttons that select questions by who is right, a search, and the list. */
+function questionsList(rows, areTwo) {
   const list = element("div"),
-    kinds = b ? OUTCOMES : ONE_SIDED;
+    kinds = areTwo ? OUTCOMES : ONE_SIDED;
   if (!kinds.some(([kind]) => kind === compared.filter)) compared.filter = "all";
-  const accepts = (kind, row) => kinds.find(([one]) => one === kind)[2](row.a.outcome, row.b?.outcome);
+  const of = (kind) => {
+    const accepts = kinds.find(([one]) => one === kind)[2];
+    return rows.filter((row) => accepts(row.a.outcome, row.b?.outcome));
+  };
   const fill = () => {
     const words = compared.text.toLowerCase();
-    const found = (row) =>
-      [row.id, row.question, row.a.text, row.a.answer, row.b?.text].some((text) => text?.toLowerCase().includes(words));
-    const shown = rows.filter((row) => accepts(compared.filter, row) && (!words || found(row)));
-    list.replaceChildren(pagedList(shown, answeredItem, "questions"));
+    const texts = (row) => [row.id, row.question, row.a.text, row.a.answer, row.b?.text];
+    const found = (row) => texts(row).some((text) => text?.toLowerCase().includes(words));
+    const shown = of(compared.filter);
+    list.replaceChildren(pagedList(words ? shown.filter(found) : shown, answeredItem, "questions"));
   };
-  const buttons = kinds.map(([kind, title]) => [
-    kind,
-    `${title} (${count(rows.filter((row) => accepts(kind, row)).length)})`,
-  ]);
-  const search = searchField("Search in questions and responses", compared.text, (value) => {
-    compared.text = value;
+  const change = (key) => (value) => {
+    compared[key] = value;
     fill();
-  });
+  };
   fill();
-  const press = (kind) => {
-    compared.filter = kind;
-    fill();
-  };
-  place.replaceChildren(
-    choiceButtons("Which questions", buttons, compared.filter, press),
-    element("div", { class: "controls" }, search),
+  const buttons = kinds.map(([kind, title]) => [kind, `${title} (${count(of(kind).length)})`]);
+  return [
+    choiceButtons("Which questions", buttons, compared.filter, change("filter")),
+    element(
+      "div",
+      { class: "controls" },
+      searchField("Search in questions and responses", compared.text, change("text")),
+    ),
     list,
-  );
+  ];
 }
 
 function answeredItem(row) {
@@ -152,45 +157,29 @@ function responseSide(title, { outcome, answer, text }) {
 // ---------------------------------------------------------------------------------------------------------------------
 
 async function rolloutsView() {
-  const all = jobs.filter((job) => job.rollouts).map((job) => ({ job }));
+  const all = jobs.filter((job) => job.rollouts).map((job) => ({ job, title: nameOf(job) }));
   if (!all.length) return [element("p", {}, "No job has kept rollouts of its reinforcement learning.")];
-  const first = chosenJobs()
-    .filter((job) => job.rollouts)
-    .map((job) => ({ job }));
-  if (!rolled.a) Object.assign(rolled, { a: first[0] ?? all[0], b: first[1] ?? null });
+  if (!rolled.a) [rolled.a = all[0], rolled.b = null] = all.filter(({ job }) => chosen.has(job));
   const place = element("div");
-  const draw = async () => {
+  const draw = redrawing(place, async () => {
     const [ofA, ofB] = await Promise.all([rolled.a, rolled.b].map((side) => side && block(side.job.rollouts)));
     const words = rolled.text.toLowerCase();
-    const items = paired(ofA, ofB).filter(
-      ([a]) => !words || `${a.question} ${a.response}`.toLowerCase().includes(words),
-    );
-    place.replaceChildren(
-      element(
-        "p",
-        {},
-        rolled.b
-          ? "Questions that both jobs sampled, at the nearest points of their trainings."
-          : "Sampled responses in the order of training.",
-      ),
-      pagedList(items, rolloutItem, "responses"),
-    );
-  };
+    const found = ([a, b]) => [a.question, a.response, b?.response].some((text) => text?.toLowerCase().includes(words));
+    const said = ofB
+      ? "Questions that both jobs sampled, at the nearest points of training"
+      : "In the order of training";
+    return [element("p", {}, `${said}.`), pagedList(paired(ofA, ofB).filter(found), rolloutItem, "responses")];
+  });
   const change = (key) => (value) => {
     rolled[key] = value;
     draw();
   };
   draw();
-  return [
-    element(
-      "div",
-      { class: "controls" },
-      sideField("Model A", all, rolled.a, change("a")),
-      sideField("Model B", all, rolled.b, change("b"), true),
-      searchField("Search in questions and responses", rolled.text, change("text")),
-    ),
-    place,
-  ];
+  const fields = element("div", { class: "controls" });
+  fields.append(sideField("Model A", all, rolled.a, change("a")));
+  fields.append(sideField("Model B", all, rolled.b, change("b"), NONE));
+  fields.append(searchField("Search in questions and responses", rolled.text, change("text")));
+  return [fields, place];
 }
 
 /** Each response of A, with B's response to the same question that is nearest in episodes; alone without B. */
@@ -229,7 +218,7 @@ function rolloutSide(title, row) {
     element(
       "h3",
       {},
-      `${title}, after ${count(row.episodes)} episodes`,
+      `${title}, after ${count(row.episodes)} episodes${row.term ? `, term ${row.term}` : ""}`,
       row.answer === undefined ? "" : `, answer ${row.answer ?? "none"}`,
     ),
     element("p", { class: "text" }, row.response),

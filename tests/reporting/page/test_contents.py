@@ -91,8 +91,9 @@ def test_a_model_whose_test_was_stored_without_texts_has_none(shown):
 
 def test_rollouts_have_texts_and_all_their_numbers(shown):
     (row,) = shown(rollouts=[rollout("How much?", "One.", episodes=32)])["rollouts"]
+    assert list(row["numbers"])[:3] == ["reward", "learned", "check"]
     assert row == {
-        "question": "How much?", "response": "One.", "answer": "1", "label": "1", "episodes": 32,
+        "term": "learned", "question": "How much?", "response": "One.", "answer": "1", "label": "1", "episodes": 32,
         "numbers": {
             "rollout": 0, "reward": 0.25, "learned": 0.5, "check": -0.25, "advantage": -1.5, "tokens": 12,
         },
