@@ -21,11 +21,11 @@ class Blocks:
         text = json.dumps(finite(value), separators=(",", ":"), allow_nan=False)
         name = name or hashlib.sha256(text.encode()).hexdigest()[:16]
         if name not in self.packed:
-            self.packed[name] = pack(text)
+            self.packed[name] = packed_text(text)
         return name
 
 
-def pack(text: str) -> str:
+def packed_text(text: str) -> str:
     """The text, gzipped, in base64: it has no character that could end an element of HTML."""
     return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
 

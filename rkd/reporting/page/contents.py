@@ -13,7 +13,7 @@ from rkd.errors import UsageError
 from rkd.evaluation.results import RESULT_FILE, read_result
 from rkd.reporting.job_summary import Summary
 from rkd.reporting.page.blocks import Blocks
-from rkd.reporting.page.jobs import finished_job, summarized_job
+from rkd.reporting.page.jobs import job_of_result, job_of_summary
 from rkd.reporting.table_files import MANIFEST, build_table, read_manifest
 from rkd.reporting.tables import Column, TableLine, matching
 
@@ -30,10 +30,10 @@ def overview(folders: Sequence[Path], blocks: Blocks) -> dict[str, Any]:
     results, manifests = (_below(folders, pattern) for pattern in (RESULT_FILE, f"*{MANIFEST}"))
     if not results and not manifests:
         raise UsageError(f"no {RESULT_FILE} and no NAME{MANIFEST} under {', '.join(map(str, folders))}.")
-    jobs = [finished_job(path.parent, read_result(path), blocks) for path in results]
+    jobs = [job_of_result(path.parent, read_result(path), blocks) for path in results]
     read, whole = [read_manifest(path) for path in manifests], {job["name"] for job in jobs}
     kept = {one.job: one for _, summaries in read for one in summaries if one.row and one.job not in whole}
-    jobs += [summarized_job(summary, blocks) for summary in kept.values()]
+    jobs += [job_of_summary(summary, blocks) for summary in kept.values()]
     jobs.sort(key=lambda job: (job["row"], job["dataset"], job["seed"]))
     places = {job["name"]: place for place, job in enumerate(jobs)}
     return {"jobs": jobs, "tables": [_table(described, summaries, places) for described, summaries in read]}

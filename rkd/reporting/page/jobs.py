@@ -30,7 +30,7 @@ Curve = tuple[list[float], list[float]]
 """A curve's x and y."""
 
 
-def finished_job(folder: Path, result: RunResult, blocks: Blocks) -> dict[str, Any]:
+def job_of_result(folder: Path, result: RunResult, blocks: Blocks) -> dict[str, Any]:
     """A job by its folder, which has a result; one that failed has no models."""
     artifacts, asked = _artifacts(folder, result), _rows(folder / RESPONSES_FILE)
     rollouts, labels = _rollouts(folder, artifacts), result.notes.labels
@@ -57,7 +57,7 @@ def finished_job(folder: Path, result: RunResult, blocks: Blocks) -> dict[str, A
     }
 
 
-def summarized_job(summary: Summary, blocks: Blocks) -> dict[str, Any]:
+def job_of_summary(summary: Summary, blocks: Blocks) -> dict[str, Any]:
     """A job by the summary that a kept table has of it."""
     detail = {
         "config": summary.choices,

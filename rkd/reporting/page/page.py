@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
-from rkd.reporting.page.blocks import Blocks, pack
+from rkd.reporting.page.blocks import Blocks, packed_text
 
 PAGE_FILE = "index.html"
 SOURCES = Path(__file__).parent
@@ -41,7 +41,7 @@ def write_page(folders: Sequence[Path], folder: Path) -> Path:
 def page_of(blocks: Blocks, figures: str) -> str:
     """The page around the blocks; `figures` is the script of Plotly, which runs when a figure is first drawn."""
     script = "\n".join(_source(f"{name}.js") for name in SCRIPTS)
-    packed = {**blocks.packed, "plotly": pack(figures)}
+    packed = {**blocks.packed, "plotly": packed_text(figures)}
     policy = {
         "default-src": "'none'",
         "script-src": " ".join(f"'sha256-{_hash(one)}'" for one in (script, figures)),
