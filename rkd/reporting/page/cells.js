@@ -156,14 +156,19 @@ function questionItem({ id, question, marks }, name, modelOf) {
       "div",
       { class: "controls" },
       marks.map(([job, outcome]) =>
-        element("button", { type: "button", onclick: () => open(job) }, `seed ${job.seed}: `, mark(outcome)),
+        element(
+          "button",
+          { type: "button", onclick: () => open(job) },
+          `seed ${job.seed}: `,
+          mark(outcome, modelOf(job).tests[name].measure),
+        ),
       ),
     ),
   );
 }
 
 /** Whether a response was right; for a preference its value. */
-function mark(outcome) {
-  if (outcome !== 0 && outcome !== 1) return element("span", {}, `preferred ${short(outcome)}`);
+function mark(outcome, measure) {
+  if (measure === "win rate") return element("span", {}, `preferred ${short(outcome)}`);
   return outcome ? element("span", { class: "right" }, "✓ right") : element("span", { class: "wrong" }, "✗ wrong");
 }

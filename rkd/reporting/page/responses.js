@@ -2,7 +2,7 @@
 
 const NO_SIDES = { a: null, b: null }; // the chosen jobs take both sides
 const compared = { test: null, filter: "all", text: "", ...NO_SIDES };
-const rolled = { text: "", ...NO_SIDES };
+const rolled = { order: "first", text: "", ...NO_SIDES };
 const OUTCOMES = [
   ["all", "All", () => true],
   ["only_a", "Only A right", (a, b) => a > 0.5 && b <= 0.5],
@@ -76,12 +76,13 @@ async function comparedQuestions() {
     id,
     question: asked.questions?.[number],
     gold: asked.gold_answers?.[number],
-    a: responseOf(answersA, number),
-    b: places?.has(id) ? responseOf(answersB, places.get(id)) : null,
+    a: responseOf(answersA, number, ofA.measure),
+    b: places?.has(id) ? responseOf(answersB, places.get(id), ofB.measure) : null,
   }));
   const rows = ofB ? all.filter((row) => row.b) : all;
   const lacksTexts = [asked.questions, answersA.responses, ofB ? answersB.responses : true].includes(null);
   return [
+    ofA.measure === "win rate" && element("p", {}, "A response that is preferred to the reference counts as right."),
     b && !ofB && element("p", {}, `Model B was not tested on ${test}.`),
     rows.length < all.length && element("p", {}, `Model B answered ${count(rows.length)} of these questions.`),
     lacksTexts && element("p", {}, "Some texts were not kept: by jobs of earlier versions, and in kept tables."),
@@ -89,8 +90,8 @@ async function comparedQuestions() {
   ];
 }
 
-function responseOf({ outcomes, answers, responses }, number) {
-  return { outcome: outcomes[number], answer: answers?.[number], text: responses?.[number] ?? null };
+function responseOf({ outcomes, answers, responses }, number, measure) {
+  return { outcome: outcomes[number], answer: answers?.[number], text: responses?.[number] ?? null, measure };
 }
 
 /** Buttons that select questions by who is right, a search, and the list. */
@@ -132,12 +133,17 @@ function answeredItem(row) {
     { class: "item" },
     element("h3", {}, row.id),
     row.question && element("p", { class: "text" }, row.question),
-    row.gold && element("p", { class: "faint text" }, `Gold answer: ${row.gold}`),
+    row.gold &&
+      element(
+        "p",
+        { class: "faint text" },
+        `${row.a.measure === "win rate" ? "Reference" : "Gold answer"}: ${row.gold}`,
+      ),
     element("div", { class: "sides" }, responseSide("A", row.a), row.b && responseSide("B", row.b)),
   );
 }
 
-function responseSide(title, { outcome, answer, text }) {
+function responseSide(title, { outcome, answer, text, measure }) {
   return element(
     "section",
     { class: "side" },
@@ -145,7 +151,7 @@ function responseSide(title, { outcome, answer, text }) {
       "h3",
       {},
       `${title}: `,
-      mark(outcome),
+      mark(outcome, measure),
       answer === undefined || text === answer ? "" : `, answer ${answer ?? "none"}`,
     ),
     text !== null && element("p", { class: "text" }, text),
@@ -156,6 +162,13 @@ function responseSide(title, { outcome, answer, text }) {
 // Rollouts
 // ---------------------------------------------------------------------------------------------------------------------
 
+const ORDERS = {
+  first: ["order of training", (row) => row.episodes, false],
+  highest: ["highest reward", (row) => row.numbers.reward, true],
+  lowest: ["lowest reward", (row) => row.numbers.reward, false],
+  longest: ["longest response", (row) => row.response.length, true],
+};
+
 async function rolloutsView() {
   const all = jobs.filter((job) => job.rollouts).map((job) => ({ job, title: nameOf(job) }));
   if (!all.length) return [element("p", {}, "No job has kept rollouts of its reinforcement learning.")];
@@ -165,10 +178,12 @@ async function rolloutsView() {
     const [ofA, ofB] = await Promise.all([rolled.a, rolled.b].map((side) => side && block(side.job.rollouts)));
     const words = rolled.text.toLowerCase();
     const found = ([a, b]) => [a.question, a.response, b?.response].some((text) => text?.toLowerCase().includes(words));
-    const said = ofB
-      ? "Questions that both jobs sampled, at the nearest points of training"
-      : "In the order of training";
-    return [element("p", {}, `${said}.`), pagedList(paired(ofA, ofB).filter(found), rolloutItem, "responses")];
+    const [, value, descending] = ORDERS[rolled.order];
+    const pairs = paired([...ofA].sort(by(value, descending)), ofB).filter(found);
+    return [
+      ofB && element("p", {}, "Questions that both jobs sampled, at the nearest points of training."),
+      pagedList(pairs, rolloutItem, "responses"),
+    ];
   });
   const change = (key) => (value) => {
     rolled[key] = value;
@@ -178,6 +193,8 @@ async function rolloutsView() {
   const fields = element("div", { class: "controls" });
   fields.append(sideField("Model A", all, rolled.a, change("a")));
   fields.append(sideField("Model B", all, rolled.b, change("b"), NONE));
+  const orders = Object.entries(ORDERS).map(([key, [title]]) => [key, title]);
+  fields.append(selectField("Order", orders, rolled.order, change("order")));
   fields.append(searchField("Search in questions and responses", rolled.text, change("text")));
   return [fields, place];
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rkd.evaluation.results import failed_result, write_result
+from rkd.evaluation.results import WinRate, failed_result, write_result
 from tests.support.made_up_jobs import answered, queries, result, rollout, write_job, write_many
 
 pytest.importorskip("plotly", reason="pip install -r requirements-html.txt")
@@ -141,6 +141,22 @@ def test_two_jobs_are_compared_question_by_question(opened, address):
     assert page.get_by_role("article").count() == 1
 
 
+def test_of_an_open_ended_task_preferences_and_references_are_shown(opened, tmp_path):
+    from rkd.reporting.page.page import write_page
+
+    texts = ["Tea for two.", "No."]
+    rate = WinRate(length_controlled=0.5, characters=8, reference_characters=8, unreadable=0)
+    test = dataclasses.replace(answered(texts, texts), outcomes=[0.75, 0.0], correct=1, accuracy=0.375, win_rate=rate)
+    asked = [dataclasses.replace(one, gold_answer="A reference.") for one in queries(2)]
+    write_job(tmp_path, result("Ours", 0, test), [], asked)
+    page = opened(f"file://{write_page([tmp_path], tmp_path / 'page')}")
+    view(page, "questions")
+    page.get_by_role("button", name="Right (1)").click()
+    shown = page.get_by_role("article").inner_text()
+    for text in ("Reference: A reference.", "A: preferred 0.75", "Tea for two."):
+        assert text in shown
+
+
 def test_lists_are_paged(opened, address):
     page = opened(address)
     view(page, "questions")
@@ -214,6 +230,19 @@ def test_rollouts_of_two_jobs_show_each_part_of_the_reward(opened, address):
         assert text in item.inner_text()
     shown = {tuple(row.get_by_role("cell").all_inner_texts()) for row in item.get_by_role("row").all()}
     assert {("check", "-0.25", "-0.25"), ("learned", "0.5", "0.5"), ("advantage", "-1.5", "-1.5")} <= shown
+
+
+def test_rollouts_are_put_in_order_by_their_reward(opened, tmp_path):
+    from rkd.reporting.page.page import write_page
+
+    rolled = [rollout(f"Question {k}?", "So.", episodes=k, reward=reward) for k, reward in enumerate((0.5, 2.0, -1.0))]
+    write_job(tmp_path, result("Ours", 0, answered(["0"], ["0"])), rolled)
+    page = opened(f"file://{write_page([tmp_path], tmp_path / 'page')}")
+    view(page, "rollouts")
+    for order, places in (("order of training", "012"), ("highest reward", "102"), ("lowest reward", "201")):
+        page.get_by_role("combobox", name="Order").select_option(label=order)
+        shown = [item.inner_text().split("?")[0] for item in page.get_by_role("article").all()]
+        assert shown == [f"Question {place}" for place in places]
 
 
 def test_a_job_s_own_page_has_its_failure_and_back_leads_to_the_jobs(opened, address):

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+import sys
 
 import pytest
 
@@ -42,6 +43,13 @@ def test_no_text_of_a_model_or_a_dataset_stands_in_the_page(tmp_path):
     assert "window.ran" not in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
 
 
+def test_without_plotly_the_command_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    done = rkd_command("report", str(tmp_path), "--html", str(tmp_path / "page"))
+    assert done.returncode == 1
+    assert "`pip install -r requirements-html.txt`" in done.stderr
+
+
 def test_a_page_and_a_markdown_file_are_not_written_at_once(tmp_path):
     done = rkd_command("report", str(tmp_path), "--html", "page", "--output", "report.md")
     assert done.returncode == 2
@@ -49,6 +57,7 @@ def test_a_page_and_a_markdown_file_are_not_written_at_once(tmp_path):
 
 
 def test_without_jobs_no_page_is_written(tmp_path):
+    pytest.importorskip("plotly")
     done = rkd_command("report", str(tmp_path), "--html", str(tmp_path / "page"))
     assert done.returncode == 2
     assert "no result.json and no NAME.jobs.json under" in done.stderr
