@@ -38,14 +38,16 @@ async function drawPlot(place, traces, xTitle, yTitle) {
   await (await plotly()).newPlot(place, styled, layout, CONFIG);
 }
 
-const noneChosen = () => element("p", {}, "No job is chosen. Choose some in the view Jobs.");
+/** Why there is nothing to draw. */
+function nothing(lacking) {
+  return [element("p", {}, chosen.size ? lacking : "No job is chosen. Choose some in the view Jobs.")];
+}
 
 async function curvesView() {
   const picked = chosenJobs().filter((job) => job.curves);
-  if (!picked.length) return [noneChosen()];
+  if (!picked.length) return nothing("The chosen jobs have no curves.");
   const curves = await Promise.all(picked.map((job) => block(job.curves)));
   const names = unique(curves.flatMap(({ metrics }) => Object.keys(metrics))).sort();
-  if (!names.length) return [element("p", {}, "The chosen jobs trained nothing.")];
   if (!names.includes(drawn.curve)) drawn.curve = names[0];
   const place = element("div", { class: "plot", role: "figure" }),
     values = element("div", { class: "scroll" });
@@ -94,10 +96,10 @@ async function curvesView() {
 
 async function numbersView() {
   const picked = chosenJobs();
-  if (!picked.length) return [noneChosen()];
   const details = await Promise.all(picked.map((job) => block(job.detail)));
   const keys = unique(details.flatMap(({ numbers }) => Object.keys(numbers)));
   const groups = unique(keys.map((key) => key.split(".")[0]));
+  if (!groups.length) return nothing("The chosen jobs have no numbers.");
   if (!groups.includes(drawn.numbers)) drawn.numbers = groups[0];
   const place = element("div", { class: "scroll" }),
     plot = element("div");

@@ -23,7 +23,7 @@ async function draw() {
   const number = ++drawing;
   const name = location.hash.slice(1);
   const job = jobs[/^job-(\d+)$/.exec(name)?.[1]];
-  const view = name in VIEWS ? name : "jobs";
+  const view = Object.hasOwn(VIEWS, name) ? name : "jobs";
   for (const link of document.querySelectorAll("nav a")) {
     if (!job && link.hash === `#${view}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");

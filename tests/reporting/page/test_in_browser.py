@@ -183,6 +183,20 @@ def test_a_cell_of_the_table_opens_its_questions_and_a_question_its_response(ope
     assert "It is 10." in page.get_by_role("article").inner_text()
 
 
+def test_without_a_chosen_job_and_for_failed_ones_the_views_say_so(opened, address):
+    page = opened(address)
+    page.get_by_role("button", name="Choose none").click()
+    for name in ("curves", "numbers"):
+        view(page, name)
+        page.get_by_text("No job is chosen.").wait_for()
+    view(page, "jobs")
+    page.get_by_label("Choose DPO").check()
+    view(page, "curves")
+    page.get_by_text("The chosen jobs have no curves.").wait_for()
+    view(page, "numbers")
+    page.get_by_text("The chosen jobs have no numbers.").wait_for()
+
+
 def test_a_kept_table_has_published_values_and_its_cells_open(opened, tmp_path):
     from rkd.reporting.page.page import write_page
 
