@@ -24,8 +24,7 @@ function cellsView() {
 
 /** All jobs: a line for each row with one setting, a column for each test set. */
 function rowsTable(opened) {
-  const groups = Map.groupBy(finished(), (job) => JSON.stringify([job.row, job.dataset, job.student, job.teacher]));
-  const rows = [...groups.values()];
+  const rows = rowsOfJobs();
   const names = unique(rows.flatMap((group) => group.flatMap((job) => Object.keys(own(job).tests))));
   const values = (group, name) => group.flatMap((job) => own(job).tests[name]?.accuracy ?? []);
   const column = (name) => ({
@@ -34,7 +33,7 @@ function rowsTable(opened) {
     value: (group) => mean(values(group, name)),
     cell: (group) => {
       const found = values(group, name);
-      const cell = { row: group[0].row, group, test: name, modelOf: own };
+      const cell = { row: group[0].line, group, test: name, modelOf: own };
       return found.length ? cellButton(overSeeds(found), cell, opened) : null;
     },
   });
@@ -42,11 +41,21 @@ function rowsTable(opened) {
     caption: "Accuracy or win rate in %, mean ± sample standard deviation over the jobs of a row (their number)",
     rows,
     columns: [
-      { title: "Row", value: ([job]) => job.row },
+      { title: "Row", value: ([job]) => job.line },
       { title: "Dataset", value: ([job]) => job.dataset },
       { title: "Teacher → student", value: ([job]) => `${job.teacher} → ${job.student}` },
       ...names.map(column),
     ],
+  });
+}
+
+/** The jobs of each line: of one row and its models, and of one setting where a row has several jobs of a seed. */
+function rowsOfJobs() {
+  const groups = Map.groupBy(finished(), (job) => JSON.stringify([job.row, job.dataset, job.student, job.teacher]));
+  return [...groups.values()].flatMap((group) => {
+    const isMixed = unique(group.map((job) => job.seed)).length < group.length;
+    for (const job of group) job.line = isMixed ? `${job.row}, setting ${job.setting}` : job.row;
+    return [...Map.groupBy(group, (job) => job.line).values()];
   });
 }
 

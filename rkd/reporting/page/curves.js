@@ -56,7 +56,7 @@ async function curvesView() {
     const traces = picked.flatMap((job, number) => {
       const points = curves[number].metrics[name];
       return points
-        ? [{ name: nameOf(job), x: points[0], y: points[1], mode: points[0].length > 60 ? "lines" : "lines+markers" }]
+        ? [{ name: job.title, x: points[0], y: points[1], mode: points[0].length > 60 ? "lines" : "lines+markers" }]
         : [];
     });
     const axis = curves.map(({ axes }) => axes[name.split("/")[0]]).find(Boolean);
@@ -111,7 +111,7 @@ async function numbersView() {
         columns: [
           { title: "Number", value: (key) => key, cell: (key) => key.slice(drawn.numbers.length + 1) },
           ...picked.map((job, number) => ({
-            title: nameOf(job),
+            title: job.title,
             number: true,
             cell: (key) => short(details[number].numbers[key]),
           })),
@@ -122,7 +122,7 @@ async function numbersView() {
     const traces = picked.flatMap((job, number) => {
       const queries = details[number].consensus;
       return queries
-        ? [{ type: "bar", name: nameOf(job), x: queries.map((_, bin) => `${bin / 10}–${(bin + 1) / 10}`), y: queries }]
+        ? [{ type: "bar", name: job.title, x: queries.map((_, bin) => `${bin / 10}–${(bin + 1) / 10}`), y: queries }]
         : [];
     });
     if (drawn.numbers !== "labels" || !traces.length) return;

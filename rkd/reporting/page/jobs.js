@@ -11,7 +11,6 @@ const filters = { text: "" };
 
 const own = (job) => job.models.at(-1);
 const mainTest = (job) => (job.models.length ? Object.values(own(job).tests)[0] : null);
-const nameOf = (job) => `${job.row}, ${job.dataset}, seed ${job.seed}`;
 const finished = () => jobs.filter((job) => job.models.length);
 const chosenJobs = () => jobs.filter((job) => chosen.has(job));
 
@@ -34,7 +33,7 @@ const JOB_COLUMNS = [
       element("input", {
         type: "checkbox",
         checked: chosen.has(job),
-        "aria-label": `Choose ${nameOf(job)}`,
+        "aria-label": `Choose ${job.title}`,
         onchange: (event) => choose(job, event.target.checked),
       }),
   },
@@ -70,7 +69,7 @@ function jobsView() {
   const draw = () => {
     const words = filters.text.toLowerCase().split(/\s+/);
     shown = jobs.filter((job) => {
-      const text = [nameOf(job), job.student, job.teacher, job.revision, job.name].join(" ").toLowerCase();
+      const text = [job.title, job.student, job.teacher, job.revision, job.name].join(" ").toLowerCase();
       return (
         words.every((word) => text.includes(word)) &&
         FIELDS.every(([key]) => !filters[key] || [job[key]].flat().includes(filters[key]))

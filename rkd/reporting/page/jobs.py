@@ -5,6 +5,7 @@ it is where the job's config says, adds the curves of all logged metrics. A summ
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from rkd.training.curves import CURVES_FILE
 ROLLOUTS_FILE = "samples_rl.jsonl"  # in a job's folder: rollouts, logged as they are sampled
 MOST_POINTS = 400  # of a curve; longer ones are thinned
 NO_METRICS = ("step", "episodes", "epoch", "share")  # of a row of a history: places on an axis
+NO_SETTINGS = ("seed", "artifacts", "output_root", "table_root", "threads", "tracking")  # of a config
 NAMES = ("dataset", "student", "teacher")
 TEXTS = ("term", "question", "response", "answer", "label")
 
@@ -86,9 +88,11 @@ def job_of_summary(summary: Summary, blocks: Blocks) -> dict[str, Any]:
 def _common(
     name: str, job: RunResult | Summary, detail: Mapping[str, Any], curves: Mapping[str, Any], blocks: Blocks
 ) -> dict[str, Any]:
+    setting = {key: value for key, value in detail["config"].items() if key not in NO_SETTINGS}
     costs = {name: value for name, value in detail["numbers"].items() if name.startswith("costs.")}
     return {
         "name": name,
+        "setting": hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:4],
         **{key: getattr(job, key) for key in ("row", "seed", "revision", "created", "failure")},
         "seconds": sum(value for name, value in costs.items() if name.endswith(".seconds")),
         "tokens": sum(value for name, value in costs.items() if name.endswith(".tokens")),

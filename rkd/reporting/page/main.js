@@ -28,7 +28,7 @@ async function draw() {
     if (!job && link.hash === `#${view}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  const [title, parts] = job ? [nameOf(job), await jobView(job)] : [VIEWS[view][0], await VIEWS[view][1]()];
+  const [title, parts] = job ? [job.title, await jobView(job)] : [VIEWS[view][0], await VIEWS[view][1]()];
   if (number !== drawing) return; // another view was opened meanwhile
   const heading = element("h2", { tabindex: "-1" }, title);
   // A function among the parts is called when these are in the document: Plotly measures the place of a figure.
@@ -40,8 +40,16 @@ async function draw() {
   for (const call of calls) await call();
 }
 
+/** Give each job a title; jobs of one row and seed are told apart by the end of their digests. */
+function nameJobs() {
+  for (const [title, same] of Map.groupBy(jobs, (job) => `${job.row}, ${job.dataset}, seed ${job.seed}`)) {
+    for (const job of same) job.title = same.length > 1 ? `${title} (${job.name.slice(-4)})` : title;
+  }
+}
+
 async function start() {
   ({ jobs, tables } = await block("overview"));
+  nameJobs();
   for (const job of jobs) job.tables = [];
   for (const table of tables) table.jobs.forEach((place) => jobs[place].tables.push(table.name));
   const shown = [...jobs].sort(by((job) => (job.rollouts ? 0 : 1))); // at first, two jobs with all there is to see

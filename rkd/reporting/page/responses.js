@@ -30,7 +30,7 @@ async function questionsView() {
     job.models.map(({ role }) => ({
       job,
       role,
-      title: role === own(job).role ? nameOf(job) : `${role} (${nameOf(job)})`,
+      title: role === own(job).role ? job.title : `${role} (${job.title})`,
     })),
   );
   if (!all.length) return [element("p", {}, "No job has finished.")];
@@ -170,7 +170,7 @@ const ORDERS = {
 };
 
 async function rolloutsView() {
-  const all = jobs.filter((job) => job.rollouts).map((job) => ({ job, title: nameOf(job) }));
+  const all = jobs.filter((job) => job.rollouts).map((job) => ({ job, title: job.title }));
   if (!all.length) return [element("p", {}, "No job has kept rollouts of its reinforcement learning.")];
   if (!rolled.a) [rolled.a = all[0], rolled.b = null] = all.filter(({ job }) => chosen.has(job));
   const place = element("div");

@@ -67,6 +67,16 @@ def test_a_job_has_its_numbers_questions_and_responses(shown):
     assert test["answers"] == {"outcomes": [1, 0, 0], "answers": ["0", "7", None], "responses": TEST.responses}
 
 
+def test_seeds_share_a_setting_and_another_value_makes_another(shown):
+    of_seeds = [result("Ours", seed, TEST) for seed in (0, 1)]
+    changed = dataclasses.replace(of_seeds[0], config={**of_seeds[0].config, "labels": {"threshold": 0.9}})
+    first, second, third = (
+        shown(dataclasses.replace(one, config={**one.config, "seed": one.seed, "output_root": f"o{one.seed}"}))
+        for one in (*of_seeds, changed)
+    )
+    assert first["setting"] == second["setting"] != third["setting"]
+
+
 def test_label_statistics_and_costs_are_among_the_numbers(shown):
     detail = shown()["detail"]
     # 8 of 10 queries have a label, and 6 of the 8 are right.

@@ -214,6 +214,19 @@ def test_a_kept_table_has_published_values_and_its_cells_open(opened, tmp_path):
     page.get_by_role("button", name="All (1,000)").wait_for()
 
 
+def test_jobs_of_one_row_and_seed_in_other_settings_are_told_apart(opened, tmp_path):
+    from rkd.reporting.page.page import write_page
+
+    for threshold, text in ((0.5, "0"), (0.9, "?")):
+        made = result("Ours", 0, answered([text], [text]))
+        config = {**made.config, "labels": {"threshold": threshold}}
+        write_job(tmp_path / str(threshold), dataclasses.replace(made, config=config), [])
+    page = opened(f"file://{write_page([tmp_path], tmp_path / 'page')}")
+    view(page, "cells")
+    assert sorted(column(page, "sums")) == ["0.0 (1)", "100.0 (1)"]
+    assert len({row for row in column(page, "Row") if row.startswith("Ours, setting ")}) == 2
+
+
 def test_curves_of_the_chosen_jobs_lie_over_each_other(opened, address):
     page = opened(address)
     page.get_by_role("button", name="Choose all shown").click()
