@@ -133,10 +133,10 @@ const count = (value) => value.toLocaleString("en");
 const percent = (fraction) => (100 * fraction).toFixed(1);
 const unique = (values) => [...new Set(values)];
 
-/** A number with four significant digits; whole numbers stay whole. */
+/** A number with four significant digits; whole numbers stay whole, and −0 is 0. */
 function short(value) {
   if (typeof value !== "number") return value === null || value === undefined ? "–" : String(value);
-  return Number.isInteger(value) ? count(value) : String(Number(value.toPrecision(4)));
+  return Number.isInteger(value) ? count(value + 0) : String(Number(value.toPrecision(4)));
 }
 
 function withInterval(test) {

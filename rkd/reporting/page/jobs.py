@@ -198,7 +198,11 @@ def _rollouts(folder: Path, artifacts: Mapping[str, Path]) -> list[dict[str, Any
 
 def _rollout(row: Mapping[str, Any]) -> dict[str, Any]:
     flat = {"reward": row["reward"], **row.get("parts", {}), **row}  # in the order in which they are shown
-    values = {name: value for name, value in flat.items() if isinstance(value, int | float) and name != "episodes"}
+    values = {
+        name: value
+        for name, value in flat.items()
+        if isinstance(value, int | float | None) and name not in ("episodes", *TEXTS)
+    }
     return {**{name: row[name] for name in TEXTS if name in row}, "episodes": row["episodes"], "numbers": values}
 
 

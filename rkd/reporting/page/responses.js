@@ -224,7 +224,7 @@ function rolloutItem([a, b]) {
     element("p", { class: "text" }, a.question),
     a.label && element("p", { class: "faint" }, `Label: ${a.label}`),
     element("div", { class: "sides" }, rolloutSide("A", a), b && rolloutSide("B", b)),
-    sortedTable({ caption: "What the reward is made of", columns, rows: parts, kind: "narrow" }),
+    sortedTable({ caption: "Reward, its parts, advantage, length", columns, rows: parts, kind: "narrow" }),
   );
 }
 

@@ -110,6 +110,15 @@ def test_rollouts_have_texts_and_all_their_numbers(shown):
     }  # fmt: skip
 
 
+def test_a_number_of_a_rollout_that_is_not_finite_is_shown_as_absent(shown):
+    (row,) = shown(rollouts=[rollout("How much?", "One.", label=None, parts={"learned": None, "check": 0.5})])[
+        "rollouts"
+    ]
+    assert (row["numbers"]["learned"], row["numbers"]["check"]) == (None, 0.5)
+    assert row["label"] is None
+    assert "label" not in row["numbers"]
+
+
 def test_curves_are_those_of_the_result_where_there_is_no_store(shown):
     curves = shown()["curves"]
     assert curves["axes"] == {"rl": "episodes"}
