@@ -1,6 +1,7 @@
 """The command beside run.py: it reads what jobs have left, and makes model folders.
 
     python -m rkd report outputs                           every finished job: over seeds and questions, with intervals
+    python -m rkd report outputs --html page               the same as a page: curves, responses, rollouts
     python -m rkd compare outputs "Ours" "Ours w/o R"      two rows on the same questions, seed by seed
     python -m rkd artifacts list                           what is stored; show, verify and gc look after it
     python -m rkd pretrain pretrain=mini_1                 make a model of the generated world
@@ -70,9 +71,16 @@ def command_parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     report = commands.add_parser("report", help="tables from the results of jobs")
-    report.description = "Print a table over seeds of all jobs, and write it to a file with the table of each job."
+    report.description = (
+        "Print a table over seeds of all jobs, and write it to a file with the table of each job; "
+        "or write a page that shows them in a browser."
+    )
     report.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a job's folder, or one above jobs")
-    report.add_argument("--output", type=Path, default=Path("report.md"), help="Markdown file (default: report.md)")
+    form = report.add_mutually_exclusive_group()
+    form.add_argument("--output", type=Path, default=Path("report.md"), help="Markdown file (default: report.md)")
+    form.add_argument(
+        "--html", type=Path, metavar="FOLDER", help="where index.html is written, instead (requirements-html.txt)"
+    )
     report.set_defaults(run=_report)
 
     compare = commands.add_parser("compare", help="two rows on the same questions")
@@ -203,6 +211,11 @@ def _asks_for_help(arguments: Sequence[str]) -> bool:
 def _report(given: argparse.Namespace) -> int:
     from rkd.reporting.report import read_results, write_report
 
+    if given.html is not None:
+        from rkd.reporting.page.page import write_page
+
+        print(f"Written to {write_page(given.folders, given.html)}; open it in a browser.")
+        return 0
     print(write_report(read_results(given.folders), given.output))
     print(f"\nWritten to {given.output}")
     return 0

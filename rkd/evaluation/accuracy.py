@@ -134,6 +134,7 @@ class Evaluation:
             share_without_answer=answers.count(None) / n,
             share_truncated=sum(not response.is_finished for response in responses) / n,
             by_category=by_category(queries, outcomes),
+            responses=[response.text for response in responses],
         )
 
     def without_pass_at_k(self) -> "Evaluation":

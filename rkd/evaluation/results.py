@@ -7,7 +7,7 @@ Counts and outcomes of the stages enter, frozen records and their JSON form leav
 import dataclasses
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from rkd.decoding import decode
 from rkd.evaluation.statistics import accuracy_interval, standard_error
 from rkd.evaluation.verdict_counts import GradeStatistics, JudgeQuality, LabelStatistics, VerdictCounts
 from rkd.io import write_whole
+from rkd.records import Query
 
 RESULT_FILE = "result.json"
+RESPONSES_FILE = "responses.jsonl"  # beside it: the texts of the responses to test questions
 NORMAL_95 = 1.96  # standard errors to either side
 
 
@@ -59,7 +61,8 @@ class EvaluationResult:
     `interval_low` and `interval_high` bound the 95 % interval of `accuracy`. `pass_at_8` and `maj_at_8` are None if
     only the greedy response was drawn. An entry of `answers` is None if no answer could be extracted. `share_truncated`
     is the share of responses cut at the length limit. `clusters` has the number of each question's cluster, the
-    variants of one problem; it is empty if each question stands alone.
+    variants of one problem; it is empty if each question stands alone. `responses` are the greedy texts; `result.json`
+    leaves them to `response_rows`, and tests stored by earlier versions have none.
     """
 
     test_set: str
@@ -78,9 +81,11 @@ class EvaluationResult:
     maj_at_8: float | None = None
     win_rate: WinRate | None = None
     clusters: list[int] = dataclasses.field(default_factory=list)
+    responses: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
-        lengths = {len(self.outcomes), len(self.answers), len(self.question_ids), len(self.clusters) or self.n, self.n}
+        lengths = {len(self.outcomes), len(self.answers), len(self.question_ids), self.n}
+        lengths |= {len(optional) or self.n for optional in (self.clusters, self.responses)}
         right = sum(outcome > 0.5 for outcome in self.outcomes)
         if len(lengths) != 1 or right != self.correct:
             raise ValueError(
@@ -243,15 +248,30 @@ class RunResult:
         return next((accuracy for accuracy in reached if accuracy is not None), None)
 
 
+def response_rows(result: RunResult, test_sets: Mapping[str, Sequence[Query]]) -> Iterator[dict[str, Any]]:
+    """A row for each test question: its texts, and the greedy response of each model by role.
+
+    A model has no entry where its test was stored before responses were kept.
+    """
+    for name, queries in test_sets.items():
+        tests = {model.role: model.test_sets[name] for model in result.models if name in model.test_sets}
+        for place, query in enumerate(queries):
+            texts = {role: test.responses[place] for role, test in tests.items() if test.responses}
+            asked = {"test_set": name, "id": query.id, "question": query.question, "gold_answer": query.gold_answer}
+            yield {**asked, "responses": texts}
+
+
 def write_result(result: RunResult, folder: Path) -> Path:
-    """Write `folder/result.json` atomically: a reader never sees a partial file.
+    """Write `folder/result.json`, without the texts of responses; atomically, so a reader never sees a partial file.
 
     Raises:
         ValueError: a number is not finite; use None or leave it out.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / RESULT_FILE
-    write_whole(path, json.dumps(dataclasses.asdict(result), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    path, fields = folder / RESULT_FILE, dataclasses.asdict(result)
+    for test in (test for model in fields["models"] for test in model["test_sets"].values()):
+        del test["responses"]
+    write_whole(path, json.dumps(fields, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
     return path
 
 

@@ -79,6 +79,7 @@ def evaluate_open_ended(
         share_without_answer=sum(not text for text in texts) / n,
         share_truncated=sum(not response.is_finished for response in responses) / n,
         by_category=by_category(queries, preferences),
+        responses=texts,
         win_rate=WinRate(
             length_controlled=length_controlled_win_rate(annotations, stage.difficulties()).rate,
             characters=sum(map(len, texts)) / n,

@@ -19,8 +19,7 @@ import yaml
 
 from rkd.errors import ArtifactError, UsageError
 from rkd.evaluation.results import RESULT_FILE
-from rkd.pipeline.stage_runner import ARTIFACTS_FILE
-from rkd.store.artifact_store import Store, label_of, open_artifact, partial_folder
+from rkd.store.artifact_store import ARTIFACTS_FILE, Store, label_of, open_artifact, partial_folder
 
 Jobs = Mapping[str, Sequence[str]]
 """Maps an artifact's label to the names of the jobs that use it."""

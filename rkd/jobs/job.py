@@ -21,10 +21,18 @@ from rkd.config import plain_values, without_environment, without_value
 from rkd.data.recorded_model import RecordedTeacher
 from rkd.distributed import followers
 from rkd.errors import JobError, UserError
-from rkd.evaluation.results import RESULT_FILE, RunResult, failed_result, read_result, write_result
+from rkd.evaluation.results import (
+    RESPONSES_FILE,
+    RESULT_FILE,
+    RunResult,
+    failed_result,
+    read_result,
+    response_rows,
+    write_result,
+)
 from rkd.generation.endpoint_server import EndpointModel
 from rkd.generation.local import LocalModel
-from rkd.io import read_rows
+from rkd.io import read_rows, write_rows
 from rkd.jobs.cost_estimate import CostEstimate
 from rkd.jobs.model_checks import check_models
 from rkd.jobs.run_log import RunLog, samples_file
@@ -198,9 +206,10 @@ def _announce(stages: Stages, console: Console) -> None:
 
 
 def _leave_behind(result: RunResult, stages: Stages, runner: StageRunner, run_log: RunLog, folder: Path) -> None:
-    """Write result, query ids, table and figure; log them; print the table and the paths of all files."""
+    """Write result, query ids, responses, table and figure; log them; print the table and the paths of all files."""
     places = {"result": str(folder / RESULT_FILE)}
     (folder / "splits.json").write_text(json.dumps(stages.dataset.ids(), indent=0) + "\n", encoding="utf-8")
+    write_rows(folder / RESPONSES_FILE, response_rows(result, stages.dataset.test_sets()))
     table = folder / "table.md"
     table.write_text(final_table_markdown(result), encoding="utf-8")
     if history := _rollouts(runner):

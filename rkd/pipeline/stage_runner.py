@@ -20,12 +20,11 @@ from rkd.errors import ArtifactError
 from rkd.generation.resumable import RESPONSES_PER_SHARD
 from rkd.io import read_rows, write_whole
 from rkd.records import Checkpoint, Query, Record, Response, digest_of, read_jsonl, write_jsonl
-from rkd.store.artifact_store import Artifact, Make, Store, label_of
+from rkd.store.artifact_store import ARTIFACTS_FILE, Artifact, Make, Store, label_of
 from rkd.store.partial_results import PartialResults
 from rkd.training.checkpointing import HISTORY_FILE
 
 RECORDS_FILE, REPORT_FILE = "records.jsonl", "report.json"
-ARTIFACTS_FILE = "artifacts.json"  # in a job's folder; holds the labels of the artifacts that the job uses
 
 
 class Watcher(Protocol):

@@ -3,6 +3,7 @@
 The jobs computed their own numbers; only statistics over seeds are computed here. Fractions become percent here.
 
     python -m rkd report FOLDER... [--output report.md]
+    python -m rkd report FOLDER... --html FOLDER          (`rkd.reporting.page`)
     python -m rkd compare FOLDER "Ours" "Ours w/o R"
 """
 

@@ -174,18 +174,18 @@ def read_table(manifest: Path) -> tuple[Evaluated, list[Summary]]:
     if not manifest.is_file():
         name = name_of(manifest)
         raise FileNotFoundError(f"{name} is not in {manifest.parent}: `python run.py -m sweeps={name}` makes it.")
-    table, summaries = _read(manifest)
+    table, summaries = read_manifest(manifest)
     return build_table(table).evaluate(summaries), summaries
 
 
 def progress(manifest: Path) -> tuple[str, int, int]:
     """A table's title, its number of finished jobs and its number of jobs, without computing cells."""
-    table, summaries = _read(manifest)
+    table, summaries = read_manifest(manifest)
     return table["title"], sum(map(_has_finished, summaries)), len(summaries)
 
 
-def _read(manifest: Path) -> tuple[dict[str, Any], list[Summary]]:
-    """A table's description, and the summaries of its jobs."""
+def read_manifest(manifest: Path) -> tuple[dict[str, Any], list[Summary]]:
+    """A table's description (`build_table` takes it), and the summaries of its jobs; computes no cells."""
     content = json.loads(manifest.read_text(encoding="utf-8"))
     results = manifest.with_name(name_of(manifest) + RESULTS)
     kept = {one.job: one for one in read_summaries(results)} if results.is_file() else {}

@@ -30,6 +30,7 @@ from rkd.store.partial_results import PartialResults
 from rkd.store.provenance import code_revision, package_versions
 
 MANIFEST = "manifest.json"
+ARTIFACTS_FILE = "artifacts.json"  # in a job's folder; holds the labels of the artifacts that the job uses
 DIGEST = "[0-9a-f]" * 16  # a pattern of folder names
 SECONDS_BETWEEN_LOOKS = 0.05  # between two checks of a process that waits for its leader
 

@@ -14,10 +14,12 @@ from rkd.evaluation.results import (
     RunResult,
     WinRate,
     read_result,
+    response_rows,
     with_clusters,
     write_result,
 )
 from rkd.evaluation.verdict_counts import JudgeQuality, ReliabilityBin, VerdictCounts
+from rkd.records import Query
 
 MATH = EvaluationResult(
     test_set="mini_math",
@@ -54,6 +56,29 @@ def test_result_reads_back_as_it_was_written_from_folder_or_file(tmp_path):
     assert read_result(path) == RESULT
     assert read_result(tmp_path / "job") == RESULT
     assert [file.name for file in (tmp_path / "job").iterdir()] == ["result.json"]
+
+
+def test_a_result_file_has_no_texts_of_responses_and_a_row_for_each_question_has_them(tmp_path):
+    texts = ["It is 7.", "", "12", "½ of it"]
+    told = ModelResult("Ours", {"mini_math": dataclasses.replace(MATH, responses=texts)})
+    older = ModelResult("teacher", {"mini_math": MATH})  # its test was stored before texts were kept
+    result = dataclasses.replace(RESULT, models=[older, told])
+    assert read_result(write_result(result, tmp_path)).models[1].test_sets["mini_math"].responses == []
+    queries = [Query(f"q{place}", "mini_math", f"Question {place}?", gold_answer=str(place)) for place in range(4)]
+    rows = list(response_rows(result, {"mini_math": queries}))
+    assert rows[3] == {
+        "test_set": "mini_math",
+        "id": "q3",
+        "question": "Question 3?",
+        "gold_answer": "3",
+        "responses": {"Ours": "½ of it"},
+    }
+    assert [row["responses"]["Ours"] for row in rows] == texts
+
+
+def test_responses_that_are_not_one_for_each_question_are_refused():
+    with pytest.raises(ValueError, match="n=4"):
+        dataclasses.replace(MATH, responses=["one", "two"])
 
 
 def test_a_result_of_before_there_were_notes_is_read(tmp_path):

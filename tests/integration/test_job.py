@@ -12,6 +12,7 @@ from rkd.data.answers import extract_answer
 from rkd.data.recorded_model import PROMPTS
 from rkd.evaluation.results import RESULT_FILE
 from rkd.generation.local import open_generator
+from rkd.io import read_rows
 from rkd.protocols import Sampling
 from rkd.records import Checkpoint
 from rkd.store.artifact_store import Store, label_of, open_artifact
@@ -34,7 +35,7 @@ def test_a_job_leaves_result_table_and_figure(finished):
     root, accuracy, _ = finished
     result, folder = only_result(root)
     assert {path.name for path in folder.iterdir()} == {
-        RESULT_FILE, "splits.json", "table.md", "learning_curves.png", "artifacts.json",
+        RESULT_FILE, "responses.jsonl", "splits.json", "table.md", "learning_curves.png", "artifacts.json",
     }  # fmt: skip
     assert [model.role for model in result.models] == ROLES
     assert result.failure is None
@@ -44,6 +45,19 @@ def test_a_job_leaves_result_table_and_figure(finished):
     assert (result.notes.counts["training_queries"], result.notes.counts["validation_queries"]) == (36, 4)
     assert result.models[0].test_sets["svamp"].n == 12
     assert result.config["dataset"]["name"] == "svamp"
+
+
+def test_a_job_keeps_each_model_s_response_to_each_test_question(finished):
+    result, folder = only_result(finished[0])
+    rows = read_rows(folder / "responses.jsonl")
+    assert [row["id"] for row in rows] == result.models[0].test_sets["svamp"].question_ids
+    assert rows[0]["question"] == "Nina 300: say one"
+    assert rows[0]["gold_answer"] == "1"
+    assert [list(row["responses"]) for row in rows] == [ROLES] * 12
+    for model in result.models:
+        answers = model.test_sets["svamp"].answers
+        assert [row["responses"][model.role] for row in rows] == [f"The answer is {answer}." for answer in answers]
+    assert '"responses"' not in (folder / RESULT_FILE).read_text(encoding="utf-8")
 
 
 def test_a_job_notes_all_that_it_left_in_the_store(finished):
