@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from rkd.distributed import own_share, sum_over_processes
 from rkd.evaluation.accuracy import accuracy, mean_verdict
-from rkd.generation.local import LocalGenerator
+from rkd.generation.local import LocalGenerator, LocalModel
 from rkd.judges.base import ConfiguredJudge, NoJudge, OpenJudge, WithoutGaps, open_judge
 from rkd.models.loading import ModelOptions, load_tokenizer
 from rkd.pipeline.experiment import Stages
@@ -22,6 +22,7 @@ from rkd.pipeline.sample import Notes
 from rkd.pipeline.stage_runner import StageRunner
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, digest_of
 from rkd.rl.reward_mix import RewardInputs, Stream, Term
+from rkd.rl.stage import RLInputs
 from rkd.stages.judge_training import JudgedSets, TrainedJudge, digest_of_verdicts
 from rkd.stages.reward_model import PairSets
 from rkd.store.partial_results import PartialResults
@@ -126,6 +127,9 @@ class Fitting:
                 inputs["reward_model"] = reward_model
             if "judge" in used and not s.judge.is_left_out:
                 inputs["judge"] = s.judge.content()
+        teacher = s.teacher if s.rl.reads_teacher and isinstance(s.teacher, LocalModel) else None
+        if teacher is not None:
+            inputs |= {"teacher": teacher.source(), "teacher_options": teacher.options}
 
         def build_terms(partial: PartialResults) -> list[Term]:
             own = (s.zero_shot, s.student.options, partial)
@@ -133,7 +137,8 @@ class Fitting:
             made_of = RewardInputs(labels, reward_model, s.judge, *own, is_dry_pass=s.is_dry_pass)
             return s.reward_mix.terms(made_of, queries)
 
-        checkpoint = self._fit("rl", s.rl, build_terms, start, inputs, validation)
+        data = RLInputs(build_terms=build_terms, teacher=teacher)
+        checkpoint = self._fit("rl", s.rl, data, start, inputs, validation)
         if stopped := self.runner.report(checkpoint).get("stopped"):
             self.notes.stopped["rl"] = stopped
             self.runner.warn(f"rl was stopped early, and what was best until then is kept: {stopped}.")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
+import torch
 from torch import Tensor
 
 from rkd.data.prompts import PromptTemplate
@@ -211,6 +212,22 @@ class Own:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoReward:
+    """A reward of 0: the KL term alone decides, as in on-policy distillation (docs/method.md 6.1)."""
+
+    compares_answers: ClassVar[bool] = False
+
+    queries: Stream = "all"
+
+    def __post_init__(self) -> None:
+        _check_stream("verifiable", self.queries)
+
+    def build(self, inputs: RewardInputs) -> RewardFunction:  # noqa: ARG002
+        """See `Source`."""
+        return lambda _, responses: Rewards(torch.zeros(len(responses)), {})
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewardMix:
     """λ, μ and ρ with their rewards; a reward of weight 0 is neither built nor computed.
 
@@ -222,7 +239,7 @@ class RewardMix:
     lambda_: float
     mu: float
     rho: float
-    verifiable: Verifiable | Own = field(default_factory=Verifiable)
+    verifiable: Verifiable | Own | NoReward = field(default_factory=Verifiable)
     judge: Judged = field(default_factory=Judged)
     learned: Learned = field(default_factory=Learned)
     level: Literal["loss", "reward"] = "loss"

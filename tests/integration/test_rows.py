@@ -27,6 +27,7 @@ def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
         "orm_t": [*SFT, *REWARD_MODEL, *RL, *errs],
         "best_of_n": [*SFT, *REWARD_MODEL, "evaluation.inference.samples_per_query=4"],
         "noisy_labels": [*SFT, *REWARD_MODEL, *RL, "labels.noise=0.4"],
+        "on_policy_distillation": [*SFT, *RL],
         "judge_reward": [*SFT, *RL, f"judge.name_or_path={world / 'teacher'}", *JUDGE_WORDS],
     }
     folders = {}
@@ -37,7 +38,12 @@ def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
     return folders
 
 
-@pytest.mark.parametrize("row", ["dpo", "ours_wo_d", "orm_s", "orm_t", "best_of_n", "noisy_labels", "judge_reward"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        "dpo", "ours_wo_d", "orm_s", "orm_t", "best_of_n", "noisy_labels", "judge_reward", "on_policy_distillation",
+    ],
+)  # fmt: skip
 def test_each_row_is_tested_beside_the_models_it_comes_of(rows, row):
     result = read_result(rows[row])
     assert result.failure is None
@@ -100,6 +106,14 @@ def test_the_judges_verdict_can_be_the_reward_without_a_reward_model(rows):
     assert result.notes.judge is not None
     assert result.notes.reward_model == {}
     assert result.notes.counts["rl/episodes"] > 0
+
+
+def test_on_policy_distillation_reads_the_teacher_and_trains_no_other_model(rows):
+    folder = rows["on_policy_distillation"]
+    result = read_result(folder)
+    assert fingerprint_of(folder, "rl")["teacher"] == fingerprint_of(folder, "teacher_first_training")["model"]
+    assert result.notes.counts["all_queries"] == result.notes.counts["training_queries"]
+    assert result.notes.reward_model == {}
 
 
 def test_noisy_labels_are_wrong_and_the_teacher_is_asked_once(rows, finished):
