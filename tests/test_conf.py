@@ -97,9 +97,9 @@ def hydra():
 
 @pytest.fixture(scope="module")
 def referred() -> dict[str, DictConfig]:
-    """What other parts refer to: dataset, teacher, student, the mini models that there are, and the highest score."""
+    """What other parts refer to: dataset, teacher, student, SFT, the mini models that there are, the highest score."""
     config = compose("config", overrides=["dataset=gsm8k"])
-    return {name: config[name] for name in ("dataset", "teacher", "student", "mini_models", "highest_score")}
+    return {name: config[name] for name in ("dataset", "teacher", "student", "sft", "mini_models", "highest_score")}
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,9 @@ def test_every_option_builds(option, referred):
         # The option's own file with what it takes from others: a quarter of the time of the whole config.
         config = compose(f"{group}/{name}", overrides=NEEDED.get(option, []))
         if group != "dataset":
-            config = OmegaConf.merge({name: part for name, part in referred.items() if name != group}, config)
+            config = OmegaConf.merge(
+                {name: part for name, part in referred.items() if name != group.partition("/")[0]}, config
+            )
         instantiate(OmegaConf.select(config, group.replace("/", ".")), _convert_="all")
 
 

@@ -31,7 +31,7 @@ from rkd.training.curves import CURVES_FILE, replay
 from rkd.training.tracking import Output, Tracker
 
 SAMPLES_LOGGED = 500  # responses per stage
-MODELS = ("sft", "dpo", "reward_model", "rl")  # the stages that train a model
+MODELS = ("sft", "dpo", "reward_model", "rl", "rejection")  # the stages that train a model
 MEASURES = ("accuracy", "interval_low", "interval_high", "n", "pass_at_8", "maj_at_8")
 OF_MANIFEST = ("seconds", "tokens", "created", "revision", "files")
 

@@ -26,6 +26,7 @@ from rkd.records import Query
 from rkd.rl.query_schedule import shares
 from rkd.stages.judge_training import JUDGED_QUERIES, TrainedJudge
 from rkd.stages.labels import Labels, score
+from rkd.stages.rejection_sampling import Rounds
 from rkd.work import (
     ANNOTATOR,
     EXPECTED,
@@ -178,10 +179,13 @@ def _judged_rewards_work(s: Stages) -> list[Work]:
     if s.rl.is_left_out or not s.judge.asks_model or "judge" not in s.reward_mix.used:
         return []
     terms, rollouts = list(s.reward_mix.used), s.rl.rollouts
-    queries = rollouts.queries_per_rollout
-    if s.reward_mix.level == "loss":
-        queries = shares(rollouts, len(terms))[terms.index("judge")]
-    judged = rollouts.count * queries * rollouts.responses_per_query
+    if isinstance(rollouts, Rounds):
+        judged = rollouts.episodes
+    else:
+        queries = rollouts.queries_per_rollout
+        if s.reward_mix.level == "loss":
+            queries = shares(rollouts, len(terms))[terms.index("judge")]
+        judged = rollouts.count * queries * rollouts.responses_per_query
     return [
         Work(
             "judge, rl", f"{judged:,} episodes", JUDGE, rollouts.max_response_tokens, judged=judged,

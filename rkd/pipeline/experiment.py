@@ -21,6 +21,7 @@ from rkd.stages.dpo import DPO, NoDPO
 from rkd.stages.judge_training import TrainedJudge
 from rkd.stages.labels import Labels, RubricGrades
 from rkd.stages.preferences import MatchedPairs, OneSourcePairs, Pairs, StoredPairs, ValidationPairs
+from rkd.stages.rejection_sampling import RejectionSampling
 from rkd.stages.reward_model import NoRewardModel, RewardModelTraining
 from rkd.stages.sft import SFT, NoSFT
 from rkd.stages.student_samples import StudentSamples
@@ -66,7 +67,7 @@ class Stages:
     dpo: DPO | NoDPO
     reward_model: RewardModelTraining | NoRewardModel
     reward_mix: RewardMix
-    rl: RL | NoRL
+    rl: RL | RejectionSampling | NoRL
     evaluation: Evaluation
     generation: Engine
     validation_queries: int
@@ -79,15 +80,16 @@ class Stages:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 0 and at most {SEEDS - 1}.")
         if self.validation_queries < 1:
             raise ValueError(f"validation_queries={self.validation_queries}: must be at least 1.")
-        if not self.rl.is_left_out and self.trainer.strategy == "fsdp":
+        if isinstance(self.rl, RL) and self.trainer.strategy == "fsdp":
             raise ValueError(
                 "trainer=fsdp does not train rl: it samples token by token from the policy that it trains, "
                 "and each token would gather all shards. Train it with trainer=ddp; what sft and "
                 "reward_model made before with `trainer=fsdp rl=none` on as many devices is reused."
             )
-        if not self.rl.is_left_out:
+        if isinstance(self.rl, RL):
             terms = len(self.reward_mix.used) if self.reward_mix.level == "loss" else 1
             self.rl.check_processes(self.trainer.devices, terms)
+        if not self.rl.is_left_out:
             self._check_mix()
         if self.rl.reads_teacher and not isinstance(self.teacher, LocalModel):
             raise ValueError(
@@ -129,6 +131,17 @@ class Stages:
     def _check_mix(self) -> None:
         """Refuse, before any sampling, a reward mix whose rewards lack an input."""
         used = self.reward_mix.used
+        if isinstance(self.rl, RejectionSampling) and self.sft.is_left_out:
+            raise ValueError(
+                "rejection sampling trains as sft does, and sft=none trains nothing. Take `python run.py sft=mini`, or "
+                "reinforcement learning of the untuned student, `python run.py rl=mini`."
+            )
+        if isinstance(self.rl, RejectionSampling) and len(used) > 1:
+            raise ValueError(
+                f"rejection sampling accepts responses by one reward, and the reward mix has {len(used)}: "
+                f"{', '.join(used)}. Take one of them, as `python run.py reward_mix=label`, or reinforcement learning, "
+                "`python run.py rl=mini`."
+            )
         if "judge" in used and self.judge.is_left_out:
             raise ValueError(
                 f"reward_mix.mu={self.reward_mix.mu:g} needs a judge, and judge=none is none. Take `python run.py "

@@ -4,7 +4,9 @@ A step's fingerprint names everything that decides its result, so that rows and 
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,15 @@ from rkd.judges.base import ConfiguredJudge, NoJudge, OpenJudge, WithoutGaps, op
 from rkd.models.loading import ModelOptions, load_tokenizer
 from rkd.pipeline.experiment import Stages
 from rkd.pipeline.label import Labelled
-from rkd.pipeline.sample import Notes
+from rkd.pipeline.sample import Notes, Step
 from rkd.pipeline.stage_runner import StageRunner
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, digest_of
 from rkd.rl.reward_mix import RewardInputs, Stream, Term
-from rkd.rl.stage import RLInputs
+from rkd.rl.stage import BuildTerms, RLInputs
 from rkd.stages.judge_training import JudgedSets, TrainedJudge, digest_of_verdicts
+from rkd.stages.rejection_sampling import RejectionSampling
 from rkd.stages.reward_model import PairSets
+from rkd.stages.sft import Examples
 from rkd.store.partial_results import PartialResults
 from rkd.training.stage import Data, TrainingContext, TrainingStage
 from rkd.training.trainer import interruptible
@@ -33,15 +37,16 @@ ROLLOUTS_SHOWN = 40  # of thousands; about this many are enough for a curve
 OF_ROLLOUTS = ("reward", "kl", "response_tokens", "repetition")
 
 
-class Fitting:
+class Fitting(Step):
     """The steps of one row that train models."""
 
     def __init__(self, stages: Stages, runner: StageRunner, notes: Notes) -> None:
-        self.stages, self.runner, self.notes = stages, runner, notes
+        super().__init__(stages, runner, notes)
         self.student = stages.student.source()
 
-    def fit_arithmetic(self) -> Checkpoint:
-        """Arithmetic warm-up: train the student on drawn equations; without it, the student as it is."""
+    @cached_property
+    def untuned(self) -> Checkpoint:
+        """The student after the arithmetic warm-up, which trains it on drawn equations; without it, as it is."""
         stage = self.stages.arithmetic
         if stage.is_left_out:
             return self.student
@@ -67,8 +72,14 @@ class Fitting:
         }
         return judge.trained(self._fit("judge", judge, sets, judge.source(), inputs, options=judge.options))
 
-    def fit_sft(self, start: Checkpoint, training: Labelled, validation: Labelled) -> Checkpoint:
+    def fit_sft(self, training: Labelled, validation: Labelled) -> Checkpoint:
         """Data distillation: train the student on the SFT data."""
+        examples = self._taught(training)
+        self.notes.counts["sft_examples"] = len(examples)
+        return self._fit("sft", self.stages.sft, examples, self.untuned, *self._of_examples(examples, validation))
+
+    def _taught(self, training: Labelled) -> list[tuple[Query, str]]:
+        """The teacher's responses that SFT teaches, each with its query."""
         s = self.stages
         chosen = s.sft.data.select(training.scored)
         examples = [(q, r.response.text) for q, group in zip(training.queries, chosen, strict=True) for r in group]
@@ -76,12 +87,12 @@ class Fitting:
             right = [(query, text) for query, text in examples if s.student.calculator.agrees_with(text)]
             self.notes.counts["sft_examples_miscalculated"] = len(examples) - len(right)
             examples = right
-        self.notes.counts["sft_examples"] = len(examples)
-        inputs = {
-            "examples": digest_of_examples(examples),
-            "validation": self._validation_fingerprint(validation),
-        }
-        return self._fit("sft", self.stages.sft, examples, start, inputs, validation)
+        return examples
+
+    def _of_examples(self, examples: Examples, validation: Labelled) -> tuple[dict[str, Any], Labelled]:
+        """What decides the weights of a training on examples, and the queries that select them."""
+        inputs = {"examples": digest_of_examples(examples), "validation": self._validation_fingerprint(validation)}
+        return inputs, validation
 
     def fit_dpo(self, sft: Checkpoint, pairs: list[PreferencePair], validation: Labelled) -> Checkpoint:
         """Direct preference optimisation: train the SFT student on the pairs."""
@@ -137,12 +148,67 @@ class Fitting:
             made_of = RewardInputs(labels, reward_model, s.judge, *own, is_dry_pass=s.is_dry_pass)
             return s.reward_mix.terms(made_of, queries)
 
+        if isinstance(s.rl, RejectionSampling):
+            (source,) = (source for _, source in s.reward_mix.used.values())
+            return self._fit_rounds(s.rl, queries[source.queries], (build_terms, inputs), start, training, validation)
         data = RLInputs(build_terms=build_terms, teacher=teacher)
         checkpoint = self._fit("rl", s.rl, data, start, inputs, validation)
         if stopped := self.runner.report(checkpoint).get("stopped"):
             self.notes.stopped["rl"] = stopped
             self.runner.warn(f"rl was stopped early, and what was best until then is kept: {stopped}.")
         return checkpoint
+
+    def _fit_rounds(
+        self,
+        stage: RejectionSampling,
+        queries: list[Query],
+        rewarded: tuple[BuildTerms, Mapping[str, Any]],
+        start: Checkpoint,
+        training: Labelled,
+        validation: Labelled,
+    ) -> Checkpoint:
+        """Rejection sampling: in each round, sample the student and train it anew on what the reward accepts as well.
+
+        Args:
+            rewarded: makes the term of the reward, and what decides that.
+        """
+        s, (build_terms, decides), policy = self.stages, rewarded, start
+        examples, counts = self._taught(training), Counter[str]()
+        for place in range(stage.rollouts.rounds):
+            asked = stage.rollouts.asked(queries, s.seed, place)
+            drawn = self._responses(
+                "rejection_samples",
+                {
+                    "sampling": stage.rollouts.sampling(len(asked)), "student": policy, "prompt": s.zero_shot,
+                    "sampling_seed": s.sampling_seed, "options": s.student.options,
+                    "generation": self._generation_fingerprint(policy),
+                },
+                asked,
+                ("student", policy, s.zero_shot, stage.rollouts.sample),
+            )  # fmt: skip
+            pairs = [(query, one) for query, own in zip(asked, drawn, strict=True) for one in own]
+            rewards = self._rewards(build_terms, decides, pairs)
+            accepted = stage.accepted(pairs, rewards)
+            counts.update(sampled=len(pairs), accepted=len(accepted))
+            examples = list(dict.fromkeys([*examples, *accepted]))  # equal texts of a query are taught once
+            policy = self._fit(
+                "rejection", stage.training, examples, self.untuned, *self._of_examples(examples, validation)
+            )
+        self.notes.counts |= {f"rejection/{name}": count for name, count in counts.items()}
+        return policy
+
+    def _rewards(
+        self, build_terms: BuildTerms, decides: Mapping[str, Any], pairs: Sequence[tuple[Query, Response]]
+    ) -> list[float]:
+        """The reward of each response under the only term of the mix."""
+
+        def read(partial: PartialResults) -> dict[str, Any]:
+            (term,) = build_terms(partial)
+            return {"rewards": term.reward(*zip(*pairs, strict=True)).total.tolist()}
+
+        fingerprint = {**decides, "responses": digest_of([response for _, response in pairs])}
+        rewards: list[float] = self.runner.value("rejection_rewards", fingerprint, read)["rewards"]
+        return rewards
 
     def _fit(
         self,

@@ -132,6 +132,10 @@ def logged(world, tmp_path_factory) -> set[tuple[str, str]]:
             f"judge.held_out.path={recorded_by_three(root / 'recorded')}", "judge.held_out.model=mixed",
             "judge.teachers=[right,wrong]",
         ],
+        "rejection sampling": [
+            *SFT_SETTINGS, "experiments=rejection_sampling", "rl.rollouts.rounds=2", "rl.rollouts.episodes=64",
+            "rl.rollouts.max_response_tokens=16",
+        ],
         "an arithmetic warm-up": [
             *SFT_SETTINGS, "experiments=ours_wo_r", "arithmetic=small", "arithmetic.equations=16",
         ],
@@ -180,7 +184,7 @@ def test_a_placeholder_stands_for_the_listed_names_alone():
 @pytest.mark.slow
 def test_the_jobs_log_curves_of_every_stage(logged):
     stages = {key.split("/")[0] for kind, key in logged if kind == "curve"}
-    assert stages == {"judge", "arithmetic", "sft", "dpo", "reward_model", "rl"}
+    assert stages == {"judge", "arithmetic", "sft", "dpo", "reward_model", "rl", "rejection"}
     assert {("curve", "sft/train/loss"), ("curve", "rl/judge/reward"), ("summary", "failure")} <= logged
     assert len(logged) > 400
 

@@ -33,6 +33,7 @@ def test_the_best_of_n_without_reward_model_is_refused_before_anything_is_made(w
         (["reward_mix.rho=0.5"], "they sum to 0.5"),
         (["evaluation/bound=sampled", "rl=none"], "rl=none"),
         (["student/calculator=equations", "generation=hf"], "generation=local"),
+        (["rl=mini_rejection", "reward_mix.rho=0.5", "reward_mix.lambda_=0.5"], "by one reward"),
         (["student/calculator=equations", "arithmetic=small"], "arithmetic=none"),
     ],
 )

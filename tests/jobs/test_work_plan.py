@@ -31,6 +31,7 @@ from rkd.stages.arithmetic import NoArithmetic
 from rkd.stages.dpo import DPO, NoDPO
 from rkd.stages.labels import AllResponses, MajorityVote, RubricGrades
 from rkd.stages.preferences import Pairs, ValidationPairs
+from rkd.stages.rejection_sampling import RejectionSampling, Rounds
 from rkd.stages.reward_model import NoRewardModel, RewardModelTraining
 from rkd.stages.sft import SFT, NoSFT
 from rkd.stages.student_samples import StudentSamples
@@ -120,6 +121,15 @@ def models(tmp_path_factory) -> dict[str, LocalModel]:
 
 def work_of(parts) -> dict[str, plan.Work]:
     return {one.stage: one for one in plan.planned_work(parts, EXPECTED)}
+
+
+def test_rejection_sampling_counts_samples_and_trainings_of_all_rounds(models):
+    rounds = Rounds(rounds=2, episodes=24, responses_per_query=3, max_response_tokens=16, temperature=0.7)
+    work = work_of(parts(models, rl=RejectionSampling(rollouts=rounds, training=TUNING)))
+    assert work["rejection samples"].sampled == 24
+    # 160 examples of the teacher in both rounds, and at most 12 and 24 own ones; 2 epochs.
+    assert work["rejection"].trained == 2 * (160 + 12 + 160 + 24)
+    assert "rl" not in work
 
 
 def test_each_stage_counts_what_it_does(models):
