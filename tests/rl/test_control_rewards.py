@@ -19,7 +19,7 @@ from rkd.rl.control_rewards import (
 )
 from rkd.rl.noise_rates import NoiseRates
 from rkd.rl.reward_mix import RewardInputs, RewardMix
-from rkd.rl.rewards import RolloutReward, WeightedReward, in_rollout
+from rkd.rl.rewards import RolloutReward, Sampled, WeightedReward, in_rollout
 from tests.support.fakes import query, responses, says
 from tests.support.tiny_rl import QUERIES, STAGE, collect, fit, module, says_two
 
@@ -83,6 +83,11 @@ def test_a_coin_is_fair_and_independent_of_text_rollout_and_query():
 
 def test_a_coin_is_the_same_however_the_rollout_is_shared_out():
     assert of_rollout(3, 8)[:4] == of_rollout(3, 4)
+
+
+def test_a_coin_has_the_seed_of_its_rollout():
+    sampled = Sampled(responses=[], policy=None, batch=None, prompts_per_pass=1, seed=7)
+    assert in_rollout(CoinReward(0.25), sampled) == CoinReward(0.25, seed=7)
 
 
 def test_a_coin_has_its_probability():

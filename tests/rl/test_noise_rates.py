@@ -53,5 +53,5 @@ def test_labels_that_say_too_little_are_refused(consensus):
 
 def test_the_smallest_margin_is_a_tenth():
     assert NoiseRates(0.375, 0.5).margin == 0.125
-    with pytest.raises(LabelNoiseError, match="1 − ρ0 − ρ1 = 0.06"):
+    with pytest.raises(LabelNoiseError, match=r"1 − ρ0 − ρ1 = 0\.06"):
         NoiseRates(0.4375, 0.5)
