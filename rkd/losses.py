@@ -132,7 +132,7 @@ def token_entropy(logits: Tensor) -> Tensor:
 def kl_from_uniform(logits: Tensor) -> Tensor:
     """KL(U ‖ π_t) = −log V − (1/V) Σ_v log π_t(v), (B, T), from `logits` (B, T, V): 0 where π_t is uniform.
 
-    Float type as in `token_logprobs`. A forbidden token makes it infinite. Source: arXiv:2505.19590, Eq. 2.
+    Float type as in `token_logprobs`. A forbidden token makes it infinite. The self-certainty of arXiv:2505.19590 is its mean over tokens.
     """
     return -at_least_float32(logits).log_softmax(-1).mean(-1) - math.log(logits.shape[-1])
 

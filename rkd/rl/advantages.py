@@ -114,7 +114,7 @@ class GroupRelative:
 
 @dataclass(frozen=True)
 class RLOO:
-    """REINFORCE with a leave-one-out baseline: arXiv:2402.14740, section 3.
+    """REINFORCE with a leave-one-out baseline: arXiv:2402.14740.
 
         A_i = R_i − 1 / (G − 1) Σ_{j ≠ i} R_j,    R_i = Σ_t r_{i,t},    j over the G responses to the same query
 

@@ -70,7 +70,7 @@ class Confidence:
 
 @dataclass(frozen=True)
 class ConfidenceReward:
-    """Mean over a response's tokens of KL(U ‖ π), in nats: arXiv:2505.19590, Eq. 2; a `RolloutReward`.
+    """Mean over a response's tokens of KL(U ‖ π), in nats: the self-certainty of arXiv:2505.19590; a `RolloutReward`.
 
         r(q, a) = (1 / T) Σ_t KL(U ‖ π(· | q, a_{<t})) = −(1 / (T V)) Σ_t Σ_v log(V π(v | q, a_{<t}))
 
