@@ -132,7 +132,8 @@ def token_entropy(logits: Tensor) -> Tensor:
 def kl_from_uniform(logits: Tensor) -> Tensor:
     """KL(U ‖ π_t) = −log V − (1/V) Σ_v log π_t(v), (B, T), from `logits` (B, T, V): 0 where π_t is uniform.
 
-    Float type as in `token_logprobs`. A forbidden token makes it infinite. The self-certainty of arXiv:2505.19590 is its mean over tokens.
+    Float type as in `token_logprobs`. A forbidden token makes it infinite. Its mean over tokens is the self-certainty
+    of arXiv:2505.19590.
     """
     return -at_least_float32(logits).log_softmax(-1).mean(-1) - math.log(logits.shape[-1])
 

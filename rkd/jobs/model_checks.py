@@ -16,7 +16,7 @@ from rkd.data.prompts import PromptTemplate, special_tokens
 from rkd.errors import ModelError
 from rkd.generation.local import ModelFolder
 from rkd.judges.base import ConfiguredJudge, NoJudge, asks_model
-from rkd.models.loading import classifier_refusal, load_tokenizer
+from rkd.models.loading import classifier_refusal, load_tokenizer, vocabulary_refusal
 from rkd.pipeline.experiment import Stages, needs_labels, pretrained_lines, samples_student, table_lines, trains
 from rkd.records import Query
 from rkd.work import ANNOTATOR, JUDGE, STUDENT, TEACHER
@@ -80,8 +80,8 @@ def check_models(s: Stages, *, evaluate_only: bool = False) -> list[str]:
     Only models on this machine are checked; their tokenizers are loaded, their weights are not.
 
     Raises:
-        ModelError: a token has no embedding, a text does not fit into a model's positions, or no reward model can be
-            trained on the student.
+        ModelError: a token has no embedding, a text does not fit into a model's positions, no reward model can be
+            trained on the student, or a teacher whose probabilities are read has another vocabulary.
     """
     errors: list[str] = []
     warnings: list[str] = []
@@ -101,6 +101,8 @@ def check_models(s: Stages, *, evaluate_only: bool = False) -> list[str]:
         (errors if models[folder].is_hard else warnings).extend(_too_long_to_train(s, models[folder]))
         if not s.reward_model.is_left_out and (refusal := classifier_refusal(folder)) is not None:
             errors.append(refusal)
+        if s.rl.reads_teacher and isinstance(s.teacher, ModelFolder) and (teacher := s.teacher.local_folder()):
+            errors += filter(None, [vocabulary_refusal(folder, teacher)])
     if errors:
         raise ModelError("\n".join(dict.fromkeys(errors)))
     return list(dict.fromkeys(warnings))

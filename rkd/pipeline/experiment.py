@@ -89,6 +89,12 @@ class Stages:
             terms = len(self.reward_mix.used) if self.reward_mix.level == "loss" else 1
             self.rl.check_processes(self.trainer.devices, terms)
             self._check_mix()
+        if self.rl.reads_teacher and not isinstance(self.teacher, LocalModel):
+            raise ValueError(
+                f"teacher={self.teacher.name} is known by its texts alone, and this row reads the teacher's "
+                "probabilities of the student's tokens. Take a model on this machine of the student's family, as "
+                "`python run.py teacher=mini_large` or `teacher=hf teacher.name_or_path=FOLDER`."
+            )
         if not self.evaluation.bound.is_left_out and self.rl.is_left_out:
             raise ValueError(
                 "evaluation/bound=sampled compares the student before and after RL: it does not go with rl=none."

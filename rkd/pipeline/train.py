@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from rkd.distributed import own_share, sum_over_processes
 from rkd.evaluation.accuracy import accuracy, mean_verdict
-from rkd.generation.local import LocalGenerator
+from rkd.generation.local import LocalGenerator, LocalModel
 from rkd.judges.base import ConfiguredJudge, NoJudge, OpenJudge, WithoutGaps, open_judge
 from rkd.models.loading import ModelOptions, load_tokenizer
 from rkd.pipeline.experiment import Stages
@@ -25,6 +25,7 @@ from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response
 from rkd.rl.control_rewards import NoiseCorrected
 from rkd.rl.noise_rates import NoiseRates, estimated_noise
 from rkd.rl.reward_mix import RewardInputs, Stream, Term
+from rkd.rl.stage import RLInputs
 from rkd.stages.judge_training import JudgedSets, TrainedJudge, digest_of_verdicts
 from rkd.stages.reward_model import PairSets
 from rkd.store.partial_results import PartialResults
@@ -129,6 +130,9 @@ class Fitting:
                 inputs["reward_model"] = reward_model
             if "judge" in used and not s.judge.is_left_out:
                 inputs["judge"] = s.judge.content()
+        teacher = s.teacher if s.rl.reads_teacher and isinstance(s.teacher, LocalModel) else None
+        if teacher is not None:
+            inputs |= {"teacher": teacher.source(), "teacher_options": teacher.options}
 
         if (noise := self._label_noise(queries, training)) is not None:
             inputs["noise"] = noise
@@ -139,7 +143,8 @@ class Fitting:
             made_of = RewardInputs(labels, reward_model, s.judge, *own, is_dry_pass=s.is_dry_pass, noise=noise)
             return s.reward_mix.terms(made_of, queries)
 
-        checkpoint = self._fit("rl", s.rl, build_terms, start, inputs, validation)
+        data = RLInputs(build_terms=build_terms, teacher=teacher)
+        checkpoint = self._fit("rl", s.rl, data, start, inputs, validation)
         if stopped := self.runner.report(checkpoint).get("stopped"):
             self.notes.stopped["rl"] = stopped
             self.runner.warn(f"rl was stopped early, and what was best until then is kept: {stopped}.")

@@ -81,6 +81,27 @@ class GAE:
 
 
 @dataclass(frozen=True)
+class PerToken:
+    """The reward of a token is its advantage, A_t = r_t: no later token counts, and there is no baseline.
+
+    On-policy distillation (docs/method.md 6.1) has r_t = −(log π(y_t) − log π_T(y_t)). The returns are r_t, which no
+    loss uses.
+    """
+
+    needs_values: ClassVar[bool] = False
+
+    def __call__(self, token_rewards: Tensor, values: Tensor | None, response_mask: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """See `AdvantageEstimator`; `values` is ignored.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        check_same_shape(token_rewards=token_rewards, response_mask=response_mask)
+        rewards = token_rewards.detach().masked_fill(~response_mask, 0)
+        return rewards, rewards
+
+
+@dataclass(frozen=True)
 class GroupRelative:
     """Group-relative advantages of GRPO: arXiv:2402.03300, section 4.1.2.
 

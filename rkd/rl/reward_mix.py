@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
+import torch
 from torch import Tensor
 
 from rkd.data.prompts import PromptTemplate
@@ -217,6 +218,22 @@ class Own:
                 "in a file of yours, with `def`, and name it by its dotted path."
             ) from error
         return {"function": name, "source": source, "queries": self.queries}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoReward:
+    """A reward of 0: the KL term alone decides, as in on-policy distillation (docs/method.md 6.1)."""
+
+    compares_answers: ClassVar[bool] = False
+
+    queries: Stream = "all"
+
+    def __post_init__(self) -> None:
+        check_stream("verifiable", self.queries)
+
+    def build(self, inputs: RewardInputs) -> RewardFunction:  # noqa: ARG002
+        """See `Source`."""
+        return lambda _, responses: Rewards(torch.zeros(len(responses)), {})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rkd.config import AT_LEAST_1, check_ranges
 from rkd.data.prompts import PromptTemplate
 from rkd.distributed import count, own_share
-from rkd.generation.local import LocalGenerator
+from rkd.generation.local import LocalGenerator, LocalModel
 from rkd.io import write_rows
 from rkd.models.cpu_workers import is_small
-from rkd.models.loading import copy_model, load_causal_lm, load_tokenizer
+from rkd.models.loading import copy_model, load_causal_lm, load_teacher, load_tokenizer
 from rkd.models.lora import save_merged
 from rkd.models.policy import AdaptersOff, Policy, without_dropout
 from rkd.rl.advantages import RLOO, AdvantageEstimator, GroupRelative
@@ -41,6 +41,19 @@ SAMPLES_FILE = "samples.jsonl"
 
 BuildTerms = Callable[[PartialResults], Sequence[Term]]
 """Makes the terms of the loss; the partial results keep the paid replies of a judge behind a server."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLInputs:
+    """What a training needs besides its context.
+
+    Args:
+        build_terms: makes the terms of the loss; a function, so that a row without this stage needs no reward.
+        teacher: the target of the KL term, where that is the teacher.
+    """
+
+    build_terms: BuildTerms
+    teacher: LocalModel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +107,29 @@ class RL:
                 f"set it to rl.rollouts.responses_per_query={per_query}."
             )
 
-    def fit(self, build_terms: BuildTerms, context: TrainingContext) -> RLReport:
-        """Train under the terms; write the best policy, `history.jsonl` and `samples.jsonl` to the folder.
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether the teacher's probabilities are read: it must be a local model with the student's vocabulary."""
+        return self.kl.target == "teacher"
 
-        Args:
-            build_terms: makes the terms of the loss; a function, so that a row without this stage needs no reward.
+    def fit(self, data: RLInputs, context: TrainingContext) -> RLReport:
+        """Train under the terms; write the best policy, `history.jsonl` and `samples.jsonl` to the folder.
 
         Raises:
             ValueError: processes, terms and minibatches do not divide the queries of a rollout evenly.
+            ModelError: the teacher is read, and has another vocabulary.
         """
         partial, folder, seed, options = context.partial, context.folder, context.seed, context.options
-        terms = build_terms(partial)
+        terms = data.build_terms(partial)
         self.check_processes(count(), len(terms))
         tokenizer = load_tokenizer(context.start.folder)
         with seeded(seed):
             reference = load_causal_lm(context.start.folder, options)
             # With adapters, the reference is the policy without them.
             lm = options.prepare(reference if options.lora else copy.deepcopy(reference))
+            if self.reads_teacher:
+                assert data.teacher is not None  # `Stages` refuses a teacher that is no model on this machine
+                reference = load_teacher(data.teacher.source().folder, context.start.folder, data.teacher.options)
             module = self.module(lm, reference, tokenizer, context.prompt, terms, validate=context.validate, seed=seed)
             best = KeepBest("validation_accuracy", "max", partial, self.patience)
             trainer = self._trainer(best, context)
@@ -225,12 +244,13 @@ class NoRL:
     """The stage left out: the student stays as it is."""
 
     is_left_out: ClassVar[Literal[True]] = True
+    reads_teacher: ClassVar[Literal[False]] = False
 
     def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
         """Return no work."""
         return []
 
-    def fit(self, build_terms: BuildTerms, context: TrainingContext) -> RLReport:  # noqa: ARG002
+    def fit(self, data: RLInputs, context: TrainingContext) -> RLReport:  # noqa: ARG002
         """Copy the student."""
         copy_model(context.start.folder, context.folder)
         return RLReport(0, 0, None)

@@ -21,7 +21,7 @@ from rkd.rl.kl_controller import FixedKL
 from rkd.rl.reward_mix import Term
 from rkd.rl.rewards import ConsistencyCheck, JudgedReward, learned_reward
 from rkd.rl.settings import KLPenalty, Optimisation, Rollouts
-from rkd.rl.stage import RL
+from rkd.rl.stage import RL, RLInputs
 from rkd.stages.reward_model import PairSets, RewardModelTraining
 from rkd.stages.sft import SFT
 from rkd.store.partial_results import PartialResults
@@ -141,7 +141,7 @@ class Jobs:
         )
         clock, terms = Clock(self.device), [Term(name=name, weight=1.0, queries=self._queries, reward=reward)]
         context = self._context(name, self._made("sft").folder, clock, validate=self._validate)
-        stage.fit(lambda _: terms, context)
+        stage.fit(RLInputs(build_terms=lambda _: terms), context)
         rows = [row for row in _history(context.folder) if "ratio" in row]
         if not abs(rows[0]["ratio"] - 1) <= FIRST_RATIO:
             raise ValueError(

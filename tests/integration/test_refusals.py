@@ -73,6 +73,17 @@ def test_an_open_ended_dataset_is_refused_before_anything_is_made(world, tmp_pat
     assert not (tmp_path / "artifacts").exists()
 
 
+@pytest.mark.parametrize(
+    "teacher", [["teacher=recorded", "teacher.model=gpt-4"], ["teacher=endpoint", "teacher.model=m"]]
+)
+def test_a_teacher_whose_probabilities_cannot_be_read_is_refused_where_they_are(world, tmp_path, teacher):
+    with pytest.raises(
+        JobError, match=r"known by its texts alone, and this row reads .* `python run\.py teacher=mini_large`"
+    ):
+        run(world, tmp_path, "experiments=on_policy_distillation", *teacher, without=("teacher", "reward_model."))
+    assert not (tmp_path / "artifacts").exists()
+
+
 @pytest.mark.parametrize("how", [[], ["dry_run=true"], ["evaluate_only=true"]])
 def test_a_question_that_a_student_cannot_read_is_named_before_anything_is_made(world, tmp_path, how):
     tokenizer = load_tokenizer(world / "student")

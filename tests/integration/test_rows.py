@@ -1,6 +1,5 @@
 """Rows of the table: the models each is tested beside, and what each stage was made from."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,14 +11,6 @@ from tests.support.jobs import JUDGE_WORDS, ROLES, fingerprint_of, only_result, 
 from tests.support.tiny_world import REWARD_MODEL_SETTINGS as REWARD_MODEL
 from tests.support.tiny_world import RL_SETTINGS as RL
 from tests.support.tiny_world import SFT_SETTINGS as SFT
-
-CONTROLS = {
-    "student_vote": {"vote"},
-    "confidence": {"confidence"},
-    "coin": {"coin"},
-    "contradiction": {"verifiable"},
-    "noise_corrected": {"verifiable", "corrected"},
-}
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +27,9 @@ def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
         "orm_t": [*SFT, *REWARD_MODEL, *RL, *errs],
         "best_of_n": [*SFT, *REWARD_MODEL, "evaluation.inference.samples_per_query=4"],
         "noisy_labels": [*SFT, *REWARD_MODEL, *RL, "labels.noise=0.4"],
+        "on_policy_distillation": [*SFT, *RL],
         "judge_reward": [*SFT, *RL, f"judge.name_or_path={world / 'teacher'}", *JUDGE_WORDS],
     }
-    jobs |= {row: [*SFT, *RL] for row in CONTROLS}
     folders = {}
     for row, stages in jobs.items():
         before = set((root / "outputs").iterdir())
@@ -48,8 +39,11 @@ def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(
-    "row", ["dpo", "ours_wo_d", "orm_s", "orm_t", "best_of_n", "noisy_labels", "judge_reward", *CONTROLS]
-)
+    "row",
+    [
+        "dpo", "ours_wo_d", "orm_s", "orm_t", "best_of_n", "noisy_labels", "judge_reward", "on_policy_distillation",
+    ],
+)  # fmt: skip
 def test_each_row_is_tested_beside_the_models_it_comes_of(rows, row):
     result = read_result(rows[row])
     assert result.failure is None
@@ -114,27 +108,12 @@ def test_the_judges_verdict_can_be_the_reward_without_a_reward_model(rows):
     assert result.notes.counts["rl/episodes"] > 0
 
 
-@pytest.mark.parametrize(("row", "components"), CONTROLS.items())
-def test_a_control_trains_the_student_of_ours_on_as_many_responses_under_its_own_reward(
-    rows, finished, row, components
-):
-    (ours, folder), result = only_result(finished[0]), read_result(rows[row])
-    assert result.notes.counts["rl/episodes"] == ours.notes.counts["rl/episodes"]
-    assert fingerprint_of(rows[row], "rl")["student"] == fingerprint_of(folder, "rl")["student"]
+def test_on_policy_distillation_reads_the_teacher_and_trains_no_other_model(rows):
+    folder = rows["on_policy_distillation"]
+    result = read_result(folder)
+    assert fingerprint_of(folder, "rl")["teacher"] == fingerprint_of(folder, "teacher_first_training")["model"]
+    assert result.notes.counts["all_queries"] == result.notes.counts["training_queries"]
     assert result.notes.reward_model == {}
-    (label,) = (name for name in json.loads((rows[row] / "artifacts.json").read_text()) if name.startswith("rl/"))
-    (sample, *_) = (rows[row].parents[1] / "artifacts" / label / "samples.jsonl").read_text("utf-8").splitlines()
-    assert json.loads(sample).keys() - {"episodes", "question", "response", "reward"} == components
-
-
-def test_the_rates_of_a_corrected_label_are_in_the_result_and_decide_the_training(rows):
-    counts, fingerprint = (
-        read_result(rows["noise_corrected"]).notes.counts,
-        fingerprint_of(rows["noise_corrected"], "rl"),
-    )
-    rates = {name: counts[f"label_noise/{name}"] for name in ("false_positive", "false_negative")}
-    assert {name: fingerprint["noise"][name] for name in rates} == rates
-    assert "noise" not in fingerprint_of(rows["coin"], "rl")
 
 
 def test_noisy_labels_are_wrong_and_the_teacher_is_asked_once(rows, finished):

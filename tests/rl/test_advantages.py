@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rkd.rl.advantages import GAE, RLOO, AdvantageEstimator, GroupRelative, ReinforcePlusPlus
+from rkd.rl.advantages import GAE, RLOO, AdvantageEstimator, GroupRelative, PerToken, ReinforcePlusPlus
 
-ESTIMATORS = [
+OF_RESPONSES = [
     GAE(),
     GAE(whiten=False),
     GroupRelative(2),
@@ -16,6 +16,7 @@ ESTIMATORS = [
     RLOO(2),
     ReinforcePlusPlus(),
 ]
+ESTIMATORS = [*OF_RESPONSES, PerToken()]
 
 
 def mask(*rows: list[int]) -> Tensor:
@@ -181,7 +182,7 @@ def test_padding_changes_nothing(estimator: AdvantageEstimator):
         assert (left[:, :3] == 0).all()
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", OF_RESPONSES)
 def test_a_better_response_gets_the_higher_advantage(estimator: AdvantageEstimator):
     rewards = torch.tensor([[0.0, 1.0], [0.0, -1.0]])
     advantages, _ = estimator(rewards, torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool))
@@ -206,3 +207,10 @@ def test_a_mask_of_another_shape_is_refused(estimator: AdvantageEstimator):
 def test_only_gae_needs_a_value_head():
     assert GAE.needs_values
     assert not any(estimator.needs_values for estimator in (GroupRelative, RLOO, ReinforcePlusPlus))
+
+
+def test_per_token_the_reward_of_a_token_is_its_advantage_whatever_follows():
+    rewards = torch.tensor([[-0.5, 2.0, 7.0], [1.0, nan, 3.0]])
+    advantages, returns = PerToken()(rewards, None, mask([1, 1, 0], [1, 0, 1]))
+    close(advantages, [[-0.5, 2.0, 0.0], [1.0, 0.0, 3.0]])
+    close(returns, advantages)

@@ -15,7 +15,7 @@ from rkd.rl.policy_module import PolicyModule
 from rkd.rl.reward_mix import Term
 from rkd.rl.rollout import Rollout
 from rkd.rl.settings import KLPenalty, Optimisation, Rollouts
-from rkd.rl.stage import RL
+from rkd.rl.stage import RL, RLInputs
 from rkd.training.trainer import Training
 from tests.support import tiny_world
 from tests.support.fakes import context
@@ -80,9 +80,10 @@ def fit(
     terms=None,
     logger=False,
     seconds=30,
+    teacher=None,
 ):
     return stage.fit(
-        lambda _: terms or [term(queries=queries, reward=reward)],
+        RLInputs(build_terms=lambda _: terms or [term(queries=queries, reward=reward)], teacher=teacher),
         context(
             student,
             folder,
