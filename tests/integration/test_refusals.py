@@ -32,6 +32,7 @@ def test_the_best_of_n_without_reward_model_is_refused_before_anything_is_made(w
         (["reward_mix=yon", "judge=mini_judge"], "dataset=mini_math_aug"),
         (["reward_mix.rho=0.5"], "they sum to 0.5"),
         (["evaluation/bound=sampled", "rl=none"], "rl=none"),
+        (["reward_mix=student_vote", "rl.rollouts.responses_per_query=2"], "rl.rollouts.responses_per_query=8"),
         (["student/calculator=equations", "generation=hf"], "generation=local"),
         (["student/calculator=equations", "arithmetic=small"], "arithmetic=none"),
     ],
