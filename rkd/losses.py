@@ -6,6 +6,7 @@ included, change neither a loss nor its gradient. Unless a docstring says otherw
 tokens of the batch, not a mean of per-response means.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
@@ -126,6 +127,15 @@ def token_entropy(logits: Tensor) -> Tensor:
     logprobs = at_least_float32(logits).log_softmax(-1)
     # A forbidden token has log-probability −∞, and 0 · −∞ would be NaN.
     return -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1)
+
+
+def kl_from_uniform(logits: Tensor) -> Tensor:
+    """KL(U ‖ π_t) = −log V − (1/V) Σ_v log π_t(v), (B, T), from `logits` (B, T, V): 0 where π_t is uniform.
+
+    Float type as in `token_logprobs`. A forbidden token makes it infinite. Its mean over tokens is the self-certainty
+    of arXiv:2505.19590.
+    """
+    return -at_least_float32(logits).log_softmax(-1).mean(-1) - math.log(logits.shape[-1])
 
 
 def in_chunks(function: Callable[..., Tensor], chunk_tokens: int, *tensors: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ COMMON = "base"  # what options of a group have in common; no option itself
 CHOICES = ("reward_model.classification_weight",)
 NEEDED = {
     "rl/advantages=group_relative": ["rl.advantages.group_size=2"],
+    "rl/advantages=rloo": ["rl.advantages.group_size=2"],
     "reward_mix=own": ["reward_mix.verifiable.function.path=builtins.len"],
     "student=hf": ["student.name_or_path=someone/model"],
     "judge=hf": ["judge.name_or_path=someone/model"],

@@ -16,6 +16,7 @@ from rkd.losses import (
     explained_variance,
     in_chunks,
     kl_estimate,
+    kl_from_uniform,
     masked_mean,
     mean_of_response_means,
     mean_of_response_sums,
@@ -99,6 +100,12 @@ def test_token_entropy_is_the_entropy_of_the_softmax():
     # −(1/4 ln 1/4 + 3/4 ln 3/4) = 0.3465736 + 0.2157616 = 0.5623351; uniform over two: ln 2.
     logits = torch.tensor([[[0.0, log(3)], [5.0, 5.0]]])
     close(token_entropy(logits), [[0.5623351, log(2)]])
+
+
+def test_the_kl_from_the_uniform_distribution():
+    # π = (1/4, 3/4): ½ ln(½ / ¼) + ½ ln(½ / ¾) = ½ ln 2 + ½ ln 2/3; π uniform: 0.
+    logits = torch.tensor([[[0.0, log(3)], [5.0, 5.0]]])
+    close(kl_from_uniform(logits), [[log(4 / 3) / 2, 0.0]])
 
 
 def test_a_forbidden_token_leaves_entropy_and_its_gradient_finite():

@@ -172,14 +172,6 @@ def summary_of(result: RunResult) -> dict[str, float]:
         if test.win_rate is not None
         for measure, value in asdict(test.win_rate).items()
     }
-    totals = {
-        f"costs/{name}": sum(cost.get(name, 0) for cost in result.costs.values())
-        for name in ("seconds", "seconds_this_job", "tokens")
-    }
     others: dict[str, float | None] = {name.replace(".", "/"): value for name, value in numbers(result).items()}
     others["validation_accuracy"] = result.validation_accuracy
-    return {
-        key: value
-        for key, value in (accuracies | without_near | compared | totals | others).items()
-        if value is not None
-    }
+    return {key: value for key, value in (accuracies | without_near | compared | others).items() if value is not None}

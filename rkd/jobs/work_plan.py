@@ -66,7 +66,8 @@ def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: boo
 
 def _sizes(s: Stages, expected: Expected) -> Sizes:
     """The sizes of the stages, from the sizes of the splits and the expected results of earlier stages."""
-    training, validation = s.dataset.training_queries(), len(s.dataset.validation_queries())
+    training = s.dataset.training_queries(labelled=s.labels.uses_gold)
+    validation = len(s.dataset.validation_queries())
     examples = s.sft.data.expected_examples(len(training), expected)
     example_tokens = s.teacher_samples.max_response_tokens
     if s.teacher.is_recorded and needs_labels(s, "training") and not s.labels.is_graded:

@@ -1,4 +1,4 @@
-"""The expected score of a written verdict (docs/method.md 6.3): replies with their scores enter, their means leave.
+"""The expected score of a written verdict (docs/method.md 6.8): replies with their scores enter, their means leave.
 
 A judge that writes its grade says the likeliest one. Its probabilities of all grades in that place say more:
 

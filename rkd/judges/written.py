@@ -96,7 +96,7 @@ class WrittenJudge(ModelFolder, ConfiguredJudge):
 
     Args:
         threshold: a response counts as right if its score is above; with a grader, only 5 is (docs/method.md 5.15).
-        expected_score: a verdict is the mean over the judge's probabilities of all grades (docs/method.md 6.3); False:
+        expected_score: a verdict is the mean over the judge's probabilities of all grades (docs/method.md 6.8); False:
             the grade that it writes.
     """
 

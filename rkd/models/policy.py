@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rkd.losses import in_chunks, token_entropy, token_logprobs
+from rkd.losses import in_chunks, kl_from_uniform, token_entropy, token_logprobs
 from rkd.models.batches import ResponseBatch
 from rkd.models.half_logits import half_choices
 from rkd.models.hidden_states import head_values, response_states
@@ -64,6 +64,18 @@ class Policy(nn.Module):
         chosen = in_chunks(partial(self._choices, with_entropy=with_entropy), chunk, counted, tokens)
         logprobs, *entropy = (_unpacked(row, mask) for row in chosen)
         return PolicyOutput(logprobs, values, entropy[0].detach() if with_entropy else None)
+
+    @torch.no_grad()
+    def confidence(self, batch: ResponseBatch) -> Tensor:
+        """Mean over the chosen tokens of each response of KL(uniform ‖ π), (B,), in nats, without gradient."""
+        states, mask = response_states(self.lm.base_model, batch)[:, :-1], batch.chosen_mask
+        chunk = max(1, CHUNK_ELEMENTS // self.lm.config.get_text_config().vocab_size)
+        of_tokens = in_chunks(self._confidence, chunk, states[mask][None])
+        return _unpacked(of_tokens[0], mask).sum(1) / mask.sum(1)
+
+    def _confidence(self, states: Tensor) -> Tensor:
+        """KL(uniform ‖ π) from states (1, T, D), as (1, T)."""
+        return kl_from_uniform(own_logits(self.lm, states[0])[None] / self.temperature)
 
     def _has_half_logits(self, states: Tensor) -> bool:
         return torch.is_autocast_enabled(states.device.type) or self.lm.dtype in HALF

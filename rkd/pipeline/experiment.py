@@ -14,6 +14,7 @@ from rkd.generation.engines import Engine
 from rkd.generation.local import LocalModel
 from rkd.judges.base import ConfiguredJudge, NoJudge
 from rkd.models.loading import count_weights
+from rkd.rl.control_rewards import Confidence, StudentVote
 from rkd.rl.reward_mix import RewardMix
 from rkd.rl.stage import RL, NoRL
 from rkd.stages.arithmetic import Arithmetic, NoArithmetic
@@ -32,6 +33,7 @@ from rkd.work import FEW_SHOT, TEACHER
 
 ZERO_SHOT = "student zero-shot"
 GREEDY = AsAsked()
+FEWEST_VOTES = 3  # of two that differ, the first would win
 SEEDS = 2**32  # the generators of all libraries take a smaller seed
 TUNED = {"sft": "SFT student", "dpo": "DPO student"}  # by the stage that trains it; the rows are called SFT and DPO
 
@@ -136,6 +138,11 @@ class Stages:
                 "rejection sampling trains as sft does, and sft=none trains nothing. Take `python run.py sft=mini`, or "
                 "reinforcement learning of the untuned student, `python run.py rl=mini`."
             )
+        if isinstance(self.rl, RejectionSampling) and any(isinstance(one, Confidence) for _, one in used.values()):
+            raise ValueError(
+                "reward_mix=confidence compares responses with others of the policy, and has no threshold above which "
+                "one is right: rejection sampling cannot accept by it. Take `python run.py reward_mix=label`."
+            )
         if isinstance(self.rl, RejectionSampling) and len(used) > 1:
             raise ValueError(
                 f"rejection sampling accepts responses by one reward, and the reward mix has {len(used)}: "
@@ -151,6 +158,13 @@ class Stages:
             raise ValueError(
                 f"reward_mix.rho={self.reward_mix.rho:g} needs a reward model, and reward_model=none makes none. Take "
                 "`python run.py reward_model=mini`, or the label alone as reward, `python run.py reward_mix=label`."
+            )
+        votes = any(isinstance(source, StudentVote) for _, source in used.values())
+        if votes and not self.rl.is_left_out and self.rl.rollouts.responses_per_query < FEWEST_VOTES:
+            raise ValueError(
+                f"rl.rollouts.responses_per_query={self.rl.rollouts.responses_per_query}: the student's own vote is "
+                f"over the responses to a query, and fewer than {FEWEST_VOTES} have no majority. Take "
+                "`python run.py rl.rollouts.responses_per_query=8`, and fewer rl.rollouts.queries_per_rollout."
             )
         if "unlabelled" in self.reward_mix.streams and self.dataset.is_labelled_throughout:
             raise ValueError(

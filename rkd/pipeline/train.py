@@ -3,6 +3,7 @@
 A step's fingerprint names everything that decides its result, so that rows and seeds share equal results.
 """
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ from rkd.pipeline.label import Labelled
 from rkd.pipeline.sample import Notes, Step
 from rkd.pipeline.stage_runner import StageRunner
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, digest_of
+from rkd.rl.control_rewards import NoiseCorrected
+from rkd.rl.noise_rates import NoiseRates, estimated_noise
 from rkd.rl.reward_mix import RewardInputs, Stream, Term
 from rkd.rl.stage import BuildTerms, RLInputs
 from rkd.stages.judge_training import JudgedSets, TrainedJudge, digest_of_verdicts
@@ -142,10 +145,13 @@ class Fitting(Step):
         if teacher is not None:
             inputs |= {"teacher": teacher.source(), "teacher_options": teacher.options}
 
+        if (noise := self._label_noise(queries, training)) is not None:
+            inputs["noise"] = noise
+
         def build_terms(partial: PartialResults) -> list[Term]:
             own = (s.zero_shot, s.student.options, partial)
             labels = training.answers if training.highest is None else None
-            made_of = RewardInputs(labels, reward_model, s.judge, *own, is_dry_pass=s.is_dry_pass)
+            made_of = RewardInputs(labels, reward_model, s.judge, *own, is_dry_pass=s.is_dry_pass, noise=noise)
             return s.reward_mix.terms(made_of, queries)
 
         if isinstance(s.rl, RejectionSampling):
@@ -157,6 +163,25 @@ class Fitting(Step):
             self.notes.stopped["rl"] = stopped
             self.runner.warn(f"rl was stopped early, and what was best until then is kept: {stopped}.")
         return checkpoint
+
+    def _label_noise(self, queries: Mapping[Stream, list[Query]], training: Labelled) -> NoiseRates | None:
+        """How often labels mislead, on the queries of a reward that corrects for it; None without such a reward."""
+        s = self.stages
+        used = {} if s.rl.is_left_out else s.reward_mix.used
+        stream = next((one.queries for _, one in used.values() if isinstance(one, NoiseCorrected)), None)
+        if stream is None:
+            return None
+        if s.is_dry_pass:  # made-up labels have no votes
+            return NoiseRates(0.0, 0.0)
+        asked = {query.id for query in queries[stream]}
+        own = training.at([place for place, query in enumerate(training.queries) if query.id in asked])
+        noise = estimated_noise(own.queries, own.labels, own.scored)
+        self.notes.counts |= {f"label_noise/{name}": rate for name, rate in dataclasses.asdict(noise).items()}
+        self.runner.say(
+            f"    by their votes, labels confirm {noise.false_positive:.1%} of the wrong responses and reject "
+            f"{noise.false_negative:.1%} of the right ones"
+        )
+        return noise
 
     def _fit_rounds(
         self,

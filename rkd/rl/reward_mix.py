@@ -25,6 +25,7 @@ from rkd.judges.base import ConfiguredJudge, NoJudge, OpenJudge, WithoutGaps, op
 from rkd.models.loading import ModelOptions
 from rkd.protocols import RewardFunction, Rewards
 from rkd.records import Checkpoint, Query, Response
+from rkd.rl.noise_rates import NoiseRates
 from rkd.rl.rewards import (
     ConsistencyCheck,
     ExistenceCheck,
@@ -50,6 +51,7 @@ class RewardInputs:
 
     `labels` is None for an open-ended task, whose responses have no answer to compare. `partial` holds the training's
     partial results: a judge behind a server keeps its paid replies there. In a dry pass an unreadable verdict is 0.5.
+    `noise` says how often the labels mislead, for a reward that corrects for it.
     """
 
     labels: Mapping[str, str] | None
@@ -59,6 +61,7 @@ class RewardInputs:
     options: ModelOptions = field(default_factory=ModelOptions)
     partial: PartialResults | None = None
     is_dry_pass: bool = False
+    noise: NoiseRates | None = None
 
     def open_judge(self) -> OpenJudge:
         """The judge, its model loaded."""
@@ -77,6 +80,12 @@ class Source(Protocol):
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """The reward function."""
         ...
+
+
+class VerifiableSource(Source, Protocol):
+    """What can stand in the place of the verifiable reward; `compares_answers` excludes open-ended tasks."""
+
+    compares_answers: ClassVar[bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +114,7 @@ class Verifiable:
     unanswered: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_stream("verifiable", self.queries, WITH_LABELS)
+        check_stream("verifiable", self.queries, WITH_LABELS)
 
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """See `Source`."""
@@ -123,7 +132,7 @@ class Judged:
     unanswered: float | None = None
 
     def __post_init__(self) -> None:
-        _check_stream("judge", self.queries)
+        check_stream("judge", self.queries)
 
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """See `Source`."""
@@ -159,7 +168,7 @@ class Learned:
     check: Check | None = None
 
     def __post_init__(self) -> None:
-        _check_stream("learned", self.queries, get_args(Stream) if self.check is None else WITH_LABELS)
+        check_stream("learned", self.queries, get_args(Stream) if self.check is None else WITH_LABELS)
 
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """See `Source`."""
@@ -183,7 +192,7 @@ class Own:
     queries: Stream = "balanced"
 
     def __post_init__(self) -> None:
-        _check_stream("verifiable", self.queries)
+        check_stream("verifiable", self.queries)
 
     def build(self, inputs: RewardInputs) -> RewardFunction:  # noqa: ARG002
         """See `Source`."""
@@ -220,7 +229,7 @@ class NoReward:
     queries: Stream = "all"
 
     def __post_init__(self) -> None:
-        _check_stream("verifiable", self.queries)
+        check_stream("verifiable", self.queries)
 
     def build(self, inputs: RewardInputs) -> RewardFunction:  # noqa: ARG002
         """See `Source`."""
@@ -239,7 +248,7 @@ class RewardMix:
     lambda_: float
     mu: float
     rho: float
-    verifiable: Verifiable | Own | NoReward = field(default_factory=Verifiable)
+    verifiable: VerifiableSource = field(default_factory=Verifiable)
     judge: Judged = field(default_factory=Judged)
     learned: Learned = field(default_factory=Learned)
     level: Literal["loss", "reward"] = "loss"
@@ -291,7 +300,12 @@ class RewardMix:
         return {"terms": used, "level": self.level if len(used) > 1 else "loss"}
 
 
-def _check_stream(term: str, stream: str, allowed: Sequence[str] = get_args(Stream)) -> None:
+def check_stream(term: str, stream: str, allowed: Sequence[str] = get_args(Stream)) -> None:
+    """Refuse a stream that there is not, or that lacks what the term's reward compares with.
+
+    Raises:
+        ValueError: the stream is not among those allowed.
+    """
     if stream not in get_args(Stream):
         raise ValueError(f"reward_mix.{term}.queries={stream}: choose one of {', '.join(get_args(Stream))}.")
     if stream not in allowed:

@@ -22,7 +22,7 @@ from rkd.models.cpu_workers import is_small
 from rkd.models.loading import copy_model, load_causal_lm, load_teacher, load_tokenizer
 from rkd.models.lora import save_merged
 from rkd.models.policy import AdaptersOff, Policy, without_dropout
-from rkd.rl.advantages import AdvantageEstimator, GroupRelative
+from rkd.rl.advantages import RLOO, AdvantageEstimator, GroupRelative
 from rkd.rl.collapse_guard import Guard, NoGuard
 from rkd.rl.policy_module import LossTerm, PolicyModule
 from rkd.rl.query_schedule import queries_of_rollouts, shares
@@ -74,7 +74,7 @@ class RL:
     """Reinforcement learning of a student under a reward.
 
     Args:
-        advantages: the estimator. GAE gives the policy one value head per term; group-relative estimates need none.
+        advantages: the estimator. GAE gives the policy one value head per term; the others need none.
         rollouts_between_validations: rollouts from one validation to the next. The policy with the best validation,
             the start included, is kept.
         patience: validations without improvement before training stops; None never stops early.
@@ -101,7 +101,7 @@ class RL:
                 f"{self.rollouts.queries_per_rollout}. Take fewer minibatches or more queries."
             )
         per_query = self.rollouts.responses_per_query
-        if isinstance(self.advantages, GroupRelative) and self.advantages.group_size != per_query:
+        if isinstance(self.advantages, GroupRelative | RLOO) and self.advantages.group_size != per_query:
             raise ValueError(
                 f"rl.advantages.group_size={self.advantages.group_size} would mix the responses to different queries: "
                 f"set it to rl.rollouts.responses_per_query={per_query}."

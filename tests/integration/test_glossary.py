@@ -123,6 +123,10 @@ def logged(world, tmp_path_factory) -> set[tuple[str, str]]:
             *SFT_SETTINGS, *RL_SETTINGS, "reward_model=none", "reward_mix=own",
             "reward_mix.verifiable.function.path=tests.integration.test_glossary.length",
         ],
+        **{
+            f"the control {row}": [*SFT_SETTINGS, *RL_SETTINGS, f"experiments={row}"]
+            for row in ("student_vote", "confidence", "coin", "noise_corrected")
+        },
         "the judge on all queries": [
             *SFT_SETTINGS, *RL_SETTINGS, "experiments=judge_only", "judge=hf", *judge, "dataset.labelled_fraction=0.7",
         ],
