@@ -19,6 +19,7 @@ from rkd.rl.reward_mix import RewardMix
 from rkd.rl.stage import RL, NoRL
 from rkd.stages.arithmetic import Arithmetic, NoArithmetic
 from rkd.stages.dpo import DPO, NoDPO
+from rkd.stages.generative_verifier import GenerativeVerifier
 from rkd.stages.judge_training import TrainedJudge
 from rkd.stages.labels import Labels, RubricGrades
 from rkd.stages.preferences import MatchedPairs, OneSourcePairs, Pairs, StoredPairs, ValidationPairs
@@ -67,7 +68,7 @@ class Stages:
     pairs: Pairs | OneSourcePairs | MatchedPairs | StoredPairs
     validation_pairs: ValidationPairs
     dpo: DPO | NoDPO
-    reward_model: RewardModelTraining | NoRewardModel
+    reward_model: RewardModelTraining | GenerativeVerifier | NoRewardModel
     reward_mix: RewardMix
     rl: RL | RejectionSampling | NoRL
     evaluation: Evaluation

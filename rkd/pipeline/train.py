@@ -152,6 +152,8 @@ class Fitting(Step):
             own = (s.zero_shot, s.student.options, partial)
             labels = training.answers if training.highest is None else None
             made_of = RewardInputs(labels, reward_model, s.judge, *own, is_dry_pass=s.is_dry_pass, noise=noise)
+            if not s.reward_model.is_left_out:
+                made_of = dataclasses.replace(made_of, open_reward=s.reward_model.open_reward)
             return s.reward_mix.terms(made_of, queries)
 
         if isinstance(s.rl, RejectionSampling):

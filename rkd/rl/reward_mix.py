@@ -30,6 +30,7 @@ from rkd.rl.rewards import (
     ConsistencyCheck,
     ExistenceCheck,
     JudgedReward,
+    OpenReward,
     ProbabilityReward,
     VerifiableReward,
     WeightedReward,
@@ -61,6 +62,7 @@ class RewardInputs:
     options: ModelOptions = field(default_factory=ModelOptions)
     partial: PartialResults | None = None
     is_dry_pass: bool = False
+    open_reward: OpenReward = learned_reward
     noise: NoiseRates | None = None
 
     def open_judge(self) -> OpenJudge:
@@ -172,7 +174,7 @@ class Learned:
 
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """See `Source`."""
-        reward: RewardFunction = learned_reward(inputs.reward_model.folder, inputs.prompt, inputs.options)
+        reward = inputs.open_reward(inputs.reward_model.folder, inputs.prompt, inputs.options)
         if self.is_probability:
             reward = ProbabilityReward(reward)
         if self.check is None:

@@ -109,6 +109,29 @@ def learned_reward(folder: Path, prompt: PromptTemplate, options: ModelOptions) 
     return LearnedReward(load_reward_model(folder, options, placed=True).eval(), load_tokenizer(folder), prompt)
 
 
+OpenReward = Callable[[Path, PromptTemplate, ModelOptions], RewardFunction]
+"""Opens the learned reward whose model lies in a folder, for queries in the student's prompt."""
+
+LEAST_SHARE = 1e-6  # of Yes and of No, so that log-odds are finite: ±13.8 nats at most
+
+
+@dataclass(frozen=True)
+class VerifierReward:
+    """The log-odds of a generative verifier's Yes, log P(Yes) − log P(No) in nats (docs/method.md 6.9).
+
+    As R of a classifier they are above 0 where a right response is the likelier one, and σ of them is P(Yes) / (P(Yes)
+    + P(No)).
+    """
+
+    verifier: Judge
+
+    def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+        """See `RewardFunction`."""
+        shares = torch.tensor(self.verifier.judge(queries, responses), dtype=torch.float64)
+        scores = torch.logit(shares, eps=LEAST_SHARE).float()
+        return Rewards(scores, {"learned": scores})
+
+
 @dataclass(frozen=True)
 class JudgedReward:
     """A judge's verdict p, from `wrong` at p = 0 to `right` at p = 1 (paper J's YoN).

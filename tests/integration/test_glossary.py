@@ -136,6 +136,10 @@ def logged(world, tmp_path_factory) -> set[tuple[str, str]]:
             f"judge.held_out.path={recorded_by_three(root / 'recorded')}", "judge.held_out.model=mixed",
             "judge.teachers=[right,wrong]",
         ],
+        "a generative verifier": [
+            *SFT_SETTINGS, *RL_SETTINGS, "experiments=generative_verifier", "reward_model.epochs=1",
+            "reward_model.prompt.yes_word=' 1'", "reward_model.prompt.no_word=' 2'",
+        ],
         "rejection sampling": [
             *SFT_SETTINGS, "experiments=rejection_sampling", "rl.rollouts.rounds=2", "rl.rollouts.episodes=64",
             "rl.rollouts.max_response_tokens=16",

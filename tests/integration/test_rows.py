@@ -14,6 +14,7 @@ from tests.support.tiny_world import REWARD_MODEL_SETTINGS as REWARD_MODEL
 from tests.support.tiny_world import RL_SETTINGS as RL
 from tests.support.tiny_world import SFT_SETTINGS as SFT
 
+VERIFIER = ["reward_model.epochs=1", "reward_model.prompt.yes_word=' 1'", "reward_model.prompt.no_word=' 2'"]
 REJECTION = ["rl.rollouts.episodes=96", "rl.rollouts.responses_per_query=4", "rl.rollouts.max_response_tokens=16"]
 
 
@@ -34,6 +35,7 @@ def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
         "best_of_n": [*SFT, *REWARD_MODEL, "evaluation.inference.samples_per_query=4"],
         "noisy_labels": [*SFT, *REWARD_MODEL, *RL, "labels.noise=0.4"],
         "on_policy_distillation": [*SFT, *RL],
+        "generative_verifier": [*SFT, *VERIFIER, *RL],
         "rejection_sampling": [*SFT, *REJECTION],
         "rejection_sampling_rounds": [*SFT, *REJECTION, *by_judge],
         "judge_reward": [*SFT, *RL, *judge],
@@ -50,7 +52,7 @@ def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
     "row",
     [
         "dpo", "ours_wo_d", "orm_s", "orm_t", "best_of_n", "noisy_labels", "judge_reward", "on_policy_distillation",
-        "rejection_sampling", "rejection_sampling_rounds",
+        "rejection_sampling", "rejection_sampling_rounds", "generative_verifier",
     ],
 )  # fmt: skip
 def test_each_row_is_tested_beside_the_models_it_comes_of(rows, row):
@@ -134,6 +136,18 @@ def test_rejection_sampling_teaches_what_the_label_accepts_once_beside_the_teach
     assert counts["rejection/examples"] == counts["sft_examples"]
     assert made == fingerprint_of(folder, "sft")
     assert fingerprint_of(folder, "rejection_samples")["student"] != made["student"]
+
+
+def test_a_generative_verifier_learns_the_pairs_of_ours_and_takes_the_place_of_r(rows, finished):
+    folder, (ours, ours_folder) = rows["generative_verifier"], only_result(finished[0])
+    made, of_ours = (fingerprint_of(one, "reward_model") for one in (folder, ours_folder))
+    assert {name for name in made if made[name] != of_ours[name]} == {"stage"}
+    counts = read_result(folder).notes.counts
+    assert counts["reward_model/validation_pairs_of/pair_accuracy"] == ours.notes.counts["validation_pairs"]
+    assert counts["reward_model/verdicts"] > 0
+    assert counts["rl/episodes"] == ours.notes.counts["rl/episodes"]
+    a, b = (fingerprint_of(one, "rl") for one in (folder, ours_folder))
+    assert {name for name in a if a[name] != b[name]} == {"reward_model"}
 
 
 def test_each_round_samples_the_student_of_the_last_one(rows):
