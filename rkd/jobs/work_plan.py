@@ -24,6 +24,8 @@ from rkd.pipeline.experiment import (
 from rkd.protocols import Sampling
 from rkd.records import Query
 from rkd.rl.query_schedule import shares
+from rkd.rl.stage import NoRL
+from rkd.stages.gkd import GKD
 from rkd.stages.judge_training import JUDGED_QUERIES, TrainedJudge
 from rkd.stages.labels import Labels, score
 from rkd.stages.rejection_sampling import Rounds
@@ -177,7 +179,7 @@ def _recorded_limit(s: Stages) -> int:
 
 def _judged_rewards_work(s: Stages) -> list[Work]:
     """The verdicts of the mix's judge on its rollouts; with one mixed loss, on the rollouts of all streams."""
-    if s.rl.is_left_out or not s.judge.asks_model or "judge" not in s.reward_mix.used:
+    if isinstance(s.rl, GKD | NoRL) or not s.judge.asks_model or "judge" not in s.reward_mix.used:
         return []
     terms, rollouts = list(s.reward_mix.used), s.rl.rollouts
     if isinstance(rollouts, Rounds):

@@ -4,6 +4,7 @@ Shapes: Q prompts, B = Q × G responses of T tokens, D hidden width, V vocabular
 predicts response token t: state 0 stands on the prompt's last token, state T on the response's last one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -64,6 +65,28 @@ class Policy(nn.Module):
         chosen = in_chunks(partial(self._choices, with_entropy=with_entropy), chunk, counted, tokens)
         logprobs, *entropy = (_unpacked(row, mask) for row in chosen)
         return PolicyOutput(logprobs, values, entropy[0].detach() if with_entropy else None)
+
+    def divergence(
+        self, batch: ResponseBatch, teacher: "Policy", function: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """A divergence of this policy from a teacher at the chosen tokens, (B, T), 0 elsewhere.
+
+        Args:
+            teacher: has the same tokens; no gradient flows through it.
+            function: gives the divergence of each token from the logits of both, (1, T, V) each.
+        """
+        mask = batch.chosen_mask
+        own = response_states(self.lm.base_model, batch)[:, :-1][mask][None]
+        with torch.no_grad():
+            others = response_states(teacher.lm.base_model, batch)[:, :-1][mask][None]
+
+        def of_chunk(states: Tensor, teacher_states: Tensor) -> Tensor:
+            with torch.no_grad():
+                teacher_logits = own_logits(teacher.lm, teacher_states[0])[None]
+            return function(own_logits(self.lm, states[0])[None], teacher_logits)
+
+        chunk = max(1, CHUNK_ELEMENTS // self.lm.config.get_text_config().vocab_size)
+        return _unpacked(in_chunks(of_chunk, chunk, own, others)[0], mask)
 
     @torch.no_grad()
     def confidence(self, batch: ResponseBatch) -> Tensor:

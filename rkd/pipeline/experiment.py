@@ -20,6 +20,7 @@ from rkd.rl.stage import RL, NoRL
 from rkd.stages.arithmetic import Arithmetic, NoArithmetic
 from rkd.stages.dpo import DPO, NoDPO
 from rkd.stages.generative_verifier import GenerativeVerifier
+from rkd.stages.gkd import GKD
 from rkd.stages.judge_training import TrainedJudge
 from rkd.stages.labels import Labels, RubricGrades
 from rkd.stages.preferences import MatchedPairs, OneSourcePairs, Pairs, StoredPairs, ValidationPairs
@@ -70,7 +71,7 @@ class Stages:
     dpo: DPO | NoDPO
     reward_model: RewardModelTraining | GenerativeVerifier | NoRewardModel
     reward_mix: RewardMix
-    rl: RL | RejectionSampling | NoRL
+    rl: RL | GKD | RejectionSampling | NoRL
     evaluation: Evaluation
     generation: Engine
     validation_queries: int
@@ -83,7 +84,7 @@ class Stages:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 0 and at most {SEEDS - 1}.")
         if self.validation_queries < 1:
             raise ValueError(f"validation_queries={self.validation_queries}: must be at least 1.")
-        if isinstance(self.rl, RL) and self.trainer.strategy == "fsdp":
+        if isinstance(self.rl, RL | GKD) and self.trainer.strategy == "fsdp":
             raise ValueError(
                 "trainer=fsdp does not train rl: it samples token by token from the policy that it trains, "
                 "and each token would gather all shards. Train it with trainer=ddp; what sft and "
@@ -161,7 +162,7 @@ class Stages:
                 "`python run.py reward_model=mini`, or the label alone as reward, `python run.py reward_mix=label`."
             )
         votes = any(isinstance(source, StudentVote) for _, source in used.values())
-        if votes and not self.rl.is_left_out and self.rl.rollouts.responses_per_query < FEWEST_VOTES:
+        if votes and not isinstance(self.rl, GKD | NoRL) and self.rl.rollouts.responses_per_query < FEWEST_VOTES:
             raise ValueError(
                 f"rl.rollouts.responses_per_query={self.rl.rollouts.responses_per_query}: the student's own vote is "
                 f"over the responses to a query, and fewer than {FEWEST_VOTES} have no majority. Take "

@@ -28,6 +28,7 @@ from rkd.rl.control_rewards import NoiseCorrected
 from rkd.rl.noise_rates import NoiseRates, estimated_noise
 from rkd.rl.reward_mix import RewardInputs, Stream, Term
 from rkd.rl.stage import BuildTerms, RLInputs
+from rkd.stages.gkd import GKD, GKDInputs
 from rkd.stages.judge_training import JudgedSets, TrainedJudge, digest_of_verdicts
 from rkd.stages.rejection_sampling import RejectionSampling
 from rkd.stages.reward_model import PairSets
@@ -130,6 +131,14 @@ class Fitting(Step):
         s = self.stages
         start = tuned if s.warm_up else self.student
         inputs: dict[str, Any] = {"validation": self._validation_fingerprint(validation)}
+        teacher = s.teacher if s.rl.reads_teacher and isinstance(s.teacher, LocalModel) else None
+        if teacher is not None:
+            inputs |= {"teacher": teacher.source(), "teacher_options": teacher.options}
+        if isinstance(s.rl, GKD):
+            assert teacher is not None  # `Stages` refuses any other
+            examples = self._taught(training)
+            inputs["examples"] = digest_of_examples(examples)
+            return self._fit("rl", s.rl, GKDInputs(examples, teacher), start, inputs, validation)
         if not s.rl.is_left_out:
             used = s.reward_mix.used
             inputs |= {
@@ -141,10 +150,6 @@ class Fitting(Step):
                 inputs["reward_model"] = reward_model
             if "judge" in used and not s.judge.is_left_out:
                 inputs["judge"] = s.judge.content()
-        teacher = s.teacher if s.rl.reads_teacher and isinstance(s.teacher, LocalModel) else None
-        if teacher is not None:
-            inputs |= {"teacher": teacher.source(), "teacher_options": teacher.options}
-
         if (noise := self._label_noise(queries, training)) is not None:
             inputs["noise"] = noise
 

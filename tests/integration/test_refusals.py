@@ -76,14 +76,15 @@ def test_an_open_ended_dataset_is_refused_before_anything_is_made(world, tmp_pat
     assert not (tmp_path / "artifacts").exists()
 
 
+@pytest.mark.parametrize("row", ["on_policy_distillation", "gkd"])
 @pytest.mark.parametrize(
     "teacher", [["teacher=recorded", "teacher.model=gpt-4"], ["teacher=endpoint", "teacher.model=m"]]
 )
-def test_a_teacher_whose_probabilities_cannot_be_read_is_refused_where_they_are(world, tmp_path, teacher):
+def test_a_teacher_whose_probabilities_cannot_be_read_is_refused_where_they_are(world, tmp_path, teacher, row):
     with pytest.raises(
         JobError, match=r"known by its texts alone, and this row reads .* `python run\.py teacher=mini_large`"
     ):
-        run(world, tmp_path, "experiments=on_policy_distillation", *teacher, without=("teacher", "reward_model."))
+        run(world, tmp_path, f"experiments={row}", *teacher, without=("teacher", "reward_model.", "rl."))
     assert not (tmp_path / "artifacts").exists()
 
 

@@ -15,6 +15,7 @@ from tests.support.tiny_world import RL_SETTINGS as RL
 from tests.support.tiny_world import SFT_SETTINGS as SFT
 
 VERIFIER = ["reward_model.epochs=1", "reward_model.prompt.yes_word=' 1'", "reward_model.prompt.no_word=' 2'"]
+GKD = ["rl.epochs=1", "rl.learning_rate=1e-3", "rl.rollouts.max_response_tokens=16"]
 REJECTION = ["rl.rollouts.episodes=96", "rl.rollouts.responses_per_query=4", "rl.rollouts.max_response_tokens=16"]
 
 
@@ -35,6 +36,7 @@ def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
         "best_of_n": [*SFT, *REWARD_MODEL, "evaluation.inference.samples_per_query=4"],
         "noisy_labels": [*SFT, *REWARD_MODEL, *RL, "labels.noise=0.4"],
         "on_policy_distillation": [*SFT, *RL],
+        "gkd": [*SFT, *GKD],
         "generative_verifier": [*SFT, *VERIFIER, *RL],
         "rejection_sampling": [*SFT, *REJECTION],
         "rejection_sampling_rounds": [*SFT, *REJECTION, *by_judge],
@@ -52,7 +54,7 @@ def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
     "row",
     [
         "dpo", "ours_wo_d", "orm_s", "orm_t", "best_of_n", "noisy_labels", "judge_reward", "on_policy_distillation",
-        "rejection_sampling", "rejection_sampling_rounds", "generative_verifier",
+        "rejection_sampling", "rejection_sampling_rounds", "generative_verifier", "gkd",
     ],
 )  # fmt: skip
 def test_each_row_is_tested_beside_the_models_it_comes_of(rows, row):
@@ -136,6 +138,15 @@ def test_rejection_sampling_teaches_what_the_label_accepts_once_beside_the_teach
     assert counts["rejection/examples"] == counts["sft_examples"]
     assert made == fingerprint_of(folder, "sft")
     assert fingerprint_of(folder, "rejection_samples")["student"] != made["student"]
+
+
+def test_gkd_learns_the_responses_of_sft_from_the_teachers_probabilities(rows):
+    folder = rows["gkd"]
+    counts, made = read_result(folder).notes.counts, fingerprint_of(folder, "rl")
+    assert counts["rl/examples"] == counts["sft_examples"]
+    assert made["examples"] == fingerprint_of(folder, "sft")["examples"]
+    assert made["teacher"] == fingerprint_of(folder, "teacher_first_training")["model"]
+    assert counts["rl/best_validation"] >= counts["sft/best_validation"]  # it starts from the SFT student
 
 
 def test_a_generative_verifier_learns_the_pairs_of_ours_and_takes_the_place_of_r(rows, finished):
