@@ -98,9 +98,12 @@ def hydra():
 
 @pytest.fixture(scope="module")
 def referred() -> dict[str, DictConfig]:
-    """What other parts refer to: dataset, teacher, student, SFT, the mini models that there are, the highest score."""
+    """What other parts refer to: dataset, teacher, student, trainings, the mini models that there are, the highest score."""
     config = compose("config", overrides=["dataset=gsm8k"])
-    return {name: config[name] for name in ("dataset", "teacher", "student", "sft", "mini_models", "highest_score")}
+    return {
+        name: config[name]
+        for name in ("dataset", "teacher", "student", "sft", "reward_model", "mini_models", "highest_score")
+    }
 
 
 @pytest.fixture(scope="module")
