@@ -98,7 +98,7 @@ def hydra():
 
 @pytest.fixture(scope="module")
 def referred() -> dict[str, DictConfig]:
-    """What other parts refer to: dataset, teacher, student, trainings, the mini models that there are, the highest score."""
+    """What other parts refer to: dataset, models, trainings, the mini models that there are, and the highest score."""
     config = compose("config", overrides=["dataset=gsm8k"])
     return {
         name: config[name]
