@@ -24,6 +24,10 @@ class RewardFunctionError(UserError):
     """A user's reward function gave no usable rewards; the message names the function, the response and the value."""
 
 
+class LabelNoiseError(UserError):
+    """By their votes, the labels say too little about which responses are right; the message says what to do."""
+
+
 class TrackingError(UserError):
     """The backend refused to start; the message says what to do."""
 

@@ -6,6 +6,7 @@ included, change neither a loss nor its gradient. Unless a docstring says otherw
 tokens of the batch, not a mean of per-response means.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
@@ -126,6 +127,15 @@ def token_entropy(logits: Tensor) -> Tensor:
     logprobs = at_least_float32(logits).log_softmax(-1)
     # A forbidden token has log-probability −∞, and 0 · −∞ would be NaN.
     return -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1)
+
+
+def kl_from_uniform(logits: Tensor) -> Tensor:
+    """KL(U ‖ π_t) = −log V − (1/V) Σ_v log π_t(v), (B, T), from `logits` (B, T, V): 0 where π_t is uniform.
+
+    Float type as in `token_logprobs`. A forbidden token makes it infinite. Its mean over tokens is the self-certainty
+    of arXiv:2505.19590.
+    """
+    return -at_least_float32(logits).log_softmax(-1).mean(-1) - math.log(logits.shape[-1])
 
 
 def in_chunks(function: Callable[..., Tensor], chunk_tokens: int, *tensors: Tensor) -> Tensor:
@@ -382,6 +392,37 @@ def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, *, estimator: KLEs
         case "k3":
             return torch.expm1(-difference) + difference
     raise ValueError(f"estimator={estimator!r} is none of {', '.join(get_args(KLEstimator))}.")
+
+
+def generalised_jsd(student_logits: Tensor, teacher_logits: Tensor, *, beta: float) -> Tensor:
+    """The generalised Jensen–Shannon divergence of each token, in nats: GKD, arXiv:2306.13649.
+
+        JSD(β) = β KL(P ‖ M) + (1 − β) KL(Q ‖ M),    M = β P + (1 − β) Q,    P the teacher, Q the student
+
+    JSD(β) / β tends to the forward KL, KL(P ‖ Q), for β → 0, and JSD(β) / (1 − β) to the reverse KL, KL(Q ‖ P), for
+    β → 1. Both limits of JSD itself are 0, so that β = 0 and β = 1 stand for the two KL.
+
+    Args:
+        student_logits: (..., V); gradients flow through these only.
+        teacher_logits: (..., V or more); embeddings beyond the student's vocabulary are left out.
+        beta: β, in [0, 1].
+
+    Returns:
+        (...), in the float type of `at_least_float32`.
+    """
+    # A forbidden token has log-probability −∞, and 0 · −∞ would be NaN.
+    student, teacher = (
+        (rows := at_least_float32(logits).log_softmax(-1)).clamp(min=torch.finfo(rows.dtype).min)
+        for logits in (student_logits, teacher_logits[..., : student_logits.shape[-1]].detach())
+    )
+    if beta == 0:
+        return (teacher.exp() * (teacher - student)).sum(-1)
+    if beta == 1:
+        return (student.exp() * (student - teacher)).sum(-1)
+    mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
+    of_teacher = (teacher.exp() * (teacher - mixture)).sum(-1)
+    of_student = (student.exp() * (student - mixture)).sum(-1)
+    return beta * of_teacher + (1 - beta) * of_student
 
 
 def explained_variance(values: Tensor, returns: Tensor, response_mask: Tensor) -> Tensor:

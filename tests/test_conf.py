@@ -26,6 +26,7 @@ COMMON = "base"  # what options of a group have in common; no option itself
 CHOICES = ("reward_model.classification_weight",)
 NEEDED = {
     "rl/advantages=group_relative": ["rl.advantages.group_size=2"],
+    "rl/advantages=rloo": ["rl.advantages.group_size=2"],
     "reward_mix=own": ["reward_mix.verifiable.function.path=builtins.len"],
     "student=hf": ["student.name_or_path=someone/model"],
     "judge=hf": ["judge.name_or_path=someone/model"],
@@ -97,9 +98,12 @@ def hydra():
 
 @pytest.fixture(scope="module")
 def referred() -> dict[str, DictConfig]:
-    """What other parts refer to: dataset, teacher, student, the mini models that there are, and the highest score."""
+    """What other parts refer to: dataset, models, trainings, the mini models that there are, and the highest score."""
     config = compose("config", overrides=["dataset=gsm8k"])
-    return {name: config[name] for name in ("dataset", "teacher", "student", "mini_models", "highest_score")}
+    return {
+        name: config[name]
+        for name in ("dataset", "teacher", "student", "sft", "reward_model", "mini_models", "highest_score")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +125,9 @@ def test_every_option_builds(option, referred):
         # The option's own file with what it takes from others: a quarter of the time of the whole config.
         config = compose(f"{group}/{name}", overrides=NEEDED.get(option, []))
         if group != "dataset":
-            config = OmegaConf.merge({name: part for name, part in referred.items() if name != group}, config)
+            config = OmegaConf.merge(
+                {name: part for name, part in referred.items() if name != group.partition("/")[0]}, config
+            )
         instantiate(OmegaConf.select(config, group.replace("/", ".")), _convert_="all")
 
 

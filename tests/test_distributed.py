@@ -17,7 +17,7 @@ from rkd.rl.advantages import GAE
 from rkd.rl.kl_controller import FixedKL
 from rkd.rl.reward_mix import Term
 from rkd.rl.settings import KLPenalty, Optimisation, RewardScaling, Rollouts
-from rkd.rl.stage import RL
+from rkd.rl.stage import RL, RLInputs
 from rkd.stages.dpo import DPO
 from rkd.stages.reward_model import PairSets, RewardModelTraining
 from rkd.stages.sft import SFT
@@ -85,7 +85,7 @@ def fit_rl(processes: int, where: TrainingContext) -> None:  # noqa: ARG001
         scaling=RewardScaling(whiten=True),
     )
     terms = [Term(name="length", weight=1.0, queries=QUERIES, reward=length_reward)]
-    stage.fit(lambda _: terms, dataclasses.replace(where, validate=lambda _: 0.5))
+    stage.fit(RLInputs(build_terms=lambda _: terms), dataclasses.replace(where, validate=lambda _: 0.5))
 
 
 def length_reward(_, responses):

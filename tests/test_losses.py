@@ -14,8 +14,10 @@ from rkd.losses import (
     clipped_surrogate_loss,
     dpo_loss,
     explained_variance,
+    generalised_jsd,
     in_chunks,
     kl_estimate,
+    kl_from_uniform,
     masked_mean,
     mean_of_response_means,
     mean_of_response_sums,
@@ -100,6 +102,12 @@ def test_token_entropy_is_the_entropy_of_the_softmax():
     # −(1/4 ln 1/4 + 3/4 ln 3/4) = 0.3465736 + 0.2157616 = 0.5623351; uniform over two: ln 2.
     logits = torch.tensor([[[0.0, log(3)], [5.0, 5.0]]])
     close(token_entropy(logits), [[0.5623351, log(2)]])
+
+
+def test_the_kl_from_the_uniform_distribution():
+    # π = (1/4, 3/4): ½ ln(½ / ¼) + ½ ln(½ / ¾) = ½ ln 2 + ½ ln 2/3; π uniform: 0.
+    logits = torch.tensor([[[0.0, log(3)], [5.0, 5.0]]])
+    close(kl_from_uniform(logits), [[log(4 / 3) / 2, 0.0]])
 
 
 def test_a_forbidden_token_leaves_entropy_and_its_gradient_finite():
@@ -408,3 +416,45 @@ def test_an_unknown_kl_estimator_names_the_known_ones():
 def test_explained_variance_of_good_and_bad_value_heads(values, expected):
     returns = torch.tensor([[1.0, 3.0, 99.0]])
     close(explained_variance(torch.tensor([[*values, 0.0]]), returns, mask([1, 1, 0])), expected)
+
+
+P, Q = [0.5, 0.5, 0.0], [0.25, 0.25, 0.5]  # of a teacher and a student over three tokens
+
+
+def logits_of(probabilities: list[float]) -> Tensor:
+    return torch.tensor([probabilities], dtype=torch.float64).log() + 3  # a constant changes no probability
+
+
+def test_the_divergence_of_two_distributions_worked_by_hand():
+    # M = (3/8, 3/8, 1/4): KL(P ‖ M) = log 4/3, KL(Q ‖ M) = 1/2 log 2/3 + 1/2 log 2; their mean.
+    expected = 0.5 * log(4 / 3) + 0.5 * (0.5 * log(2 / 3) + 0.5 * log(2))
+    assert float(generalised_jsd(logits_of(Q), logits_of(P), beta=0.5)) == pytest.approx(expected)
+
+
+def test_at_its_ends_the_divergence_is_forward_and_reverse_kl():
+    # KL(P ‖ Q) = 2 · 1/2 log 2.
+    assert float(generalised_jsd(logits_of(Q), logits_of(P), beta=0.0)) == pytest.approx(log(2))
+    # Here the roles are swapped: KL(student ‖ teacher) of the same two.
+    assert float(generalised_jsd(logits_of(P), logits_of(Q), beta=1.0)) == pytest.approx(log(2))
+
+
+@pytest.mark.parametrize("small", [1e-3, 1e-5])
+def test_towards_its_ends_the_divergence_over_its_weight_tends_to_the_kl(small):
+    student, teacher = torch.randn(2, 4, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    p, q = teacher.softmax(-1), student.softmax(-1)
+    forward, reverse = (p * (p / q).log()).sum(-1), (q * (q / p).log()).sum(-1)
+    for beta, weight, kl in ((small, small, forward), (1 - small, small, reverse)):
+        torch.testing.assert_close(generalised_jsd(student, teacher, beta=beta) / weight, kl, rtol=50 * small, atol=0)
+    torch.testing.assert_close(generalised_jsd(student, teacher, beta=0.0), forward)
+    torch.testing.assert_close(generalised_jsd(student, teacher, beta=1.0), reverse)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_equal_distributions_do_not_diverge_and_only_the_student_gets_a_gradient(beta):
+    student = torch.tensor([[1.0, 2.0, -torch.inf]], requires_grad=True)
+    teacher = torch.tensor([[1.0, 2.0, -torch.inf, 5.0]], requires_grad=True)  # an embedding without a token
+    divergence = generalised_jsd(student, teacher, beta=beta)
+    assert float(divergence.detach()) == pytest.approx(0.0, abs=1e-6)
+    generalised_jsd(student[:, :2], teacher[:, 1:3].clamp(min=-3), beta=beta).sum().backward()
+    assert teacher.grad is None
+    assert student.grad.abs().sum() > 0

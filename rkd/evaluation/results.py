@@ -244,7 +244,7 @@ class RunResult:
     @property
     def validation_accuracy(self) -> float | None:
         """Validation accuracy after the last training of the student, a fraction; None in a row without training."""
-        reached = (self.notes.counts.get(f"{stage}/best_validation") for stage in ("rl", "dpo", "sft"))
+        reached = (self.notes.counts.get(f"{stage}/best_validation") for stage in ("rl", "rejection", "dpo", "sft"))
         return next((accuracy for accuracy in reached if accuracy is not None), None)
 
 

@@ -103,7 +103,7 @@ def _computed(job: FinishedJob) -> tuple[dict[str, Labelled], dict[str, list[Pre
     if not learns_from_pairs(s):
         return labelled, {}
     training, validation = labelled.values()
-    sft = fitting.fit_sft(fitting.fit_arithmetic(), training, validation)
+    sft = fitting.fit_sft(training, validation)
     _, pairs = pairing.pair(sft, training)
     return labelled, {"training": pairs, "validation": pairing.validation_pairs(sft, validation)}
 

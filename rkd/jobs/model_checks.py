@@ -16,9 +16,10 @@ from rkd.data.prompts import PromptTemplate, special_tokens
 from rkd.errors import ModelError
 from rkd.generation.local import ModelFolder
 from rkd.judges.base import ConfiguredJudge, NoJudge, asks_model
-from rkd.models.loading import classifier_refusal, load_tokenizer
+from rkd.models.loading import classifier_refusal, load_tokenizer, vocabulary_refusal
 from rkd.pipeline.experiment import Stages, needs_labels, pretrained_lines, samples_student, table_lines, trains
 from rkd.records import Query
+from rkd.stages.reward_model import RewardModelTraining
 from rkd.work import ANNOTATOR, JUDGE, STUDENT, TEACHER
 
 SPARE_TOKENS = 16  # at the borders of a question, and for what may stand before a text
@@ -80,8 +81,8 @@ def check_models(s: Stages, *, evaluate_only: bool = False) -> list[str]:
     Only models on this machine are checked; their tokenizers are loaded, their weights are not.
 
     Raises:
-        ModelError: a token has no embedding, a text does not fit into a model's positions, or no reward model can be
-            trained on the student.
+        ModelError: a token has no embedding, a text does not fit into a model's positions, no reward model can be
+            trained on the student, or a teacher whose probabilities are read has another vocabulary.
     """
     errors: list[str] = []
     warnings: list[str] = []
@@ -99,8 +100,10 @@ def check_models(s: Stages, *, evaluate_only: bool = False) -> list[str]:
         (errors if model.is_hard else warnings).extend(_too_long(reading, suspects, rows, model))
     if not evaluate_only and (folder := s.student.local_folder()) in models:
         (errors if models[folder].is_hard else warnings).extend(_too_long_to_train(s, models[folder]))
-        if not s.reward_model.is_left_out and (refusal := classifier_refusal(folder)) is not None:
+        if isinstance(s.reward_model, RewardModelTraining) and (refusal := classifier_refusal(folder)) is not None:
             errors.append(refusal)
+        if s.rl.reads_teacher and isinstance(s.teacher, ModelFolder) and (teacher := s.teacher.local_folder()):
+            errors += filter(None, [vocabulary_refusal(folder, teacher)])
     if errors:
         raise ModelError("\n".join(dict.fromkeys(errors)))
     return list(dict.fromkeys(warnings))

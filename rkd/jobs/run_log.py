@@ -35,7 +35,7 @@ from rkd.training.tracking import Output, Tracker
 
 SAMPLES_LOGGED = 500  # responses per stage
 CHARACTERS_SHOWN = 2000  # of a text in a table; longer ones are cut
-MODELS = ("sft", "dpo", "reward_model", "rl")  # the stages that train a model
+MODELS = ("sft", "dpo", "reward_model", "rl", "rejection")  # the stages that train a model
 MEASURES = ("accuracy", "interval_low", "interval_high", "n", "pass_at_8", "maj_at_8")
 OF_MANIFEST = ("seconds", "tokens", "created", "revision", "files")
 
@@ -208,14 +208,6 @@ def summary_of(result: RunResult) -> dict[str, float]:
         if test.win_rate is not None
         for measure, value in asdict(test.win_rate).items()
     }
-    totals = {
-        f"costs/{name}": sum(cost.get(name, 0) for cost in result.costs.values())
-        for name in ("seconds", "seconds_this_job", "tokens")
-    }
     others: dict[str, float | None] = {name.replace(".", "/"): value for name, value in numbers(result).items()}
     others["validation_accuracy"] = result.validation_accuracy
-    return {
-        key: value
-        for key, value in (accuracies | without_near | compared | totals | others).items()
-        if value is not None
-    }
+    return {key: value for key, value in (accuracies | without_near | compared | others).items() if value is not None}

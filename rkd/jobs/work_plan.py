@@ -24,8 +24,11 @@ from rkd.pipeline.experiment import (
 from rkd.protocols import Sampling
 from rkd.records import Query
 from rkd.rl.query_schedule import shares
+from rkd.rl.stage import NoRL
+from rkd.stages.gkd import GKD
 from rkd.stages.judge_training import JUDGED_QUERIES, TrainedJudge
 from rkd.stages.labels import Labels, score
+from rkd.stages.rejection_sampling import Rounds
 from rkd.work import (
     ANNOTATOR,
     EXPECTED,
@@ -65,7 +68,8 @@ def planned_work(s: Stages, expected: Expected = EXPECTED, *, evaluate_only: boo
 
 def _sizes(s: Stages, expected: Expected) -> Sizes:
     """The sizes of the stages, from the sizes of the splits and the expected results of earlier stages."""
-    training, validation = s.dataset.training_queries(), len(s.dataset.validation_queries())
+    training = s.dataset.training_queries(labelled=s.labels.uses_gold)
+    validation = len(s.dataset.validation_queries())
     examples = s.sft.data.expected_examples(len(training), expected)
     example_tokens = s.teacher_samples.max_response_tokens
     if s.teacher.is_recorded and needs_labels(s, "training") and not s.labels.is_graded:
@@ -175,13 +179,16 @@ def _recorded_limit(s: Stages) -> int:
 
 def _judged_rewards_work(s: Stages) -> list[Work]:
     """The verdicts of the mix's judge on its rollouts; with one mixed loss, on the rollouts of all streams."""
-    if s.rl.is_left_out or not s.judge.asks_model or "judge" not in s.reward_mix.used:
+    if isinstance(s.rl, GKD | NoRL) or not s.judge.asks_model or "judge" not in s.reward_mix.used:
         return []
     terms, rollouts = list(s.reward_mix.used), s.rl.rollouts
-    queries = rollouts.queries_per_rollout
-    if s.reward_mix.level == "loss":
-        queries = shares(rollouts, len(terms))[terms.index("judge")]
-    judged = rollouts.count * queries * rollouts.responses_per_query
+    if isinstance(rollouts, Rounds):
+        judged = rollouts.episodes
+    else:
+        queries = rollouts.queries_per_rollout
+        if s.reward_mix.level == "loss":
+            queries = shares(rollouts, len(terms))[terms.index("judge")]
+        judged = rollouts.count * queries * rollouts.responses_per_query
     return [
         Work(
             "judge, rl", f"{judged:,} episodes", JUDGE, rollouts.max_response_tokens, judged=judged,

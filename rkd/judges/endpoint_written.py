@@ -14,7 +14,8 @@ from rkd.generation.endpoint_client import Kept
 from rkd.generation.endpoint_server import Advance, EndpointModel, no_advance
 from rkd.generation.endpoint_teacher import EndpointGenerator
 from rkd.judges.base import ConfiguredJudge
-from rkd.judges.written import ReadReply, Written, read_score
+from rkd.judges.replies import ReadReply
+from rkd.judges.written import Written, read_score
 from rkd.store.partial_results import PartialResults
 
 

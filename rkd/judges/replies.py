@@ -15,10 +15,13 @@ The number of a list item is no score.
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rkd.data.thoughts import behind_thought
+
+ReadReply = Callable[[str], float | None]
+"""Reads a score in [0, 1] from what a judge wrote; None where it cannot."""
 
 _LABEL = r"(?:score|rating|grade|mark|verdict|judge?ment|assessment|evaluation)"
 _SCALE = (  # "Score (1-5):", "Score out of 5:", "Score for this response:"

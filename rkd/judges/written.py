@@ -14,12 +14,11 @@ from rkd.data.judge_prompts import JudgePrompt
 from rkd.data.prompts import PromptTemplate
 from rkd.generation.local import ModelFolder, open_generator
 from rkd.judges.base import ConfiguredJudge, Remembered, Verdict
-from rkd.judges.replies import last_stated_score, score_or_verdict
+from rkd.judges.expected_score import ExpectedScore
+from rkd.judges.replies import ReadReply, last_stated_score, score_or_verdict
+from rkd.models.policy import Policy
 from rkd.protocols import Sampling, TextGenerator
 from rkd.records import Query, Response
-
-ReadReply = Callable[[str], float | None]
-"""Reads a score in [0, 1] from what a judge wrote; None where it cannot."""
 
 LOWEST, HIGHEST = 1, 5
 HIGHEST_GRADE = 5
@@ -53,6 +52,7 @@ class Written:
         max_reply_tokens: of a verdict; a verdict cut before its score is unreadable.
         advance: called with the number of responses whose verdict was known; the generator reports the others.
         read_reply: reads the score in a reply, in [0, 1]; None if it states none.
+        expected: gives the expected score of a reply in place of the one that it states; None: the latter counts.
         unread: the first reply that stated no score, once there is one.
     """
 
@@ -63,6 +63,7 @@ class Written:
     max_reply_tokens: int
     advance: Callable[[int], None] = lambda _: None
     read_reply: ReadReply = read_score
+    expected: ExpectedScore | None = None
     remembered: Remembered[Verdict | None] = field(default_factory=Remembered, repr=False)
     unread: list[str] = field(default_factory=list, repr=False)
 
@@ -78,8 +79,10 @@ class Written:
             self.advance(len(keys) - len(places))
             asked = [replace(queries[i], question=self.prompt.render(queries[i], keys[i][1])) for i in places]
             replies = self.generator.generate(asked, Sampling(0.0, 1, self.max_reply_tokens), seed=0)
+            texts = [reply.text for (reply,) in replies]
+            read_as = self.expected(asked, texts) if self.expected else [self.read_reply(text) for text in texts]
             # A refusal or a filtered text is no verdict, even if it begins like one.
-            scores = [None if reply.withheld else self.read_reply(reply.text) for (reply,) in replies]
+            scores = [None if reply.withheld else score for (reply,), score in zip(replies, read_as, strict=True)]
             without = [reply for (reply,), score in zip(replies, scores, strict=True) if score is None]
             self.unread[:] = self.unread or [reply.withheld or reply.text for reply in without[:1]]
             return [None if score is None else Verdict(score) for score in scores]
@@ -93,6 +96,8 @@ class WrittenJudge(ModelFolder, ConfiguredJudge):
 
     Args:
         threshold: a response counts as right if its score is above; with a grader, only 5 is (docs/method.md 5.15).
+        expected_score: a verdict is the mean over the judge's probabilities of all grades (docs/method.md 6.8); False:
+            the grade that it writes.
     """
 
     annotates: ClassVar[bool] = True
@@ -101,6 +106,7 @@ class WrittenJudge(ModelFolder, ConfiguredJudge):
     max_reply_tokens: int
     read_reply: ReadReply = read_score
     threshold: float = 0.5
+    expected_score: bool = False
 
     def __post_init__(self) -> None:
         check_ranges("judge", self, {"max_reply_tokens": AT_LEAST_1, "threshold": SHARE})
@@ -115,10 +121,15 @@ class WrittenJudge(ModelFolder, ConfiguredJudge):
         return {
             "model": self.source(), "prompt": self.prompt, "max_reply_tokens": self.max_reply_tokens,
             "options": self.options, "read_reply": self.read_reply.__qualname__,
+            **({"expected_score": True} if self.expected_score else {}),
         }  # fmt: skip
 
     def open(self, advance: Callable[[int], None] = lambda _: None) -> Written:
         """The judge, its model loaded."""
         asked = PromptTemplate(template="{question}", is_chat=self.prompt.is_chat, date=self.prompt.date)
         generator = open_generator(self.source(), asked, self.name, advance, self.options)
-        return Written(generator, self.prompt, self.max_reply_tokens, advance, self.read_reply)
+        expected = None
+        if self.expected_score:
+            policy = Policy(generator.model).eval()
+            expected = ExpectedScore(policy, generator.tokenizer, asked, self.read_reply)
+        return Written(generator, self.prompt, self.max_reply_tokens, advance, self.read_reply, expected)

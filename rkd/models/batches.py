@@ -10,7 +10,7 @@ Only masks say what is padding. No token is reserved for it: `FILL` is an ordina
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -60,7 +60,8 @@ class ResponseBatch:
     def to(self, device: torch.device) -> "ResponseBatch":
         """The same batch on another device."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return ResponseBatch(**{name: None if one is None else one.to(device) for name, one in own.items()})
+        moved: dict[str, Any] = {name: None if one is None else one.to(device) for name, one in own.items()}
+        return ResponseBatch(**moved)
 
     def rows(self) -> list[list[int]]:
         """For every response, the tokens of its prompt and then its own."""

@@ -195,6 +195,33 @@ def classifier_refusal(folder: str | Path) -> str | None:
     )
 
 
+def load_teacher(folder: Path, student: Path, options: ModelOptions = ModelOptions()) -> PreTrainedModel:
+    """The frozen teacher whose probabilities of the student's tokens are read, on the options' device.
+
+    Raises:
+        ModelError: its vocabulary is not the student's. Other errors as `load_causal_lm`.
+    """
+    if (refusal := vocabulary_refusal(student, folder)) is not None:
+        raise ModelError(refusal)
+    return load_causal_lm(folder, options, placed=True)
+
+
+def vocabulary_refusal(student: Path, teacher: Path) -> str | None:
+    """Why the teacher cannot read the student's tokens; None if both have the same tokens with the same numbers.
+
+    The teacher may have more embeddings than tokens, as larger models of a family often have.
+    """
+    vocabularies = [load_tokenizer(folder).get_vocab() for folder in (student, teacher)]
+    sizes = [AutoConfig.from_pretrained(folder).get_text_config().vocab_size for folder in (student, teacher)]
+    if vocabularies[0] == vocabularies[1] and sizes[0] <= sizes[1]:
+        return None
+    return (
+        f"The teacher {teacher} cannot read the tokens of the student {student}: their tokenizers have {sizes[1]:,} "
+        f"and {sizes[0]:,} tokens, and these or their numbers differ. Distillation from probabilities needs two models "
+        "of one family. Take such a teacher, or a row that learns from its texts, such as sft or ours."
+    )
+
+
 def copy_model(folder: Path, into: Path) -> None:
     """Copy a model without the other files that its stage kept beside it."""
     shutil.copytree(

@@ -4,6 +4,7 @@ Shapes: Q prompts, B = Q × G responses of T tokens, D hidden width, V vocabular
 predicts response token t: state 0 stands on the prompt's last token, state T on the response's last one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rkd.losses import in_chunks, token_entropy, token_logprobs
+from rkd.losses import in_chunks, kl_from_uniform, token_entropy, token_logprobs
 from rkd.models.batches import ResponseBatch
 from rkd.models.half_logits import half_choices
 from rkd.models.hidden_states import head_values, response_states
@@ -64,6 +65,40 @@ class Policy(nn.Module):
         chosen = in_chunks(partial(self._choices, with_entropy=with_entropy), chunk, counted, tokens)
         logprobs, *entropy = (_unpacked(row, mask) for row in chosen)
         return PolicyOutput(logprobs, values, entropy[0].detach() if with_entropy else None)
+
+    def divergence(
+        self, batch: ResponseBatch, teacher: "Policy", function: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """A divergence of this policy from a teacher at the chosen tokens, (B, T), 0 elsewhere.
+
+        Args:
+            teacher: has the same tokens; no gradient flows through it.
+            function: gives the divergence of each token from the logits of both, (1, T, V) each.
+        """
+        mask = batch.chosen_mask
+        own = response_states(self.lm.base_model, batch)[:, :-1][mask][None]
+        with torch.no_grad():
+            others = response_states(teacher.lm.base_model, batch)[:, :-1][mask][None]
+
+        def of_chunk(states: Tensor, teacher_states: Tensor) -> Tensor:
+            with torch.no_grad():
+                teacher_logits = own_logits(teacher.lm, teacher_states[0])[None]
+            return function(own_logits(self.lm, states[0])[None], teacher_logits)
+
+        chunk = max(1, CHUNK_ELEMENTS // self.lm.config.get_text_config().vocab_size)
+        return _unpacked(in_chunks(of_chunk, chunk, own, others)[0], mask)
+
+    @torch.no_grad()
+    def confidence(self, batch: ResponseBatch) -> Tensor:
+        """Mean over the chosen tokens of each response of KL(uniform ‖ π), (B,), in nats, without gradient."""
+        states, mask = response_states(self.lm.base_model, batch)[:, :-1], batch.chosen_mask
+        chunk = max(1, CHUNK_ELEMENTS // self.lm.config.get_text_config().vocab_size)
+        of_tokens = in_chunks(self._confidence, chunk, states[mask][None])
+        return _unpacked(of_tokens[0], mask).sum(1) / mask.sum(1)
+
+    def _confidence(self, states: Tensor) -> Tensor:
+        """KL(uniform ‖ π) from states (1, T, D), as (1, T)."""
+        return kl_from_uniform(own_logits(self.lm, states[0])[None] / self.temperature)
 
     def _has_half_logits(self, states: Tensor) -> bool:
         return torch.is_autocast_enabled(states.device.type) or self.lm.dtype in HALF

@@ -19,7 +19,7 @@ from rkd.pipeline.label import Labelled
 from rkd.pipeline.sample import Source, Step, content_of
 from rkd.protocols import RewardFunction
 from rkd.records import Checkpoint, Query, Response, digest_of
-from rkd.rl.rewards import VerifiableReward, learned_reward
+from rkd.rl.rewards import VerifiableReward
 from rkd.store.partial_results import PartialResults
 
 Measure = Callable[[Sequence[Query], Sequence[Response]], Tensor]
@@ -82,7 +82,7 @@ class Evaluating(Step):
         gold = {query.id: query.gold_answer for query in s.dataset.validation_queries(labelled=True)}
         rewards: dict[str, Measure] = {"true": _is_right(gold), "label": _is_right(known.answers)}
         if not s.reward_model.is_left_out:
-            learned = learned_reward(reward_model.folder, s.zero_shot, s.student.options)
+            learned = s.reward_model.open_reward(reward_model.folder, s.zero_shot, s.student.options)
             rewards["learned"] = lambda queries, responses: learned(queries, responses).total.sigmoid()
         before, after = (self._bound_rewards(name, of, known, rewards) for name, of in (("sft", sft), ("rl", policy)))
         return {name: sides(before["true"], before[name], after["true"], after[name]) for name in list(rewards)[1:]}
@@ -129,8 +129,9 @@ class Evaluating(Step):
 
         def build_reward() -> RewardFunction:
             assert reward_model is not None  # `Stages` refuses a row without one
+            assert not s.reward_model.is_left_out
             assert line.prompt is not None
-            return learned_reward(reward_model.folder, line.prompt, self._options(line.model))
+            return s.reward_model.open_reward(reward_model.folder, line.prompt, self._options(line.model))
 
         def measure(partial: PartialResults) -> dict[str, Any]:
             with self.runner.progress(f"evaluating {line.role} on {name}", len(queries) + sampled) as advance:

@@ -14,13 +14,18 @@ from rkd.generation.engines import Engine
 from rkd.generation.local import LocalModel
 from rkd.judges.base import ConfiguredJudge, NoJudge
 from rkd.models.loading import count_weights
+from rkd.rl.control_rewards import Confidence, StudentVote
 from rkd.rl.reward_mix import RewardMix
+from rkd.rl.settings import Rollouts
 from rkd.rl.stage import RL, NoRL
 from rkd.stages.arithmetic import Arithmetic, NoArithmetic
 from rkd.stages.dpo import DPO, NoDPO
+from rkd.stages.generative_verifier import GenerativeVerifier
+from rkd.stages.gkd import GKD
 from rkd.stages.judge_training import TrainedJudge
 from rkd.stages.labels import Labels, RubricGrades
 from rkd.stages.preferences import MatchedPairs, OneSourcePairs, Pairs, StoredPairs, ValidationPairs
+from rkd.stages.rejection_sampling import RejectionSampling
 from rkd.stages.reward_model import NoRewardModel, RewardModelTraining
 from rkd.stages.sft import SFT, NoSFT
 from rkd.stages.student_samples import StudentSamples
@@ -31,6 +36,7 @@ from rkd.work import FEW_SHOT, TEACHER
 
 ZERO_SHOT = "student zero-shot"
 GREEDY = AsAsked()
+FEWEST_VOTES = 3  # of two that differ, the first would win
 SEEDS = 2**32  # the generators of all libraries take a smaller seed
 TUNED = {"sft": "SFT student", "dpo": "DPO student"}  # by the stage that trains it; the rows are called SFT and DPO
 
@@ -64,9 +70,9 @@ class Stages:
     pairs: Pairs | OneSourcePairs | MatchedPairs | StoredPairs
     validation_pairs: ValidationPairs
     dpo: DPO | NoDPO
-    reward_model: RewardModelTraining | NoRewardModel
+    reward_model: RewardModelTraining | GenerativeVerifier | NoRewardModel
     reward_mix: RewardMix
-    rl: RL | NoRL
+    rl: RL | GKD | RejectionSampling | NoRL
     evaluation: Evaluation
     generation: Engine
     validation_queries: int
@@ -79,16 +85,23 @@ class Stages:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 0 and at most {SEEDS - 1}.")
         if self.validation_queries < 1:
             raise ValueError(f"validation_queries={self.validation_queries}: must be at least 1.")
-        if not self.rl.is_left_out and self.trainer.strategy == "fsdp":
+        if isinstance(self.rl, RL | GKD) and self.trainer.strategy == "fsdp":
             raise ValueError(
                 "trainer=fsdp does not train rl: it samples token by token from the policy that it trains, "
                 "and each token would gather all shards. Train it with trainer=ddp; what sft and "
                 "reward_model made before with `trainer=fsdp rl=none` on as many devices is reused."
             )
-        if not self.rl.is_left_out:
+        if isinstance(self.rl, RL):
             terms = len(self.reward_mix.used) if self.reward_mix.level == "loss" else 1
             self.rl.check_processes(self.trainer.devices, terms)
+        if not self.rl.is_left_out:
             self._check_mix()
+        if self.rl.reads_teacher and not isinstance(self.teacher, LocalModel):
+            raise ValueError(
+                f"teacher={self.teacher.name} is known by its texts alone, and this row reads the teacher's "
+                "probabilities of the student's tokens. Take a model on this machine of the student's family, as "
+                "`python run.py teacher=mini_large` or `teacher=hf teacher.name_or_path=FOLDER`."
+            )
         if not self.evaluation.bound.is_left_out and self.rl.is_left_out:
             raise ValueError(
                 "evaluation/bound=sampled compares the student before and after RL: it does not go with rl=none."
@@ -98,13 +111,11 @@ class Stages:
                 "evaluation/inference=best_of_n needs a reward model, and reward_model=none makes none. Take "
                 "`python run.py reward_model=mini`, or greedy responses, `python run.py evaluation/inference=as_asked`."
             )
-        if (
-            not self.rl.is_left_out
-            and self.rl.rollouts.importance_cap is not None
-            and not self.generation.samples_policy
-        ):
+        rollouts = None if self.rl.is_left_out else self.rl.rollouts
+        cap = rollouts.importance_cap if isinstance(rollouts, Rollouts) else None
+        if cap is not None and not self.generation.samples_policy:
             raise ValueError(
-                f"rl.rollouts.importance_cap={self.rl.rollouts.importance_cap} weights what another engine draws, and "
+                f"rl.rollouts.importance_cap={cap} weights what another engine draws, and "
                 "here the policy draws its rollouts itself. Take `generation=vllm generation.samples_policy=true`, or "
                 "`rl.rollouts.importance_cap=null`."
             )
@@ -133,6 +144,24 @@ class Stages:
     def _check_mix(self) -> None:
         """Refuse, before any sampling, a reward mix whose rewards lack an input."""
         used = self.reward_mix.used
+        if isinstance(self.rl, RejectionSampling) and self.sft.is_left_out:
+            raise ValueError(
+                "rejection sampling trains as sft does, and sft=none trains nothing. Take `python run.py sft=mini`, or "
+                "reinforcement learning of the untuned student, `python run.py rl=mini`."
+            )
+        if isinstance(self.rl, RejectionSampling) and any(isinstance(one, Confidence) for _, one in used.values()):
+            raise ValueError(
+                "reward_mix=confidence compares responses with others of the policy, and has no threshold above which "
+                "one is right: rejection sampling cannot accept by it. Take `python run.py reward_mix=label`."
+            )
+        if isinstance(self.rl, RejectionSampling) and len(used) > 1:
+            raise ValueError(
+                f"rejection sampling accepts responses by one reward, and the reward mix has {len(used)}: "
+                f"{', '.join(used)}. Take one of them, as `python run.py reward_mix=label`, or reinforcement learning, "
+                "`python run.py rl=mini`."
+            )
+        if "learned" in used and self.reward_mix.learned.refresh is not None:
+            self._check_refresh()
         if "judge" in used and self.judge.is_left_out:
             raise ValueError(
                 f"reward_mix.mu={self.reward_mix.mu:g} needs a judge, and judge=none is none. Take `python run.py "
@@ -143,11 +172,34 @@ class Stages:
                 f"reward_mix.rho={self.reward_mix.rho:g} needs a reward model, and reward_model=none makes none. Take "
                 "`python run.py reward_model=mini`, or the label alone as reward, `python run.py reward_mix=label`."
             )
+        votes = any(isinstance(source, StudentVote) for _, source in used.values())
+        if votes and not isinstance(self.rl, GKD | NoRL) and self.rl.rollouts.responses_per_query < FEWEST_VOTES:
+            raise ValueError(
+                f"rl.rollouts.responses_per_query={self.rl.rollouts.responses_per_query}: the student's own vote is "
+                f"over the responses to a query, and fewer than {FEWEST_VOTES} have no majority. Take "
+                "`python run.py rl.rollouts.responses_per_query=8`, and fewer rl.rollouts.queries_per_rollout."
+            )
         if "unlabelled" in self.reward_mix.streams and self.dataset.is_labelled_throughout:
             raise ValueError(
                 f"the reward mix asks unlabelled queries, and dataset={self.dataset.name} has none. Take one that has, "
                 "`python run.py dataset=mini_math_aug`, leave some of these without a label, "
                 "`dataset.labelled_fraction=0.5`, or ask them all, `reward_mix.judge.queries=all`."
+            )
+
+    def _check_refresh(self) -> None:
+        """Refuse a refresh of R where it cannot be trained on rollouts."""
+        mixed = self.reward_mix.level == "reward" and len(self.reward_mix.used) > 1
+        reasons = {
+            "rl trains on no rollouts": not isinstance(self.rl, RL),
+            "the learned reward is no reward model with a head": not isinstance(self.reward_model, RewardModelTraining),
+            "there are no labels but grades": self.labels.is_graded,
+            "one loss has several rewards (reward_mix.level=reward)": mixed,
+            "several processes train (trainer.devices)": self.trainer.devices > 1,
+        }
+        if found := [reason for reason, holds in reasons.items() if holds]:
+            raise ValueError(
+                f"reward_mix.learned.refresh trains R on the rollouts, which does not work here: {'; '.join(found)}. "
+                "Take `python run.py reward_mix=distilled`, whose R stays as it is."
             )
 
     def _check_task(self) -> None:

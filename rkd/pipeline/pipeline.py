@@ -59,7 +59,7 @@ def run_experiment(stages: Stages, runner: StageRunner, config: Mapping[str, Any
     fitting = Fitting(stages, runner, notes)
     judging.note_judge(training)
     # 3: data distillation.
-    sft = fitting.fit_sft(fitting.fit_arithmetic(), training, validation)
+    sft = fitting.fit_sft(training, validation)
     judging.note_trained_judge(sft, validation)
     # 4, 5: student samples, and pairs of teacher and student responses.
     queries, pairs = pairing.pair(sft, training)

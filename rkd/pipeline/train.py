@@ -3,9 +3,12 @@
 A step's fingerprint names everything that decides its result, so that rows and seeds share equal results.
 """
 
+import dataclasses
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +17,23 @@ from transformers import PreTrainedModel
 
 from rkd.distributed import own_share, sum_over_processes
 from rkd.evaluation.accuracy import accuracy, mean_verdict
-from rkd.generation.local import LocalGenerator
+from rkd.generation.local import LocalGenerator, LocalModel
 from rkd.judges.base import ConfiguredJudge, NoJudge, OpenJudge, WithoutGaps, open_judge
 from rkd.models.loading import ModelOptions, load_tokenizer
 from rkd.pipeline.experiment import Stages
 from rkd.pipeline.label import Labelled
-from rkd.pipeline.sample import Notes
+from rkd.pipeline.sample import Notes, Step
 from rkd.pipeline.stage_runner import StageRunner
 from rkd.records import Checkpoint, PreferencePair, PseudoLabel, Query, Response, digest_of
+from rkd.rl.control_rewards import NoiseCorrected
+from rkd.rl.noise_rates import NoiseRates, estimated_noise
 from rkd.rl.reward_mix import RewardInputs, Stream, Term
-from rkd.rl.stage import RLInputs
+from rkd.rl.stage import BuildTerms, RLInputs
+from rkd.stages.gkd import GKD, GKDInputs
 from rkd.stages.judge_training import JudgedSets, TrainedJudge, digest_of_verdicts
+from rkd.stages.rejection_sampling import RejectionSampling
 from rkd.stages.reward_model import PairSets
+from rkd.stages.sft import Examples
 from rkd.store.partial_results import PartialResults
 from rkd.training.stage import Data, TrainingContext, TrainingStage
 from rkd.training.trainer import interruptible
@@ -34,15 +42,16 @@ ROLLOUTS_SHOWN = 40  # of thousands; about this many are enough for a curve
 OF_ROLLOUTS = ("reward", "kl", "response_tokens", "repetition")
 
 
-class Fitting:
+class Fitting(Step):
     """The steps of one row that train models."""
 
     def __init__(self, stages: Stages, runner: StageRunner, notes: Notes) -> None:
-        self.stages, self.runner, self.notes = stages, runner, notes
+        super().__init__(stages, runner, notes)
         self.student = stages.student.source()
 
-    def fit_arithmetic(self) -> Checkpoint:
-        """Arithmetic warm-up: train the student on drawn equations; without it, the student as it is."""
+    @cached_property
+    def untuned(self) -> Checkpoint:
+        """The student after the arithmetic warm-up, which trains it on drawn equations; without it, as it is."""
         stage = self.stages.arithmetic
         if stage.is_left_out:
             return self.student
@@ -68,8 +77,14 @@ class Fitting:
         }
         return judge.trained(self._fit("judge", judge, sets, judge.source(), inputs, options=judge.options))
 
-    def fit_sft(self, start: Checkpoint, training: Labelled, validation: Labelled) -> Checkpoint:
+    def fit_sft(self, training: Labelled, validation: Labelled) -> Checkpoint:
         """Data distillation: train the student on the SFT data."""
+        examples = self._taught(training)
+        self.notes.counts["sft_examples"] = len(examples)
+        return self._fit("sft", self.stages.sft, examples, self.untuned, *self._of_examples(examples, validation))
+
+    def _taught(self, training: Labelled) -> list[tuple[Query, str]]:
+        """The teacher's responses that SFT teaches, each with its query."""
         s = self.stages
         chosen = s.sft.data.select(training.scored)
         examples = [(q, r.response.text) for q, group in zip(training.queries, chosen, strict=True) for r in group]
@@ -77,12 +92,12 @@ class Fitting:
             right = [(query, text) for query, text in examples if s.student.calculator.agrees_with(text)]
             self.notes.counts["sft_examples_miscalculated"] = len(examples) - len(right)
             examples = right
-        self.notes.counts["sft_examples"] = len(examples)
-        inputs = {
-            "examples": digest_of_examples(examples),
-            "validation": self._validation_fingerprint(validation),
-        }
-        return self._fit("sft", self.stages.sft, examples, start, inputs, validation)
+        return examples
+
+    def _of_examples(self, examples: Examples, validation: Labelled) -> tuple[dict[str, Any], Labelled]:
+        """What decides the weights of a training on examples, and the queries that select them."""
+        inputs = {"examples": digest_of_examples(examples), "validation": self._validation_fingerprint(validation)}
+        return inputs, validation
 
     def fit_dpo(self, sft: Checkpoint, pairs: list[PreferencePair], validation: Labelled) -> Checkpoint:
         """Direct preference optimisation: train the SFT student on the pairs."""
@@ -117,6 +132,14 @@ class Fitting:
         s = self.stages
         start = tuned if s.warm_up else self.student
         inputs: dict[str, Any] = {"validation": self._validation_fingerprint(validation)}
+        teacher = s.teacher if s.rl.reads_teacher and isinstance(s.teacher, LocalModel) else None
+        if teacher is not None:
+            inputs |= {"teacher": teacher.source(), "teacher_options": teacher.options}
+        if isinstance(s.rl, GKD):
+            assert teacher is not None  # `Stages` refuses any other
+            examples = self._taught(training)
+            inputs["examples"] = digest_of_examples(examples)
+            return self._fit("rl", s.rl, GKDInputs(examples, teacher), start, inputs, validation)
         if not s.rl.is_left_out:
             used = s.reward_mix.used
             inputs |= {
@@ -130,19 +153,97 @@ class Fitting:
                 inputs["judge"] = s.judge.content()
             if s.generation.samples_policy:
                 inputs["sampler"] = s.generation
+        if (noise := self._label_noise(queries, training)) is not None:
+            inputs["noise"] = noise
 
         def build_terms(partial: PartialResults) -> list[Term]:
             own = (s.zero_shot, s.student.options, partial)
             labels = training.answers if training.highest is None else None
-            made_of = RewardInputs(labels, reward_model, s.judge, *own, is_dry_pass=s.is_dry_pass)
+            made_of = RewardInputs(labels, reward_model, s.judge, *own, is_dry_pass=s.is_dry_pass, noise=noise)
+            if not s.reward_model.is_left_out:
+                made_of = dataclasses.replace(made_of, open_reward=s.reward_model.open_reward)
             return s.reward_mix.terms(made_of, queries)
 
-        data = RLInputs(build_terms=build_terms, engine=s.generation)
+        if isinstance(s.rl, RejectionSampling):
+            (source,) = (source for _, source in s.reward_mix.used.values())
+            return self._fit_rounds(s.rl, queries[source.queries], (build_terms, inputs), start, training, validation)
+        data = RLInputs(build_terms=build_terms, engine=s.generation, teacher=teacher)
         checkpoint = self._fit("rl", s.rl, data, start, inputs, validation)
         if stopped := self.runner.report(checkpoint).get("stopped"):
             self.notes.stopped["rl"] = stopped
             self.runner.warn(f"rl was stopped early, and what was best until then is kept: {stopped}.")
         return checkpoint
+
+    def _label_noise(self, queries: Mapping[Stream, list[Query]], training: Labelled) -> NoiseRates | None:
+        """How often labels mislead, on the queries of a reward that corrects for it; None without such a reward."""
+        s = self.stages
+        used = {} if s.rl.is_left_out else s.reward_mix.used
+        stream = next((one.queries for _, one in used.values() if isinstance(one, NoiseCorrected)), None)
+        if stream is None:
+            return None
+        if s.is_dry_pass:  # made-up labels have no votes
+            return NoiseRates(0.0, 0.0)
+        asked = {query.id for query in queries[stream]}
+        own = training.at([place for place, query in enumerate(training.queries) if query.id in asked])
+        noise = estimated_noise(own.queries, own.labels, own.scored)
+        self.notes.counts |= {f"label_noise/{name}": rate for name, rate in dataclasses.asdict(noise).items()}
+        self.runner.say(
+            f"    by their votes, labels confirm {noise.false_positive:.1%} of the wrong responses and reject "
+            f"{noise.false_negative:.1%} of the right ones"
+        )
+        return noise
+
+    def _fit_rounds(
+        self,
+        stage: RejectionSampling,
+        queries: list[Query],
+        rewarded: tuple[BuildTerms, Mapping[str, Any]],
+        start: Checkpoint,
+        training: Labelled,
+        validation: Labelled,
+    ) -> Checkpoint:
+        """Rejection sampling: in each round, sample the student and train it anew on what the reward accepts as well.
+
+        Args:
+            rewarded: makes the term of the reward, and what decides that.
+        """
+        s, (build_terms, decides), policy = self.stages, rewarded, start
+        examples, counts = self._taught(training), Counter[str]()
+        for place in range(stage.rollouts.rounds):
+            asked = stage.rollouts.asked(queries, s.seed, place)
+            drawn = self._responses(
+                "rejection_samples",
+                {
+                    "sampling": stage.rollouts.sampling(len(asked)), "student": policy, "prompt": s.zero_shot,
+                    "sampling_seed": s.sampling_seed, "options": s.student.options,
+                    "generation": self._generation_fingerprint(policy),
+                },
+                asked,
+                ("student", policy, s.zero_shot, stage.rollouts.sample),
+            )  # fmt: skip
+            pairs = [(query, one) for query, own in zip(asked, drawn, strict=True) for one in own]
+            rewards = self._rewards(build_terms, decides, pairs)
+            accepted = stage.accepted(pairs, rewards)
+            counts.update(sampled=len(pairs), accepted=len(accepted))
+            examples = list(dict.fromkeys([*examples, *accepted]))  # equal texts of a query are taught once
+            policy = self._fit(
+                "rejection", stage.training, examples, self.untuned, *self._of_examples(examples, validation)
+            )
+        self.notes.counts |= {f"rejection/{name}": count for name, count in counts.items()}
+        return policy
+
+    def _rewards(
+        self, build_terms: BuildTerms, decides: Mapping[str, Any], pairs: Sequence[tuple[Query, Response]]
+    ) -> list[float]:
+        """The reward of each response under the only term of the mix."""
+
+        def read(partial: PartialResults) -> dict[str, Any]:
+            (term,) = build_terms(partial)
+            return {"rewards": term.reward(*zip(*pairs, strict=True)).total.tolist()}
+
+        fingerprint = {**decides, "responses": digest_of([response for _, response in pairs])}
+        rewards: list[float] = self.runner.value("rejection_rewards", fingerprint, read)["rewards"]
+        return rewards
 
     def _fit(
         self,

@@ -120,7 +120,10 @@ def origin_notes(jobs: Iterable[RunResult | Summary]) -> list[str]:
 
 
 def numbers(result: RunResult) -> dict[str, float]:
-    """Every number of the result except test outcomes, by dotted name; `voting` is maj@8 of the row's model."""
+    """Every number of the result except test outcomes, by dotted name.
+
+    `voting` is maj@8 of the row's model, and `costs.NAME` the sum of a cost over the stages.
+    """
     values: dict[str, float] = {}
     notes = result.notes
     records: dict[str, Any] = {
@@ -130,6 +133,8 @@ def numbers(result: RunResult) -> dict[str, float]:
     }  # fmt: skip
     for name, value in records.items():
         _collect(name, value, values)
+    for name in ("seconds", "seconds_this_job", "tokens"):
+        values[f"costs.{name}"] = sum(cost.get(name, 0) for cost in result.costs.values())
     if result.models:  # a test set may have samples for a majority vote
         own = result.models[-1].test_sets
         values |= {f"voting.{name}": test.maj_at_8 for name, test in own.items() if test.maj_at_8 is not None}

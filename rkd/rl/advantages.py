@@ -1,8 +1,8 @@
 """Advantages Â of Eq. 12, paper D: rewards per token enter, advantages and returns per token leave.
 
 Shapes: B responses, T tokens, G responses per query. A `response_mask` is boolean, (B, T), True where the policy
-sampled the token. Rewards and values elsewhere are ignored, and both results are 0 there. PPO and GRPO differ in this
-part, and in whether it needs a value head (`needs_values`).
+sampled the token. Rewards and values elsewhere are ignored, and both results are 0 there. PPO, GRPO, RLOO and
+REINFORCE++ differ in this part, and in whether it needs a value head (`needs_values`).
 """
 
 from dataclasses import dataclass
@@ -81,6 +81,27 @@ class GAE:
 
 
 @dataclass(frozen=True)
+class PerToken:
+    """The reward of a token is its advantage, A_t = r_t: no later token counts, and there is no baseline.
+
+    On-policy distillation (docs/method.md 6.1) has r_t = −(log π(y_t) − log π_T(y_t)). The returns are r_t, which no
+    loss uses.
+    """
+
+    needs_values: ClassVar[bool] = False
+
+    def __call__(self, token_rewards: Tensor, values: Tensor | None, response_mask: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """See `AdvantageEstimator`; `values` is ignored.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        check_same_shape(token_rewards=token_rewards, response_mask=response_mask)
+        rewards = token_rewards.detach().masked_fill(~response_mask, 0)
+        return rewards, rewards
+
+
+@dataclass(frozen=True)
 class GroupRelative:
     """Group-relative advantages of GRPO: arXiv:2402.03300, section 4.1.2.
 
@@ -95,8 +116,7 @@ class GroupRelative:
     needs_values: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.group_size < 2:
-            raise ValueError(f"group_size={self.group_size}: a group of one has no baseline, take 2 or more.")
+        _check_group_size(self.group_size)
 
     @torch.no_grad()
     def __call__(self, token_rewards: Tensor, values: Tensor | None, response_mask: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
@@ -105,16 +125,79 @@ class GroupRelative:
         Raises:
             ValueError: the shapes differ, or B is not a multiple of the group size.
         """
-        check_same_shape(token_rewards=token_rewards, response_mask=response_mask)
-        if token_rewards.shape[0] % self.group_size:
-            raise ValueError(
-                f"{token_rewards.shape[0]} responses do not divide into groups of group_size={self.group_size}; "
-                "each query must bring that many responses, in consecutive rows."
-            )
-        rewards = token_rewards.masked_fill(~response_mask, 0).sum(dim=1)
-        groups = rewards.view(-1, self.group_size)
+        groups = _groups(token_rewards, response_mask, self.group_size)
         advantages = groups - groups.mean(dim=1, keepdim=True)
         if self.scale_by_std:
             # 1e-4, not 1e-8: with G equal rewards the advantage must be 0, not noise blown up by rounding.
             advantages = advantages / (groups.std(dim=1, keepdim=True) + 1e-4)
-        return advantages.view(-1, 1) * response_mask, rewards.view(-1, 1) * response_mask
+        return advantages.view(-1, 1) * response_mask, groups.view(-1, 1) * response_mask
+
+
+@dataclass(frozen=True)
+class RLOO:
+    """REINFORCE with a leave-one-out baseline: arXiv:2402.14740.
+
+        A_i = R_i − 1 / (G − 1) Σ_{j ≠ i} R_j,    R_i = Σ_t r_{i,t},    j over the G responses to the same query
+
+    Every selected token of response i gets A_i, in units of reward. The baseline does not contain R_i, so the gradient
+    is unbiased. Each G consecutive rows belong to one query. The returns are R_i on every selected token; no loss uses
+    them.
+    """
+
+    group_size: int  # G
+    needs_values: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check_group_size(self.group_size)
+
+    @torch.no_grad()
+    def __call__(self, token_rewards: Tensor, values: Tensor | None, response_mask: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """See `AdvantageEstimator`; `values` is ignored.
+
+        Raises:
+            ValueError: the shapes differ, or B is not a multiple of the group size.
+        """
+        groups = _groups(token_rewards, response_mask, self.group_size)
+        others = (groups.sum(dim=1, keepdim=True) - groups) / (self.group_size - 1)
+        return (groups - others).view(-1, 1) * response_mask, groups.view(-1, 1) * response_mask
+
+
+@dataclass(frozen=True)
+class ReinforcePlusPlus:
+    """Rewards to go without a baseline of the query, whitened over the rollout: REINFORCE++, arXiv:2501.03262.
+
+        R_t = Σ_{s ≥ t} r_s,    A_t = (R_t − mean R) / √(var R + 1e-8),    mean, var over all tokens of the rollout
+
+    Mean and variance are taken across processes. With a KL penalty inside the reward, r_s holds the penalty of token
+    s. The returns are R_t; no loss uses them.
+    """
+
+    needs_values: ClassVar[bool] = False
+
+    @torch.no_grad()
+    def __call__(self, token_rewards: Tensor, values: Tensor | None, response_mask: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """See `AdvantageEstimator`; `values` is ignored.
+
+        Raises:
+            ValueError: the shapes differ, or no token is selected.
+        """
+        check_same_shape(token_rewards=token_rewards, response_mask=response_mask)
+        rewards = token_rewards.masked_fill(~response_mask, 0)
+        returns = rewards.flip(1).cumsum(1).flip(1).masked_fill(~response_mask, 0)
+        return center_and_scale(returns, response_mask, total=sum_over_processes), returns
+
+
+def _groups(token_rewards: Tensor, response_mask: Tensor, group_size: int) -> Tensor:
+    """R_i, the rewards of whole responses, by query: (B, T) -> (B / G, G)."""
+    check_same_shape(token_rewards=token_rewards, response_mask=response_mask)
+    if token_rewards.shape[0] % group_size:
+        raise ValueError(
+            f"{token_rewards.shape[0]} responses do not divide into groups of group_size={group_size}; "
+            "each query must bring that many responses, in consecutive rows."
+        )
+    return token_rewards.masked_fill(~response_mask, 0).sum(dim=1).view(-1, group_size)
+
+
+def _check_group_size(group_size: int) -> None:
+    if group_size < 2:
+        raise ValueError(f"group_size={group_size}: a group of one has no baseline, take 2 or more.")

@@ -13,9 +13,11 @@ Paper D's reward is the mix (0, 0, 1) with the checks of Eq. 10 on the learned r
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
+import torch
 from torch import Tensor
 
 from rkd.data.prompts import PromptTemplate
@@ -24,10 +26,13 @@ from rkd.judges.base import ConfiguredJudge, NoJudge, OpenJudge, WithoutGaps, op
 from rkd.models.loading import ModelOptions
 from rkd.protocols import RewardFunction, Rewards
 from rkd.records import Checkpoint, Query, Response
+from rkd.rl.noise_rates import NoiseRates
+from rkd.rl.refreshed_reward import Refresh, RefreshedReward
 from rkd.rl.rewards import (
     ConsistencyCheck,
     ExistenceCheck,
     JudgedReward,
+    OpenReward,
     ProbabilityReward,
     VerifiableReward,
     WeightedReward,
@@ -49,6 +54,7 @@ class RewardInputs:
 
     `labels` is None for an open-ended task, whose responses have no answer to compare. `partial` holds the training's
     partial results: a judge behind a server keeps its paid replies there. In a dry pass an unreadable verdict is 0.5.
+    `noise` says how often the labels mislead, for a reward that corrects for it.
     """
 
     labels: Mapping[str, str] | None
@@ -58,6 +64,13 @@ class RewardInputs:
     options: ModelOptions = field(default_factory=ModelOptions)
     partial: PartialResults | None = None
     is_dry_pass: bool = False
+    open_reward: OpenReward = learned_reward
+    noise: NoiseRates | None = None
+
+    @property
+    def of_reward_model(self) -> tuple[Path, PromptTemplate, ModelOptions]:
+        """What opens the learned reward."""
+        return self.reward_model.folder, self.prompt, self.options
 
     def open_judge(self) -> OpenJudge:
         """The judge, its model loaded."""
@@ -76,6 +89,12 @@ class Source(Protocol):
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """The reward function."""
         ...
+
+
+class VerifiableSource(Source, Protocol):
+    """What can stand in the place of the verifiable reward; `compares_answers` excludes open-ended tasks."""
+
+    compares_answers: ClassVar[bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +127,7 @@ class Verifiable:
     unanswered: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_stream("verifiable", self.queries, WITH_LABELS)
+        check_stream("verifiable", self.queries, WITH_LABELS)
 
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """See `Source`."""
@@ -126,7 +145,7 @@ class Judged:
     unanswered: float | None = None
 
     def __post_init__(self) -> None:
-        _check_stream("judge", self.queries)
+        check_stream("judge", self.queries)
 
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """See `Source`."""
@@ -155,18 +174,36 @@ class Learned:
         is_probability: True rewards σ(R), the probability of a right response by a model trained as a classifier; False
             rewards R itself.
         check: the check of the answer against the label; None: no check.
+        refresh: trains R on the rollouts (docs/method.md 6.6); None: R stays as it was trained.
     """
 
     queries: Stream = "unlabelled"
     is_probability: bool = False
     check: Check | None = None
+    refresh: Refresh | None = None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Its fields; a refresh that is not set is left out, as in what was stored before there was one."""
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in own.items() if name != "refresh" or value is not None}
 
     def __post_init__(self) -> None:
-        _check_stream("learned", self.queries, get_args(Stream) if self.check is None else WITH_LABELS)
+        if self.refresh is not None and self.queries not in WITH_LABELS:
+            raise ValueError(
+                f"reward_mix.learned.refresh trains R against labels, which reward_mix.learned.queries={self.queries} "
+                f"lack: choose one of {', '.join(WITH_LABELS)}."
+            )
+        check_stream("learned", self.queries, get_args(Stream) if self.check is None else WITH_LABELS)
 
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """See `Source`."""
-        reward: RewardFunction = learned_reward(inputs.reward_model.folder, inputs.prompt, inputs.options)
+        if self.refresh is None:
+            return self._checked(inputs.open_reward(*inputs.of_reward_model), inputs)
+        assert inputs.labels is not None  # `Stages` refuses a row without them
+        learned = learned_reward(*inputs.of_reward_model, is_trained=True)
+        return RefreshedReward(self._checked(learned, inputs), learned, inputs.labels, self.refresh)
+
+    def _checked(self, reward: RewardFunction, inputs: RewardInputs) -> RewardFunction:
         if self.is_probability:
             reward = ProbabilityReward(reward)
         if self.check is None:
@@ -186,7 +223,7 @@ class Own:
     queries: Stream = "balanced"
 
     def __post_init__(self) -> None:
-        _check_stream("verifiable", self.queries)
+        check_stream("verifiable", self.queries)
 
     def build(self, inputs: RewardInputs) -> RewardFunction:  # noqa: ARG002
         """See `Source`."""
@@ -215,6 +252,22 @@ class Own:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoReward:
+    """A reward of 0: the KL term alone decides, as in on-policy distillation (docs/method.md 6.1)."""
+
+    compares_answers: ClassVar[bool] = False
+
+    queries: Stream = "all"
+
+    def __post_init__(self) -> None:
+        check_stream("verifiable", self.queries)
+
+    def build(self, inputs: RewardInputs) -> RewardFunction:  # noqa: ARG002
+        """See `Source`."""
+        return lambda _, responses: Rewards(torch.zeros(len(responses)), {})
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewardMix:
     """λ, μ and ρ with their rewards; a reward of weight 0 is neither built nor computed.
 
@@ -226,7 +279,7 @@ class RewardMix:
     lambda_: float
     mu: float
     rho: float
-    verifiable: Verifiable | Own = field(default_factory=Verifiable)
+    verifiable: VerifiableSource = field(default_factory=Verifiable)
     judge: Judged = field(default_factory=Judged)
     learned: Learned = field(default_factory=Learned)
     level: Literal["loss", "reward"] = "loss"
@@ -280,7 +333,12 @@ class RewardMix:
         return {"terms": used, "level": self.level if len(used) > 1 else "loss"}
 
 
-def _check_stream(term: str, stream: str, allowed: Sequence[str] = get_args(Stream)) -> None:
+def check_stream(term: str, stream: str, allowed: Sequence[str] = get_args(Stream)) -> None:
+    """Refuse a stream that there is not, or that lacks what the term's reward compares with.
+
+    Raises:
+        ValueError: the stream is not among those allowed.
+    """
     if stream not in get_args(Stream):
         raise ValueError(f"reward_mix.{term}.queries={stream}: choose one of {', '.join(get_args(Stream))}.")
     if stream not in allowed:

@@ -1,13 +1,14 @@
 """Rewards for reinforcement learning: queries and responses enter, one number per response and its parts leave.
 
-A `RewardFunction` is any callable of this shape (`rkd.protocols`). The reward mix (`rkd.rl.reward_mix`) chooses the
-rewards of a row. Shapes: B responses.
+A `RewardFunction` is any callable of this shape (`rkd.protocols`). A `RolloutReward` depends on more than the texts and
+is bound to each rollout first. The reward mix (`rkd.rl.reward_mix`) chooses the rewards of a row. Shapes: B responses.
 """
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,9 +19,41 @@ from rkd.data.prompts import PromptTemplate
 from rkd.models.batches import ResponseBatch, collate
 from rkd.models.cpu_workers import map_over_copies
 from rkd.models.loading import ModelOptions, load_tokenizer
+from rkd.models.policy import Policy
 from rkd.models.reward_model import RewardModel, load_reward_model
 from rkd.protocols import Judge, RewardFunction, Rewards
 from rkd.records import Query, Response
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The responses of a rollout as the policy sampled them.
+
+    Args:
+        batch: the tokens of the responses, in their order.
+        prompts_per_pass: number of prompts whose responses the policy reads at once.
+        seed: the seed of the rollout, which no other rollout of the training has.
+    """
+
+    responses: Sequence[Response]
+    policy: Policy
+    batch: ResponseBatch
+    prompts_per_pass: int
+    seed: int
+
+
+@runtime_checkable
+class RolloutReward(RewardFunction, Protocol):
+    """A reward that depends on the policy or on the rollout, besides the texts."""
+
+    def in_rollout(self, sampled: Sampled) -> RewardFunction:
+        """The reward of this rollout's responses."""
+        ...
+
+
+def in_rollout(reward: RewardFunction, sampled: Sampled) -> RewardFunction:
+    """The reward of a rollout's responses: bound to the rollout if it depends on that."""
+    return reward.in_rollout(sampled) if isinstance(reward, RolloutReward) else reward
 
 
 @dataclass(frozen=True)
@@ -71,9 +104,40 @@ class LearnedReward:
         return Rewards(scores, {"learned": scores})
 
 
-def learned_reward(folder: Path, prompt: PromptTemplate, options: ModelOptions) -> LearnedReward:
-    """The reward of the reward model in `folder`, for queries in the student's prompt."""
-    return LearnedReward(load_reward_model(folder, options, placed=True).eval(), load_tokenizer(folder), prompt)
+def learned_reward(
+    folder: Path, prompt: PromptTemplate, options: ModelOptions, *, is_trained: bool = False
+) -> LearnedReward:
+    """The reward of the reward model in `folder`, for queries in the student's prompt.
+
+    Args:
+        is_trained: whether the reward model will be trained further: its weights are then loaded for that.
+    """
+    reward_model = load_reward_model(folder, options, placed=not is_trained).eval()
+    options.place(reward_model.model)
+    return LearnedReward(reward_model, load_tokenizer(folder), prompt)
+
+
+OpenReward = Callable[[Path, PromptTemplate, ModelOptions], RewardFunction]
+"""Opens the learned reward whose model lies in a folder, for queries in the student's prompt."""
+
+LEAST_SHARE = 1e-6  # of Yes and of No, so that log-odds are finite: ±13.8 nats at most
+
+
+@dataclass(frozen=True)
+class VerifierReward:
+    """The log-odds of a generative verifier's Yes, log P(Yes) − log P(No) in nats (docs/method.md 6.9).
+
+    As R of a classifier they are above 0 where a right response is the likelier one, and σ of them is P(Yes) / (P(Yes)
+    + P(No)).
+    """
+
+    verifier: Judge
+
+    def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
+        """See `RewardFunction`."""
+        shares = torch.tensor(self.verifier.judge(queries, responses), dtype=torch.float64)
+        scores = torch.logit(shares, eps=LEAST_SHARE).float()
+        return Rewards(scores, {"learned": scores})
 
 
 @dataclass(frozen=True)
@@ -218,6 +282,11 @@ class WeightedReward:
     """
 
     parts: Mapping[str, tuple[float, RewardFunction, frozenset[str]]]
+
+    def in_rollout(self, sampled: Sampled) -> "WeightedReward":
+        """See `RolloutReward`."""
+        bound = {name: (weight, in_rollout(own, sampled), ids) for name, (weight, own, ids) in self.parts.items()}
+        return replace(self, parts=bound)
 
     def __call__(self, queries: Sequence[Query], responses: Sequence[Response]) -> Rewards:
         """See `RewardFunction`; the components are the r_k, 0 for queries that are not theirs."""

@@ -23,6 +23,7 @@ from rkd.models.policy import Policy, PolicyOutput
 from rkd.protocols import RewardFunction, Rewards
 from rkd.records import Query, Response
 from rkd.rl.advantages import AdvantageEstimator
+from rkd.rl.rewards import Sampled, in_rollout
 from rkd.rl.settings import KLPenalty, Reduction, RewardScaling, Rollouts
 
 MOST_DIFFERENCE = 0.2  # nats a token between the policy and the engine that samples; some 0.01 are seen in bfloat16
@@ -307,7 +308,8 @@ class Collector:
         batch = self.generator.sample(queries, self.rollouts.sampling, seed)
         asked = [query for query in queries for _ in range(self.rollouts.responses_per_query)]
         responses = self._responses(asked, batch)
-        return Drawn(asked, responses, self.reward(asked, responses), batch)
+        reward = in_rollout(self.reward, Sampled(responses, self.policy, batch, self.prompts_per_pass, seed))
+        return Drawn(asked, responses, reward(asked, responses), batch)
 
     def _responses(self, asked: Sequence[Query], batch: ResponseBatch) -> list[Response]:
         ids = [query.id for query in asked]

@@ -94,10 +94,14 @@ class Rollouts:
 
 @dataclass(frozen=True, kw_only=True)
 class KLPenalty:
-    """The KL term: its target policy, its place and its estimator (docs/method.md 5.1)."""
+    """The KL term: its target policy, its place and its estimator (docs/method.md 5.1).
+
+    The target is the frozen policy that training starts from, the policy that sampled, or the teacher
+    (docs/method.md 6.1).
+    """
 
     controller: KLController
-    target: Literal["reference", "old"] = "reference"
+    target: Literal["reference", "old", "teacher"] = "reference"
     place: Literal["reward", "loss"] = "reward"
     estimator: KLEstimator = "k1"
 

@@ -18,13 +18,13 @@ from rkd.config import AT_LEAST_1, check_ranges
 from rkd.data.prompts import PromptTemplate
 from rkd.distributed import count, own_share
 from rkd.generation.engines import Engine, LocalEngine
-from rkd.generation.local import LocalGenerator
+from rkd.generation.local import LocalGenerator, LocalModel
 from rkd.io import write_rows
 from rkd.models.cpu_workers import is_small
-from rkd.models.loading import copy_model, load_causal_lm, load_tokenizer
+from rkd.models.loading import copy_model, load_causal_lm, load_teacher, load_tokenizer
 from rkd.models.lora import save_merged
 from rkd.models.policy import AdaptersOff, Policy, without_dropout
-from rkd.rl.advantages import AdvantageEstimator, GroupRelative
+from rkd.rl.advantages import RLOO, AdvantageEstimator, GroupRelative
 from rkd.rl.collapse_guard import Guard, NoGuard
 from rkd.rl.policy_module import LossTerm, PolicyModule
 from rkd.rl.query_schedule import queries_of_rollouts, shares
@@ -52,10 +52,12 @@ class RLInputs:
     Args:
         build_terms: makes the terms of the loss; a function, so that a row without this stage needs no reward.
         engine: samples the rollouts if it can take over the policy's weights; else the policy samples them itself.
+        teacher: the target of the KL term, where that is the teacher.
     """
 
     build_terms: BuildTerms
     engine: Engine = field(default_factory=LocalEngine)
+    teacher: LocalModel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class RL:
     """Reinforcement learning of a student under a reward.
 
     Args:
-        advantages: the estimator. GAE gives the policy one value head per term; group-relative estimates need none.
+        advantages: the estimator. GAE gives the policy one value head per term; the others need none.
         rollouts_between_validations: rollouts from one validation to the next. The policy with the best validation,
             the start included, is kept.
         patience: validations without improvement before training stops; None never stops early.
@@ -109,17 +111,23 @@ class RL:
                 f"{self.rollouts.queries_per_rollout}. Take fewer minibatches or more queries."
             )
         per_query = self.rollouts.responses_per_query
-        if isinstance(self.advantages, GroupRelative) and self.advantages.group_size != per_query:
+        if isinstance(self.advantages, GroupRelative | RLOO) and self.advantages.group_size != per_query:
             raise ValueError(
                 f"rl.advantages.group_size={self.advantages.group_size} would mix the responses to different queries: "
                 f"set it to rl.rollouts.responses_per_query={per_query}."
             )
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether the teacher's probabilities are read: it must be a local model with the student's vocabulary."""
+        return self.kl.target == "teacher"
 
     def fit(self, data: RLInputs, context: TrainingContext) -> RLReport:
         """Train under the terms; write the best policy, `history.jsonl` and `samples.jsonl` to the folder.
 
         Raises:
             ValueError: processes, terms and minibatches do not divide the queries of a rollout evenly.
+            ModelError: the teacher is read, and has another vocabulary.
         """
         partial, folder, seed, options = context.partial, context.folder, context.seed, context.options
         terms = data.build_terms(partial)
@@ -129,6 +137,9 @@ class RL:
             reference = load_causal_lm(context.start.folder, options)
             # With adapters, the reference is the policy without them.
             lm = options.prepare(reference if options.lora else copy.deepcopy(reference))
+            if self.reads_teacher:
+                assert data.teacher is not None  # `Stages` refuses a teacher that is no model on this machine
+                reference = load_teacher(data.teacher.source().folder, context.start.folder, data.teacher.options)
             sampler = stack.enter_context(data.engine.over(self.sampler(lm, tokenizer, context.prompt)))
             module = self.module(
                 sampler, reference, terms, validate=context.validate, seed=seed, log_rows=context.log_rows
@@ -253,6 +264,7 @@ class NoRL:
     """The stage left out: the student stays as it is."""
 
     is_left_out: ClassVar[Literal[True]] = True
+    reads_teacher: ClassVar[Literal[False]] = False
 
     def planned_work(self, sizes: Sizes) -> list[Work]:  # noqa: ARG002
         """Return no work."""

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rkd.config import check_ranges
+from rkd.data.judge_prompts import ComparePrompt, JudgePrompt
 from rkd.data.recorded_model import RecordedModel
 from rkd.judges.single_token import LocalYesNo, YesNoJudge
 from rkd.models.batches import ResponseBatch, collate
@@ -171,44 +172,7 @@ class TrainedJudge(YesNoJudge, SupervisedTraining):
         Raises:
             ValueError: no response is left to train on.
         """
-        tokenizer = load_tokenizer(context.start.folder)
-        examples = [self.encoded(one, tokenizer) for one in sets.training]
-        kept, given = [example for example in examples if example[0]], _count(sets.training)
-        self.check_left(kept, given, "response", NO_VERDICT)
-        said = [token for _, tokens in kept for (token,) in tokens]
-        best = KeepBest("validation/loss", "min", context.partial, self.patience)
-
-        def build() -> SFTModule:
-            lm = context.options.prepare(load_causal_lm(context.start.folder, context.options))
-            return SFTModule(
-                Policy(lm), self, lambda model: self.evaluate(model, tokenizer, sets.validation), metric=best.metric
-            ).train()
-
-        steps = self.train(
-            build,
-            kept,
-            lambda example: max(map(len, example[0])),
-            self.batch,
-            best,
-            context,
-            has_validation=bool(sets.validation),
-            shown_metrics=("train/loss",),
-        )
-        share_yes = said.count(self.prompt.verdict_token(self.prompt.yes_word, tokenizer)) / len(said)
-        return JudgeReport(steps, len(said), given - len(said), share_yes, _count(sets.validation), best.best)
-
-    def batch(self, examples: Sequence[Rows]) -> ResponseBatch:
-        """The prompts of several queries, each with its verdict as the response."""
-        return collate([row for rows, _ in examples for row in rows], [token for _, own in examples for token in own])
-
-    def evaluate(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, judged: Sequence[JudgedQuery]
-    ) -> float:
-        """The mean negative logarithm of the share that the judge gives to the right one of Yes and No, in nats."""
-        asked = [(one.query, Response(one.query.id, "", 0, text, True)) for one in judged for text in one.texts]
-        scores = LocalYesNo(model, tokenizer, self.prompt).judge(*zip(*asked, strict=True))
-        is_right = torch.tensor([float(is_right) for one in judged for is_right in one.is_right])
-        return float(binary_cross_entropy(torch.tensor(scores), is_right))
+        return fit_verdicts(self, self.prompt, sets, context, NO_VERDICT)
 
     def planned_work(self, sizes: Sizes) -> list[Work]:
         """The responses, and the validations between them; how many of each kind there are is not known before."""
@@ -217,17 +181,76 @@ class TrainedJudge(YesNoJudge, SupervisedTraining):
         amount = f"{about(verdicts)} verdicts, {epochs_said(self.epochs)}"
         return [Work("judge", amount, JUDGE, self.max_tokens, trained=passes, group_size=len(self.teachers))]
 
-    def encoded(self, one: JudgedQuery, tokenizer: PreTrainedTokenizerBase) -> Rows:
-        """The prompts that fit into `max_tokens` with their verdicts."""
-        tokens = {
-            is_right: self.prompt.verdict_token(word, tokenizer)
-            for is_right, word in ((True, self.prompt.yes_word), (False, self.prompt.no_word))
-        }
-        rows = self.prompt.encode([one.query] * len(one.texts), one.texts, tokenizer)
-        fitting = [
-            (row, [tokens[own]]) for row, own in zip(rows, one.is_right, strict=True) if len(row) < self.max_tokens
-        ]
-        return [row for row, _ in fitting], [token for _, token in fitting]
+
+def fit_verdicts(
+    settings: SupervisedTraining,
+    prompt: JudgePrompt | ComparePrompt,
+    sets: JudgedSets,
+    context: TrainingContext,
+    advice: str,
+) -> JudgeReport:
+    """Train a model to say Yes or No; write model and tokenizer of the best validation to the folder.
+
+    Args:
+        advice: why there may be no response to train on, and what to do then.
+
+    Raises:
+        ValueError: no response is left to train on.
+    """
+    tokenizer = load_tokenizer(context.start.folder)
+    examples = [verdict_rows(prompt, one, tokenizer, settings.max_tokens) for one in sets.training]
+    kept, given = [example for example in examples if example[0]], _count(sets.training)
+    settings.check_left(kept, given, "response", advice)
+    said = [token for _, tokens in kept for (token,) in tokens]
+    best = KeepBest("validation/loss", "min", context.partial, settings.patience)
+
+    def build() -> SFTModule:
+        lm = context.options.prepare(load_causal_lm(context.start.folder, context.options))
+        return SFTModule(
+            Policy(lm),
+            settings,
+            lambda model: verdict_loss(LocalYesNo(model, tokenizer, prompt), sets.validation),
+            metric=best.metric,
+        ).train()
+
+    steps = settings.train(
+        build,
+        kept,
+        lambda example: max(map(len, example[0])),
+        verdict_batch,
+        best,
+        context,
+        has_validation=bool(sets.validation),
+        shown_metrics=("train/loss",),
+    )
+    share_yes = said.count(prompt.verdict_token(prompt.yes_word, tokenizer)) / len(said)
+    return JudgeReport(steps, len(said), given - len(said), share_yes, _count(sets.validation), best.best)
+
+
+def verdict_rows(
+    prompt: JudgePrompt | ComparePrompt, one: JudgedQuery, tokenizer: PreTrainedTokenizerBase, max_tokens: int
+) -> Rows:
+    """The prompts with a query's responses that fit into `max_tokens`, with their verdicts."""
+    tokens = {
+        is_right: prompt.verdict_token(word, tokenizer)
+        for is_right, word in ((True, prompt.yes_word), (False, prompt.no_word))
+    }
+    rows = prompt.encode([one.query] * len(one.texts), one.texts, tokenizer)
+    fitting = [(row, [tokens[own]]) for row, own in zip(rows, one.is_right, strict=True) if len(row) < max_tokens]
+    return [row for row, _ in fitting], [token for _, token in fitting]
+
+
+def verdict_batch(examples: Sequence[Rows]) -> ResponseBatch:
+    """The prompts of several queries, each with its verdict as the response."""
+    return collate([row for rows, _ in examples for row in rows], [token for _, own in examples for token in own])
+
+
+def verdict_loss(judge: LocalYesNo, judged: Sequence[JudgedQuery]) -> float:
+    """The mean negative logarithm of the share that the judge gives to the right one of Yes and No, in nats."""
+    asked = [(one.query, Response(one.query.id, "", 0, text, True)) for one in judged for text in one.texts]
+    scores = judge.judge(*zip(*asked, strict=True))
+    is_right = torch.tensor([float(is_right) for one in judged for is_right in one.is_right])
+    return float(binary_cross_entropy(torch.tensor(scores), is_right))
 
 
 def digest_of_verdicts(judged: Sequence[JudgedQuery]) -> str:

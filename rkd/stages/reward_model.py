@@ -7,6 +7,7 @@ chosen, rejected, chosen, ….
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -15,13 +16,16 @@ from torch import Tensor
 
 from rkd.config import ABOVE_0, check_ranges
 from rkd.data.preference_files import write_pairs
+from rkd.data.prompts import PromptTemplate
 from rkd.distributed import share_of_weight
 from rkd.losses import reward_model_loss
 from rkd.models.batches import in_parts
 from rkd.models.cpu_workers import map_over_copies, mean_loss, part_count
-from rkd.models.loading import load_tokenizer
+from rkd.models.loading import ModelOptions, load_tokenizer
 from rkd.models.reward_model import Pooling, RewardModel, new_reward_model
+from rkd.protocols import RewardFunction
 from rkd.records import PreferencePair
+from rkd.rl.rewards import learned_reward
 from rkd.stages.preference_batches import (
     NO_PAIR,
     PairBatch,
@@ -212,6 +216,10 @@ class RewardModelTraining(SupervisedTraining):
         is_correct = torch.tensor([pair.is_correct for pair in pairs])
         losses = self.losses(rewards.flatten(), is_correct.flatten())
         return {name: float(value) for name, value in losses.items()} | ranking_metrics(pairs, rewards)
+
+    def open_reward(self, folder: Path, prompt: PromptTemplate, options: ModelOptions) -> RewardFunction:
+        """The reward of the trained model in `folder`."""
+        return learned_reward(folder, prompt, options)
 
     def planned_work(self, sizes: Sizes) -> list[Work]:
         """The training pairs, and the validation pairs once per validation."""

@@ -128,6 +128,10 @@ def logged(world, tmp_path_factory) -> set[tuple[str, str]]:
             *SFT_SETTINGS, *RL_SETTINGS, "reward_model=none", "reward_mix=own",
             "reward_mix.verifiable.function.path=tests.integration.test_glossary.length",
         ],
+        **{
+            f"the control {row}": [*SFT_SETTINGS, *RL_SETTINGS, f"experiments={row}"]
+            for row in ("student_vote", "confidence", "coin", "noise_corrected")
+        },
         "the judge on all queries": [
             *SFT_SETTINGS, *RL_SETTINGS, "experiments=judge_only", "judge=hf", *judge, "dataset.labelled_fraction=0.7",
         ],
@@ -136,6 +140,20 @@ def logged(world, tmp_path_factory) -> set[tuple[str, str]]:
             "dataset.labelled_fraction=0.7",
             f"judge.held_out.path={recorded_by_three(root / 'recorded')}", "judge.held_out.model=mixed",
             "judge.teachers=[right,wrong]",
+        ],
+        "a generative verifier": [
+            *SFT_SETTINGS, *RL_SETTINGS, "experiments=generative_verifier", "reward_model.epochs=1",
+            "reward_model.prompt.yes_word=' 1'", "reward_model.prompt.no_word=' 2'",
+        ],
+        "a reward model that follows the policy": [
+            *every, "experiments=ours_refreshed", "reward_mix.learned.refresh.every_rollouts=1",
+        ],
+        "GKD": [
+            *SFT_SETTINGS, "experiments=gkd", "rl.epochs=1", "rl.rollouts.max_response_tokens=16",
+        ],
+        "rejection sampling": [
+            *SFT_SETTINGS, "experiments=rejection_sampling", "rl.rollouts.rounds=2", "rl.rollouts.episodes=64",
+            "rl.rollouts.max_response_tokens=16",
         ],
         "an arithmetic warm-up": [
             *SFT_SETTINGS, "experiments=ours_wo_r", "arithmetic=small", "arithmetic.equations=16",
@@ -185,7 +203,7 @@ def test_a_placeholder_stands_for_the_listed_names_alone():
 @pytest.mark.slow
 def test_the_jobs_log_curves_of_every_stage(logged):
     stages = {key.split("/")[0] for kind, key in logged if kind == "curve"}
-    assert stages == {"judge", "arithmetic", "sft", "dpo", "reward_model", "rl"}
+    assert stages == {"judge", "arithmetic", "sft", "dpo", "reward_model", "rl", "rejection"}
     assert {("curve", "sft/train/loss"), ("curve", "rl/judge/reward"), ("summary", "failure")} <= logged
     assert len(logged) > 400
 

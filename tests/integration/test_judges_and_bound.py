@@ -7,6 +7,7 @@ import pytest
 from rkd.evaluation.results import read_result
 from rkd.judges.attacks import KINDS
 from tests.support.jobs import JUDGE_WORDS, run
+from tests.support.tiny_world import RL_SETTINGS, SFT_SETTINGS
 
 
 def test_a_judge_is_asked_about_the_first_pass_and_trains_nobody(world, same_store):
@@ -43,6 +44,24 @@ def test_other_judges_are_asked_about_the_same_responses(world, same_store, judg
     scored = sum(one.count for one in judged.notes.judge.reliability.values())
     assert scored + unreadable == sum(dataclasses.astuple(judged.notes.judge.verdicts))
     assert unreadable == 0 or judge == "written"  # of random weights
+
+
+def test_the_expected_score_of_a_written_grade_is_measured_and_rewards(world, same_store):
+    read = "judge.read_reply.path=tests.support.tiny_grader.read_answer"
+    judge = [f"judge.name_or_path={world / 'student'}", read, "judge.max_reply_tokens=16"]  # it says one or two
+    asked = ["judge.prompt.template='Q: {question}\\n<response>{response}</response>\\nA:'"]
+    results = {}
+    for row, stages in (("expected_score", []), ("expected_score_reward", [*SFT_SETTINGS, *RL_SETTINGS])):
+        before = set((same_store / "outputs").iterdir())
+        run(world, same_store, f"experiments={row}", *judge, *asked, stages=stages)
+        (folder,) = set((same_store / "outputs").iterdir()) - before
+        results[row] = read_result(folder)
+    quality = results["expected_score"].notes.judge
+    assert quality.verdicts.without_verdict == 0
+    # Grades are fifths: the mean of 1/5 and 2/5 by their probabilities is between them.
+    scores = [one.mean_score for one in quality.reliability.values() if one.count]
+    assert all(0.2 < score < 0.4 for score in scores)
+    assert results["expected_score_reward"].notes.counts["rl/episodes"] > 0
 
 
 def test_the_bound_is_measured_on_samples_of_both_policies(world, same_store):

@@ -25,6 +25,12 @@ def test_the_best_of_n_without_reward_model_is_refused_before_anything_is_made(w
     assert not (tmp_path / "artifacts").exists()
 
 
+def test_a_verifier_is_not_trained_on_rollouts(world, tmp_path):
+    message = failure(world, tmp_path, "reward_mix=distilled_refreshed", "reward_model=mini_verifier", stages=SFT)
+    assert "the learned reward is no reward model with a head. Take" in message
+    assert not (tmp_path / "artifacts").exists()
+
+
 @pytest.mark.parametrize(
     ("choices", "way_out"),
     [
@@ -32,7 +38,11 @@ def test_the_best_of_n_without_reward_model_is_refused_before_anything_is_made(w
         (["reward_mix=yon", "judge=mini_judge"], "dataset=mini_math_aug"),
         (["reward_mix.rho=0.5"], "they sum to 0.5"),
         (["evaluation/bound=sampled", "rl=none"], "rl=none"),
+        (["reward_mix=student_vote", "rl.rollouts.responses_per_query=2"], "rl.rollouts.responses_per_query=8"),
         (["student/calculator=equations", "generation=hf"], "generation=local"),
+        (["rl=mini_rejection", "reward_mix=distilled_refreshed"], "rl trains on no rollouts"),
+        (["rl=mini_rejection", "reward_mix=confidence"], "cannot accept by it"),
+        (["rl=mini_rejection", "reward_mix.rho=0.5", "reward_mix.lambda_=0.5"], "by one reward"),
         (["student/calculator=equations", "arithmetic=small"], "arithmetic=none"),
     ],
 )
@@ -70,6 +80,18 @@ def test_a_teacher_that_is_asked_and_samples_that_are_recorded_name_the_samples_
 def test_an_open_ended_dataset_is_refused_before_anything_is_made(world, tmp_path):
     message = failure(world, tmp_path, "+dataset.is_verifiable=false")
     assert "dataset=svamp is open-ended" in message
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize("row", ["on_policy_distillation", "gkd"])
+@pytest.mark.parametrize(
+    "teacher", [["teacher=recorded", "teacher.model=gpt-4"], ["teacher=endpoint", "teacher.model=m"]]
+)
+def test_a_teacher_whose_probabilities_cannot_be_read_is_refused_where_they_are(world, tmp_path, teacher, row):
+    with pytest.raises(
+        JobError, match=r"known by its texts alone, and this row reads .* `python run\.py teacher=mini_large`"
+    ):
+        run(world, tmp_path, f"experiments={row}", *teacher, without=("teacher", "reward_model.", "rl."))
     assert not (tmp_path / "artifacts").exists()
 
 

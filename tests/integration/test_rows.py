@@ -1,5 +1,6 @@
 """Rows of the table: the models each is tested beside, and what each stage was made from."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,10 +8,15 @@ import pytest
 from safetensors.torch import load_file
 
 from rkd.evaluation.results import read_result
+from rkd.store.artifact_store import open_artifact
 from tests.support.jobs import JUDGE_WORDS, ROLES, fingerprint_of, only_result, pairs_of, run, weights
 from tests.support.tiny_world import REWARD_MODEL_SETTINGS as REWARD_MODEL
 from tests.support.tiny_world import RL_SETTINGS as RL
 from tests.support.tiny_world import SFT_SETTINGS as SFT
+
+VERIFIER = ["reward_model.epochs=1", "reward_model.prompt.yes_word=' 1'", "reward_model.prompt.no_word=' 2'"]
+GKD = ["rl.epochs=1", "rl.learning_rate=1e-3", "rl.rollouts.max_response_tokens=16"]
+REJECTION = ["rl.rollouts.episodes=96", "rl.rollouts.responses_per_query=4", "rl.rollouts.max_response_tokens=16"]
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +26,8 @@ def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
     shutil.copytree(finished[0], root, dirs_exist_ok=True)
     errs = [f"teacher.name_or_path={world / 'student'}", "labels.threshold=0.1"]  # a teacher that is right and wrong
     dpo = ["dpo.epochs=1", "dpo.learning_rate=1e-3", "dpo.validations_per_epoch=2"]
+    judge = [f"judge.name_or_path={world / 'teacher'}", *JUDGE_WORDS]
+    by_judge = ["reward_mix=judge", "reward_mix.judge.queries=all", "judge=hf", *judge]
     jobs = {
         "dpo": [*SFT, *dpo],
         "ours_wo_d": [*SFT, *REWARD_MODEL, *RL],
@@ -27,7 +35,13 @@ def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
         "orm_t": [*SFT, *REWARD_MODEL, *RL, *errs],
         "best_of_n": [*SFT, *REWARD_MODEL, "evaluation.inference.samples_per_query=4"],
         "noisy_labels": [*SFT, *REWARD_MODEL, *RL, "labels.noise=0.4"],
-        "judge_reward": [*SFT, *RL, f"judge.name_or_path={world / 'teacher'}", *JUDGE_WORDS],
+        "on_policy_distillation": [*SFT, *RL],
+        "ours_refreshed": [*SFT, *REWARD_MODEL, *RL, "reward_mix.learned.refresh.every_rollouts=1"],
+        "gkd": [*SFT, *GKD],
+        "generative_verifier": [*SFT, *VERIFIER, *RL],
+        "rejection_sampling": [*SFT, *REJECTION],
+        "rejection_sampling_rounds": [*SFT, *REJECTION, *by_judge],
+        "judge_reward": [*SFT, *RL, *judge],
     }
     folders = {}
     for row, stages in jobs.items():
@@ -37,7 +51,13 @@ def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
     return folders
 
 
-@pytest.mark.parametrize("row", ["dpo", "ours_wo_d", "orm_s", "orm_t", "best_of_n", "noisy_labels", "judge_reward"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        "dpo", "ours_wo_d", "orm_s", "orm_t", "best_of_n", "noisy_labels", "judge_reward", "on_policy_distillation",
+        "rejection_sampling", "rejection_sampling_rounds", "generative_verifier", "gkd", "ours_refreshed",
+    ],
+)  # fmt: skip
 def test_each_row_is_tested_beside_the_models_it_comes_of(rows, row):
     result = read_result(rows[row])
     assert result.failure is None
@@ -100,6 +120,70 @@ def test_the_judges_verdict_can_be_the_reward_without_a_reward_model(rows):
     assert result.notes.judge is not None
     assert result.notes.reward_model == {}
     assert result.notes.counts["rl/episodes"] > 0
+
+
+def test_on_policy_distillation_reads_the_teacher_and_trains_no_other_model(rows):
+    folder = rows["on_policy_distillation"]
+    result = read_result(folder)
+    assert fingerprint_of(folder, "rl")["teacher"] == fingerprint_of(folder, "teacher_first_training")["model"]
+    assert result.notes.counts["all_queries"] == result.notes.counts["training_queries"]
+    assert result.notes.reward_model == {}
+
+
+def test_rejection_sampling_teaches_what_the_label_accepts_once_beside_the_teachers_responses(rows):
+    folder = rows["rejection_sampling"]
+    counts, made = read_result(folder).notes.counts, fingerprint_of(folder, "rejection")
+    assert counts["rejection/sampled"] == 96
+    assert 0 < counts["rejection/accepted"] < 96  # the student guesses
+    # Right responses of the tiny world have one text, which the teacher's have: trained anew, as SFT was.
+    assert counts["rejection/examples"] == counts["sft_examples"]
+    assert made == fingerprint_of(folder, "sft")
+    assert fingerprint_of(folder, "rejection_samples")["student"] != made["student"]
+
+
+def test_a_refreshed_reward_model_starts_as_that_of_ours_and_learns_from_rollouts(rows, finished):
+    folder, ours = rows["ours_refreshed"], only_result(finished[0])[1]
+    a, b = fingerprint_of(folder, "rl"), fingerprint_of(ours, "rl")
+    assert {name for name in a if a[name] != b[name]} == {"reward_mix"}
+    (label,) = (one for one in json.loads((folder / "artifacts.json").read_text()) if one.startswith("rl/"))
+    rows_of_rl = (folder.parents[1] / "artifacts" / label / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    rollouts = [row for row in map(json.loads, rows_of_rl) if "reward" in row]
+    assert len(rollouts) == 2
+    assert all(row["refresh/pairs"] > 0 for row in rollouts)
+
+
+def test_gkd_learns_the_responses_of_sft_from_the_teachers_probabilities(rows):
+    folder = rows["gkd"]
+    counts, made = read_result(folder).notes.counts, fingerprint_of(folder, "rl")
+    assert counts["rl/examples"] == counts["sft_examples"]
+    assert made["examples"] == fingerprint_of(folder, "sft")["examples"]
+    assert made["teacher"] == fingerprint_of(folder, "teacher_first_training")["model"]
+    assert counts["rl/best_validation"] >= counts["sft/best_validation"]  # it starts from the SFT student
+
+
+def test_a_generative_verifier_learns_the_pairs_of_ours_and_takes_the_place_of_r(rows, finished):
+    folder, (ours, ours_folder) = rows["generative_verifier"], only_result(finished[0])
+    made, of_ours = (fingerprint_of(one, "reward_model") for one in (folder, ours_folder))
+    assert {name for name in made if made[name] != of_ours[name]} == {"stage"}
+    counts = read_result(folder).notes.counts
+    assert counts["reward_model/validation_pairs_of/pair_accuracy"] == ours.notes.counts["validation_pairs"]
+    assert counts["reward_model/verdicts"] > 0
+    assert counts["rl/episodes"] == ours.notes.counts["rl/episodes"]
+    a, b = (fingerprint_of(one, "rl") for one in (folder, ours_folder))
+    assert {name for name in a if a[name] != b[name]} == {"reward_model"}
+
+
+def test_each_round_samples_the_student_of_the_last_one(rows):
+    folder = rows["rejection_sampling_rounds"]
+    trained, samples = (
+        {label for label in json.loads((folder / "artifacts.json").read_text()) if label.startswith(f"{stage}/")}
+        for stage in ("rejection", "rejection_samples")
+    )
+    assert (len(trained), len(samples)) == (3, 3)
+    store = folder.parents[1] / "artifacts"
+    sampled = {open_artifact(store / label).manifest["fingerprint"]["student"]["digest"] for label in samples}
+    assert len(sampled) == 3
+    assert len(sampled & {open_artifact(store / label).digest for label in trained}) == 2
 
 
 def test_noisy_labels_are_wrong_and_the_teacher_is_asked_once(rows, finished):

@@ -149,6 +149,19 @@ def test_a_student_whose_family_has_no_classifier_is_refused_if_a_reward_model_i
     check_models(made, evaluate_only=True)
 
 
+def test_a_teacher_that_cannot_read_the_students_tokens_is_refused_where_its_probabilities_are_read(row, tmp_path):
+    made = row()
+    other = folder_of(tiny_tokenizers.gpt2(), tmp_path / "more", vocabulary=len(tiny_tokenizers.gpt2()) + 8)
+    made.teacher = dataclasses.replace(made.teacher, name_or_path=other)
+    made.rl = dataclasses.replace(made.rl, kl=dataclasses.replace(made.rl.kl, target="teacher"))
+    check_models(made)  # more embeddings than tokens are no other vocabulary
+    made.teacher, made.student = made.student, made.teacher
+    with pytest.raises(ModelError, match=r"cannot read the tokens of the student .*two models of one family"):
+        check_models(made)
+    made.rl = parts({}).rl
+    check_models(made)
+
+
 def test_an_ordinary_token_without_embedding_is_refused(row):
     tokenizer = tiny_tokenizers.gpt2()
     tokenizer.add_tokens(["kilometres"])

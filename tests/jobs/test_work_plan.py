@@ -29,8 +29,9 @@ from rkd.rl.settings import KLPenalty, Optimisation, Rollouts
 from rkd.rl.stage import RL, NoRL
 from rkd.stages.arithmetic import NoArithmetic
 from rkd.stages.dpo import DPO, NoDPO
-from rkd.stages.labels import AllResponses, MajorityVote, RubricGrades
+from rkd.stages.labels import AllResponses, GoldLabels, MajorityVote, RubricGrades
 from rkd.stages.preferences import Pairs, ValidationPairs
+from rkd.stages.rejection_sampling import RejectionSampling, Rounds
 from rkd.stages.reward_model import NoRewardModel, RewardModelTraining
 from rkd.stages.sft import SFT, NoSFT
 from rkd.stages.student_samples import StudentSamples
@@ -51,8 +52,9 @@ class FixedData:
     dropped_unlabelled: ClassVar = {}
     transductive = False
 
-    def training_queries(self):
-        return tiny_world.queries(0, 100)
+    def training_queries(self, *, labelled=False):
+        queries = tiny_world.queries(0, 100)
+        return queries if labelled else [dataclasses.replace(query, gold_answer=None) for query in queries]
 
     def unlabelled_queries(self):
         return []
@@ -122,6 +124,15 @@ def work_of(parts) -> dict[str, plan.Work]:
     return {one.stage: one for one in plan.planned_work(parts, EXPECTED)}
 
 
+def test_rejection_sampling_counts_samples_and_trainings_of_all_rounds(models):
+    rounds = Rounds(rounds=2, episodes=24, responses_per_query=3, max_response_tokens=16, temperature=0.7)
+    work = work_of(parts(models, rl=RejectionSampling(rollouts=rounds, training=TUNING)))
+    assert work["rejection samples"].sampled == 24
+    # 160 examples of the teacher in both rounds, and at most 12 and 24 own ones; 2 epochs.
+    assert work["rejection"].trained == 2 * (160 + 12 + 160 + 24)
+    assert "rl" not in work
+
+
 def test_each_stage_counts_what_it_does(models):
     work = work_of(parts(models))
     # First pass: 120 queries, 1 greedy text + 3 samples; the second: a quarter of them.
@@ -156,6 +167,13 @@ def test_recorded_responses_are_voted_on_and_counted(models):
     work = work_of(parts(models | {"teacher": teacher}, teacher_samples=RecordedSamples()))
     assert (work["sft"].trained, work["sft"].max_response_tokens) == (2 * 75, 4)
     assert work["student samples"].queries == 0.75 * 120
+
+
+def test_a_dry_run_of_recorded_responses_reads_gold_answers_where_the_labels_do(models):
+    recorded = [[Response(query.id, "tape", 0, "The answer is 1.", True)] for query in FixedData().training_queries()]
+    teacher = SimpleNamespace(name="tape", is_recorded=True, prompt=None, recorded=lambda _: recorded)
+    own = parts(models | {"teacher": teacher}, teacher_samples=RecordedSamples(), labels=GoldLabels())
+    assert work_of(own)["sft"].trained == 2 * 50  # every other answer is 1
 
 
 def judge_of(models, **words) -> YesNoJudge:

@@ -28,7 +28,7 @@ from rkd.rl.advantages import GAE
 from rkd.rl.kl_controller import FixedKL
 from rkd.rl.reward_mix import Term
 from rkd.rl.settings import KLPenalty, Optimisation, Rollouts
-from rkd.rl.stage import RL
+from rkd.rl.stage import RL, RLInputs
 from rkd.stages.dpo import DPO
 from rkd.stages.reward_model import PairSets, RewardModelTraining
 from rkd.stages.sft import SFT
@@ -91,7 +91,7 @@ def fit_rl(student, folder, options):
     )
     scores = iter([0.1, 0.2, 0.3])
     return stage.fit(
-        lambda _: [Term(name="length", weight=1.0, queries=QUERIES, reward=reward)],
+        RLInputs(build_terms=lambda _: [Term(name="length", weight=1.0, queries=QUERIES, reward=reward)]),
         context(student, folder, options=options, validate=lambda _: next(scores)),
     )
 

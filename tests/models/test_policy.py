@@ -1,5 +1,7 @@
 """Policies: log-probabilities, gradients, chunks of logits, entropy and value heads."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -114,3 +116,18 @@ def test_logits_of_half_precision_are_read_as_their_float32_copies(chunk: int, m
     torch.testing.assert_close(outputs[1].entropy, outputs[0].entropy, rtol=0, atol=1e-5)
     # Gradients are rounded to bfloat16, chunk by chunk.
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.9999
+
+
+@both
+def test_confidence_is_the_mean_kl_from_uniform_over_the_tokens_of_a_response_in_any_chunks(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+):
+    model = build()
+    policy, batch = Policy(model, temperature=0.7), collate(PROMPTS, RESPONSES, PAD)
+    expected = []
+    for prompt, response in zip(PROMPTS, RESPONSES, strict=True):
+        logits = model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1] / 0.7
+        expected.append((-math.log(VOCABULARY) - logits.log_softmax(-1).mean(-1)).mean())
+    close(policy.confidence(batch), torch.stack(expected).detach())
+    monkeypatch.setattr(models, "CHUNK_ELEMENTS", 2 * VOCABULARY)
+    close(policy.confidence(batch), torch.stack(expected).detach())

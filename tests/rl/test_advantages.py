@@ -6,9 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from rkd.rl.advantages import GAE, AdvantageEstimator, GroupRelative
+from rkd.rl.advantages import GAE, RLOO, AdvantageEstimator, GroupRelative, PerToken, ReinforcePlusPlus
 
-ESTIMATORS = [GAE(), GAE(whiten=False), GroupRelative(2), GroupRelative(2, scale_by_std=False)]
+OF_RESPONSES = [
+    GAE(),
+    GAE(whiten=False),
+    GroupRelative(2),
+    GroupRelative(2, scale_by_std=False),
+    RLOO(2),
+    ReinforcePlusPlus(),
+]
+ESTIMATORS = [*OF_RESPONSES, PerToken()]
 
 
 def mask(*rows: list[int]) -> Tensor:
@@ -111,14 +119,45 @@ def test_another_querys_rewards_do_not_matter():
     close(alone[:2], beside[:2])
 
 
-def test_responses_that_do_not_fill_groups_are_refused():
+@pytest.mark.parametrize("estimator", [GroupRelative, RLOO])
+def test_responses_that_do_not_fill_groups_are_refused(estimator):
     with pytest.raises(ValueError, match="6 responses do not divide into groups of group_size=4"):
-        GroupRelative(4)(torch.zeros(6, 2), None, torch.ones(6, 2, dtype=torch.bool))
+        estimator(4)(torch.zeros(6, 2), None, torch.ones(6, 2, dtype=torch.bool))
 
 
-def test_a_group_of_one_is_refused():
+@pytest.mark.parametrize("estimator", [GroupRelative, RLOO])
+def test_a_group_of_one_is_refused(estimator):
     with pytest.raises(ValueError, match="group_size=1: a group of one has no baseline"):
-        GroupRelative(1)
+        estimator(1)
+
+
+def test_leave_one_out_subtracts_the_mean_reward_of_the_other_responses():
+    rewards = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.5, 5.5]])
+    advantages, returns = RLOO(group_size=3)(rewards, None, mask([1, 1], [1, 0], [1, 1]))
+    # Rewards 1, 2, 6: 1 − (2 + 6)/2, 2 − (1 + 6)/2, 6 − (1 + 2)/2.
+    close(advantages, [[-3.0, -3.0], [-1.5, 0.0], [4.5, 4.5]])
+    close(returns, [[1.0, 1.0], [2.0, 0.0], [6.0, 6.0]])
+
+
+def test_leave_one_out_is_the_distance_to_the_groups_mean_times_g_over_g_less_1():
+    rewards, selected = torch.tensor([[1.0], [2.0], [6.0], [-4.0]]), torch.ones(4, 1, dtype=torch.bool)
+    own, _ = RLOO(4)(rewards, None, selected)
+    to_mean, _ = GroupRelative(4, scale_by_std=False)(rewards, None, selected)
+    close(own, to_mean * 4 / 3)
+
+
+def test_reinforce_plus_plus_whitens_the_rewards_to_go_over_the_rollout():
+    rewards = torch.tensor([[1.0, 2.0], [0.0, 7.0]])
+    advantages, returns = ReinforcePlusPlus()(rewards, None, mask([1, 1], [1, 0]))
+    # Rewards to go 3, 2 and 0, the 7 being padding: mean 5/3, variance ((4/3)² + (1/3)² + (5/3)²) / 2 = 7/3.
+    close(returns, [[3.0, 2.0], [0.0, 0.0]])
+    close(advantages, torch.tensor([[4.0, 1.0], [-5.0, 0.0]]) / 3 / sqrt(7 / 3))
+
+
+def test_reinforce_plus_plus_is_gae_with_full_traces_and_no_values():
+    rewards, selected = torch.tensor([[1.0, 2.0, 0.5], [0.3, -1.0, 9.0]]), mask([1, 1, 1], [1, 1, 0])
+    own, _ = ReinforcePlusPlus()(rewards, None, selected)
+    close(own, GAE(gae_lambda=1.0)(rewards, torch.zeros(2, 3), selected)[0])
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -143,7 +182,7 @@ def test_padding_changes_nothing(estimator: AdvantageEstimator):
         assert (left[:, :3] == 0).all()
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", OF_RESPONSES)
 def test_a_better_response_gets_the_higher_advantage(estimator: AdvantageEstimator):
     rewards = torch.tensor([[0.0, 1.0], [0.0, -1.0]])
     advantages, _ = estimator(rewards, torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool))
@@ -167,4 +206,11 @@ def test_a_mask_of_another_shape_is_refused(estimator: AdvantageEstimator):
 
 def test_only_gae_needs_a_value_head():
     assert GAE.needs_values
-    assert not GroupRelative.needs_values
+    assert not any(estimator.needs_values for estimator in (GroupRelative, RLOO, ReinforcePlusPlus))
+
+
+def test_per_token_the_reward_of_a_token_is_its_advantage_whatever_follows():
+    rewards = torch.tensor([[-0.5, 2.0, 7.0], [1.0, nan, 3.0]])
+    advantages, returns = PerToken()(rewards, None, mask([1, 1, 0], [1, 0, 1]))
+    close(advantages, [[-0.5, 2.0, 0.0], [1.0, 0.0, 3.0]])
+    close(returns, advantages)

@@ -5,7 +5,7 @@ import pytest
 from rkd.errors import RewardFunctionError
 from rkd.judges.base import NoJudge
 from rkd.records import Checkpoint
-from rkd.rl.reward_mix import Check, Judged, Learned, Own, RewardInputs, RewardMix, Verifiable
+from rkd.rl.reward_mix import Check, Judged, Learned, NoReward, Own, RewardInputs, RewardMix, Verifiable
 from rkd.rl.rewards import ConsistencyCheck, LearnedReward, ProbabilityReward, VerifiableReward, WeightedReward
 from rkd.store.fingerprint import as_fingerprint
 from tests.support import tiny_world
@@ -137,6 +137,12 @@ def test_a_function_of_the_users_own_is_a_reward():
     rewards = term.reward([LABELLED[0]] * 2, responses("q", ["a b c", "d"]))
     assert rewards.total.tolist() == [3.0, 1.0]
     assert list(rewards.components) == ["own"]
+
+
+def test_without_a_reward_every_response_to_every_query_gets_0():
+    (term,) = mix(1.0, verifiable=NoReward()).terms(inputs(), STREAMS)
+    assert term.queries == STREAMS["all"]
+    assert term.reward([LABELLED[0]] * 2, RIGHT_WRONG_NONE[:2]).total.tolist() == [0.0, 0.0]
 
 
 def test_a_function_that_returns_the_wrong_number_of_rewards_is_refused_by_name():

@@ -15,6 +15,7 @@ from rkd.rl.rewards import (
     LearnedReward,
     ProbabilityReward,
     VerifiableReward,
+    VerifierReward,
     WeightedReward,
     cap_at_zero,
     minus_one,
@@ -154,6 +155,12 @@ def test_a_verdict_that_could_not_be_read_says_nothing_of_a_response():
 def test_a_judge_whose_verdicts_cannot_be_read_is_no_reward():
     with pytest.raises(ValueError, match=r"None of the judge's 4 verdicts .* experiments=judge_quality"):
         JudgedReward(ScriptedJudge(None, None, None, None), unanswered=0.0)([QUERY] * 5, RESPONSES)
+
+
+def test_the_reward_of_a_verifier_is_its_log_odds_and_finite():
+    reward = VerifierReward(ScriptedJudge(0.5, 0.75, 0.2, 1.0, 0.0))([QUERY] * 5, RESPONSES).total
+    # log(3/4 : 1/4) = log 3, log(1/5 : 4/5) = -log 4; shares of 0 and 1 count as one in a million.
+    assert reward.tolist() == pytest.approx([0.0, 1.0986, -1.3863, 13.8155, -13.8155], abs=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,13 @@ import dataclasses
 import pytest
 import torch
 
+from rkd.models.loading import load_causal_lm
+from rkd.models.policy import Policy
 from rkd.protocols import Rewards
+from rkd.rl.advantages import PerToken
 from rkd.rl.kl_controller import FixedKL
 from rkd.rl.policy_module import PolicyModule
+from rkd.rl.reward_mix import NoReward
 from rkd.rl.settings import KLPenalty, RewardScaling
 from tests.support.tiny_calculations import CALCULATING, untaught
 from tests.support.tiny_calculations import QUERIES as SUM_QUERIES
@@ -121,6 +125,15 @@ def test_a_kl_in_the_reward_is_taken_off_every_token(student, other):
     assert rollout.metrics()["reward_trained_on"] == rollout.metrics()["reward/kl_penalty"]
     _, measured = own.loss(rollout)
     assert "kl_trained_on" not in measured
+
+
+def test_on_policy_distillation_has_the_teachers_log_ratio_as_the_advantage_of_each_token(student, other):
+    stage = dataclasses.replace(STAGE, advantages=PerToken(), kl=KLPenalty(controller=FixedKL(1.0), target="teacher"))
+    rollout = collect(module(student, stage, reference=other, reward=NoReward().build(None)))
+    of_teacher = Policy(load_causal_lm(other.folder))(rollout.batch).logprobs.detach()
+    expected = of_teacher - rollout.old_logprobs
+    torch.testing.assert_close(rollout.advantages, expected * rollout.batch.response_mask)
+    assert float(rollout.advantages.std()) > 0.1
 
 
 def test_every_process_measures_the_same_metrics_whatever_its_rewards(student):

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from rkd.rl.advantages import GroupRelative
+from rkd.rl.advantages import RLOO, GroupRelative
 from rkd.rl.kl_controller import AdaptiveKL, FixedKL
 from rkd.rl.settings import KLPenalty
 from rkd.store.fingerprint import as_fingerprint
@@ -60,9 +60,10 @@ def test_more_minibatches_than_queries_are_refused():
         changed(STAGE, queries_per_rollout=1)
 
 
-def test_a_group_that_mixes_queries_is_refused():
+@pytest.mark.parametrize("estimator", [GroupRelative, RLOO])
+def test_a_group_that_mixes_queries_is_refused(estimator):
     with pytest.raises(ValueError, match=r"set it to rl\.rollouts\.responses_per_query=4"):
-        dataclasses.replace(STAGE, advantages=GroupRelative(group_size=8))
+        dataclasses.replace(STAGE, advantages=estimator(group_size=8))
 
 
 def test_a_cap_that_is_not_set_leaves_the_fingerprint_as_it_was_before_there_were_caps():

@@ -7,14 +7,16 @@ import re
 import pytest
 import torch
 
-from rkd.generation.local import open_generator
+from rkd.errors import ModelError
+from rkd.generation.local import LocalModel, open_generator
 from rkd.protocols import Rewards, Sampling
 from rkd.records import Checkpoint
-from rkd.rl.advantages import GAE, GroupRelative
+from rkd.rl.advantages import GAE, GroupRelative, PerToken
 from rkd.rl.kl_controller import AdaptiveKL, FixedKL
 from rkd.rl.query_schedule import queries_of_rollouts
 from rkd.rl.settings import KLPenalty, ResponseLog
 from rkd.rl.stage import NoRL, RLInputs
+from rkd.stages.sft import SFT
 from rkd.store.fingerprint import fingerprint_digest
 from rkd.training.tracking import RunDescription
 from rkd.training.tracking_files import CsvTracker
@@ -22,7 +24,7 @@ from tests.support import tiny_world
 from tests.support.fakes import context
 from tests.support.tiny_calculations import CALCULATING
 from tests.support.tiny_calculations import QUERIES as SUM_QUERIES
-from tests.support.tiny_models import weights
+from tests.support.tiny_models import llama_folder, weights
 from tests.support.tiny_rl import (
     GRPO,
     PPO,
@@ -70,6 +72,34 @@ def test_a_simple_reward_rises(student, tmp_path, advantages):
     # The student guesses: half of its responses say two.
     assert rewards[0] < 0.75
     assert sum(rewards[-3:]) / 3 > 0.9
+
+
+ON_POLICY = dataclasses.replace(STAGE, advantages=PerToken(), kl=KLPenalty(controller=FixedKL(1.0), target="teacher"))
+
+
+def test_on_policy_distillation_brings_the_student_to_the_teacher_without_a_reward(student, tmp_path):
+    taught = [(query, tiny_world.response(answer)) for query in tiny_world.queries(0, 64) for answer in "2221"]
+    sft = SFT(learning_rate=3e-3, epochs=1, batch_size=16, max_tokens=128)
+    sft.fit(taught, context(student, tmp_path / "teacher", prompt=tiny_world.PROMPT))
+    teacher = LocalModel(name="teacher", name_or_path=str(tmp_path / "teacher"), prompt=tiny_world.PROMPT)
+
+    def nothing(queries, responses) -> Rewards:
+        return Rewards(torch.zeros(len(responses)), says_two(queries, responses).components)
+
+    fit(changed(ON_POLICY, episodes=320), student, tmp_path / "made", reward=nothing, teacher=teacher)
+    rows = [row for row in read(tmp_path / "made" / "history.jsonl") if "kl" in row]
+    # The student says one or two, each half of the time; the teacher says two three times of four.
+    assert sum(row["kl"] for row in rows[:3]) / 3 > 0.1
+    assert abs(sum(row["kl"] for row in rows[-3:])) / 3 < 0.05
+    assert 0.7 < sum(row["reward/two"] for row in rows[-3:]) / 3 < 1
+
+
+def test_a_teacher_with_another_vocabulary_is_refused(student, tmp_path):
+    texts = ["Q: other words\nA: The answer is 1."]
+    folder = llama_folder(tmp_path / "teacher", texts, 300).folder
+    teacher = LocalModel(name="teacher", name_or_path=str(folder), prompt=tiny_world.PROMPT)
+    with pytest.raises(ModelError, match="cannot read the tokens of the student"):
+        fit(ON_POLICY, student, tmp_path / "made", teacher=teacher)
 
 
 def test_same_seed_gives_same_weights_whatever_ran_before(student, tmp_path):

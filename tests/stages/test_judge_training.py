@@ -11,7 +11,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rkd.data.judge_prompts import JudgePrompt
 from rkd.models.policy import Policy
 from rkd.records import Checkpoint, PseudoLabel, Query, Response
-from rkd.stages.judge_training import JudgedQuery, JudgedSets, TrainedJudge, digest_of_verdicts
+from rkd.stages.judge_training import (
+    JudgedQuery,
+    JudgedSets,
+    TrainedJudge,
+    digest_of_verdicts,
+    verdict_batch,
+    verdict_rows,
+)
 from rkd.stages.sft import SFTModule
 from rkd.store.partial_results import PartialResults
 from rkd.training.trainer import Training
@@ -115,7 +122,7 @@ def test_only_the_token_of_the_verdict_is_taught(judge):
     judged = judge.judged(QUERIES[:3], LABELS[:3], 0, balanced=True)
     module = SFTModule(Policy(model), judge, None)
     module.log = lambda *_, **__: None
-    loss = module.training_step(judge.batch([judge.encoded(one, tokenizer) for one in judged]), 0)
+    loss = module.training_step(verdict_batch([verdict_rows(PROMPT, one, tokenizer, 128) for one in judged]), 0)
     expected = []
     for one in judged:
         for text, is_right in zip(one.texts, one.is_right, strict=True):

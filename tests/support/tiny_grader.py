@@ -1,5 +1,6 @@
 """A judge that grades the responses of the tiny world, and the rubric that it follows."""
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,6 +34,12 @@ class Grader(ConfiguredJudge):
         return [
             None if q.question.startswith("Ada") and s < 1 else Verdict(s) for q, s in zip(queries, scores, strict=True)
         ]
+
+
+def read_answer(reply: str) -> float | None:
+    """The answer that a reply of the tiny world states, of 0 to 5, as a grade."""
+    found = re.search(r"The answer is ([0-5])", reply)
+    return int(found[1]) / 5 if found else None
 
 
 def rubric(question: str, text: str) -> int:

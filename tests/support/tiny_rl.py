@@ -88,9 +88,10 @@ def fit(
     seconds=30,
     engine=LOCAL,
     log_rows=log_nothing,
+    teacher=None,
 ):
     return stage.fit(
-        RLInputs(build_terms=lambda _: terms or [term(queries=queries, reward=reward)], engine=engine),
+        RLInputs(build_terms=lambda _: terms or [term(queries=queries, reward=reward)], engine=engine, teacher=teacher),
         context(
             student,
             folder,
