@@ -151,6 +151,8 @@ class Stages:
                 f"{', '.join(used)}. Take one of them, as `python run.py reward_mix=label`, or reinforcement learning, "
                 "`python run.py rl=mini`."
             )
+        if "learned" in used and self.reward_mix.learned.refresh is not None:
+            self._check_refresh()
         if "judge" in used and self.judge.is_left_out:
             raise ValueError(
                 f"reward_mix.mu={self.reward_mix.mu:g} needs a judge, and judge=none is none. Take `python run.py "
@@ -173,6 +175,22 @@ class Stages:
                 f"the reward mix asks unlabelled queries, and dataset={self.dataset.name} has none. Take one that has, "
                 "`python run.py dataset=mini_math_aug`, leave some of these without a label, "
                 "`dataset.labelled_fraction=0.5`, or ask them all, `reward_mix.judge.queries=all`."
+            )
+
+    def _check_refresh(self) -> None:
+        """Refuse a refresh of R where it cannot be trained on rollouts."""
+        mixed = self.reward_mix.level == "reward" and len(self.reward_mix.used) > 1
+        reasons = {
+            "rl trains on no rollouts": not isinstance(self.rl, RL),
+            "the learned reward is no reward model with a head": not isinstance(self.reward_model, RewardModelTraining),
+            "there are no labels but grades": self.labels.is_graded,
+            "one loss has several rewards (reward_mix.level=reward)": mixed,
+            "several processes train (trainer.devices)": self.trainer.devices > 1,
+        }
+        if found := [reason for reason, holds in reasons.items() if holds]:
+            raise ValueError(
+                f"reward_mix.learned.refresh trains R on the rollouts, which does not work here: {'; '.join(found)}. "
+                "Take `python run.py reward_mix=distilled`, whose R stays as it is."
             )
 
     def _check_task(self) -> None:

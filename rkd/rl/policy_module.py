@@ -33,6 +33,7 @@ from rkd.models.cpu_workers import mean_loss, part_count
 from rkd.models.policy import Policy
 from rkd.records import Query
 from rkd.rl.collapse_guard import Guard, NoGuard
+from rkd.rl.refreshed_reward import RefreshedReward
 from rkd.rl.rollout import Collector, Rollout
 from rkd.rl.settings import Optimisation
 from rkd.training.trainer import Validate, adamw
@@ -118,6 +119,9 @@ class PolicyModule(LightningModule):
         metrics = {**measured, "kl_coefficient": self.kl.controller.coefficient}
         self.kl.controller.update(metrics["kl"], sum(len(one.responses) for one in rollouts) * count())
         self.rollouts_done += 1
+        for term, rollout in zip(self.terms, rollouts, strict=True):
+            if isinstance(reward := term.collector.reward, RefreshedReward):
+                metrics |= reward.after_rollout(self.rollouts_done, rollout.queries, rollout.responses)
         metrics["episodes"] = float(self.episodes)
         self.history.append(metrics)
         self.log_dict(metrics, batch_size=1)
@@ -134,6 +138,7 @@ class PolicyModule(LightningModule):
         """Add the state that Lightning does not save."""
         state = {"rollouts_done": self.rollouts_done, "history": self.history, "samples": self.samples}
         checkpoint["rollouts"] = state | {"kl_controller": self.kl.controller.state_dict(), "stopped": self.stopped}
+        checkpoint["refreshed"] = [reward.state_dict() for reward in self._refreshed]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the state after the last rollout."""
@@ -141,6 +146,14 @@ class PolicyModule(LightningModule):
         self.rollouts_done, self.history, self.samples = state["rollouts_done"], state["history"], state["samples"]
         self.kl.controller.load_state_dict(state["kl_controller"])
         self.stopped = state["stopped"]
+        for reward, own in zip(self._refreshed, checkpoint.get("refreshed", []), strict=True):
+            reward.load_state_dict(own)
+
+    @property
+    def _refreshed(self) -> list[RefreshedReward]:
+        """The rewards that the rollouts train."""
+        rewards = [term.collector.reward for term in self.terms]
+        return [reward for reward in rewards if isinstance(reward, RefreshedReward)]
 
     def on_fit_start(self) -> None:
         """Stop at once if the guard had stopped the training before an interruption."""

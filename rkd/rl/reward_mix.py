@@ -13,7 +13,8 @@ Paper D's reward is the mix (0, 0, 1) with the checks of Eq. 10 on the learned r
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
@@ -26,6 +27,7 @@ from rkd.models.loading import ModelOptions
 from rkd.protocols import RewardFunction, Rewards
 from rkd.records import Checkpoint, Query, Response
 from rkd.rl.noise_rates import NoiseRates
+from rkd.rl.refreshed_reward import Refresh, RefreshedReward
 from rkd.rl.rewards import (
     ConsistencyCheck,
     ExistenceCheck,
@@ -64,6 +66,11 @@ class RewardInputs:
     is_dry_pass: bool = False
     open_reward: OpenReward = learned_reward
     noise: NoiseRates | None = None
+
+    @property
+    def of_reward_model(self) -> tuple[Path, PromptTemplate, ModelOptions]:
+        """What opens the learned reward."""
+        return self.reward_model.folder, self.prompt, self.options
 
     def open_judge(self) -> OpenJudge:
         """The judge, its model loaded."""
@@ -163,18 +170,36 @@ class Learned:
         is_probability: True rewards σ(R), the probability of a right response by a model trained as a classifier; False
             rewards R itself.
         check: the check of the answer against the label; None: no check.
+        refresh: trains R on the rollouts (docs/method.md 6.6); None: R stays as it was trained.
     """
 
     queries: Stream = "unlabelled"
     is_probability: bool = False
     check: Check | None = None
+    refresh: Refresh | None = None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Its fields; a refresh that is not set is left out, as in what was stored before there was one."""
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in own.items() if name != "refresh" or value is not None}
 
     def __post_init__(self) -> None:
+        if self.refresh is not None and self.queries not in WITH_LABELS:
+            raise ValueError(
+                f"reward_mix.learned.refresh trains R against labels, which reward_mix.learned.queries={self.queries} "
+                f"lack: choose one of {', '.join(WITH_LABELS)}."
+            )
         check_stream("learned", self.queries, get_args(Stream) if self.check is None else WITH_LABELS)
 
     def build(self, inputs: RewardInputs) -> RewardFunction:
         """See `Source`."""
-        reward = inputs.open_reward(inputs.reward_model.folder, inputs.prompt, inputs.options)
+        if self.refresh is None:
+            return self._checked(inputs.open_reward(*inputs.of_reward_model), inputs)
+        assert inputs.labels is not None  # `Stages` refuses a row without them
+        learned = learned_reward(*inputs.of_reward_model, is_trained=True)
+        return RefreshedReward(self._checked(learned, inputs), learned, inputs.labels, self.refresh)
+
+    def _checked(self, reward: RewardFunction, inputs: RewardInputs) -> RewardFunction:
         if self.is_probability:
             reward = ProbabilityReward(reward)
         if self.check is None:

@@ -104,9 +104,17 @@ class LearnedReward:
         return Rewards(scores, {"learned": scores})
 
 
-def learned_reward(folder: Path, prompt: PromptTemplate, options: ModelOptions) -> LearnedReward:
-    """The reward of the reward model in `folder`, for queries in the student's prompt."""
-    return LearnedReward(load_reward_model(folder, options, placed=True).eval(), load_tokenizer(folder), prompt)
+def learned_reward(
+    folder: Path, prompt: PromptTemplate, options: ModelOptions, *, is_trained: bool = False
+) -> LearnedReward:
+    """The reward of the reward model in `folder`, for queries in the student's prompt.
+
+    Args:
+        is_trained: whether the reward model will be trained further: its weights are then loaded for that.
+    """
+    reward_model = load_reward_model(folder, options, placed=not is_trained).eval()
+    options.place(reward_model.model)
+    return LearnedReward(reward_model, load_tokenizer(folder), prompt)
 
 
 OpenReward = Callable[[Path, PromptTemplate, ModelOptions], RewardFunction]

@@ -140,6 +140,9 @@ def logged(world, tmp_path_factory) -> set[tuple[str, str]]:
             *SFT_SETTINGS, *RL_SETTINGS, "experiments=generative_verifier", "reward_model.epochs=1",
             "reward_model.prompt.yes_word=' 1'", "reward_model.prompt.no_word=' 2'",
         ],
+        "a reward model that follows the policy": [
+            *every, "experiments=ours_refreshed", "reward_mix.learned.refresh.every_rollouts=1",
+        ],
         "GKD": [
             *SFT_SETTINGS, "experiments=gkd", "rl.epochs=1", "rl.rollouts.max_response_tokens=16",
         ],

@@ -25,6 +25,12 @@ def test_the_best_of_n_without_reward_model_is_refused_before_anything_is_made(w
     assert not (tmp_path / "artifacts").exists()
 
 
+def test_a_verifier_is_not_trained_on_rollouts(world, tmp_path):
+    message = failure(world, tmp_path, "reward_mix=distilled_refreshed", "reward_model=mini_verifier", stages=SFT)
+    assert "the learned reward is no reward model with a head. Take" in message
+    assert not (tmp_path / "artifacts").exists()
+
+
 @pytest.mark.parametrize(
     ("choices", "way_out"),
     [
@@ -34,6 +40,7 @@ def test_the_best_of_n_without_reward_model_is_refused_before_anything_is_made(w
         (["evaluation/bound=sampled", "rl=none"], "rl=none"),
         (["reward_mix=student_vote", "rl.rollouts.responses_per_query=2"], "rl.rollouts.responses_per_query=8"),
         (["student/calculator=equations", "generation=hf"], "generation=local"),
+        (["rl=mini_rejection", "reward_mix=distilled_refreshed"], "rl trains on no rollouts"),
         (["rl=mini_rejection", "reward_mix=confidence"], "cannot accept by it"),
         (["rl=mini_rejection", "reward_mix.rho=0.5", "reward_mix.lambda_=0.5"], "by one reward"),
         (["student/calculator=equations", "arithmetic=small"], "arithmetic=none"),

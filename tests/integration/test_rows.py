@@ -36,6 +36,7 @@ def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
         "best_of_n": [*SFT, *REWARD_MODEL, "evaluation.inference.samples_per_query=4"],
         "noisy_labels": [*SFT, *REWARD_MODEL, *RL, "labels.noise=0.4"],
         "on_policy_distillation": [*SFT, *RL],
+        "ours_refreshed": [*SFT, *REWARD_MODEL, *RL, "reward_mix.learned.refresh.every_rollouts=1"],
         "gkd": [*SFT, *GKD],
         "generative_verifier": [*SFT, *VERIFIER, *RL],
         "rejection_sampling": [*SFT, *REJECTION],
@@ -54,7 +55,7 @@ def rows(world, finished, tmp_path_factory) -> dict[str, Path]:
     "row",
     [
         "dpo", "ours_wo_d", "orm_s", "orm_t", "best_of_n", "noisy_labels", "judge_reward", "on_policy_distillation",
-        "rejection_sampling", "rejection_sampling_rounds", "generative_verifier", "gkd",
+        "rejection_sampling", "rejection_sampling_rounds", "generative_verifier", "gkd", "ours_refreshed",
     ],
 )  # fmt: skip
 def test_each_row_is_tested_beside_the_models_it_comes_of(rows, row):
@@ -138,6 +139,17 @@ def test_rejection_sampling_teaches_what_the_label_accepts_once_beside_the_teach
     assert counts["rejection/examples"] == counts["sft_examples"]
     assert made == fingerprint_of(folder, "sft")
     assert fingerprint_of(folder, "rejection_samples")["student"] != made["student"]
+
+
+def test_a_refreshed_reward_model_starts_as_that_of_ours_and_learns_from_rollouts(rows, finished):
+    folder, ours = rows["ours_refreshed"], only_result(finished[0])[1]
+    a, b = fingerprint_of(folder, "rl"), fingerprint_of(ours, "rl")
+    assert {name for name in a if a[name] != b[name]} == {"reward_mix"}
+    (label,) = (one for one in json.loads((folder / "artifacts.json").read_text()) if one.startswith("rl/"))
+    rows_of_rl = (folder.parents[1] / "artifacts" / label / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    rollouts = [row for row in map(json.loads, rows_of_rl) if "reward" in row]
+    assert len(rollouts) == 2
+    assert all(row["refresh/pairs"] > 0 for row in rollouts)
 
 
 def test_gkd_learns_the_responses_of_sft_from_the_teachers_probabilities(rows):
