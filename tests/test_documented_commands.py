@@ -114,7 +114,7 @@ def test_a_command_beside_run_py_is_one_that_there_is(command):
 
 # Configs that together have every key that a part of a job can have.
 KINDS_OF_JOBS = [
-    ["experiments=dpo"],
+    ["experiments=dpo", "generation=vllm"],
     ["experiments=semi_supervised", "rl=mini_grpo", "dataset=mini_math_aug"],
     ["scale=paper", "dataset=gsm8k"],
     ["dataset=mini_open"],
