@@ -42,7 +42,7 @@ def test_a_control_trains_the_student_of_ours_on_as_many_responses_under_its_own
     (ours, folder), result = only_result(finished[0]), read_result(rows[row])
     assert [model.role for model in result.models] == [*ROLES[:4], result.row]
     assert result.notes.counts["rl/episodes"] == ours.notes.counts["rl/episodes"]
-    assert fingerprint_of(rows[row], "rl")["student"] == fingerprint_of(folder, "rl")["student"]
+    assert fingerprint_of(rows[row], "sft") == fingerprint_of(folder, "sft")
     assert result.notes.reward_model == {}
     (label,) = (name for name in json.loads((rows[row] / "artifacts.json").read_text()) if name.startswith("rl/"))
     (sample, *_) = (rows[row].parents[1] / "artifacts" / label / "samples.jsonl").read_text("utf-8").splitlines()
