@@ -19,6 +19,7 @@ from rkd.judges.base import ConfiguredJudge, NoJudge, asks_model
 from rkd.models.loading import classifier_refusal, load_tokenizer, vocabulary_refusal
 from rkd.pipeline.experiment import Stages, needs_labels, pretrained_lines, samples_student, table_lines, trains
 from rkd.records import Query
+from rkd.stages.gkd import GKD
 from rkd.stages.reward_model import RewardModelTraining
 from rkd.work import ANNOTATOR, JUDGE, STUDENT, TEACHER
 
@@ -241,6 +242,8 @@ def _too_long(reading: Reading, queries: Sequence[Query], rows: Sequence[Sequenc
 def _too_long_to_train(s: Stages, model: _Model) -> list[str]:
     trained = {"sft": s.sft, "dpo": s.dpo, "reward_model": s.reward_model}
     limits = {name: stage.max_tokens for name, stage in trained.items() if not stage.is_left_out}
+    if isinstance(s.rl, GKD):
+        limits["rl"] = s.rl.max_tokens
     return [
         f"{STUDENT} {model.folder} has {model.positions:,} positions, and {name} would train it on texts of up to "
         f"{limit:,} tokens: set {name}.max_tokens={model.positions}."

@@ -89,6 +89,27 @@ def test_every_kind_of_stage_is_reached_without_a_right_answer(world, tmp_path, 
     dry_pass(world, tmp_path, row, *models, stages=trained, without=("rl.", "reward_model."))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("row", "stages"),
+    [
+        ("on_policy_distillation", ("sft", "rl")),
+        ("gkd", ("sft", "rl")),
+        ("rejection_sampling_rounds", ("sft",)),
+        ("generative_verifier", STAGES),
+        ("ours_refreshed", STAGES),
+    ],
+)
+def test_the_controls_go_through_every_stage_without_a_right_answer(world, tmp_path, row, stages):
+    models = [f"{role}.name_or_path={world / 'random'}" for role in ("student", "teacher")]
+    words = ["reward_model.prompt.yes_word=' 1'", "reward_model.prompt.no_word=' 2'"]
+    own = words if row == "generative_verifier" else []
+    _, result, _ = dry_pass(
+        world, tmp_path, f"experiments={row}", *models, *own, stages=stages, without=("rl.", "reward_model.")
+    )
+    assert result.failure is None
+
+
 def test_an_open_ended_task_with_a_judge_that_writes_no_grade_goes_through_every_stage(world, tmp_path):
     task = [override for override in OPEN if "judge." not in override and not override.startswith("judge=")]
     roles = ("student", "teacher", "judge", "evaluation.annotator")
