@@ -122,6 +122,11 @@ KINDS_OF_JOBS = [
     ["dataset=gsm_plus"],
     ["teacher=stored", "pairs=stored", "sft/data=all", "evaluation/bound=sampled"],
     ["teacher=recorded", "dataset=asdiv_multiarith", "judge=small_judge", "arithmetic=small"],
+    ["experiments=rejection_sampling_rounds"],
+    ["experiments=gkd"],
+    ["experiments=ours_refreshed"],
+    ["experiments=coin"],
+    ["experiments=generative_verifier"],
     ["sweeps=fig7"],
 ]
 NO_KEYS = {"model.generate"}  # a method of transformers' models
