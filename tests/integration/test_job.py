@@ -34,7 +34,7 @@ def test_a_job_leaves_result_table_and_figure(finished):
     root, accuracy, _ = finished
     result, folder = only_result(root)
     assert {path.name for path in folder.iterdir()} == {
-        RESULT_FILE, "splits.json", "table.md", "learning_curves.png", "artifacts.json",
+        RESULT_FILE, "splits.json", "table.md", "learning_curves.png", "artifacts.json", "samples_rl.jsonl",
     }  # fmt: skip
     assert [model.role for model in result.models] == ROLES
     assert result.failure is None
