@@ -36,6 +36,7 @@ def test_a_job_leaves_result_table_and_figure(finished):
     result, folder = only_result(root)
     assert {path.name for path in folder.iterdir()} == {
         RESULT_FILE, "responses.jsonl", "splits.json", "table.md", "learning_curves.png", "artifacts.json",
+        "samples_rl.jsonl",
     }  # fmt: skip
     assert [model.role for model in result.models] == ROLES
     assert result.failure is None
