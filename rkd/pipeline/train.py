@@ -181,8 +181,7 @@ class Fitting(Step):
         if s.is_dry_pass:  # made-up labels have no votes
             return NoiseRates(0.0, 0.0)
         asked = {query.id for query in queries[stream]}
-        own = training.at([place for place, query in enumerate(training.queries) if query.id in asked])
-        noise = estimated_noise(own.queries, own.labels, own.scored)
+        noise = estimated_noise([label for label in training.labels if label.query_id in asked])
         self.notes.counts |= {f"label_noise/{name}": rate for name, rate in dataclasses.asdict(noise).items()}
         self.runner.say(
             f"    by their votes, labels confirm {noise.false_positive:.1%} of the wrong responses and reject "
