@@ -44,6 +44,8 @@ SETTINGS = {
     "reward_model.epochs": "2",
     "reward_model.learning_rate": "1e-3",
     "reward_model.pooling": "last",
+    "reward_model.prompt.yes_word": "' 1'",
+    "reward_model.prompt.no_word": "' 2'",
     "rl.rollouts.episodes": "96",
     "rl.rollouts.queries_per_rollout": "12",
     "rl.rollouts.responses_per_query": "4",
@@ -52,6 +54,14 @@ SETTINGS = {
     "rl.optimisation.minibatches_per_epoch": "2",
     "evaluation.pass_at_k_samples": "0",
     "evaluation.inference.samples_per_query": "2",
+}
+
+
+# Of a judge that writes: the tiny models write an answer, which is read as a grade.
+OF_WRITTEN_GRADES = {
+    "judge.read_reply.path": "tests.support.tiny_grader.read_answer",
+    "judge.max_reply_tokens": "16",
+    "judge.prompt.template": r"'Q: {question}\n<response>{response}</response>\nA:'",
 }
 
 
@@ -66,6 +76,8 @@ def overrides_of(row: str, world: Path) -> list[str]:
     settings = {key: value for key, value in SETTINGS.items() if has_setting(config, key)}
     if has_setting(config, "judge.name_or_path") and not OmegaConf.is_interpolation(config.judge, "name_or_path"):
         settings["judge.name_or_path"] = str(world / "teacher")
+    if has_setting(config, "judge.read_reply"):
+        settings |= OF_WRITTEN_GRADES
     settings["teacher.name_or_path"] = str(world / "student")
     return [f"experiments={row}", *DATA, *(f"{key}={value}" for key, value in settings.items())]
 
@@ -136,7 +148,7 @@ def test_every_row_with_labels_is_listed_here(made):
 @pytest.mark.parametrize("row", LABEL_FREE)
 def test_random_gold_answers_change_no_file_of_a_label_free_row(made, row):
     # Weights, the histories of training with all validations, labels, samples and pairs; and what each was made from.
-    assert any(name.startswith("rl/") and name.endswith("/model.safetensors") for name in made[row]["data"])
+    assert any(re.fullmatch(r"(rl|rejection)/.*/model\.safetensors", name) for name in made[row]["data"])
     assert made[row]["data"] == made[row]["poisoned"]
 
 
