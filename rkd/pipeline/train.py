@@ -204,18 +204,19 @@ class Fitting(Step):
             rewarded: makes the term of the reward, and what decides that.
         """
         s, (build_terms, decides), policy = self.stages, rewarded, start
+        rollouts = stage.rollouts.tried() if s.is_dry_pass else stage.rollouts
         examples, counts = self._taught(training), Counter[str]()
-        for place in range(stage.rollouts.rounds):
-            asked = stage.rollouts.asked(queries, s.seed, place)
+        for place in range(rollouts.rounds):
+            asked = rollouts.asked(queries, s.seed, place)
             drawn = self._responses(
                 "rejection_samples",
                 {
-                    "sampling": stage.rollouts.sampling(len(asked)), "student": policy, "prompt": s.zero_shot,
+                    "sampling": rollouts.sampling(len(asked)), "student": policy, "prompt": s.zero_shot,
                     "sampling_seed": s.sampling_seed, "options": s.student.options,
                     "generation": self._generation_fingerprint(policy),
                 },
                 asked,
-                ("student", policy, s.zero_shot, stage.rollouts.sample),
+                ("student", policy, s.zero_shot, rollouts.sample),
             )  # fmt: skip
             pairs = [(query, one) for query, own in zip(asked, drawn, strict=True) for one in own]
             rewards = self._rewards(build_terms, decides, pairs)
