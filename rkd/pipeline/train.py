@@ -184,8 +184,7 @@ class Fitting(Step):
         if s.is_dry_pass:  # made-up labels have no votes
             return NoiseRates(0.0, 0.0)
         asked = {query.id for query in queries[stream]}
-        own = training.at([place for place, query in enumerate(training.queries) if query.id in asked])
-        noise = estimated_noise(own.queries, own.labels, own.scored)
+        noise = estimated_noise([label for label in training.labels if label.query_id in asked])
         self.notes.counts |= {f"label_noise/{name}": rate for name, rate in dataclasses.asdict(noise).items()}
         self.runner.say(
             f"    by their votes, labels confirm {noise.false_positive:.1%} of the wrong responses and reject "
@@ -208,18 +207,19 @@ class Fitting(Step):
             rewarded: makes the term of the reward, and what decides that.
         """
         s, (build_terms, decides), policy = self.stages, rewarded, start
+        rollouts = stage.rollouts.tried() if s.is_dry_pass else stage.rollouts
         examples, counts = self._taught(training), Counter[str]()
-        for place in range(stage.rollouts.rounds):
-            asked = stage.rollouts.asked(queries, s.seed, place)
+        for place in range(rollouts.rounds):
+            asked = rollouts.asked(queries, s.seed, place)
             drawn = self._responses(
                 "rejection_samples",
                 {
-                    "sampling": stage.rollouts.sampling(len(asked)), "student": policy, "prompt": s.zero_shot,
+                    "sampling": rollouts.sampling(len(asked)), "student": policy, "prompt": s.zero_shot,
                     "sampling_seed": s.sampling_seed, "options": s.student.options,
                     "generation": self._generation_fingerprint(policy),
                 },
                 asked,
-                ("student", policy, s.zero_shot, stage.rollouts.sample),
+                ("student", policy, s.zero_shot, rollouts.sample),
             )  # fmt: skip
             pairs = [(query, one) for query, own in zip(asked, drawn, strict=True) for one in own]
             rewards = self._rewards(build_terms, decides, pairs)

@@ -1,4 +1,4 @@
-"""How often labels mislead a reward, without gold: labels with votes and the teacher's responses enter, rates leave.
+"""How often labels mislead a reward, without gold: labels with their votes enter, rates leave.
 
 docs/method.md 6.7 has the equations and what they assume.
 """
@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from rkd.data.answers import count_votes
 from rkd.errors import LabelNoiseError
-from rkd.records import PseudoLabel, Query, ScoredResponse
+from rkd.records import PseudoLabel
 
 LEAST_MARGIN = 0.1  # of 1 − ρ0 − ρ1: the corrected reward is at most ten times as large as the reward
 
 
 @dataclass(frozen=True, slots=True)
 class NoiseRates:
-    """ρ0, the share of wrong responses that a label confirms, and ρ1, that of right ones that it rejects.
+    """ρ0, the share of wrong responses that labels confirm, and ρ1, that of right ones that they reject.
 
     Raises:
         LabelNoiseError: the labels say too little about which responses are right.
@@ -40,29 +39,11 @@ class NoiseRates:
         return 1 - self.false_positive - self.false_negative
 
 
-def estimated_noise(
-    queries: Sequence[Query], labels: Sequence[PseudoLabel], scored: Sequence[Sequence[ScoredResponse]]
-) -> NoiseRates:
-    """The rates of these labels by their votes: ρ1 = 1 − mean p*, ρ0 = κ ρ1.
-
-    κ is the share of agreement among pairs of the teacher's responses to a query whose answers contradict its label; 1,
-    the largest value, without such pairs.
-
-    Args:
-        labels: the label of each query.
-        scored: the teacher's responses to each query, scored by its label.
+def estimated_noise(labels: Sequence[PseudoLabel]) -> NoiseRates:
+    """The rates of these labels by their votes: ρ0 = ρ1 = 1 − mean p*.
 
     Raises:
         LabelNoiseError: 1 − ρ0 − ρ1 is not clearly positive.
     """
     wrong = 1 - fmean(label.consensus for label in labels)
-    agreeing = pairs = 0
-    for query, own in zip(queries, scored, strict=True):
-        against = [one.answer for one in own if one.answer is not None and one.score == 0]
-        agreeing += sum(map(_pairs, count_votes(against, query.dataset).values()))
-        pairs += _pairs(len(against))
-    return NoiseRates(false_positive=wrong * (agreeing / pairs if pairs else 1.0), false_negative=wrong)
-
-
-def _pairs(of: int) -> int:
-    return of * (of - 1) // 2
+    return NoiseRates(false_positive=wrong, false_negative=wrong)

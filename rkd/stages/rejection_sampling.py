@@ -8,7 +8,7 @@ that was accepted until then.
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from rkd.config import ABOVE_0, AT_LEAST_1, check_ranges
@@ -51,6 +51,10 @@ class Rounds:
                 f"rl.rollouts: {self.episodes} episodes are fewer than {self.rounds} rounds with "
                 f"{self.responses_per_query} responses to a query. Raise episodes, or take fewer rounds."
             )
+
+    def tried(self) -> "Rounds":
+        """One round that asks one query, for a dry pass."""
+        return replace(self, rounds=1, episodes=self.responses_per_query)
 
     def asked(self, queries: Sequence[Query], seed: int, place: int) -> list[Query]:
         """The queries of a round, drawn at random from all."""

@@ -11,7 +11,7 @@ from rkd.errors import ModelError
 from rkd.generation.local import LocalModel, open_generator
 from rkd.protocols import Rewards, Sampling
 from rkd.records import Checkpoint
-from rkd.rl.advantages import GAE, GroupRelative, PerToken
+from rkd.rl.advantages import GAE, RLOO, GroupRelative, PerToken, ReinforcePlusPlus
 from rkd.rl.kl_controller import AdaptiveKL, FixedKL
 from rkd.rl.query_schedule import queries_of_rollouts
 from rkd.rl.settings import KLPenalty, ResponseLog
@@ -277,6 +277,16 @@ def test_more_terms_than_a_rollout_has_queries_for_are_refused(student, tmp_path
 def test_a_simple_reward_rises_under_each_variant(student, tmp_path, settings):
     optimisation = dataclasses.replace(STAGE.optimisation, learning_rate=3e-3, **settings)
     advantages = GroupRelative(group_size=4, scale_by_std=settings.get("reduction") != "constant")
+    stage = dataclasses.replace(changed(STAGE, episodes=320), advantages=advantages, optimisation=optimisation)
+    fit(stage, student, tmp_path)
+    rewards = [row["reward"] for row in read(tmp_path / "history.jsonl") if "reward" in row]
+    assert rewards[0] < 0.75
+    assert sum(rewards[-3:]) / 3 > 0.9
+
+
+@pytest.mark.parametrize("advantages", [RLOO(group_size=4), ReinforcePlusPlus()], ids=["RLOO", "REINFORCE++"])
+def test_a_simple_reward_rises_without_a_critic(student, tmp_path, advantages):
+    optimisation = dataclasses.replace(STAGE.optimisation, learning_rate=3e-3)
     stage = dataclasses.replace(changed(STAGE, episodes=320), advantages=advantages, optimisation=optimisation)
     fit(stage, student, tmp_path)
     rewards = [row["reward"] for row in read(tmp_path / "history.jsonl") if "reward" in row]

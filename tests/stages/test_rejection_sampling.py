@@ -29,6 +29,11 @@ def test_too_few_queries_are_answered_more_often():
     assert ROUNDS.sampling(2).samples_per_query == 6  # 12 episodes of a round
 
 
+def test_a_dry_pass_asks_one_query_in_one_round():
+    tried = ROUNDS.tried()
+    assert (tried.rounds, len(tried.asked(QUERIES, 0, 0)), tried.sampling(1).samples_per_query) == (1, 1, 3)
+
+
 def test_the_queries_of_a_round_depend_on_seed_and_round_alone():
     first = ROUNDS.asked(QUERIES, 0, 0)
     assert ROUNDS.asked(QUERIES, 0, 0) == first
