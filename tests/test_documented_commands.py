@@ -123,6 +123,9 @@ KINDS_OF_JOBS = [
     ["teacher=stored", "pairs=stored", "sft/data=all", "evaluation/bound=sampled"],
     ["teacher=recorded", "dataset=asdiv_multiarith", "judge=small_judge", "arithmetic=small"],
     ["sweeps=fig7"],
+    ["experiments=gkd"],
+    ["experiments=rejection_sampling", "reward_model=mini_verifier", "reward_mix=coin"],
+    ["experiments=ours_refreshed"],
 ]
 NO_KEYS = {"model.generate"}  # a method of transformers' models
 FILES = ("py", "md", "json", "jsonl", "gz", "txt", "png", "yaml", "yml", "csv", "ipynb", "lock")
