@@ -128,9 +128,6 @@ KINDS_OF_JOBS = [
     ["experiments=coin"],
     ["experiments=generative_verifier"],
     ["sweeps=fig7"],
-    ["experiments=gkd"],
-    ["experiments=rejection_sampling", "reward_model=mini_verifier", "reward_mix=coin"],
-    ["experiments=ours_refreshed"],
 ]
 NO_KEYS = {"model.generate"}  # a method of transformers' models
 FILES = ("py", "md", "json", "jsonl", "gz", "txt", "png", "yaml", "yml", "csv", "ipynb", "lock")
