@@ -36,6 +36,7 @@ def test_a_certain_judge_has_its_grade_as_the_expected_score():
         ("Step 2 is wrong.\nScore: 4", read_grade, "Step 2 is wrong.\nScore: ", range(6)),
         ("Score: 5/5. All 3 steps are right.", read_grade, "Score: ", range(6)),
         ("Score: 1\n3 steps.\nScore: 2 points", read_grade, "Score: 1\n3 steps.\nScore: ", range(6)),
+        ("Score: 2\nStill\nScore: 2", read_grade, "Score: 2\nStill\nScore: ", range(6)),
         ("4", read_score, "", range(1, 6)),
         ("3 out of 5", read_score, "", range(1, 6)),
         ("**2** since 12 + 7 is 19.", read_score, "**", range(1, 6)),
