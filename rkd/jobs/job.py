@@ -148,7 +148,7 @@ def _run(stages: Stages, config: DictConfig, plain: dict[str, Any], place: Place
     for model in place.models:
         runner.note_model(model)  # it may be an artifact of another job
     try:
-        for warning in [check_disk(root), *check_models(stages, evaluate_only=config.evaluate_only)]:
+        for warning in [*check_models(stages, evaluate_only=config.evaluate_only), check_disk(root)]:
             if warning is not None:
                 runner.warn(warning)
         if not config.evaluate_only:

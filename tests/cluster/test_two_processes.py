@@ -32,7 +32,7 @@ def trained(world: Path, root: Path, stages: tuple[str, ...], batch: int, *more:
     settings = [value for stage in stages for value in OF_STAGE[stage]]
     left_out = ["rl=none"] if "rl" not in stages else []
     sizes = [f"{stage}.batch_size={batch}" for stage in ("sft", "reward_model")]
-    epochs = ["sft.epochs=1", "reward_model.epochs=1", "trainer.precision=32-true", "evaluation.greedy=false"]
+    epochs = ["sft.epochs=1", "reward_model.epochs=1", "trainer.precision=32-true"]
     student = f"student.name_or_path={CHECKPOINT}"
     job = overrides(world, root, student, *epochs, *sizes, *left_out, *more, stages=settings)
     process = started(*job, folder=root)

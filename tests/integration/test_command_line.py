@@ -18,7 +18,7 @@ def test_help_lists_the_groups_from_another_folder(tmp_path):
     done = command("--help", folder=tmp_path)
     assert done.returncode == 0
     assert re.search(r"^labels  .*\n +gold noisy_vote rubric_judge vote vote_of_prompts$", done.stdout, re.MULTILINE)
-    assert re.search(r"^experiments  .*\n +best_of_n dpo ", done.stdout, re.MULTILINE)
+    assert re.search(r"^experiments  .*\n +best_of_n coin confidence contradiction dpo ", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ it is where the job's config says, adds the curves of all logged metrics. A summ
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def _common(
     name: str, job: RunResult | Summary, detail: Mapping[str, Any], curves: Mapping[str, Any], blocks: Blocks
 ) -> dict[str, Any]:
     setting = {key: value for key, value in detail["config"].items() if key not in NO_SETTINGS}
-    costs = {name: value for name, value in detail["numbers"].items() if name.startswith("costs.")}
+    of_stages = re.compile(r"costs\.[^.]+\.(seconds|tokens)")  # newer results have their sums as well
+    costs = {name: value for name, value in detail["numbers"].items() if of_stages.fullmatch(name)}
     return {
         "name": name,
         "setting": hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:4],
