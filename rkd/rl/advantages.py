@@ -102,17 +102,10 @@ class PerToken:
 
 
 @dataclass(frozen=True)
-class GroupRelative:
-    """Group-relative advantages of GRPO: arXiv:2402.03300, section 4.1.2.
-
-        A_i = (R_i − mean_j R_j) / (std_j R_j + 1e-4),    R_i = Σ_t r_{i,t},    j over the G responses to the same query
-
-    Every selected token of response i gets A_i. Each G consecutive rows belong to one query. The standard deviation
-    divides by G − 1. The returns are R_i on every selected token; no loss uses them.
-    """
+class _OfGroups:
+    """One advantage for all selected tokens of a response, from the rewards R_i = Σ_t r_{i,t} of its group."""
 
     group_size: int  # G
-    scale_by_std: bool = True  # False: A_i = R_i − mean_j R_j, arXiv:2503.20783
     needs_values: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -126,15 +119,35 @@ class GroupRelative:
             ValueError: the shapes differ, or B is not a multiple of the group size.
         """
         groups = _groups(token_rewards, response_mask, self.group_size)
+        return self._relative(groups).view(-1, 1) * response_mask, groups.view(-1, 1) * response_mask
+
+    def _relative(self, groups: Tensor) -> Tensor:
+        """The advantages of the responses of each query, (Q, G)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class GroupRelative(_OfGroups):
+    """Group-relative advantages of GRPO: arXiv:2402.03300, section 4.1.2.
+
+        A_i = (R_i − mean_j R_j) / (std_j R_j + 1e-4),    R_i = Σ_t r_{i,t},    j over the G responses to the same query
+
+    Every selected token of response i gets A_i. Each G consecutive rows belong to one query. The standard deviation
+    divides by G − 1. The returns are R_i on every selected token; no loss uses them.
+    """
+
+    scale_by_std: bool = True  # False: A_i = R_i − mean_j R_j, arXiv:2503.20783
+
+    def _relative(self, groups: Tensor) -> Tensor:
         advantages = groups - groups.mean(dim=1, keepdim=True)
         if self.scale_by_std:
             # 1e-4, not 1e-8: with G equal rewards the advantage must be 0, not noise blown up by rounding.
             advantages = advantages / (groups.std(dim=1, keepdim=True) + 1e-4)
-        return advantages.view(-1, 1) * response_mask, groups.view(-1, 1) * response_mask
+        return advantages
 
 
 @dataclass(frozen=True)
-class RLOO:
+class RLOO(_OfGroups):
     """REINFORCE with a leave-one-out baseline: arXiv:2402.14740.
 
         A_i = R_i − 1 / (G − 1) Σ_{j ≠ i} R_j,    R_i = Σ_t r_{i,t},    j over the G responses to the same query
@@ -144,22 +157,8 @@ class RLOO:
     them.
     """
 
-    group_size: int  # G
-    needs_values: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        _check_group_size(self.group_size)
-
-    @torch.no_grad()
-    def __call__(self, token_rewards: Tensor, values: Tensor | None, response_mask: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """See `AdvantageEstimator`; `values` is ignored.
-
-        Raises:
-            ValueError: the shapes differ, or B is not a multiple of the group size.
-        """
-        groups = _groups(token_rewards, response_mask, self.group_size)
-        others = (groups.sum(dim=1, keepdim=True) - groups) / (self.group_size - 1)
-        return (groups - others).view(-1, 1) * response_mask, groups.view(-1, 1) * response_mask
+    def _relative(self, groups: Tensor) -> Tensor:
+        return groups - (groups.sum(dim=1, keepdim=True) - groups) / (self.group_size - 1)
 
 
 @dataclass(frozen=True)
